@@ -1,0 +1,58 @@
+"""What the system asks of a discriminator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagen_pl.types import Growth, TextFeatures
+
+
+@dataclass
+class ImageFeatures:
+    """What a discriminator has seen in a batch of images, before it reads the captions.
+
+    maps: feature maps (b, c, r, r) by their resolution r, from large to small.
+    final: one vector an image.
+    """
+
+    maps: dict[int, Float[Tensor, "b c r r"]]
+    final: Float[Tensor, "b f"]
+
+
+class Discriminator(nn.Module, ABC):
+    """Judges whether images are real and fit their captions.
+
+    It works in two steps, so that one look at the images serves several captions (its own and a
+    mismatched one) and several tasks.
+
+    Attributes, set by the subclass:
+        resolutions: every resolution it can grow through, px, from small to large.
+        text_dim: c, the size of the text features that it reads.
+        final_dim: f, the size of `ImageFeatures.final`.
+    """
+
+    resolutions: tuple[int, ...]
+    text_dim: int
+    final_dim: int
+
+    @abstractmethod
+    def look(self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None) -> ImageFeatures:
+        """Features of images (-1 to 1) at `growth.resolution` (None: the largest, fully grown)."""
+
+    @abstractmethod
+    def judge(self, features: ImageFeatures, text: TextFeatures) -> Float[Tensor, "b k"]:
+        """Logits, one column a head: larger means more real and a better fit to the caption."""
+
+    def forward(
+        self, images: Float[Tensor, "b 3 r r"], text: TextFeatures, growth: Growth | None = None
+    ) -> Float[Tensor, "b k"]:
+        """Look, then judge."""
+        return self.judge(self.look(images, growth), text)
+
+    @abstractmethod
+    def blocks(self) -> dict[int, nn.Module]:
+        """The block that each resolution adds, by resolution; what they share is in none of them."""
