@@ -7,3 +7,10 @@ class UserError(ValueError):
     The message is one line: what is wrong, where, and how to mend it. The command line prints it
     without a traceback.
     """
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on; the weights are those before the step that failed.
+
+    The message is one line that names the loss and the clock.
+    """

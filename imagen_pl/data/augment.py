@@ -1,0 +1,116 @@
+"""Augmentation of what the discriminator sees, differentiable, on reals and fakes alike.
+
+DiffAugment (arXiv:2006.10738) says how; ADA (arXiv:2006.06676) says how often.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Images = Float[Tensor, "b 3 h w"]
+
+
+class Augment(nn.Module, ABC):
+    """Changes images at random, with a strength of 0 to 1 that a rule may move.
+
+    Args:
+        probability: share of images that each change touches, 0 to 1; the start where a rule moves it.
+        target: what ADA aims at, the mean sign of the discriminator's confidence on reals; None
+            keeps `probability` as it is. 0.6 is the paper's.
+        adapt_kimg: thousands of images in which the probability can go from 0 to 1.
+    """
+
+    probability: Tensor
+
+    def __init__(self, probability: float = 1.0, target: float | None = None, adapt_kimg: float = 500.0) -> None:
+        super().__init__()
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability {probability} is not between 0 and 1")
+        self.target, self.adapt_kimg = target, adapt_kimg
+        self.register_buffer("probability", torch.tensor(float(probability)))
+
+    @abstractmethod
+    def forward(self, images: Images) -> Images:
+        """Augmented images; gradients flow through to the given ones."""
+
+    def adapt(self, confidence: float, batch_size: int) -> None:
+        """Step the probability towards the target (arXiv:2006.06676, section 3.1).
+
+        Args:
+            confidence: mean of `AdversarialLoss.confidence` over all processes.
+            batch_size: images seen since the last call, over all processes.
+        """
+        if self.target is not None:
+            step = batch_size / (self.adapt_kimg * 1000)
+            self.probability.add_(step if confidence > self.target else -step).clamp_(0, 1)
+
+
+class DiffAugment(Augment):
+    """Colour, translation and cutout, each on its own share of the images (arXiv:2006.10738, section 4).
+
+    Args:
+        policy: which changes, in this order.
+        probability: share of images that each change touches, 0 to 1; the start where a rule moves it.
+        target: ADA's target (0.6 in the paper); None keeps `probability` as it is.
+        adapt_kimg: thousands of images in which the probability can go from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        policy: list[Literal["color", "translation", "cutout"]] | None = None,
+        probability: float = 1.0,
+        target: float | None = None,
+        adapt_kimg: float = 500.0,
+    ) -> None:
+        super().__init__(probability, target, adapt_kimg)
+        changes = {"color": color, "translation": translate, "cutout": cut_out}
+        self.policy = list(policy) if policy is not None else list(changes)
+        unknown = [name for name in self.policy if name not in changes]
+        if unknown:
+            raise ValueError(f"policy {unknown} is not among {list(changes)}")
+        self.changes = [changes[name] for name in self.policy]
+
+    def forward(self, images: Images) -> Images:
+        for change in self.changes:
+            touched = torch.rand(images.shape[0], 1, 1, 1, device=images.device) < self.probability
+            images = torch.where(touched, change(images), images)
+        return images
+
+
+def color(images: Images) -> Images:
+    """Brightness by -0.5 to 0.5, saturation by 0 to 2, contrast by 0.5 to 1.5."""
+    brightness, saturation, contrast = torch.rand(3, images.shape[0], 1, 1, 1, device=images.device)
+    images = images + (brightness - 0.5)
+    grey = images.mean(1, keepdim=True)
+    images = grey + (images - grey) * (2 * saturation)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return mean + (images - mean) * (contrast + 0.5)
+
+
+def translate(images: Images, share: float = 0.125) -> Images:
+    """Shift by up to an eighth of the side; the edge pixels fill in, so that no frame gives it away."""
+    b, _, h, w = images.shape
+    reach = max(int(h * share + 0.5), 1)
+    padded = F.pad(images, [reach] * 4, mode="replicate")
+    down, right = torch.randint(0, 2 * reach + 1, (2, b, 1, 1), device=images.device)
+    rows = torch.arange(h, device=images.device).view(1, h, 1) + down
+    columns = torch.arange(w, device=images.device).view(1, 1, w) + right
+    sample = torch.arange(b, device=images.device).view(b, 1, 1)
+    return padded.permute(0, 2, 3, 1)[sample, rows, columns].permute(0, 3, 1, 2)
+
+
+def cut_out(images: Images, share: float = 0.5) -> Images:
+    """Blank a square of half the side, at a random place, in mid grey."""
+    b, _, h, w = images.shape
+    half = int(h * share + 0.5) // 2
+    middle_y, middle_x = (torch.rand(2, b, 1, 1, device=images.device) * h).floor()
+    rows = torch.arange(h, device=images.device).view(1, h, 1)
+    columns = torch.arange(w, device=images.device).view(1, 1, w)
+    hole = ((rows - middle_y).abs() < half) & ((columns - middle_x).abs() < half)
+    return images * (~hole)[:, None]

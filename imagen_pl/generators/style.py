@@ -1,0 +1,234 @@
+"""A growing, text-conditioned style generator.
+
+StyleGAN2's modulation (arXiv:1912.04958) in residual blocks, one a resolution, that grow as in
+arXiv:1710.10196; the words enter through the style, as in StyleGAN-T (arXiv:2301.09515), and
+through cross-attention to the tokens, as in GigaGAN (arXiv:2303.05511).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagen_pl.generators.base import Generator
+from imagen_pl.layers.widths import check_channels
+from imagen_pl.layers.attention import CrossAttention, SelfAttention
+from imagen_pl.layers.initialisation import activation, linear
+from imagen_pl.layers.modulation import ModulatedConv2d
+from imagen_pl.layers.resampling import upsample
+from imagen_pl.types import Growth, TextFeatures
+
+
+class StyleGenerator(Generator):
+    """Draws images for captions, from 4 px up to any power of two.
+
+    Args:
+        channels: feature maps at each resolution, smallest first, each twice the one before. Its
+            last key is the resolution of the finished model.
+        text_dim: size of the text encoder's vectors.
+        latent_dim: size of the latent z.
+        style_dim: size of the style w.
+        mapping_layers: layers from the latent to its style.
+        layers_per_block: residual layers, of two convolutions each, at every resolution.
+        text_attention_at: resolutions where pixels look at the caption's words.
+        self_attention_at: resolutions where pixels look at each other; costs grow with resolution^4.
+        output: "sum" adds up every resolution's picture, each finer one a correction (StyleGAN2);
+            "last" takes the finest alone and blends from the one below while it fades in (ProGAN).
+        noise: add learned amounts of fresh noise in training (StyleGAN); samples are drawn without.
+        style_mixing: share of training images drawn with two latents, the second for the finer
+            blocks (StyleGAN).
+        mean_decay: how slowly the tracked mean of the latent's style moves, 0 to 1, a step.
+    """
+
+    def __init__(
+        self,
+        channels: dict[int, int],
+        text_dim: int = 384,
+        latent_dim: int = 64,
+        style_dim: int = 256,
+        mapping_layers: int = 2,
+        layers_per_block: int = 1,
+        text_attention_at: list[int] | None = None,
+        self_attention_at: list[int] | None = None,
+        output: Literal["sum", "last"] = "sum",
+        noise: bool = False,
+        style_mixing: float = 0.0,
+        mean_decay: float = 0.998,
+    ) -> None:
+        super().__init__()
+        check_channels(channels)
+        text_at, self_at = set(text_attention_at or ()), set(self_attention_at or ())
+        for name, at in (("text_attention_at", text_at), ("self_attention_at", self_at)):
+            if not at <= channels.keys():
+                raise ValueError(f"{name} {sorted(at - channels.keys())} is not among {sorted(channels)}")
+        self.resolutions = tuple(channels)
+        self.latent_dim, self.text_dim = latent_dim, text_dim
+        self.output, self.style_mixing, self.mean_decay = output, style_mixing, mean_decay
+        self.mapping = Mapping(latent_dim, text_dim, style_dim, mapping_layers)
+        start = self.resolutions[0]
+        self.basis = nn.Parameter(torch.randn(channels[start], start, start))
+        self.basis_scale = linear(style_dim, channels[start])
+        self.grown = nn.ModuleDict()  # by resolution, written in decimal
+        before = channels[start]
+        for resolution, width in channels.items():
+            self.grown[str(resolution)] = StyleBlock(
+                before,
+                width,
+                style_dim,
+                upsampled=resolution != start,
+                layers=layers_per_block,
+                text_dim=text_dim if resolution in text_at else None,
+                self_attention=resolution in self_at,
+                noise=noise,
+            )
+            before = width
+        self.latent_mean: Tensor
+        self.register_buffer("latent_mean", torch.zeros(style_dim))
+
+    def blocks(self) -> dict[int, nn.Module]:
+        return {int(resolution): block for resolution, block in self.grown.items()}
+
+    def forward(
+        self,
+        z: Float[Tensor, "b z"],
+        text: TextFeatures,
+        growth: Growth | None = None,
+        truncation: float = 1.0,
+    ) -> Float[Tensor, "b 3 r r"]:
+        growth = growth or Growth(self.resolutions[-1])
+        if growth.resolution not in self.resolutions:
+            raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
+        style = self.mapping(z, text.pooled, self.latent_mean, truncation)
+        mixed, crossover = self._mixed_style(style, text)
+        x = self.basis * self.basis_scale(style)[:, :, None, None]
+        rgb: Tensor | None = None
+        for resolution in self.resolutions:
+            if resolution > growth.resolution:
+                break
+            block = self.grown[str(resolution)]
+            style_here = style if resolution < crossover else mixed
+            x = block(x, style_here, text)
+            newest = resolution == growth.resolution
+            rgb = self._paint(block.to_rgb(x, style_here), rgb, growth.fade if newest else 1.0)
+        assert rgb is not None  # the first resolution is never beyond the growth
+        return rgb.float()
+
+    def _paint(self, rgb: Tensor, coarser: Tensor | None, fade: float) -> Tensor:
+        """The picture so far: this resolution's, heard at `fade`, on the coarser one."""
+        if coarser is None:
+            return rgb
+        if self.output == "sum":
+            return upsample(coarser) + fade * rgb
+        return rgb if fade >= 1 else upsample(coarser).lerp(rgb, fade)
+
+    def _mixed_style(self, style: Tensor, text: TextFeatures) -> tuple[Tensor, int]:
+        """Style for the finer blocks, and the resolution from which they take it."""
+        if not self.training or self.style_mixing == 0:
+            return style, self.resolutions[-1] + 1
+        other = torch.randn(style.shape[0], self.latent_dim, device=style.device)
+        swap = torch.rand(style.shape[0], 1, device=style.device) < self.style_mixing
+        mixed = torch.where(swap, self.mapping(other, text.pooled, self.latent_mean), style)
+        place = int(torch.randint(1, len(self.resolutions), ())) if len(self.resolutions) > 1 else 0
+        return mixed, self.resolutions[place]
+
+    @torch.no_grad()
+    def track(self, z: Float[Tensor, "n z"]) -> None:
+        """Move the tracked mean of the latent's style towards these latents' (StyleGAN, section 2.1)."""
+        self.latent_mean.lerp_(self.mapping.latent(z).float().mean(0), 1 - self.mean_decay)
+
+
+class StyleBlock(nn.Module):
+    """What one resolution adds: bigger, modulated residual layers, attention, and its own picture."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        style_dim: int,
+        *,
+        upsampled: bool,
+        layers: int,
+        text_dim: int | None,
+        self_attention: bool,
+        noise: bool,
+    ) -> None:
+        super().__init__()
+        self.upsampled = upsampled
+        self.narrow = (
+            nn.Conv2d(in_channels, channels, 1, bias=False) if in_channels != channels else nn.Identity()
+        )
+        self.layers = nn.ModuleList(ResidualLayer(channels, style_dim, noise) for _ in range(layers))
+        self.words = None if text_dim is None else CrossAttention(channels, text_dim)
+        self.pixels = SelfAttention(channels) if self_attention else None
+        self.to_rgb = ModulatedConv2d(channels, 3, 1, style_dim, demodulate=False)
+        nn.init.normal_(self.to_rgb.weight, std=0.5 * channels**-0.5)
+
+    def forward(
+        self, x: Float[Tensor, "b i h w"], style: Float[Tensor, "b w"], text: TextFeatures
+    ) -> Float[Tensor, "b c r r"]:
+        x = self.narrow(x)  # before the doubling: the same numbers for a quarter of the work
+        if self.upsampled:
+            x = upsample(x)
+        for layer in self.layers:
+            x = layer(x, style)
+        if self.words is not None:
+            x = self.words(x, text.tokens, text.mask)
+        return x if self.pixels is None else self.pixels(x)
+
+
+class ResidualLayer(nn.Module):
+    """x + convolve(convolve(x)), both modulated; the sum keeps the variance of x."""
+
+    def __init__(self, channels: int, style_dim: int, noise: bool) -> None:
+        super().__init__()
+        self.first = ModulatedConv2d(channels, channels, 3, style_dim)
+        self.second = ModulatedConv2d(channels, channels, 3, style_dim)
+        self.noise = nn.Parameter(torch.zeros(channels)) if noise else None
+        self.activation = activation()
+
+    def forward(self, x: Float[Tensor, "b c h w"], style: Float[Tensor, "b w"]) -> Float[Tensor, "b c h w"]:
+        h = self.activation(self.first(x, style))
+        if self.noise is not None and self.training:  # a finished picture gets the mean of the noise, 0
+            fresh = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=h.dtype)
+            h = h + self.noise.to(h.dtype)[None, :, None, None] * fresh
+        h = self.activation(self.second(h, style))
+        return (x + h) * 0.5**0.5
+
+
+class Mapping(nn.Module):
+    """From a latent and a caption to a style: each mapped by itself, then joined."""
+
+    def __init__(self, latent_dim: int, text_dim: int, style_dim: int, layers: int) -> None:
+        super().__init__()
+        sizes = [latent_dim] + [style_dim] * layers
+        self.latent_layers = nn.ModuleList(linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.text = linear(text_dim, style_dim)
+        self.join = linear(2 * style_dim if layers else style_dim + latent_dim, style_dim)
+        self.out = linear(style_dim, style_dim)
+        self.activation = activation()
+
+    def latent(self, z: Float[Tensor, "b z"]) -> Float[Tensor, "b w"]:
+        """Style of the latent alone."""
+        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        for layer in self.latent_layers:
+            x = self.activation(layer(x))
+        return x
+
+    def forward(
+        self,
+        z: Float[Tensor, "b z"],
+        pooled: Float[Tensor, "b c"],
+        latent_mean: Float[Tensor, " w"],
+        truncation: float = 1.0,
+    ) -> Float[Tensor, "b w"]:
+        latent = self.latent(z)
+        if truncation != 1:
+            # The words are not truncated (StyleGAN-T, section 3.3): they say what to draw.
+            latent = torch.lerp(latent_mean.to(latent.dtype), latent, truncation)
+        words = self.activation(self.text(pooled))
+        x = self.activation(self.join(torch.cat([latent, words], dim=1)))
+        return F.layer_norm(self.out(x), (x.shape[1],))

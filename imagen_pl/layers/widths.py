@@ -1,0 +1,16 @@
+"""Feature maps by resolution."""
+
+from __future__ import annotations
+
+
+def check_channels(channels: dict[int, int]) -> None:
+    """Raise ValueError unless the keys are powers of two from 4 up, each twice the one before."""
+    resolutions = list(channels)
+    if not resolutions:
+        raise ValueError("channels is empty: give feature maps by resolution, as {4: 256, 8: 128}")
+    for r in resolutions:
+        if r < 4 or r > 1024 or r & (r - 1):
+            raise ValueError(f"channels: resolution {r} is not a power of two from 4 to 1024")
+    for a, b in zip(resolutions, resolutions[1:], strict=False):
+        if b != 2 * a:
+            raise ValueError(f"channels: {b} follows {a}, but each resolution is twice the one before")

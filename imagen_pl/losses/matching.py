@@ -1,0 +1,110 @@
+"""Losses that make words count: does the image fit its caption, and not another one?
+
+Captions of the same batch serve as the wrong ones, so these terms couple the samples of a batch,
+each process by itself under DDP.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagen_pl.discriminators.base import Discriminator, ImageFeatures
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.types import TextFeatures
+
+PerSample = Float[Tensor, " b"]
+
+
+class MatchingLoss(nn.Module, ABC):
+    """A term on images and captions; its own parameters, if any, learn with the discriminator.
+
+    Args:
+        discriminator_weight: factor in the discriminator's loss, on real images; 0 leaves it out.
+        generator_weight: factor in the generator's loss, on generated images; 0 leaves it out.
+    """
+
+    name: str
+
+    def __init__(self, discriminator_weight: float = 1.0, generator_weight: float = 0.0) -> None:
+        super().__init__()
+        self.discriminator_weight, self.generator_weight = discriminator_weight, generator_weight
+
+    @abstractmethod
+    def forward(
+        self,
+        discriminator: Discriminator,
+        adversarial: AdversarialLoss,
+        features: ImageFeatures,
+        text: TextFeatures,
+    ) -> PerSample:
+        """The unweighted loss of images (real or generated) with their own captions."""
+
+
+class MismatchedCaptions(MatchingLoss):
+    """A real image under another's caption counts as fake (GAN-CLS, arXiv:1605.05396, algorithm 1).
+
+    The wrong captions are the batch's own, rolled by one place. The adversarial loss's own form is
+    used, with the matching pair as the real and the mismatched pair as the fake.
+    """
+
+    name = "mismatch"
+
+    def forward(
+        self,
+        discriminator: Discriminator,
+        adversarial: AdversarialLoss,
+        features: ImageFeatures,
+        text: TextFeatures,
+    ) -> PerSample:
+        matched = discriminator.judge(features, text)
+        return adversarial.discriminator(matched, discriminator.judge(features, text.roll()))
+
+
+class ImageTextContrastive(MatchingLoss):
+    """Pick the caption among the batch's, and the image (InfoNCE both ways, CLIP, arXiv:2103.00020).
+
+    Args:
+        image_dim: size of the discriminator's `final_dim`.
+        text_dim: size of the text encoder's vectors.
+        embed_dim: size of the space where both meet.
+        temperature: start of the learned temperature.
+        discriminator_weight: factor in the discriminator's loss, on real images.
+        generator_weight: factor in the generator's loss, on generated images.
+    """
+
+    name = "contrastive"
+
+    def __init__(
+        self,
+        image_dim: int = 256,
+        text_dim: int = 384,
+        embed_dim: int = 128,
+        temperature: float = 0.1,
+        discriminator_weight: float = 1.0,
+        generator_weight: float = 1.0,
+    ) -> None:
+        super().__init__(discriminator_weight, generator_weight)
+        self.image = nn.Linear(image_dim, embed_dim)
+        self.text = nn.Linear(text_dim, embed_dim)
+        self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
+
+    def forward(
+        self,
+        discriminator: Discriminator,
+        adversarial: AdversarialLoss,
+        features: ImageFeatures,
+        text: TextFeatures,
+    ) -> PerSample:
+        images = F.normalize(self.image(features.final).float(), dim=1)
+        captions = F.normalize(self.text(text.pooled).float(), dim=1)
+        # The scale is held below 100, as CLIP does, so that one hard pair cannot blow up the loss.
+        similarity = images @ captions.T * self.log_scale.exp().clamp(max=100)
+        own = torch.arange(len(text), device=similarity.device)
+        by_image = F.cross_entropy(similarity, own, reduction="none")
+        by_caption = F.cross_entropy(similarity.T, own, reduction="none")
+        return (by_image + by_caption) / 2

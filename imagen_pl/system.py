@@ -1,0 +1,385 @@
+"""The whole GAN as one LightningModule: reads as the algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
+
+from imagen_pl.data.augment import Augment
+from imagen_pl.discriminators.base import Discriminator
+from imagen_pl.ema import GeneratorEMA
+from imagen_pl.errors import TrainingStopped, UserError
+from imagen_pl.generators.base import Generator
+from imagen_pl.layers.resampling import fade_in
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.matching import MatchingLoss
+from imagen_pl.losses.penalties import Penalty
+from imagen_pl.metrics.base import ImageMetric
+from imagen_pl.reporting import Reporter
+from imagen_pl.schedules import Schedule, Stage, StagePosition
+from imagen_pl.text.encoder import TextEncoder
+from imagen_pl.text.cache import TextCache
+from imagen_pl.types import CaptionedBatch, Growth, TextFeatures
+
+Images = Float[Tensor, "b 3 r r"]
+
+
+class TextToImageGAN(LightningModule):
+    """A generator and a discriminator that learn captions together, and the generator's average.
+
+    Args:
+        generator: draws images for captions.
+        discriminator: judges images with their captions.
+        text_encoder: turns captions into features; frozen.
+        adversarial: the game's loss.
+        generator_optimizer: makes the generator's optimizer, as `torch.optim.Adam`.
+        discriminator_optimizer: makes the discriminator's optimizer.
+        penalties: gradient penalties on the discriminator.
+        matching: terms that make words count.
+        augment: changes to what the discriminator sees; None shows it everything as it is.
+        learning_rate_schedule: factor on both learning rates by images seen; None keeps them.
+        ema_halflife_kimg: half-life of the generator's average, thousands of images.
+        ema_ramp: the half-life is at most this share of the images seen.
+        discriminator_steps: discriminator steps a generator step; each sees fresh images.
+        accumulate: parts in which a batch is worked through, to save memory.
+        gradient_clip: largest norm of each network's gradient; None does not clip.
+        metrics: scores of validation.
+        channels_last: lay feature maps out channels last: faster on CPUs and on GPUs' tensor cores.
+        compile: compile both networks with torch.compile; each growth stage compiles anew.
+        seed: of latents and augmentation; with the clock it decides every random number.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        text_encoder: TextEncoder,
+        adversarial: AdversarialLoss,
+        generator_optimizer: OptimizerCallable,
+        discriminator_optimizer: OptimizerCallable,
+        penalties: list[Penalty] | None = None,
+        matching: list[MatchingLoss] | None = None,
+        augment: Augment | None = None,
+        learning_rate_schedule: Schedule | None = None,
+        ema_halflife_kimg: float = 10.0,
+        ema_ramp: float = 0.05,
+        discriminator_steps: int = 1,
+        accumulate: int = 1,
+        gradient_clip: float | None = None,
+        metrics: list[ImageMetric] | None = None,
+        channels_last: bool = True,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        for name, network in (("generator", generator), ("discriminator", discriminator)):
+            if network.text_dim != text_encoder.dim:
+                raise UserError(
+                    f"model.{name}.init_args.text_dim is {network.text_dim}, but the text encoder gives "
+                    f"{text_encoder.dim}: set it to {text_encoder.dim}"
+                )
+        for name, value in (("discriminator_steps", discriminator_steps), ("accumulate", accumulate)):
+            if value < 1:
+                raise UserError(f"model.{name} {value} must be 1 or more")
+        self.generator, self.discriminator = generator, discriminator
+        self.ema = GeneratorEMA(generator, ema_halflife_kimg, ema_ramp)
+        self.text_encoder, self.adversarial = text_encoder, adversarial
+        self.penalties, self.matching = list(penalties or []), nn.ModuleList(matching or [])
+        self.augment = augment if augment is not None else nn.Identity()
+        self.metrics = list(metrics or [])
+        self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
+        self.learning_rate_schedule = learning_rate_schedule
+        self.discriminator_steps, self.accumulate = discriminator_steps, accumulate
+        self.gradient_clip, self.seed = gradient_clip, seed
+        if channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compile:
+            generator.compile()
+            discriminator.compile()
+
+        self.images_seen = 0
+        self.last_resolution = generator.resolutions[-1]
+        self.growth = Growth(self.last_resolution)
+        self.stage: Stage | None = None
+        self.reporter = Reporter()
+        self._base_lrs: list[float] = []
+        self._real_key = ""
+        self._wants_real: list[bool] = []
+
+    # ------------------------------------------------------------------ the algorithm
+
+    def training_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
+        size = len(batch) * self.trainer.world_size
+        self._seed_step()
+        self._discriminator_step(batch, size)
+        if (self.images_seen // size) % self.discriminator_steps == 0:
+            self._generator_step(batch, size)
+            self.ema.update(self.generator, self.images_seen + size, size * self.discriminator_steps)
+        self.images_seen += size
+        self.reporter.report(self, size)
+
+    def _discriminator_step(self, batch: CaptionedBatch, size: int) -> None:
+        optimizer = self._optimizer(0)
+        text, z = self.encode(batch), self._latents(size, use=0)
+        penalties = [p for p in self.penalties if (self.images_seen // size) % p.every == 0]
+        confidence = []
+        with self.toggled_optimizer(optimizer):
+            for rows, sync in self._parts(len(batch)):
+                words = text[rows]
+                real = self._reals(batch.images[rows])
+                with torch.no_grad():
+                    fake = self.generator(z[rows], words, self.growth)
+                seen = self.discriminator.look(self.augment(real), self.growth)
+                real_logits = self.discriminator.judge(seen, words)
+                fake_logits = self.discriminator(self.augment(fake), words, self.growth)
+                terms = {"d_loss": self.adversarial.discriminator(real_logits, fake_logits)}
+                for match in self.matching:
+                    if match.discriminator_weight:
+                        loss = match(self.discriminator, self.adversarial, seen, words)
+                        terms[f"d_{match.name}"] = match.discriminator_weight * loss
+                for penalty in penalties:
+                    terms[f"d_{penalty.name}"] = self._penalty(penalty, real, fake, words)
+                with sync:
+                    self._backward(terms)
+                confidence.append(self.adversarial.confidence(real_logits, fake_logits).detach())
+                self.reporter.note_logits(real_logits, fake_logits)
+            self._step(optimizer, self.discriminator, "d_grad_norm")
+        self._adapt_augmentation(torch.cat(confidence), size)
+
+    def _generator_step(self, batch: CaptionedBatch, size: int) -> None:
+        optimizer = self._optimizer(1)
+        text, z = self.encode(batch), self._latents(size, use=1)
+        with self.toggled_optimizer(optimizer):
+            for rows, sync in self._parts(len(batch)):
+                words = text[rows]
+                fake = self.generator(z[rows], words, self.growth)
+                seen = self.discriminator.look(self.augment(fake), self.growth)
+                real_logits = self._real_logits(batch.images[rows], words) if self.adversarial.compares else None
+                fake_logits = self.discriminator.judge(seen, words)
+                terms = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
+                for match in self.matching:
+                    if match.generator_weight:
+                        loss = match(self.discriminator, self.adversarial, seen, words)
+                        terms[f"g_{match.name}"] = match.generator_weight * loss
+                with sync:
+                    self._backward(terms)
+            self._step(optimizer, self.generator, "g_grad_norm")
+        self.generator.track(self._latents(size, use=1, everyone=True))
+
+    # ------------------------------------------------------------------ its parts
+
+    def encode(self, batch: CaptionedBatch) -> TextFeatures:
+        """The captions' features: from the cache where the batch brings them, else encoded now."""
+        if batch.text is not None:
+            return batch.text
+        return self.text_encoder.encode(batch.captions, self.device)
+
+    def _reals(self, images: UInt8[Tensor, "b 3 r r"]) -> Images:
+        """Real images, -1 to 1, faded as the generator's are."""
+        return fade_in(self._layout(images.float() / 127.5 - 1), self.growth.fade)
+
+    def _layout(self, images: Images) -> Images:
+        return images.contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _real_logits(self, images: UInt8[Tensor, "b 3 r r"], words: TextFeatures) -> Float[Tensor, "b k"]:
+        return self.discriminator(self.augment(self._reals(images)), words, self.growth)
+
+    def _penalty(self, penalty: Penalty, real: Images, fake: Images, words: TextFeatures) -> Float[Tensor, " b"]:
+        def judge(images: Images, text: TextFeatures) -> Float[Tensor, "b k"]:
+            # Slopes are taken with regard to the images before augmentation, as R3GAN does.
+            return self.discriminator(self.augment(images), text, self.growth)
+
+        weight = self.stage.penalty_weight if self.stage else None
+        if weight is None:
+            weight = penalty.weight_at(self.growth.resolution)
+        with torch.autocast(self.device.type, enabled=False):
+            return weight * penalty.every * penalty(judge, real.float(), fake.float(), words)
+
+    def _latents(self, size: int, use: int, everyone: bool = False) -> Float[Tensor, "b z"]:
+        """This process's latents, or everyone's.
+
+        They are drawn for all processes together from the clock alone: the same run gives the same
+        latents however many processes share it, and a resumed run goes on with the right ones.
+        """
+        source = torch.Generator().manual_seed(mix_seed(self.seed, self.images_seen, use))
+        z = torch.randn(size, self.generator.latent_dim, generator=source)
+        if not everyone:
+            own = size // self.trainer.world_size
+            z = z[self.global_rank * own : (self.global_rank + 1) * own]
+        return z.to(self.device)
+
+    def _seed_step(self) -> None:
+        """Noise and augmentation are decided by the clock and the rank, so a resume repeats them."""
+        torch.manual_seed(mix_seed(self.seed, self.images_seen, 2 + self.global_rank))
+
+    def _parts(self, rows: int) -> Iterator[tuple[slice, AbstractContextManager[Any]]]:
+        """The batch in `accumulate` parts; only the last one's backward talks to the other processes."""
+        part = -(-rows // self.accumulate)
+        strategy = self.trainer.strategy
+        for start in range(0, rows, part):
+            wait = start + part < rows and isinstance(strategy, ParallelStrategy)
+            yield slice(start, start + part), strategy.block_backward_sync() if wait else nullcontext()
+
+    def _backward(self, terms: dict[str, Float[Tensor, " b"]]) -> None:
+        """Reduce each term once, add them up, and go back through them."""
+        means = {name: term.mean() for name, term in terms.items()}
+        total = torch.stack(list(means.values())).sum()
+        if not torch.isfinite(total):
+            bad = [name for name, mean in means.items() if not torch.isfinite(mean)]
+            raise TrainingStopped(
+                f"{', '.join(bad)} became {', '.join(str(means[n].item()) for n in bad)} at "
+                f"{self.images_seen} images seen ({self.growth.resolution} px): try a lower learning rate, "
+                "a larger penalty weight, or gradient_clip"
+            )
+        self.reporter.note(means)
+        self.manual_backward(total / self.accumulate)
+
+    def _step(self, optimizer: LightningOptimizer, network: nn.Module, name: str) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        largest = float("inf") if self.gradient_clip is None else self.gradient_clip
+        if self.gradient_clip is not None or self.reporter.is_due(self):
+            self.reporter.note({name: nn.utils.clip_grad_norm_(parameters, largest)})
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _optimizer(self, index: int) -> LightningOptimizer:
+        """0 the discriminator's, 1 the generator's, at the learning rate that the clock calls for."""
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        optimizer = optimizers[index]
+        stage_lr = None
+        if self.stage is not None:
+            stage_lr = (self.stage.discriminator_lr, self.stage.generator_lr)[index]
+        rate = self._base_lrs[index] if stage_lr is None else stage_lr
+        if self.learning_rate_schedule is not None:
+            rate *= self.learning_rate_schedule(self.images_seen)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        return optimizer
+
+    def _adapt_augmentation(self, confidence: Float[Tensor, " b"], size: int) -> None:
+        if isinstance(self.augment, Augment) and self.augment.target is not None:
+            mean = self.trainer.strategy.reduce(confidence.mean(), reduce_op="mean")
+            self.augment.adapt(float(mean), size)
+
+    # ------------------------------------------------------------------ validation and samples
+
+    def on_validation_epoch_start(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        seen = (getattr(data, "fingerprint", "data"), self.growth.resolution, *self.trainer.num_val_batches)
+        self._real_key = "-".join(str(part) for part in seen)
+        self._wants_real = [m.needs_real(self._real_key) for m in self.metrics]
+
+    @torch.no_grad()
+    def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
+        z = self._latents_of(batch.indices.tolist(), seed=self.seed)
+        fake = to_uint8(self.ema.generator(z, self.encode(batch), self.growth))
+        if self.trainer.sanity_checking:
+            return  # two batches prove that it runs; their statistics must not be taken for the whole set's
+        for metric, wants_real in zip(self.metrics, self._wants_real, strict=True):
+            if wants_real:
+                metric.update(batch.images, batch.captions, real=True)
+            metric.update(fake, batch.captions, real=False)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            return
+        scores: dict[str, float] = {}
+        for metric in self.metrics:
+            scores |= metric.compute(self._real_key)
+            metric.reset()
+        self.reporter.report_scores(self, scores)
+
+    @torch.no_grad()
+    def sample(self, captions: list[str], seed: int, truncation: float = 1.0) -> Images:
+        """Images for captions from the moving average, -1 to 1, at the resolution grown to.
+
+        Image i depends on captions[i], the seed and i alone, not on the rest of the batch.
+        """
+        z = self._latents_of(range(len(captions)), seed)
+        text = self.text_encoder.encode(captions, self.device)
+        return self.ema.generator(z, text, self.growth, truncation)
+
+    def _latents_of(self, indices: Iterable[int], seed: int) -> Float[Tensor, "b z"]:
+        return latents(indices, seed, self.generator.latent_dim).to(self.device)
+
+    # ------------------------------------------------------------------ growth, optimizers, checkpoints
+
+    def enter(self, here: StagePosition) -> None:
+        """Take over the growth and the settings of a stage; called before each batch."""
+        self.stage, self.growth = here.stage, here.growth
+        self.reporter.stage = here.index
+
+    def forget_moments(self, resolution: int) -> None:
+        """Drop the optimizers' moments of the blocks that `resolution` added."""
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        for network, optimizer in zip((self.discriminator, self.generator), optimizers, strict=True):
+            for parameter in network.blocks()[resolution].parameters():
+                optimizer.state.pop(parameter, None)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """The discriminator's (with what the matching terms learn), then the generator's."""
+        judges = [*self.discriminator.parameters(), *self.matching.parameters()]
+        optimizers = [
+            self.discriminator_optimizer(judges),
+            self.generator_optimizer(self.generator.parameters()),
+        ]
+        self._base_lrs = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+        return optimizers
+
+    def setup(self, stage: str) -> None:
+        """Encode every caption once, where the data set knows them all."""
+        data = getattr(self.trainer, "datamodule", None)
+        captions = data.captions() if data is not None else None
+        if captions is None or not hasattr(data, "text_lookup"):
+            return
+        device = self.trainer.strategy.root_device
+        if self.trainer.is_global_zero:
+            TextCache.build(self.text_encoder, captions, device=device)
+        self.trainer.strategy.barrier("text cache")
+        # Built once, so that the others find nothing left to encode.
+        data.text_lookup = TextCache.build(self.text_encoder, captions, device=device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["images_seen"] = self.images_seen
+        checkpoint["growth_resolution"] = self.growth.resolution
+        checkpoint["growth_fade"] = self.growth.fade
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.images_seen = checkpoint["images_seen"]
+        self.growth = Growth(checkpoint["growth_resolution"], checkpoint["growth_fade"])
+
+
+def latents(indices: Iterable[int], seed: int, latent_dim: int) -> Float[Tensor, "b z"]:
+    """Standard normal latents, each a function of the seed and its own index alone."""
+    draw = torch.Generator()
+    rows = [torch.randn(latent_dim, generator=draw.manual_seed(mix_seed(seed, i))) for i in indices]
+    return torch.stack(rows)
+
+
+def to_uint8(images: Images) -> UInt8[Tensor, "b 3 r r"]:
+    """From -1 to 1, to 0 to 255."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def mix_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers, well apart even for neighbours (splitmix64's steps)."""
+    mixed = 0
+    for part in parts:
+        mixed = (mixed + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 31
+    return mixed >> 1
