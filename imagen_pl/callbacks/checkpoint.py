@@ -1,0 +1,251 @@
+"""What a run keeps: its last state and its best, and what is saved when it stops early."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from imagen_pl.callbacks.base import system_of
+from imagen_pl.errors import TrainingStopped, UserError
+
+
+class KeepCheckpoints(ModelCheckpoint):
+    """Keeps `checkpoints/last.ckpt` and, by the score named, `checkpoints/best.ckpt`.
+
+    Scores of different resolutions cannot be compared, so the best is sought anew at each one. The
+    last is written after every validation, at the end, and every `every_kimg`.
+
+    Args:
+        monitor: score that decides which is best, as val/fd_efficientnet_lite0 or val/fid; None
+            keeps only the last.
+        mode: "min" where less is better, as for Fréchet distances; "max" where more is.
+        every_kimg: write last.ckpt this often as well, in thousands of images; None does not.
+    """
+
+    def __init__(
+        self, monitor: str | None = None, mode: Literal["min", "max"] = "min", every_kimg: float | None = None
+    ) -> None:
+        if every_kimg is not None and every_kimg <= 0:
+            raise UserError(f"checkpoint.every_kimg {every_kimg} must be more than 0")
+        super().__init__(
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1 if monitor else 0,
+            save_last=True,
+            # Files take their names when they are complete, so a new best may replace the old one.
+            enable_version_counter=False,
+        )
+        self.every_kimg = every_kimg
+        self._resolution: int | None = None
+        self._saved_at: int | None = None
+        self._clock = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = self.dirpath or str(Path(trainer.default_root_dir).resolve() / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._clock = system_of(pl_module).images_seen
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every_kimg is not None:
+            every, now = self.every_kimg * 1000, system_of(pl_module).images_seen
+            if now // every > self._clock // every:
+                self._save_last(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Epochs mean nothing here."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:
+            return
+        scores = self._monitor_candidates(trainer)
+        if self.monitor is not None:
+            self._forget_other_resolutions(system_of(pl_module).growth.resolution)
+            self._check_monitored(scores)
+            self._save_topk_checkpoint(trainer, scores)
+        self._save_last(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.fast_dev_run and self._saved_at != system_of(pl_module).images_seen:
+            self._save_last(trainer, pl_module)
+
+    def _save_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.fast_dev_run:
+            self._saved_at = system_of(pl_module).images_seen
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _check_monitored(self, scores: dict[str, torch.Tensor]) -> None:
+        if self.monitor not in scores:
+            known = sorted(name for name in scores if name.startswith("val/"))
+            raise UserError(
+                f"checkpoint.monitor {self.monitor} is not among the scores of validation: "
+                f"{', '.join(known) or 'there are none, so set it to null or name metrics in model.metrics'}"
+            )
+
+    def _forget_other_resolutions(self, resolution: int) -> None:
+        """Let the first score of a new resolution count as the best."""
+        if self._resolution not in (None, resolution):
+            worst = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
+            self.best_k_models = dict.fromkeys(self.best_k_models, worst)
+            self.best_model_score = self.kth_value = worst
+        self._resolution = resolution
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "resolution": self._resolution}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["dirpath"] != self.dirpath:
+            return  # another run's checkpoint: its best is not this run's
+        super().load_state_dict(state_dict)
+        self._resolution = state_dict["resolution"]
+        if not os.path.isfile(self.best_model_path):
+            self.best_k_models, self.best_model_path, self.best_model_score = {}, "", None
+
+
+class Interrupted(BaseException):
+    """Training was asked to stop, and its state is saved. Not an error, so not an Exception.
+
+    Args:
+        signum: the signal that asked.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class SaveWhenStopped(Callback):
+    """Ctrl-C and SIGTERM end training after the batch at hand, with last.ckpt written.
+
+    A second Ctrl-C ends it at once. What breaks training (a loss that is not finite, memory that
+    runs out) leaves its state in stopped.ckpt.
+
+    Args:
+        say: prints a line to the user.
+
+    Attributes:
+        saved: the checkpoint written on the way out, if any.
+    """
+
+    def __init__(self, say: Callable[[str], None] = print) -> None:
+        self.say = say
+        self.saved: Path | None = None
+        self._asked: int | None = None
+        self._told = False
+        self._training = False
+        self._pid = os.getpid()
+        self._before: dict[int, Any] = {}
+        self._loops: dict[str, Any] | None = None
+
+    # ------------------------------------------------------------------ listening
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Before the loader's workers are forked: they inherit a handler that does nothing there, and
+        # so live on to serve the batch at hand.
+        if stage == "fit":
+            self._listen()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Once more: Lightning has wrapped the handler of SIGTERM in one that talks to the other
+        # processes in the middle of whatever they do.
+        self._listen()
+        self._training = True
+
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._before.setdefault(signum, signal.getsignal(signum))
+                signal.signal(signum, self._ask)
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            return  # a loader's worker: the main process decides
+        if not self._training:
+            if signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise Interrupted(signum)
+        if self._asked is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = signum
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._training = False
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in self._before.items():
+                signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        self._before.clear()
+
+    # ------------------------------------------------------------------ stopping
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._stop_if_asked(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            # A state saved in the middle of validation must not resume there: half the scores are lost.
+            self._loops = deepcopy(trainer.fit_loop.state_dict())
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        # Several processes may have unequal numbers of batches here, so they stop after validation.
+        if trainer.world_size == 1 and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            if trainer.world_size > 1:
+                self._stop_if_asked(trainer)
+            self._loops = None
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        asked = self._asked is not None
+        if asked and not self._told:
+            self._told = True
+            self.say("\nStopping: saving first (Ctrl-C again stops at once)")
+        if trainer.world_size > 1:
+            # The signal reaches the processes at different batches, or one of them alone.
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            self._save(trainer, "last.ckpt")
+            raise Interrupted(self._asked or signal.SIGTERM)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._training = False
+        if self.saved or trainer.state.fn != "fit" or isinstance(exception, UserError | KeyboardInterrupt):
+            return
+        if not trainer.optimizers or trainer.sanity_checking or system_of(pl_module).images_seen == 0:
+            return  # nothing was learnt yet
+        # A loader's worker that a signal to all processes has killed reaches here first.
+        stopping = self._asked is not None and not isinstance(exception, TrainingStopped)
+        self._save(trainer, "last.ckpt" if stopping else "stopped.ckpt")
+        if stopping and isinstance(exception, Exception):
+            raise Interrupted(self._asked or signal.SIGTERM) from exception
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        """Write the state, without waiting for other processes: one that failed would never come."""
+        if trainer.fast_dev_run:
+            return
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+        if self._loops is not None:
+            checkpoint["loops"]["fit_loop"] = self._loops
+        path = Path(trainer.default_root_dir) / "checkpoints" / name
+        self.saved = path
+        trainer.strategy.save_checkpoint(checkpoint, path)
+

@@ -1,0 +1,178 @@
+"""One line that says how far a run is: live on a terminal, now and then in a log file."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections import deque
+from typing import IO, Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, Timer
+
+from imagen_pl.callbacks.base import system_of
+
+_WINDOW_S = 20.0
+
+
+class RunProgress(ProgressBar):
+    """Stage, fade, images seen, images a second and time left.
+
+    Args:
+        file: where to write; None is the standard error stream. A terminal gets one line that
+            changes, a file gets a line now and then.
+        log_every_s: seconds between the lines of a file.
+        refresh_every_s: seconds between changes of a terminal's line.
+    """
+
+    def __init__(
+        self, file: IO[str] | None = None, log_every_s: float = 30.0, refresh_every_s: float = 0.25
+    ) -> None:
+        super().__init__()
+        self.file = file
+        self.log_every_s, self.refresh_every_s = log_every_s, refresh_every_s
+        self._enabled = True
+        self._live = False  # an unfinished line stands on the terminal
+        self._shown_at = float("-inf")
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    @property
+    def _out(self) -> IO[str]:
+        return sys.stderr if self.file is None else self.file
+
+    # ------------------------------------------------------------------ events
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._marks = deque([(time.monotonic(), system_of(pl_module).images_seen)])
+        self._shown_at = float("-inf")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        self._marks.append((now, system_of(pl_module).images_seen))
+        while now - self._marks[0][0] > _WINDOW_S and len(self._marks) > 2:
+            self._marks.popleft()
+        if self._is_due(now):
+            self._show(self._training_line(trainer, pl_module))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if sys.stderr.isatty() and not trainer.sanity_checking:
+            self._show("validating")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not trainer.sanity_checking and self._is_due(time.monotonic()):
+            self._show(f"validating: batch {batch_idx + 1} of {trainer.num_val_batches[dataloader_idx]}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        scores = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+        if scores:
+            kimg = system_of(pl_module).images_seen / 1000
+            told = "  ".join(f"{name} {value:.4g}" for name, value in sorted(scores.items()))
+            self.print(f"{kimg:.1f} kimg  {told}")
+        # The pause is not part of the speed.
+        self._marks = deque([(time.monotonic(), system_of(pl_module).images_seen)])
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._shown_at = float("-inf")
+        self._show(self._training_line(trainer, pl_module))
+        self._close_line()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close_line()
+
+    # ------------------------------------------------------------------ the line
+
+    def _training_line(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        system = system_of(pl_module)
+        (since, before), (now, seen) = self._marks[0], self._marks[-1]
+        rate = (seen - before) / (now - since) if now > since else 0.0
+        share, left_s = _way_to_go(trainer)
+        parts = [f"stage {system.reporter.stage + 1}: {system.growth.resolution} px"]
+        if system.growth.fade < 1:
+            parts.append(f"fade {system.growth.fade:.0%}")
+        parts += [f"{seen / 1000:.1f} kimg", f"{rate:.0f} images/s"]
+        if left_s is not None:
+            parts.append(f"{duration(left_s)} left")
+        line = " · ".join(parts)
+        return line if share is None else f"{bar(share)} {share:4.0%} {line}"
+
+    def _is_due(self, now: float) -> bool:
+        wait = self.refresh_every_s if self._out.isatty() else self.log_every_s
+        return now - self._shown_at >= wait
+
+    def _show(self, line: str) -> None:
+        if not self._enabled or not self.trainer.is_global_zero:
+            return
+        self._shown_at = time.monotonic()
+        if self._out.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            self._out.write(f"\r{line[:width]:<{width}}")
+            self._live = True
+        else:
+            self._out.write(line + "\n")
+        self._out.flush()
+
+    def _close_line(self) -> None:
+        if self._live:
+            self._out.write("\n")
+            self._out.flush()
+        self._live = False
+
+    def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
+        """A line that stays, above the changing one."""
+        if not self._enabled or not self.trainer.is_global_zero:
+            return
+        text = sep.join(map(str, args))
+        if self._live:
+            width = shutil.get_terminal_size().columns - 1
+            self._out.write("\r" + " " * width + "\r")
+            self._live = False
+        self._out.write(text + "\n")
+        self._out.flush()
+
+
+def _way_to_go(trainer: Trainer) -> tuple[float | None, float | None]:
+    """Share of the run that is done, 0 to 1, and seconds left; None where nobody knows.
+
+    Of several limits, the one that ends the run first counts.
+    """
+    ways: list[tuple[float, float]] = []
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
+            elapsed = callback.time_elapsed()
+            ways.append((elapsed / max(elapsed + left, 1e-9), max(left, 0.0)))
+    return min(ways, key=lambda way: way[1]) if ways else (None, None)
+
+
+def bar(share: float, width: int = 20) -> str:
+    """A bar of `width` characters, filled by a share of 0 to 1."""
+    full = round(min(max(share, 0.0), 1.0) * width)
+    return "█" * full + "░" * (width - full)
+
+
+def duration(seconds: float) -> str:
+    """As 0:07, 12:30, 3:05:00 or 2 d 03:05."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour:02}:{minute:02}"
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,0 +1,88 @@
+"""Pictures of fixed captions while training goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
+
+from imagen_pl.callbacks.base import system_of
+from imagen_pl.errors import UserError
+from imagen_pl.pictures import labelled_grid, to_pil
+
+
+class SampleGrid(Callback):
+    """Draws the same captions with the same latents again and again, to watch a model learn.
+
+    The pictures come from the generator's average, at the resolution grown to. They go to
+    `samples/000123kimg.png` in the run's folder, and to W&B and TensorBoard where those are used.
+
+    Args:
+        captions: what to draw; a caption named twice is drawn from two latents. An empty list
+            switches the grid off.
+        every_kimg: how often, in thousands of images seen; also once at the end.
+        seed: of the latents.
+        columns: pictures a row.
+    """
+
+    def __init__(
+        self,
+        captions: list[str] | None = None,
+        every_kimg: float = 50.0,
+        seed: int = 0,
+        columns: int = 8,
+    ) -> None:
+        if every_kimg <= 0:
+            raise UserError(f"samples.every_kimg {every_kimg} must be more than 0")
+        if columns < 1:
+            raise UserError(f"samples.columns {columns} must be 1 or more")
+        self.captions, self.every_kimg = list(captions or []), every_kimg
+        self.seed, self.columns = seed, columns
+        self._clock = 0
+        self._drawn_at: int | None = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._clock = system_of(pl_module).images_seen
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        every, now = self.every_kimg * 1000, system_of(pl_module).images_seen
+        if now // every > self._clock // every:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._drawn_at != system_of(pl_module).images_seen:
+            self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        system = system_of(pl_module)
+        self._drawn_at = system.images_seen
+        if not self.captions or not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        images = system.sample(self.captions, self.seed)
+        pictures = to_pil(((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+        sheet = labelled_grid(pictures, self.captions, self.columns)
+        folder = Path(trainer.default_root_dir) / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        sheet.save(folder / f"{system.images_seen // 1000:06d}kimg.png")
+        for logger in trainer.loggers:
+            self._log(logger, pictures, sheet, system.images_seen)
+
+    def _log(self, logger: Logger, pictures: list[Image.Image], sheet: Image.Image, images_seen: int) -> None:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            images = [wandb.Image(p, caption=c) for p, c in zip(pictures, self.captions, strict=True)]
+            logger.experiment.log({"samples": images, "images_seen": images_seen})
+        elif isinstance(logger, TensorBoardLogger):
+            import numpy as np
+
+            logger.experiment.add_image("samples", np.asarray(sheet), images_seen, dataformats="HWC")
+

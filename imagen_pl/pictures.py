@@ -1,0 +1,104 @@
+"""Sheets of pictures with their captions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_MARGIN = 6
+_LABEL_LINES = 3
+
+
+def to_pil(images: UInt8[Tensor, "b 3 h w"]) -> list[Image.Image]:
+    """Images of 0 to 255 as PIL images."""
+    return [Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()) for image in images]
+
+
+def strip(images: Sequence[Image.Image], smallest: int = 96) -> Image.Image:
+    """Equally large pictures side by side, each at least `smallest` px wide.
+
+    Small ones are enlarged by a whole number, pixel by pixel, so that nothing is invented.
+    """
+    width, height = images[0].size
+    scale = max(1, math.ceil(smallest / width))
+    width, height = width * scale, height * scale
+    gap = 2
+    row = Image.new("RGB", (len(images) * (width + gap) - gap, height), "white")
+    for i, image in enumerate(images):
+        row.paste(image.resize((width, height), Image.Resampling.NEAREST), (i * (width + gap), 0))
+    return row
+
+
+def labelled_grid(
+    pictures: Sequence[Image.Image], labels: Sequence[str], columns: int, smallest: int = 96
+) -> Image.Image:
+    """Pictures in rows of `columns`, row by row, each with its label beneath.
+
+    Args:
+        pictures: all of one size; small ones are enlarged to at least `smallest` px.
+        labels: one a picture, broken into up to three lines; "" leaves its place empty.
+        columns: pictures a row.
+        smallest: least width of a picture, px.
+    """
+    if len(pictures) != len(labels):
+        raise ValueError(f"{len(pictures)} pictures but {len(labels)} labels")
+    cells = [strip([picture], smallest) for picture in pictures]
+    width, height = cells[0].size
+    size = 11 if width < 160 else 13
+    face, line_height = font(size), size + 4
+    wrapped = [wrap(label, width, face) for label in labels]
+    label_height = max(map(len, wrapped)) * line_height
+    columns = min(columns, len(cells))
+    rows = math.ceil(len(cells) / columns)
+    sheet = Image.new(
+        "RGB",
+        (columns * (width + _MARGIN) + _MARGIN, rows * (height + label_height + _MARGIN) + _MARGIN),
+        "white",
+    )
+    draw = ImageDraw.Draw(sheet)
+    for i, (cell, lines) in enumerate(zip(cells, wrapped, strict=True)):
+        left = _MARGIN + i % columns * (width + _MARGIN)
+        top = _MARGIN + i // columns * (height + label_height + _MARGIN)
+        sheet.paste(cell, (left, top))
+        for n, line in enumerate(lines):
+            draw.text((left, top + height + 1 + n * line_height), line, fill="#222222", font=face)
+    return sheet
+
+
+def wrap(label: str, width: int, face: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+    """A label in up to three lines of at most `width` px; what does not fit ends in an ellipsis."""
+    lines: list[str] = []
+    line = ""
+    for word in label.split():
+        longer = f"{line} {word}".lstrip()
+        if line and face.getlength(longer) > width:
+            lines.append(line)
+            longer = word
+        line = longer
+    if line:
+        lines.append(line)
+    if len(lines) > _LABEL_LINES:
+        lines = lines[: _LABEL_LINES - 1] + [" ".join(lines[_LABEL_LINES - 1 :])]
+    return [_shorten(line, width, face) for line in lines]
+
+
+def _shorten(line: str, width: int, face: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    if face.getlength(line) <= width:
+        return line
+    while line and face.getlength(line + "…") > width:
+        line = line[:-1]
+    return line.rstrip() + "…"
+
+
+@lru_cache
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """DejaVu Sans where the machine has it, since it knows most scripts; else Pillow's own."""
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", size)
+    except OSError:
+        return ImageFont.load_default(size)

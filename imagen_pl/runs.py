@@ -1,0 +1,136 @@
+"""A run's folder, its checkpoints, and what a run may do to it.
+
+```
+runs/NAME/
+  config.yaml     everything that was set
+  run.json        id, git commit, versions, command lines
+  metrics.csv     every number by images seen
+  checkpoints/    last.ckpt, best.ckpt
+  samples/        000123kimg.png
+```
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from imagen_pl.errors import UserError
+
+Existing = Literal["error", "move", "resume"]
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.checkpoints = self.path / "checkpoints"
+        self.samples = self.path / "samples"
+        self.metrics = self.path / "metrics.csv"
+        self.record = self.path / "run.json"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def holds_a_run(self) -> bool:
+        """Whether there is anything to lose: a checkpoint, a picture or a number.
+
+        A run that failed before its first batch leaves only its configuration, and may be repeated.
+        """
+        kept = (self.checkpoints.glob("*.ckpt"), self.samples.glob("*.png"))
+        return self.metrics.exists() or any(True for files in kept for _ in files)
+
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint written last."""
+        files = [path for path in self.checkpoints.glob("*.ckpt") if path.is_file()]
+        # `last` wins a tie, as after a copy that forgot the times.
+        return max(files, key=lambda path: (path.stat().st_mtime_ns, path.stem == "last"), default=None)
+
+    def checkpoint(self, which: str) -> Path:
+        """The file that `--ckpt_path` means: "last", "best", or a path.
+
+        Raises:
+            UserError: there is none.
+        """
+        if which == "last":
+            newest = self.newest_checkpoint()
+            if newest is None:
+                raise UserError(
+                    f"{self.checkpoints} holds no checkpoint to resume from: start afresh without --ckpt_path"
+                )
+            return newest
+        if which == "best":
+            path = self.checkpoints / "best.ckpt"
+            if not path.is_file():
+                raise UserError(f"{path} does not exist: no validation has scored this run yet; use last")
+            return path
+        path = Path(which)
+        if path.is_dir():
+            return RunFolder(path).checkpoint("last")
+        if not path.is_file():
+            raise UserError(f"checkpoint {path}: there is no such file")
+        return path
+
+    def check_free(self) -> None:
+        """Raise UserError, saying how to go on, if a new run would write over another."""
+        if not self.holds_a_run():
+            return
+        raise UserError(
+            f"{self.path} already holds a run: add --ckpt_path last to resume it, --name OTHER to start "
+            "another beside it, or --existing move to start afresh and keep it under a new name"
+        )
+
+    def move_away(self) -> Path | None:
+        """Rename the folder, with the time of its last change, to make room; nothing is deleted."""
+        if not self.path.exists():
+            return None
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._last_change()))
+        target = self.path.with_name(f"{self.path.name}-{stamp}")
+        number = 2
+        while target.exists():
+            target = self.path.with_name(f"{self.path.name}-{stamp}-{number}")
+            number += 1
+        self.path.rename(target)
+        return target
+
+    def _last_change(self) -> float:
+        return max(path.stat().st_mtime for path in [self.path, *self.path.glob("*")])
+
+    def read_record(self) -> dict[str, Any]:
+        try:
+            record = json.loads(self.record.read_text())
+        except (OSError, json.JSONDecodeError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def run_id(self) -> str:
+        """What names this run to trackers; the same after a resume."""
+        return str(self.read_record().get("id") or secrets.token_hex(4))
+
+    def resume_command(self) -> str:
+        return f"imagen-pl fit --config {shlex.quote(str(self.config))} --ckpt_path last"
+
+
+def is_main_process() -> bool:
+    """Whether this is the one process that writes, told by the launcher's variables.
+
+    It is known before any process group stands: by Lightning's own launcher, torchrun, SLURM or MPI.
+    """
+    if int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")) or 0) > 0:
+        return False
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        if name in os.environ:
+            return int(os.environ[name]) == 0
+    return True
