@@ -248,4 +248,3 @@ class SaveWhenStopped(Callback):
         path = Path(trainer.default_root_dir) / "checkpoints" / name
         self.saved = path
         trainer.strategy.save_checkpoint(checkpoint, path)
-

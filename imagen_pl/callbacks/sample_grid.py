@@ -85,4 +85,3 @@ class SampleGrid(Callback):
             import numpy as np
 
             logger.experiment.add_image("samples", np.asarray(sheet), images_seen, dataformats="HWC")
-

@@ -170,7 +170,7 @@ def images_on_x_axis(logger: WandbLogger) -> None:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the folder that training was started in, and whether files differ from it; None without git."""
+    """Commit of the folder that training was started in; None where there is no git."""
 
     def git(*words: str) -> str:
         return subprocess.run(

@@ -1,0 +1,268 @@
+"""`imagen-pl fit` and `imagen-pl validate`: LightningCLI with a folder for each run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from imagen_pl.callbacks.checkpoint import KeepCheckpoints, SaveWhenStopped
+from imagen_pl.callbacks.grow_resolution import GrowResolution
+from imagen_pl.callbacks.progress import RunProgress
+from imagen_pl.callbacks.sample_grid import SampleGrid
+from imagen_pl.callbacks.tracking import MetricsFile, Tracking
+from imagen_pl.checkpoints import AtomicCheckpointIO, check_same_tensors, read_checkpoint
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.errors import UserError
+from imagen_pl.runs import Existing, RunFolder, is_main_process
+from imagen_pl.system import TextToImageGAN
+
+# Of one start, not of the run: they are not kept with its configuration.
+_NOT_KEPT = ("config", "ckpt_path", "existing", "weights_only", "verbose")
+
+
+class Parser(LightningArgumentParser):
+    """Tells a mistake in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(_one_line(message)) from ex
+
+
+def _one_line(message: str) -> str:
+    """jsonargparse nests its reasons over many lines; keep them, in order, without the shapes of trees."""
+    lines = [line.strip(" -") for line in message.splitlines()]
+    return " ".join(line for line in lines if line) + " (`imagen-pl fit --help` lists every setting)"
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI for this package's one system, with a folder for each run.
+
+    Args:
+        args: the words after `imagen-pl`, as ["fit", "--config", "configs/quickstart.yaml"].
+        run: False only makes the objects.
+    """
+
+    def __init__(self, args: Sequence[str], run: bool = True) -> None:
+        self.words = list(args)
+        self.stopper = SaveWhenStopped(say=self.say)
+        self.moved: Path | None = None
+        super().__init__(
+            TextToImageGAN,
+            CaptionedImages,
+            save_config_callback=None,  # Tracking keeps it, in the run's own folder
+            trainer_defaults={
+                "enable_model_summary": False,
+                "max_epochs": -1,
+                "strategy": "auto",
+            },
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"prog": "imagen-pl"},
+            args=self.words,
+            run=run,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # ------------------------------------------------------------------ arguments
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "validate": {"model", "dataloaders", "datamodule", "weights_only", "verbose"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="name of the run; without it, of the configuration file",
+        )
+        parser.add_argument(
+            "--runs_dir", type=str, default="runs", help="folder that holds the runs' folders"
+        )
+        parser.add_argument(
+            "--existing",
+            type=Existing,
+            default="error",
+            help="what to do if the run's folder already holds a run: stop with an error, move it out of the "
+            "way (renamed with its time; nothing is deleted), or resume it from its last checkpoint",
+        )
+        parser.add_lightning_class_args(GrowResolution, "growth")
+        parser.add_lightning_class_args(SampleGrid, "samples")
+        parser.add_lightning_class_args(KeepCheckpoints, "checkpoint")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    @property
+    def settings(self) -> Namespace:
+        """The parsed configuration of the subcommand."""
+        return self.config[self.config["subcommand"]] if "subcommand" in self.config else self.config
+
+    # ------------------------------------------------------------------ the run's folder
+
+    def _parse_ckpt_path(self) -> None:
+        """Find the run's folder and the checkpoint; Lightning would merge stored settings over the YAML."""
+        settings = self.settings
+        files = settings.get("config") or []
+        if settings.name is None:
+            settings.name = Path(str(files[0])).stem if files else "run"
+        if not settings.name or Path(settings.name).name != settings.name:
+            raise UserError(
+                f"--name {settings.name!r} must be a plain folder name; --runs_dir says where it lies"
+            )
+        self.run_folder = RunFolder(Path(settings.runs_dir) / settings.name)
+        if "ckpt_path" not in settings:
+            return
+        if self.config["subcommand"] == "validate":
+            settings.ckpt_path = str(self.run_folder.checkpoint(settings.ckpt_path or "last"))
+            return
+        newest = self.run_folder.newest_checkpoint()
+        if settings.ckpt_path is None and settings.existing == "resume" and newest is not None:
+            settings.ckpt_path = "last"
+        if settings.ckpt_path is not None:
+            settings.ckpt_path = str(self.run_folder.checkpoint(str(settings.ckpt_path)))
+        elif settings.existing == "error" and is_main_process() and not settings.trainer.fast_dev_run:
+            self.run_folder.check_free()
+
+    def before_instantiate_classes(self) -> None:
+        quieten()
+        trainer = self.settings.trainer
+        trainer.default_root_dir = str(self.run_folder.path)
+        if self.config.get("subcommand") == "validate":
+            trainer.logger = False
+        trainer.logger = self._loggers_of_this_run(trainer.logger)
+
+    def _loggers_of_this_run(self, loggers: Any) -> Any:
+        """Every logger writes into the run's folder, and metrics.csv is always there, unless all are off."""
+        if loggers is False:
+            return False
+        loggers = [] if loggers in (None, True) else loggers if isinstance(loggers, list) else [loggers]
+        run = self.run_folder
+        for logger in loggers:
+            arguments = logger.setdefault("init_args", Namespace())
+            kind = logger["class_path"].rsplit(".", 1)[-1]
+            arguments["save_dir"] = str(run.path)
+            if kind == "WandbLogger":
+                arguments["name"] = arguments.get("name") or self.settings.name
+                if not arguments.get("version"):
+                    arguments["id"] = arguments.get("id") or run.run_id()
+            elif kind in ("TensorBoardLogger", "CSVLogger"):
+                arguments["name"], arguments["version"] = "", kind.removesuffix("Logger").lower()
+        return loggers
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except UserError:
+            raise
+        except ValueError as error:
+            # The constructors check what they are given, and say what is wrong with it.
+            raise UserError(_one_line(str(error))) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        given = self._get(self.config_init, "trainer")
+        callbacks = list(given["callbacks"] or [])
+        if given["enable_progress_bar"] is not False and not any(
+            isinstance(c, ProgressBar) for c in callbacks
+        ):
+            callbacks.append(RunProgress())
+        callbacks.append(Tracking(self.configuration(), ["imagen-pl", *self.words]))
+        callbacks.append(self.stopper)
+        loggers = given["logger"]
+        if loggers is not False:
+            loggers = [*loggers, MetricsFile(self.run_folder.path)]
+        plugins = given["plugins"] or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        return super().instantiate_trainer(callbacks=callbacks, logger=loggers, plugins=plugins, **kwargs)
+
+    def configuration(self) -> str:
+        """Everything that was set, as YAML that `--config` takes."""
+        parser = self._parser(self.config.get("subcommand"))
+        kept = self.settings.clone()
+        for name in _NOT_KEPT:
+            kept.pop(name, None)
+        settings = yaml.safe_load(parser.dump(kept, skip_none=False, skip_validation=True))
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=110)
+
+    # ------------------------------------------------------------------ fit
+
+    def before_fit(self) -> None:
+        settings = self.settings
+        if settings.ckpt_path is not None:
+            self._check_checkpoint(settings.ckpt_path)
+        elif settings.existing == "move" and is_main_process() and not settings.trainer.fast_dev_run:
+            if self.run_folder.holds_a_run():
+                self.moved = self.run_folder.move_away()
+                self.say(f"Kept the earlier run as {self.moved}")
+        networks = (("generator", self.model.generator), ("discriminator", self.model.discriminator))
+        sizes = [f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in networks]
+        self.say(f"Run {self.run_folder.path}: {', '.join(sizes)} parameters, {self._machine()}")
+
+    before_validate = None
+
+    def _machine(self) -> str:
+        trainer = self.trainer
+        device = trainer.strategy.root_device.type
+        return f"{trainer.world_size} x {device}, {trainer.precision}"
+
+    def _check_checkpoint(self, path: str) -> None:
+        checkpoint = read_checkpoint(path, mmap=True)
+        advice = "Resume with the configuration that the checkpoint was trained with."
+        check_same_tensors(self.model.state_dict(), checkpoint["state_dict"], path, advice)
+
+    def after_fit(self) -> None:
+        """Say what came of it, and how to go on."""
+        trainer, run = self.trainer, self.run_folder
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        self.say(f"Trained on {self.model.images_seen:,} images.")
+        scores = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+        for name, value in sorted(scores.items()):
+            self.say(f"  {name:<32} {value:.4g}")
+        keeper = next((c for c in trainer.checkpoint_callbacks if isinstance(c, KeepCheckpoints)), None)
+        if keeper is not None and keeper.best_model_score is not None:
+            self.say(
+                f"Best {keeper.monitor}: {float(keeper.best_model_score):.4g}, in {run.checkpoints}/best.ckpt"
+            )
+        pictures = sorted(run.samples.glob("*.png"))
+        if pictures:
+            self.say(f"Pictures: {pictures[-1]}")
+            prompt = next(c for c in trainer.callbacks if isinstance(c, SampleGrid)).captions[0]
+            self.say(f'Draw more: imagen-pl sample {run.path} "{prompt}" --num_images 4 --out more.png')
+        self.say(f"Go on: {run.resume_command()}")
+
+    @staticmethod
+    def say(line: str) -> None:
+        """To the user, once."""
+        if is_main_process():
+            print(line, flush=True)
+
+
+def quieten() -> None:
+    """Silence hints of Lightning that do not hold here, and its advertisements."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        "Checkpoint directory .* exists and is not empty",
+        ".*does not have many workers",
+        "You're resuming from a checkpoint that ended before the epoch ended",
+        ".*IterableDataset.*__len__",
+        "The number of training batches",
+        "The dirpath has changed",
+    ):
+        warnings.filterwarnings("ignore", message)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch|lightning|transformers")

@@ -1,0 +1,234 @@
+"""A trained model in use: prompts in, pictures out; and its release as safetensors with a config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+import imagen_pl
+from imagen_pl.checkpoints import check_same_tensors, read_checkpoint, written_whole
+from imagen_pl.errors import UserError
+from imagen_pl.generators.base import Generator
+from imagen_pl.pictures import to_pil
+from imagen_pl.runs import RunFolder
+from imagen_pl.system import latents, to_uint8
+from imagen_pl.text.encoder import TextEncoder
+from imagen_pl.types import Growth
+
+_FORMAT = 1
+_EMA = "ema.generator."
+_PIXELS_A_BATCH = 2**19
+
+
+class TextToImage:
+    """Draws pictures for prompts. `load` makes one.
+
+    Args:
+        generator: the generator's average.
+        text_encoder: the encoder that it was trained with.
+        growth: how far it had grown.
+        description: what a release's config.json says, weights apart.
+    """
+
+    def __init__(
+        self, generator: Generator, text_encoder: TextEncoder, growth: Growth, description: dict[str, Any]
+    ) -> None:
+        self.generator = generator.eval().requires_grad_(False)
+        self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.text_encoder, self.growth, self.description = text_encoder, growth, description
+
+    @property
+    def resolution(self) -> int:
+        """Side of the pictures, px."""
+        return self.growth.resolution
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.generator.parameters()).device
+
+    def to(self, device: str | torch.device) -> TextToImage:
+        """Draw on another device."""
+        self.generator.to(device)
+        return self
+
+    def sample(
+        self, prompts: Sequence[str] | str, seed: int = 0, num_images: int = 1, truncation: float = 1.0
+    ) -> list[Image.Image]:
+        """Pictures for prompts: all of the first prompt, then all of the second.
+
+        A picture is a function of its prompt and its seed alone: picture k of a prompt has seed
+        `seed + k`, whatever else is asked for.
+
+        Args:
+            prompts: one or several.
+            seed: of the first picture of each prompt.
+            num_images: pictures a prompt.
+            truncation: 0 to 1; less than 1 gives more typical, less varied pictures.
+
+        Raises:
+            UserError: num_images is below 1, or truncation is not between 0 and 1.
+        """
+        if num_images < 1:
+            raise UserError(f"num_images {num_images} must be 1 or more")
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        pairs = [(prompt, seed + k) for prompt in prompts for k in range(num_images)]
+        return list(self.draw(pairs, truncation))
+
+    def draw(self, pairs: Sequence[tuple[str, int]], truncation: float = 1.0) -> Iterator[Image.Image]:
+        """Pictures for pairs of a prompt and a seed, a batch at a time, in order."""
+        if not 0 <= truncation <= 1:
+            raise UserError(f"truncation {truncation} is not between 0 and 1")
+        size = max(1, min(64, _PIXELS_A_BATCH // self.resolution**2))
+        for start in range(0, len(pairs), size):
+            yield from self._batch(pairs[start : start + size], truncation)
+
+    @torch.inference_mode()
+    def _batch(self, pairs: Sequence[tuple[str, int]], truncation: float) -> list[Image.Image]:
+        z = torch.cat([latents([0], seed, self.generator.latent_dim) for _, seed in pairs])
+        text = self.text_encoder.encode([prompt for prompt, _ in pairs], self.device)
+        images = self.generator(z.to(self.device), text, self.growth, truncation)
+        return to_pil(to_uint8(images))
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+        """Write a release: model.safetensors and config.json, each complete or not at all.
+
+        Args:
+            folder: where; it is made.
+            dtype: of the weights; torch.bfloat16 or torch.float16 halve the file.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        folder = Path(folder)
+        weights = {
+            # Storage order is left behind: safetensors wants the plain one.
+            name: tensor.to(dtype if tensor.is_floating_point() else None).cpu().contiguous()
+            for name, tensor in self.generator.state_dict().items()
+        }
+        description = {**self.description, "dtype": str(dtype).removeprefix("torch.")}
+        with written_whole(folder / "model.safetensors") as file:
+            file.write(safetensors_bytes(weights, {"format": "pt"}))
+        with written_whole(folder / "config.json") as file:
+            file.write((json.dumps(description, indent=2) + "\n").encode())
+        return folder
+
+
+def load(path: str | Path, device: str | torch.device | None = None) -> TextToImage:
+    """A model from a run's folder, a .ckpt file, or a release.
+
+    Of a run, the best checkpoint is taken where it has the resolution of the newest, else the newest.
+
+    Args:
+        path: as runs/quickstart, runs/quickstart/checkpoints/last.ckpt, or a release's folder.
+        device: where to draw; None takes the first CUDA device if there is one.
+
+    Raises:
+        UserError: nothing is there, it is damaged, or its weights do not fit its configuration.
+    """
+    path = Path(path)
+    if path.is_file():
+        model = _from_checkpoint(path)
+    elif (path / "config.json").is_file():
+        model = _from_release(path)
+    elif path.is_dir():
+        model = _from_checkpoint(_of_run(path))
+    else:
+        raise UserError(f"model {path}: there is no such run, checkpoint or release")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device)
+
+
+def _of_run(folder: Path) -> Path:
+    run = RunFolder(folder)
+    newest = run.newest_checkpoint()
+    if newest is None:
+        raise UserError(
+            f"model {folder}: neither a run with checkpoints/*.ckpt nor a release with config.json and "
+            "model.safetensors"
+        )
+    best = run.checkpoints / "best.ckpt"
+    if newest == best or not best.is_file():
+        return newest
+    grown = [read_checkpoint(p, mmap=True)["growth_resolution"] for p in (best, newest)]
+    return best if grown[0] == grown[1] else newest
+
+
+def _from_checkpoint(path: Path) -> TextToImage:
+    checkpoint = read_checkpoint(path, mmap=True)
+    weights = {
+        name.removeprefix(_EMA): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(_EMA)
+    }
+    if not weights:
+        raise UserError(f"checkpoint {path} holds no moving average of a generator ({_EMA}*)")
+    if "config" not in checkpoint:
+        raise UserError(
+            f"checkpoint {path} does not say which networks it holds: it was not written by `imagen-pl fit`"
+        )
+    config = yaml.safe_load(checkpoint["config"])
+    description = {
+        "format": _FORMAT,
+        "imagen_pl": imagen_pl.__version__,
+        "generator": config["model"]["generator"],
+        "text_encoder": config["model"]["text_encoder"],
+        "resolution": checkpoint["growth_resolution"],
+        "fade": checkpoint["growth_fade"],
+        "images_seen": checkpoint["images_seen"],
+        "data": config.get("data", {}).get("source"),
+    }
+    return _build(description, weights, path)
+
+
+def _from_release(folder: Path) -> TextToImage:
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise UserError(f"release {folder}: model.safetensors is missing")
+    try:
+        description = json.loads((folder / "config.json").read_text())
+        if description["format"] > _FORMAT:
+            raise UserError(f"release {folder} was written by a later imagen_pl ({description['imagen_pl']})")
+        with safe_open(file, framework="pt") as opened:
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"release {folder} cannot be read: {type(error).__name__}: {error}") from error
+    return _build(description, weights, file)
+
+
+def _build(description: dict[str, Any], weights: dict[str, Tensor], path: Path) -> TextToImage:
+    generator, text_encoder = _instantiate(description, path)
+    check_same_tensors(
+        generator.state_dict(),
+        weights,
+        path,
+        "Does the code, or the configuration, differ from the training's?",
+    )
+    generator.load_state_dict(weights)  # a release in half precision is widened here
+    growth = Growth(description["resolution"], description["fade"])
+    return TextToImage(generator, text_encoder, growth, description)
+
+
+def _instantiate(description: dict[str, Any], path: Path) -> tuple[Generator, TextEncoder]:
+    """Make both networks by their class_path, with every argument checked against its type."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Generator, "generator")
+    parser.add_subclass_arguments(TextEncoder, "text_encoder")
+    try:
+        config = parser.parse_object({name: description[name] for name in ("generator", "text_encoder")})
+    except (ArgumentError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: its networks cannot be made: {reason}") from error
+    made = parser.instantiate_classes(config)
+    return made.generator, made.text_encoder

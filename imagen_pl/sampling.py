@@ -1,0 +1,121 @@
+"""`imagen-pl sample`: prompts, on the line or in a file, to PNG files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from imagen_pl.errors import UserError
+from imagen_pl.inference import TextToImage, load
+from imagen_pl.pictures import labelled_grid, strip
+from imagen_pl.prompts import Prompt, read_prompts
+
+T = TypeVar("T")
+_SHOW_AFTER_S = 2.0
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """Do what the parsed command line says.
+
+    Raises:
+        UserError: the arguments do not go together, or a file is missing or bad.
+    """
+    if arguments.prompts is None:
+        _check_line(arguments)
+        _grid(load(arguments.model, arguments.device), arguments)
+    else:
+        prompts, out = _check_file(arguments)
+        _folder(load(arguments.model, arguments.device), prompts, out, arguments)
+    return 0
+
+
+# ---------------------------------------------------------------------- prompts on the line
+
+
+def _check_line(arguments: argparse.Namespace) -> None:
+    if not arguments.prompt:
+        raise UserError('name at least one prompt, as "a red heart, fluent style", or a file with --prompts')
+    _check_number(arguments)
+    out = Path(arguments.out or "sample.png")
+    if out.is_dir() or out.suffix.lower() != ".png":
+        raise UserError(f"--out {out} must be a .png file, unless --prompts names a file of prompts")
+
+
+def _grid(model: TextToImage, arguments: argparse.Namespace) -> None:
+    out = Path(arguments.out or "sample.png")
+    pairs = [(p, arguments.seed + k) for p in arguments.prompt for k in range(arguments.num_images)]
+    pictures = list(_watched(model.draw(pairs, arguments.truncation), len(pairs)))
+    n = arguments.num_images
+    rows = [strip(pictures[i : i + n], smallest=128) for i in range(0, len(pictures), n)]
+    labels = [""] * len(rows) if arguments.plain else arguments.prompt
+    out.parent.mkdir(parents=True, exist_ok=True)
+    labelled_grid(rows, labels, columns=1).save(out)
+    print(f"{out}: {len(pictures)} pictures of {model.resolution} px, seeds from {arguments.seed}")
+    if arguments.singles:
+        folder = Path(arguments.singles)
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, picture in enumerate(pictures):
+            picture.save(folder / _file_name(i // n, i % n, n))
+        print(f"{folder}: one file a picture")
+
+
+# ---------------------------------------------------------------------- prompts in a file
+
+
+def _check_file(arguments: argparse.Namespace) -> tuple[list[Prompt], Path]:
+    if arguments.prompt:
+        raise UserError("give prompts on the line or in --prompts FILE, not both")
+    if arguments.singles:
+        raise UserError("--singles goes with prompts on the line; --prompts writes single files anyway")
+    _check_number(arguments)
+    if arguments.out is None:
+        raise UserError("--prompts writes a folder: name it with --out DIR")
+    out = Path(arguments.out)
+    if out.is_file() or out.suffix.lower() == ".png":
+        raise UserError(f"--out {out} must be a folder where --prompts names a file of prompts")
+    if (out / "metadata.jsonl").exists():
+        raise UserError(f"--out {out} already holds a metadata.jsonl: name another folder")
+    return read_prompts(arguments.prompts), out
+
+
+def _folder(model: TextToImage, prompts: list[Prompt], out: Path, arguments: argparse.Namespace) -> None:
+    n = arguments.num_images
+    # Another seed for each row: pictures of a large set must not all share one latent.
+    seeds = [arguments.seed + row * n if p.seed is None else p.seed for row, p in enumerate(prompts)]
+    pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
+        drawn = _watched(model.draw(pairs, arguments.truncation), len(pairs))
+        for i, (picture, (text, seed)) in enumerate(zip(drawn, pairs, strict=True)):
+            name = _file_name(i // n, i % n, n)
+            picture.save(out / name)
+            row = {"file_name": name, "prompt": text, "seed": seed, **prompts[i // n].fields}
+            metadata.write(json.dumps(row, ensure_ascii=False) + "\n")
+    print(f"{out}: {len(pairs)} pictures of {model.resolution} px and metadata.jsonl")
+
+
+# ---------------------------------------------------------------------- both
+
+
+def _check_number(arguments: argparse.Namespace) -> None:
+    if arguments.num_images < 1:
+        raise UserError(f"--num_images {arguments.num_images} must be 1 or more")
+    if not 0 <= arguments.truncation <= 1:
+        raise UserError(f"--truncation {arguments.truncation} is not between 0 and 1")
+
+
+def _file_name(row: int, k: int, num_images: int) -> str:
+    return f"{row:06d}.png" if num_images == 1 else f"{row:06d}-{k}.png"
+
+
+def _watched(pictures: Iterable[T], total: int) -> Iterator[T]:
+    """The same, with a progress bar once it takes more than two seconds."""
+    from tqdm import tqdm
+
+    yield from tqdm(
+        pictures, total=total, delay=_SHOW_AFTER_S, unit=" pictures", file=sys.stderr, leave=False
+    )
