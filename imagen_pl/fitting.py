@@ -54,7 +54,6 @@ class TrainingCLI(LightningCLI):
     def __init__(self, args: Sequence[str], run: bool = True) -> None:
         self.words = list(args)
         self.stopper = SaveWhenStopped(say=self.say)
-        self.moved: Path | None = None
         super().__init__(
             TextToImageGAN,
             CaptionedImages,
@@ -87,11 +86,9 @@ class TrainingCLI(LightningCLI):
             "--name",
             type=str | None,
             default=None,
-            help="name of the run; without it, of the configuration file",
+            help="the run's name; by default that of the configuration file",
         )
-        parser.add_argument(
-            "--runs_dir", type=str, default="runs", help="folder that holds the runs' folders"
-        )
+        parser.add_argument("--runs_dir", type=str, default="runs", help="where the runs' folders lie")
         parser.add_argument(
             "--existing",
             type=Existing,
@@ -120,9 +117,7 @@ class TrainingCLI(LightningCLI):
         if settings.name is None:
             settings.name = Path(str(files[0])).stem if files else "run"
         if not settings.name or Path(settings.name).name != settings.name:
-            raise UserError(
-                f"--name {settings.name!r} must be a plain folder name; --runs_dir says where it lies"
-            )
+            raise UserError(f"--name {settings.name!r} must be a plain name; --runs_dir says where it lies")
         self.run_folder = RunFolder(Path(settings.runs_dir) / settings.name)
         if "ckpt_path" not in settings:
             return
@@ -134,8 +129,11 @@ class TrainingCLI(LightningCLI):
             settings.ckpt_path = "last"
         if settings.ckpt_path is not None:
             settings.ckpt_path = str(self.run_folder.checkpoint(str(settings.ckpt_path)))
-        elif settings.existing == "error" and is_main_process() and not settings.trainer.fast_dev_run:
+        elif settings.existing == "error" and self._writes():
             self.run_folder.check_free()
+
+    def _writes(self) -> bool:
+        return is_main_process() and not self.settings.trainer.fast_dev_run
 
     def before_instantiate_classes(self) -> None:
         quieten()
@@ -203,10 +201,8 @@ class TrainingCLI(LightningCLI):
         settings = self.settings
         if settings.ckpt_path is not None:
             self._check_checkpoint(settings.ckpt_path)
-        elif settings.existing == "move" and is_main_process() and not settings.trainer.fast_dev_run:
-            if self.run_folder.holds_a_run():
-                self.moved = self.run_folder.move_away()
-                self.say(f"Kept the earlier run as {self.moved}")
+        elif settings.existing == "move" and self._writes() and self.run_folder.holds_a_run():
+            self.say(f"Kept the earlier run as {self.run_folder.move_away()}")
         networks = (("generator", self.model.generator), ("discriminator", self.model.discriminator))
         sizes = [f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in networks]
         self.say(f"Run {self.run_folder.path}: {', '.join(sizes)} parameters, {self._machine()}")

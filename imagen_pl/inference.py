@@ -207,12 +207,8 @@ def _from_release(folder: Path) -> TextToImage:
 
 def _build(description: dict[str, Any], weights: dict[str, Tensor], path: Path) -> TextToImage:
     generator, text_encoder = _instantiate(description, path)
-    check_same_tensors(
-        generator.state_dict(),
-        weights,
-        path,
-        "Does the code, or the configuration, differ from the training's?",
-    )
+    advice = "Its configuration, or this package's code, has changed since."
+    check_same_tensors(generator.state_dict(), weights, path, advice)
     generator.load_state_dict(weights)  # a release in half precision is widened here
     growth = Growth(description["resolution"], description["fade"])
     return TextToImage(generator, text_encoder, growth, description)

@@ -83,7 +83,7 @@ def wrap(label: str, width: int, face: ImageFont.ImageFont | ImageFont.FreeTypeF
     if line:
         lines.append(line)
     if len(lines) > _LABEL_LINES:
-        lines = lines[: _LABEL_LINES - 1] + [" ".join(lines[_LABEL_LINES - 1 :])]
+        lines = [*lines[: _LABEL_LINES - 1], " ".join(lines[_LABEL_LINES - 1 :])]
     return [_shorten(line, width, face) for line in lines]
 
 
