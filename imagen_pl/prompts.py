@@ -82,6 +82,8 @@ def _prompt(row: dict[str, Any] | str, line: int) -> Prompt:
     if not text.strip():
         raise _BadRow("its prompt is empty")
     seed = row.get("seed")
+    if seed == "":
+        seed = None  # an empty cell of a table
     if seed is not None:
         try:
             seed = int(str(seed))

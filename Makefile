@@ -1,0 +1,38 @@
+# make quickstart   train on the shipped emoji; MINUTES=2 for a look
+# make test         style, types and the whole test suite
+# Both make .venv first, and can be run twice. PYTHON=python3.12 picks another interpreter.
+
+MINUTES ?= 8
+CONFIG := configs/quickstart.yaml
+# The configuration is tuned for this many minutes; growth is scaled to the minutes given.
+TUNED_MINUTES := 8
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$p && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: quickstart test clean
+
+quickstart: $(INSTALLED)
+	$(BIN)/imagen-pl fit --config $(CONFIG) --existing move \
+		--trainer.max_time "$$($(BIN)/python -c 'm = round(60 * $(MINUTES)); print(f"00:{m // 3600:02}:{m // 60 % 60:02}:{m % 60:02}")')" \
+		--growth.kimg_scale "$$($(BIN)/python -c 'print($(MINUTES) / $(TUNED_MINUTES))')"
+
+test: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+$(INSTALLED): requirements.txt setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or later is needed; name it with PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
