@@ -100,6 +100,12 @@ def _train(words: list[str]) -> int:
             print(f"Stopped at {cli.model.images_seen:,} images; saved {cli.stopper.saved}")
             print(f"Resume: {cli.run_folder.resume_command()}", flush=True)
         return 128 + stop.signum
+    except SystemExit:  # Lightning's answer to a Ctrl-C that could not wait
+        if not cli.stopper.hurried:
+            raise
+        if is_main_process() and cli.run_folder.newest_checkpoint():
+            print(f"Stopped at once. Resume from the last checkpoint: {cli.run_folder.resume_command()}")
+        return 128 + signal.SIGINT
     except TrainingStopped as stop:
         print(f"stopped: {stop}", file=sys.stderr)
         if cli.stopper.saved:

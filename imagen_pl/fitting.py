@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -34,13 +35,18 @@ class Parser(LightningArgumentParser):
     """Tells a mistake in one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(_one_line(message)) from ex
+        raise UserError(one_line(message)) from ex
 
 
-def _one_line(message: str) -> str:
-    """jsonargparse nests its reasons over many lines; keep them, in order, without the shapes of trees."""
-    lines = [line.strip(" -") for line in message.splitlines()]
-    return " ".join(line for line in lines if line) + " (`imagen-pl fit --help` lists every setting)"
+def one_line(message: str) -> str:
+    """A message of jsonargparse, which nests its reasons over many lines, in one."""
+    lines = (line.strip(" -") for line in message.splitlines())
+    message = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(line for line in lines if line))
+    if message.startswith("the following arguments are required"):
+        return "name a configuration with --config, as configs/quickstart.yaml; " + message
+    if message.startswith("unrecognized arguments"):
+        return message + "; `imagen-pl fit --help` lists every setting"
+    return message
 
 
 class TrainingCLI(LightningCLI):
@@ -54,6 +60,7 @@ class TrainingCLI(LightningCLI):
     def __init__(self, args: Sequence[str], run: bool = True) -> None:
         self.words = list(args)
         self.stopper = SaveWhenStopped(say=self.say)
+        quieten()
         super().__init__(
             TextToImageGAN,
             CaptionedImages,
@@ -136,7 +143,6 @@ class TrainingCLI(LightningCLI):
         return is_main_process() and not self.settings.trainer.fast_dev_run
 
     def before_instantiate_classes(self) -> None:
-        quieten()
         trainer = self.settings.trainer
         trainer.default_root_dir = str(self.run_folder.path)
         if self.config.get("subcommand") == "validate":
@@ -168,7 +174,7 @@ class TrainingCLI(LightningCLI):
             raise
         except ValueError as error:
             # The constructors check what they are given, and say what is wrong with it.
-            raise UserError(_one_line(str(error))) from error
+            raise UserError(one_line(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self._get(self.config_init, "trainer")
@@ -258,6 +264,7 @@ def quieten() -> None:
         ".*IterableDataset.*__len__",
         "The number of training batches",
         "The dirpath has changed",
+        ".*module\\(s\\) in eval mode at the start of training",  # the average and the text encoder
     ):
         warnings.filterwarnings("ignore", message)
     if not sys.warnoptions:

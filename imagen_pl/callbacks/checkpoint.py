@@ -141,11 +141,13 @@ class SaveWhenStopped(Callback):
 
     Attributes:
         saved: the checkpoint written on the way out, if any.
+        hurried: Ctrl-C ended training at once, before it began or for the second time.
     """
 
     def __init__(self, say: Callable[[str], None] = print) -> None:
         self.say = say
         self.saved: Path | None = None
+        self.hurried = False
         self._asked: int | None = None
         self._told = False
         self._training = False
@@ -228,6 +230,7 @@ class SaveWhenStopped(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._training = False
+        self.hurried = isinstance(exception, KeyboardInterrupt)
         if self.saved or trainer.state.fn != "fit" or isinstance(exception, UserError | KeyboardInterrupt):
             return
         if not trainer.optimizers or trainer.sanity_checking or system_of(pl_module).images_seen == 0:

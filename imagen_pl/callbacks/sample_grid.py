@@ -71,9 +71,13 @@ class SampleGrid(Callback):
         sheet = labelled_grid(pictures, self.captions, self.columns)
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        sheet.save(folder / f"{system.images_seen // 1000:06d}kimg.png")
+        sheet.save(folder / f"{self._kimg(system.images_seen)}kimg.png")
         for logger in trainer.loggers:
             self._log(logger, pictures, sheet, system.images_seen)
+
+    def _kimg(self, images_seen: int) -> str:
+        """As 000123, or 000000.5 where grids come oftener than each thousand."""
+        return f"{images_seen // 1000:06d}" if self.every_kimg >= 1 else f"{images_seen / 1000:08.1f}"
 
     def _log(self, logger: Logger, pictures: list[Image.Image], sheet: Image.Image, images_seen: int) -> None:
         if isinstance(logger, WandbLogger):
