@@ -156,7 +156,9 @@ class TrainingCLI(LightningCLI):
         loggers = [] if loggers in (None, True) else loggers if isinstance(loggers, list) else [loggers]
         run = self.run_folder
         for logger in loggers:
-            arguments = logger.setdefault("init_args", Namespace())
+            if logger.get("init_args") is None:
+                logger["init_args"] = Namespace()
+            arguments = logger["init_args"]
             kind = logger["class_path"].rsplit(".", 1)[-1]
             arguments["save_dir"] = str(run.path)
             if kind == "WandbLogger":
@@ -209,6 +211,8 @@ class TrainingCLI(LightningCLI):
             self._check_checkpoint(settings.ckpt_path)
         elif settings.existing == "move" and self._writes() and self.run_folder.holds_a_run():
             self.say(f"Kept the earlier run as {self.run_folder.move_away()}")
+        if self._writes():
+            self.run_folder.path.mkdir(parents=True, exist_ok=True)
         networks = (("generator", self.model.generator), ("discriminator", self.model.discriminator))
         sizes = [f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in networks]
         self.say(f"Run {self.run_folder.path}: {', '.join(sizes)} parameters, {self._machine()}")

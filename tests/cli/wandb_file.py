@@ -1,0 +1,30 @@
+"""Reads what W&B wrote offline: a LevelDB log of protobuf records."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from struct import unpack_from
+from typing import Any
+
+_BLOCK = 32768
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+
+
+def records(path: Path) -> Iterator[Any]:
+    """The records of a .wandb file, in order."""
+    from wandb.proto import wandb_internal_pb2
+
+    data = path.read_bytes()
+    assert data[:4] == b":W&B"
+    at, parts = 7, []
+    while at + 7 <= len(data):
+        if _BLOCK - at % _BLOCK < 7:  # the rest of a block that holds no header
+            at += _BLOCK - at % _BLOCK
+            continue
+        length, kind = unpack_from("<HB", data, at + 4)
+        parts.append(data[at + 7 : at + 7 + length])
+        at += 7 + length
+        if kind in (_FULL, _LAST):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(b"".join(parts))
+            parts = []
+            yield record
