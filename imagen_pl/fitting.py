@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
 
 from imagen_pl.callbacks.checkpoint import KeepCheckpoints, SaveWhenStopped
 from imagen_pl.callbacks.grow_resolution import GrowResolution
@@ -29,6 +30,12 @@ from imagen_pl.system import TextToImageGAN
 
 # Of one start, not of the run: they are not kept with its configuration.
 _NOT_KEPT = ("config", "ckpt_path", "existing", "weights_only", "verbose")
+
+_USAGE = "imagen-pl {} --config FILE [--config FILE ...] [--SECTION.SETTING VALUE ...]"
+_DESCRIPTION = (
+    "{} Every setting below can stand in a configuration file or on the line; the later one counts, and a "
+    "list replaces a list. `--model.generator.help CLASS` and its like explain what a class takes."
+)
 
 
 class Parser(LightningArgumentParser):
@@ -72,7 +79,14 @@ class TrainingCLI(LightningCLI):
             },
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"prog": "imagen-pl"},
+            parser_kwargs={
+                "prog": "imagen-pl",
+                "fit": {"usage": _USAGE.format("fit"), "description": _DESCRIPTION.format("Train a model.")},
+                "validate": {
+                    "usage": _USAGE.format("validate"),
+                    "description": _DESCRIPTION.format("Score a checkpoint of a run (by default its last)."),
+                },
+            },
             args=self.words,
             run=run,
             auto_configure_optimizers=False,
@@ -83,29 +97,53 @@ class TrainingCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
+        own = {"model", "datamodule", "ckpt_path", "weights_only"}
         return {
-            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
-            "validate": {"model", "dataloaders", "datamodule", "weights_only", "verbose"},
+            "fit": own | {"train_dataloaders", "val_dataloaders"},
+            "validate": own | {"dataloaders", "verbose"},
         }
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything",
+            type=bool | int,
+            default=self.seed_everything_default,
+            help="seed of the networks' first weights; true draws one",
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run's settings first, Lightning's long list last."""
         parser.add_argument(
             "--name",
             type=str | None,
             default=None,
-            help="the run's name; by default that of the configuration file",
+            help="the run's name; by default the configuration file's",
         )
         parser.add_argument("--runs_dir", type=str, default="runs", help="where the runs' folders lie")
         parser.add_argument(
             "--existing",
             type=Existing,
             default="error",
-            help="what to do if the run's folder already holds a run: stop with an error, move it out of the "
-            "way (renamed with its time; nothing is deleted), or resume it from its last checkpoint",
+            help="if the run's folder already holds a run: stop with an error; move it out of the way, "
+            "renamed with its time (nothing is deleted); or resume it from its last checkpoint",
+        )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="checkpoint to resume from, or to score: last or best of this run, a .ckpt file, or another "
+            "run's folder",
         )
         parser.add_lightning_class_args(GrowResolution, "growth")
         parser.add_lightning_class_args(SampleGrid, "samples")
         parser.add_lightning_class_args(KeepCheckpoints, "checkpoint")
+        parser.add_lightning_class_args(TextToImageGAN, "model")
+        parser.add_lightning_class_args(CaptionedImages, "data")
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "ckpt_path": self.settings.ckpt_path}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
@@ -213,11 +251,24 @@ class TrainingCLI(LightningCLI):
             self.say(f"Kept the earlier run as {self.run_folder.move_away()}")
         if self._writes():
             self.run_folder.path.mkdir(parents=True, exist_ok=True)
+            self._open_wandb()
         networks = (("generator", self.model.generator), ("discriminator", self.model.discriminator))
         sizes = [f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in networks]
         self.say(f"Run {self.run_folder.path}: {', '.join(sizes)} parameters, {self._machine()}")
 
     before_validate = None
+
+    def _open_wandb(self) -> None:
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                try:
+                    _ = logger.experiment
+                except wandb.errors.Error as error:
+                    raise UserError(
+                        f"W&B: {one_line(str(error))} (WANDB_MODE=offline keeps everything on this machine)"
+                    ) from error
 
     def _machine(self) -> str:
         trainer = self.trainer
