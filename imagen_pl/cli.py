@@ -87,7 +87,7 @@ def _fail(message: str) -> int:
 
 
 def _train(words: list[str]) -> int:
-    from imagen_pl.callbacks.checkpoint import Interrupted
+    from imagen_pl.callbacks.stopping import Interrupted
     from imagen_pl.fitting import TrainingCLI
 
     cli = TrainingCLI.__new__(TrainingCLI)  # its folder is told about even if its work breaks off

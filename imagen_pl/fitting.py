@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import re
-import sys
-import warnings
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
@@ -17,10 +14,13 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
-from imagen_pl.callbacks.checkpoint import KeepCheckpoints, SaveWhenStopped
+from imagen_pl.arguments import DESCRIPTION, USAGE, Parser, one_line, quieten
+from imagen_pl.callbacks.base import callbacks_of, is_dry_run
+from imagen_pl.callbacks.checkpoint import KeepCheckpoints
 from imagen_pl.callbacks.grow_resolution import GrowResolution
 from imagen_pl.callbacks.progress import RunProgress
 from imagen_pl.callbacks.sample_grid import SampleGrid
+from imagen_pl.callbacks.stopping import SaveWhenStopped
 from imagen_pl.callbacks.tracking import MetricsFile, Tracking
 from imagen_pl.checkpoints import AtomicCheckpointIO, check_same_tensors, read_checkpoint
 from imagen_pl.data.datamodule import CaptionedImages
@@ -30,30 +30,6 @@ from imagen_pl.system import TextToImageGAN
 
 # Of one start, not of the run: they are not kept with its configuration.
 _NOT_KEPT = ("config", "ckpt_path", "existing", "weights_only", "verbose")
-
-_USAGE = "imagen-pl {} --config FILE [--config FILE ...] [--SECTION.SETTING VALUE ...]"
-_DESCRIPTION = (
-    "{} Every setting below can stand in a configuration file or on the line; the later one counts, and a "
-    "list replaces a list. `--model.generator.help CLASS` and its like explain what a class takes."
-)
-
-
-class Parser(LightningArgumentParser):
-    """Tells a mistake in one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(one_line(message)) from ex
-
-
-def one_line(message: str) -> str:
-    """A message of jsonargparse, which nests its reasons over many lines, in one."""
-    lines = (line.strip(" -") for line in message.splitlines())
-    message = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(line for line in lines if line))
-    if message.startswith("the following arguments are required"):
-        return "name a configuration with --config, as configs/quickstart.yaml; " + message
-    if message.startswith("unrecognized arguments"):
-        return message + "; `imagen-pl fit --help` lists every setting"
-    return message
 
 
 class TrainingCLI(LightningCLI):
@@ -81,10 +57,10 @@ class TrainingCLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={
                 "prog": "imagen-pl",
-                "fit": {"usage": _USAGE.format("fit"), "description": _DESCRIPTION.format("Train a model.")},
+                "fit": {"usage": USAGE.format("fit"), "description": DESCRIPTION.format("Train a model.")},
                 "validate": {
-                    "usage": _USAGE.format("validate"),
-                    "description": _DESCRIPTION.format("Score a checkpoint of a run (by default its last)."),
+                    "usage": USAGE.format("validate"),
+                    "description": DESCRIPTION.format("Score a checkpoint of a run (by default its last)."),
                 },
             },
             args=self.words,
@@ -177,10 +153,16 @@ class TrainingCLI(LightningCLI):
         elif settings.existing == "error" and self._writes():
             self.run_folder.check_free()
 
+    def _identify(self) -> None:
+        """The run's id: a new one, or on a resume that which its charts have."""
+        resumed = self.settings.get("ckpt_path") is not None
+        self.run_id = str((resumed and self.run_folder.read_record().get("id")) or secrets.token_hex(4))
+
     def _writes(self) -> bool:
         return is_main_process() and not self.settings.trainer.fast_dev_run
 
     def before_instantiate_classes(self) -> None:
+        self._identify()
         trainer = self.settings.trainer
         trainer.default_root_dir = str(self.run_folder.path)
         if self.config.get("subcommand") == "validate":
@@ -202,7 +184,7 @@ class TrainingCLI(LightningCLI):
             if kind == "WandbLogger":
                 arguments["name"] = arguments.get("name") or self.settings.name
                 if not arguments.get("version"):
-                    arguments["id"] = arguments.get("id") or run.run_id()
+                    arguments["id"] = arguments.get("id") or self.run_id
             elif kind in ("TensorBoardLogger", "CSVLogger"):
                 arguments["name"], arguments["version"] = "", kind.removesuffix("Logger").lower()
         return loggers
@@ -223,7 +205,7 @@ class TrainingCLI(LightningCLI):
             isinstance(c, ProgressBar) for c in callbacks
         ):
             callbacks.append(RunProgress())
-        callbacks.append(Tracking(self.configuration(), ["imagen-pl", *self.words]))
+        callbacks.append(Tracking(self.configuration(), self.run_id, ["imagen-pl", *self.words]))
         callbacks.append(self.stopper)
         loggers = given["logger"]
         if loggers is not False:
@@ -283,7 +265,7 @@ class TrainingCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say what came of it, and how to go on."""
         trainer, run = self.trainer, self.run_folder
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or is_dry_run(trainer):
             return
         self.say(f"Trained on {self.model.images_seen:,} images.")
         scores = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
@@ -297,7 +279,7 @@ class TrainingCLI(LightningCLI):
         pictures = sorted(run.samples.glob("*.png"))
         if pictures:
             self.say(f"Pictures: {pictures[-1]}")
-            prompt = next(c for c in trainer.callbacks if isinstance(c, SampleGrid)).captions[0]
+            prompt = next(c for c in callbacks_of(trainer) if isinstance(c, SampleGrid)).captions[0]
             self.say(f'Draw more: imagen-pl sample {run.path} "{prompt}" --num_images 4 --out more.png')
         self.say(f"Go on: {run.resume_command()}")
 
@@ -306,21 +288,3 @@ class TrainingCLI(LightningCLI):
         """To the user, once."""
         if is_main_process():
             print(line, flush=True)
-
-
-def quieten() -> None:
-    """Silence hints of Lightning that do not hold here, and its advertisements."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (
-        "Checkpoint directory .* exists and is not empty",
-        ".*does not have many workers",
-        "You're resuming from a checkpoint that ended before the epoch ended",
-        ".*IterableDataset.*__len__",
-        "The number of training batches",
-        "The dirpath has changed",
-        ".*module\\(s\\) in eval mode at the start of training",  # the average and the text encoder
-    ):
-        warnings.filterwarnings("ignore", message)
-    if not sys.warnoptions:
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch|lightning|transformers")

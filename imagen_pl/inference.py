@@ -43,7 +43,7 @@ class TextToImage:
         self, generator: Generator, text_encoder: TextEncoder, growth: Growth, description: dict[str, Any]
     ) -> None:
         self.generator = generator.eval().requires_grad_(False)
-        self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.generator.to(memory_format=torch.channels_last)
         self.text_encoder, self.growth, self.description = text_encoder, growth, description
 
     @property

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shlex
 import time
 from pathlib import Path
@@ -114,10 +113,6 @@ class RunFolder:
         except (OSError, json.JSONDecodeError):
             return {}
         return record if isinstance(record, dict) else {}
-
-    def run_id(self) -> str:
-        """What names this run to trackers; the same after a resume."""
-        return str(self.read_record().get("id") or secrets.token_hex(4))
 
     def resume_command(self) -> str:
         return f"imagen-pl fit --config {shlex.quote(str(self.config))} --ckpt_path last"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 if TYPE_CHECKING:
     from imagen_pl.system import TextToImageGAN
@@ -16,3 +16,14 @@ def system_of(pl_module: LightningModule) -> TextToImageGAN:
 
     assert isinstance(pl_module, TextToImageGAN)
     return pl_module
+
+
+def is_dry_run(trainer: Trainer) -> bool:
+    """Whether the run is Lightning's fast_dev_run, which leaves nothing on the disk."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """All callbacks of a run."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks

@@ -8,10 +8,10 @@ import time
 from collections import deque
 from typing import IO, Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, Timer
 
-from imagen_pl.callbacks.base import system_of
+from imagen_pl.callbacks.base import callbacks_of, system_of
 from imagen_pl.callbacks.grow_resolution import GrowResolution
 
 _WINDOW_S = 20.0
@@ -106,7 +106,7 @@ class RunProgress(ProgressBar):
         (since, before), (now, seen) = self._marks[0], self._marks[-1]
         rate = (seen - before) / (now - since) if now > since else 0.0
         share, left_s = _way_to_go(trainer)
-        stages = next((len(c.stages) for c in _callbacks(trainer) if isinstance(c, GrowResolution)), 1)
+        stages = next((len(c.stages) for c in callbacks_of(trainer) if isinstance(c, GrowResolution)), 1)
         parts = [f"stage {system.reporter.stage + 1}/{stages}", f"{system.growth.resolution} px"]
         if system.growth.fade < 1:
             parts.append(f"fade {system.growth.fade:.0%}")
@@ -151,17 +151,13 @@ class RunProgress(ProgressBar):
         self._out.flush()
 
 
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
-
-
 def _way_to_go(trainer: Trainer) -> tuple[float | None, float | None]:
     """Share of the run that is done, 0 to 1, and seconds left; None where nobody knows.
 
     Of several limits, the one that ends the run first counts.
     """
     ways: list[tuple[float, float]] = []
-    for callback in _callbacks(trainer):
+    for callback in callbacks_of(trainer):
         if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
             elapsed = callback.time_elapsed()
             ways.append((elapsed / max(elapsed + left, 1e-9), max(left, 0.0)))

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from imagen_pl.callbacks.base import system_of
+from imagen_pl.callbacks.base import is_dry_run, system_of
 from imagen_pl.errors import UserError
 from imagen_pl.pictures import labelled_grid, to_pil
 
@@ -64,7 +64,7 @@ class SampleGrid(Callback):
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         system = system_of(pl_module)
         self._drawn_at = system.images_seen
-        if not self.captions or not trainer.is_global_zero or trainer.fast_dev_run:
+        if not self.captions or not trainer.is_global_zero or is_dry_run(trainer):
             return
         images = system.sample(self.captions, self.seed)
         pictures = to_pil(((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))

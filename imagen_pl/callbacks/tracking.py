@@ -8,7 +8,6 @@ import json
 import platform
 import shlex
 import subprocess
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from imagen_pl.callbacks.base import is_dry_run
 from imagen_pl.checkpoints import written_whole
 from imagen_pl.runs import RunFolder
 
@@ -117,18 +117,18 @@ class Tracking(Callback):
     Args:
         config: everything that was set, as YAML; it goes into config.yaml and into the checkpoints,
             so that a single file is enough to draw pictures.
+        run_id: what names the run to trackers; the same after a resume.
         command: the command line, for the record.
     """
 
-    def __init__(self, config: str, command: list[str] | None = None) -> None:
-        self.config = config
-        self.command = sys.argv if command is None else command
+    def __init__(self, config: str, run_id: str, command: list[str]) -> None:
+        self.config, self.run_id, self.command = config, run_id, command
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or not trainer.is_global_zero:
             return
         origin = {"git": git_state(), "versions": versions()}
-        if not trainer.fast_dev_run:
+        if not is_dry_run(trainer):
             self._write(RunFolder(trainer.default_root_dir), origin)
         for logger in trainer.loggers:
             logger.log_hyperparams({**(yaml.safe_load(self.config) or {}), **origin})
@@ -144,7 +144,7 @@ class Tracking(Callback):
         with written_whole(run.config) as file:
             file.write(self.config.encode())
         record = run.read_record()
-        record["id"] = run.run_id()
+        record["id"] = self.run_id
         start = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": shlex.join(self.command),

@@ -1,0 +1,55 @@
+"""How `fit` and `validate` read their arguments, and what they keep silent about."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from imagen_pl.errors import UserError
+
+USAGE = "imagen-pl {} --config FILE [--config FILE ...] [--SECTION.SETTING VALUE ...]"
+DESCRIPTION = (
+    "{} Every setting below can stand in a configuration file or on the line; the later one counts, and a "
+    "list replaces a list. `--model.generator.help CLASS` and its like explain what a class takes."
+)
+
+
+class Parser(LightningArgumentParser):
+    """Tells a mistake in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(one_line(message)) from ex
+
+
+def one_line(message: str) -> str:
+    """A message of jsonargparse, which nests its reasons over many lines, in one."""
+    lines = (line.strip(" -") for line in message.splitlines())
+    message = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(line for line in lines if line))
+    if message.startswith("the following arguments are required"):
+        return "name a configuration with --config, as configs/quickstart.yaml; " + message
+    if message.startswith("unrecognized arguments"):
+        return message + "; `imagen-pl fit --help` lists every setting"
+    return message
+
+
+def quieten() -> None:
+    """Silence hints of Lightning that do not hold here, and its advertisements."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        "Checkpoint directory .* exists and is not empty",
+        ".*does not have many workers",
+        "You're resuming from a checkpoint that ended before the epoch ended",
+        ".*IterableDataset.*__len__",
+        "The number of training batches",
+        "The dirpath has changed",
+        ".*module\\(s\\) in eval mode at the start of training",  # the average and the text encoder
+    ):
+        warnings.filterwarnings("ignore", message)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch|lightning|transformers")

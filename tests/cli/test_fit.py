@@ -1,0 +1,243 @@
+"""`imagen-pl fit` from the command line: folder, resume, stopping, and what it says of mistakes."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from imagen_pl.cli import main
+from tests.cli.conftest import Tiny
+
+Told = Callable[[], tuple[str, str]]
+
+
+def read(path: Path) -> dict[str, object]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def test_a_run_leaves_its_folder(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *tiny.words]) == 0
+    run = tiny.run
+    assert (run / "checkpoints/last.ckpt").is_file()
+    assert (run / "checkpoints/best.ckpt").is_file()
+    assert sorted(p.name for p in (run / "samples").iterdir())[-1] == "000000.2kimg.png"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["name"] == "tiny"
+    assert "ckpt_path" not in config
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert next(iter(rows[0])) == "images_seen"
+    clocks = [int(row["images_seen"]) for row in rows]
+    assert clocks == sorted(clocks)
+    assert clocks[-1] == 160
+    needed = {"train/d_loss", "train/g_loss", "train/d_margin", "train/g_grad_norm", "train/d_grad_norm"}
+    assert needed | {"growth/stage", "growth/resolution", "growth/fade"} <= rows[0].keys()
+    told = capsys.readouterr().out
+    assert "Trained on 160 images." in told
+    assert f"imagen-pl fit --config {tiny.run}/config.yaml --ckpt_path last" in told
+
+
+def test_checkpoints_hold_the_clock_and_the_configuration(trained: Tiny) -> None:
+    checkpoint = read(trained.run / "checkpoints/last.ckpt")
+    assert checkpoint["images_seen"] == 160
+    assert checkpoint["growth_resolution"] == 8
+    assert yaml.safe_load(str(checkpoint["config"])) == yaml.safe_load(
+        (trained.run / "config.yaml").read_text()
+    )
+    assert "hyper_parameters" not in checkpoint
+
+
+def test_an_existing_run_is_not_written_over(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained.run / "checkpoints/last.ckpt").read_bytes()
+    assert main(["fit", *trained.words]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {trained.run} already holds a run: ")
+    assert told.count("\n") == 1
+    assert (trained.run / "checkpoints/last.ckpt").read_bytes() == before
+
+
+def test_existing_move_keeps_the_earlier_run(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained.run / "checkpoints/last.ckpt").read_bytes()
+    assert main(["fit", *trained.words, "--existing", "move", "--trainer.max_steps", "4"]) == 0
+    (moved,) = (path for path in trained.run.parent.iterdir() if path != trained.run)
+    assert (moved / "checkpoints/last.ckpt").read_bytes() == before
+    assert f"Kept the earlier run as {moved}" in capsys.readouterr().out
+    assert read(trained.run / "checkpoints/last.ckpt")["images_seen"] == 8
+
+
+def test_a_resumed_run_takes_the_new_learning_rate_and_keeps_the_old_configuration(trained: Tiny) -> None:
+    words = ["fit", "--config", str(trained.run / "config.yaml"), "--ckpt_path", "last"]
+    changed = ["--model.generator_optimizer.init_args.lr", "0.0625", "--trainer.max_steps", "60"]
+    assert main([*words, *changed, "--trainer.log_every_n_steps", "1"]) == 0
+    with (trained.run / "metrics.csv").open() as file:
+        rows = {int(row["images_seen"]): row for row in csv.DictReader(file)}
+    assert float(rows[160]["train/g_lr"]) == 0.001
+    assert float(rows[168]["train/g_lr"]) == 0.0625
+    assert float(rows[168]["train/d_lr"]) == 0.001
+    config = yaml.safe_load((trained.run / "config.yaml").read_text())
+    assert config["model"]["generator_optimizer"]["init_args"]["lr"] == 0.0625
+    (kept,) = trained.run.glob("config-*.yaml")
+    assert yaml.safe_load(kept.read_text())["model"]["generator_optimizer"]["init_args"]["lr"] == 0.001
+
+
+def test_existing_resume_starts_or_goes_on(tiny: Tiny) -> None:
+    words = ["fit", *tiny.words, "--existing", "resume"]
+    assert main([*words, "--trainer.max_steps", "8"]) == 0
+    assert read(tiny.run / "checkpoints/last.ckpt")["images_seen"] == 16
+    assert main([*words, "--trainer.max_steps", "12"]) == 0
+    assert read(tiny.run / "checkpoints/last.ckpt")["images_seen"] == 24
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ckpt_path", "none.ckpt"], "checkpoint none.ckpt: there is no such file"),
+        (["--name", "other", "--ckpt_path", "last"], "holds no checkpoint to resume from"),
+        (["--name", "a/b"], "--name 'a/b' must be a plain name"),
+        (["--growth.stages", "[]"], "stages is empty: name at least one stage"),
+        (["--growth.stagez", "3"], "unrecognized arguments: --growth.stagez 3"),
+        (["--growth.kimg_scale", "-1"], "kimg_scale -1.0 must be more than 0"),
+        (["--model.generator.init_args.style_dim", "wide"], "Expected a <class 'int'>. Got value: wide"),
+        (["--model.accumulate", "0"], "model.accumulate 0 must be 1 or more"),
+        (["--samples.columns", "0"], "samples.columns 0 must be 1 or more"),
+        (["--checkpoint.mode", "best"], "checkpoint.mode"),
+        (["--checkpoint.monitor", "val/fud"], "checkpoint.monitor val/fud is not among the scores"),
+        (["--config", "none.yaml"], "none.yaml"),
+        (
+            [
+                "--growth.stages",
+                '[{"resolution": 8, "kimg": 1, "batch_size": 4}, '
+                '{"resolution": 4, "kimg": 1, "batch_size": 4}]',
+            ],
+            "stages[1].resolution 4 does not grow on stages[0]'s 8: list the stages from small to large",
+        ),
+        (
+            ["--growth.stages", '[{"resolution": 12, "kimg": 1, "batch_size": 4}]'],
+            "stages[0].resolution 12 is not a power of two from 4 up",
+        ),
+        (
+            ["--growth.stages", '[{"resolution": 8, "kimg": 1, "batch_size": 1}]'],
+            "stages[0].batch_size 1 is too small",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["fit", *tiny.words, *words]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: ")
+    assert message in told
+
+
+def test_a_configuration_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit"]) == 2
+    assert capsys.readouterr().err.startswith("error: name a configuration with --config")
+
+
+def test_a_failed_start_does_not_block_the_name(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *tiny.words, "--data.source.path", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert main(["fit", *tiny.words, "--trainer.max_steps", "4"]) == 0
+
+
+def test_a_checkpoint_of_another_architecture(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--ckpt_path", "last", "--model.generator.init_args.style_dim", "12"]
+    assert main(["fit", *trained.words, *words]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "last.ckpt holds another architecture: generator." in told
+    assert "there and (" in told
+    assert "more differ" in told
+
+
+def test_a_corrupt_checkpoint(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    path = trained.run / "checkpoints/last.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert main(["fit", *trained.words, "--ckpt_path", str(path)]) == 2
+    assert "last.ckpt cannot be read: it is damaged" in capsys.readouterr().err
+
+
+def test_a_full_disk_stops_with_one_line_and_keeps_the_checkpoint_before_it(
+    trained: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    path = trained.run / "checkpoints/last.ckpt"
+    before = path.read_bytes()
+
+    def full(checkpoint: object, file: object) -> None:
+        file.write(b"the first part")  # type: ignore[attr-defined]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert main(["fit", *trained.words, "--ckpt_path", "last", "--trainer.max_steps", "60"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: cannot write ")
+    assert "no space left on the disk (the one before it is whole)" in told
+    assert path.read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_checkpoint(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny.words, "--model.generator_optimizer.init_args.lr", "1e38"]) == 1
+    told = capsys.readouterr().err
+    assert "stopped: " in told
+    assert "images seen" in told
+    checkpoint = read(tiny.run / "checkpoints/stopped.ckpt")
+    weights = checkpoint["state_dict"]
+    assert isinstance(weights, dict)
+    assert f"The weights before it are in {tiny.run}/checkpoints/stopped.ckpt" in told
+
+
+# ---------------------------------------------------------------------- signals
+
+
+def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "imagen_pl.cli", "fit", *words],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def wait_for(path: Path, text: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(2400):
+        if path.exists() and text in path.read_text():
+            return
+        assert process.poll() is None, path.read_text() if path.exists() else "it ended"
+        time.sleep(0.05)
+    raise AssertionError(f"{text!r} did not come")
+
+
+@pytest.mark.parametrize(
+    ("signum", "workers", "code"), [(signal.SIGINT, 2, 130), (signal.SIGTERM, 0, 143)], ids=["int", "term"]
+)
+def test_a_signal_saves_and_the_printed_command_resumes(
+    tiny: Tiny, tmp_path: Path, signum: int, workers: int, code: int
+) -> None:
+    log = tmp_path / "log"
+    process = start([*tiny.words, "--trainer.max_steps", "100000", "--data.num_workers", str(workers)], log)
+    wait_for(tiny.run / "metrics.csv", "\n", process)
+    wait_for(log, "kimg", process)
+    os.killpg(process.pid, signum)  # as a terminal or a cluster does: to the workers too
+    assert process.wait(timeout=120) == code
+    *_, stopped, resume = log.read_text().splitlines()
+    checkpoint = read(tiny.run / "checkpoints/last.ckpt")
+    seen = int(str(checkpoint["images_seen"]))
+    assert stopped == f"Stopped at {seen:,} images; saved {tiny.run}/checkpoints/last.ckpt"
+    assert resume.startswith("Resume: imagen-pl fit ")
+    steps = int(str(checkpoint["global_step"])) + 8
+    words = resume.removeprefix("Resume: imagen-pl ").split()
+    assert main([*words, "--trainer.max_steps", str(steps), "--data.num_workers", "0"]) == 0
+    assert int(str(read(tiny.run / "checkpoints/last.ckpt")["images_seen"])) == seen + 16

@@ -1,0 +1,52 @@
+import pytest
+
+from imagen_pl import __version__
+from imagen_pl.cli import HELP, main
+
+
+def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--help"], ["-h"]):
+        assert main(words) == 0
+        assert capsys.readouterr().out == HELP
+    for verb in ("fit", "validate", "sample", "data"):
+        assert f"imagen-pl {verb} " in HELP
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"imagen-pl {__version__}\n"
+
+
+def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown verb 'train': use fit, validate, sample, data")
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_fit_explains_its_settings_with_units(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for setting, explained in {
+        "--name NAME": "the run's name",
+        "--existing {error,move,resume}": "nothing is deleted",
+        "--ckpt_path CKPT_PATH": "last or best of this run",
+        "--growth.kimg_scale KIMG_SCALE": "in a quarter of the images",
+        "--samples.every_kimg EVERY_KIMG": "in thousands of images seen",
+        "--checkpoint.monitor MONITOR": "score that decides which is best",
+        "--model.ema_halflife_kimg EMA_HALFLIFE_KIMG": "thousands of images",
+        "--trainer.devices DEVICES": "devices to use",
+    }.items():
+        assert setting in told
+        assert explained in told.split(setting, 1)[1][:700], setting
+
+
+def test_help_explains_a_class(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--model.generator.help", "StyleGenerator"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "feature maps at each resolution, smallest first" in told
+
+
+def test_sample_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "a field `seed` overrules --seed" in told

@@ -1,0 +1,252 @@
+"""`imagen_pl.load`, releases, and `imagen-pl sample`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import imagen_pl
+from imagen_pl.cli import main
+from imagen_pl.errors import UserError
+from imagen_pl.inference import TextToImage, load
+from tests.cli.conftest import Tiny
+
+
+@pytest.fixture
+def model(trained_once: Path) -> TextToImage:
+    return load(trained_once / "runs/tiny")
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def close(a: Image.Image, b: Image.Image) -> bool:
+    """Batches of other sizes may take other kernels, which round the last bit otherwise."""
+    return int(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max()) <= 1
+
+
+def test_importing_the_package_stays_cheap() -> None:
+    program = (
+        "import sys, imagen_pl, imagen_pl.cli; print([m for m in ('torch', 'lightning') if m in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+    assert imagen_pl.load is load
+
+
+def test_pictures_depend_on_prompt_and_seed_alone(model: TextToImage) -> None:
+    pictures = model.sample(["a red heart", "a cat"], seed=7, num_images=3)
+    assert len(pictures) == 6
+    assert all(p.size == (8, 8) and p.mode == "RGB" for p in pictures)
+    assert all(
+        same(a, b) for a, b in zip(model.sample(["a red heart", "a cat"], 7, 3), pictures, strict=True)
+    )
+    assert close(model.sample("a cat", seed=8)[0], pictures[4])
+    assert close(model.sample(["x", "y", "z", "a red heart"], seed=9)[3], pictures[2])
+    assert not same(pictures[0], pictures[1])
+    assert not same(pictures[0], pictures[3])
+    assert model.sample([], seed=7) == []
+
+
+def test_many_pictures_come_in_several_batches(model: TextToImage) -> None:
+    pictures = model.sample("a cat", seed=0, num_images=70)
+    assert close(pictures[69], model.sample("a cat", seed=69)[0])
+
+
+def test_truncation_draws_towards_the_mean(model: TextToImage) -> None:
+    def spread(truncation: float) -> float:
+        pictures = model.sample("a cat", num_images=16, truncation=truncation)
+        return float(np.stack([np.asarray(p, np.float32) for p in pictures]).std(0).mean())
+
+    assert spread(0.0) < 0.51 < spread(1.0)
+    with pytest.raises(UserError, match=r"truncation 1\.5 is not between 0 and 1"):
+        model.sample("a cat", truncation=1.5)
+    with pytest.raises(UserError, match="num_images 0 must be 1 or more"):
+        model.sample("a cat", num_images=0)
+
+
+def test_a_release_draws_the_same_to_the_bit(model: TextToImage, tmp_path: Path) -> None:
+    folder = model.save(tmp_path / "release")
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    loaded = load(folder)
+    for name, tensor in model.generator.state_dict().items():
+        assert torch.equal(loaded.generator.state_dict()[name], tensor), name
+    prompts = ["a red heart", "a cat, fluent style"]
+    before, after = model.sample(prompts, 3, 2), loaded.sample(prompts, 3, 2)
+    assert all(same(a, b) for a, b in zip(before, after, strict=True))
+    description = json.loads((folder / "config.json").read_text())
+    assert description["resolution"] == 8
+    assert description["generator"]["class_path"] == "imagen_pl.generators.style.StyleGenerator"
+    assert description["imagen_pl"] == imagen_pl.__version__
+    again = loaded.save(tmp_path / "again")
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_a_release_in_half_precision(model: TextToImage, tmp_path: Path) -> None:
+    folder = model.save(tmp_path / "release", torch.bfloat16)
+    weights = load_file(folder / "model.safetensors")
+    assert {t.dtype for t in weights.values()} == {torch.bfloat16}
+    a, b = model.sample("a cat")[0], load(folder).sample("a cat")[0]
+    assert np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max() < 16
+
+
+def test_a_run_gives_its_best_checkpoint(trained: Tiny) -> None:
+    def weights(path: Path) -> torch.Tensor:
+        return next(iter(load(path).generator.state_dict().values()))
+
+    last, best = (trained.run / f"checkpoints/{name}.ckpt" for name in ("last", "best"))
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["state_dict"] = {n: t + 1 for n, t in checkpoint["state_dict"].items()}
+    torch.save(checkpoint, best)
+    torch.save(torch.load(last, weights_only=True), last)  # the newest again
+    assert not torch.equal(weights(last), weights(best))
+    assert torch.equal(weights(trained.run), weights(best))
+    # A best of a smaller resolution is not what was asked for.
+    torch.save({**checkpoint, "growth_resolution": 4}, best)
+    torch.save(torch.load(last, weights_only=True), last)
+    assert torch.equal(weights(trained.run), weights(last))
+
+
+def test_what_cannot_be_loaded_is_told_in_one_line(trained: Tiny, tmp_path: Path) -> None:
+    path = trained.run / "checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+
+    def fails(what: Path, match: str) -> None:
+        with pytest.raises(UserError, match=match) as told:
+            load(what)
+        assert "\n" not in str(told.value)
+
+    fails(tmp_path / "nowhere", "there is no such run, checkpoint or release")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    fails(empty, "neither a run with checkpoints/.* nor a release")
+    no_average = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("ema.")}
+    torch.save({**checkpoint, "state_dict": no_average}, path)
+    fails(path, "holds no moving average of a generator")
+    torch.save({k: v for k, v in checkpoint.items() if k != "config"}, path)
+    fails(path, "does not say which networks it holds")
+    torch.save({**checkpoint, "config": checkpoint["config"].replace("style_dim: 8", "style_dim: 9")}, path)
+    fails(path, r"holds another architecture: .* is \(8,.*\) there and \(9,.*\) here")
+    torch.save({**checkpoint, "config": checkpoint["config"].replace("StyleGenerator", "NoGenerator")}, path)
+    fails(path, "its networks cannot be made: .*NoGenerator")
+    path.write_bytes(path.read_bytes()[:500])
+    fails(path, "cannot be read: it is damaged")
+
+
+def test_damaged_releases(model: TextToImage, tmp_path: Path) -> None:
+    folder = model.save(tmp_path / "release")
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:100])
+    with pytest.raises(UserError, match=r"release .* cannot be read"):
+        load(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        load(folder)
+    (folder / "model.safetensors").write_bytes(data)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"release .* cannot be read"):
+        load(folder)
+
+
+# ---------------------------------------------------------------------- imagen-pl sample
+
+
+def test_sample_draws_a_row_a_prompt(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["a red heart", "a cat", "--num_images", "3", "--seed", "7", "--out", "out/x.png"]
+    assert main(["sample", str(trained.run), *words, "--singles", "single"]) == 0
+    assert "out/x.png: 6 pictures of 8 px" in capsys.readouterr().out
+    sheet = Image.open("out/x.png")
+    assert sheet.width > 3 * 128
+    assert sheet.height > 2 * 128
+    names = sorted(p.name for p in Path("single").iterdir())
+    assert names == [f"00000{row}-{k}.png" for row in range(2) for k in range(3)]
+    expected = load(trained.run).sample(["a red heart", "a cat"], seed=7, num_images=3)
+    assert all(same(Image.open(f"single/{n}"), e) for n, e in zip(names, expected, strict=True))
+
+
+def test_sample_writes_sample_png_by_default(trained: Tiny) -> None:
+    assert main(["sample", str(trained.run), "a cat"]) == 0
+    labelled = Image.open("sample.png").height
+    assert main(["sample", str(trained.run), "a cat", "--plain"]) == 0
+    assert Image.open("sample.png").height < labelled
+
+
+def test_a_file_of_prompts_becomes_a_data_set(trained: Tiny) -> None:
+    rows = [
+        {"prompt": "a red heart", "id": 5, "tags": ["x", "y"]},
+        {"prompt": "a cat", "seed": 99, "id": 6, "file_name": "old.png"},
+    ]
+    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--prompts", "p.jsonl", "--out", "pictures", "--num_images", "2", "--seed", "40"]
+    assert main(["sample", str(trained.run), *words]) == 0
+    found = [json.loads(line) for line in Path("pictures/metadata.jsonl").read_text().splitlines()]
+    cat = {"prompt": "a cat", "id": 6, "source_file_name": "old.png"}
+    assert found == [
+        {"file_name": "000000-0.png", "prompt": "a red heart", "seed": 40, "id": 5, "tags": ["x", "y"]},
+        {"file_name": "000000-1.png", "prompt": "a red heart", "seed": 41, "id": 5, "tags": ["x", "y"]},
+        {"file_name": "000001-0.png", "seed": 99, **cat},
+        {"file_name": "000001-1.png", "seed": 100, **cat},
+    ]
+    model = load(trained.run)
+    for row in found:
+        picture = Image.open(Path("pictures") / row["file_name"])
+        assert close(picture, model.sample(row["prompt"], seed=row["seed"])[0])
+
+
+def test_the_folder_opens_as_a_hugging_face_imagefolder(
+    trained: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    Path("p.csv").write_text("prompt,id\na red heart,5\na cat,6\n")
+    assert main(["sample", str(trained.run), "--prompts", "p.csv", "--out", "pictures"]) == 0
+    opened = datasets.load_dataset(
+        "imagefolder", data_dir="pictures", split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert opened["prompt"] == ["a red heart", "a cat"]
+    assert [str(i) for i in opened["id"]] == ["5", "6"]
+    assert opened[0]["image"].size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name at least one prompt"),
+        (["a cat", "--prompts", "p.txt"], "not both"),
+        (["--prompts", "p.txt"], "name it with --out DIR"),
+        (["--prompts", "p.txt", "--out", "x.png"], "must be a folder"),
+        (["--prompts", "p.txt", "--out", "d", "--singles", "s"], "--singles goes with prompts on the line"),
+        (["--prompts", "none.txt", "--out", "d"], "there is no such file"),
+        (["--prompts", "p.txt", "--out", "full"], "already holds a metadata.jsonl"),
+        (["a cat", "--out", "x.jpg"], "must be a .png file"),
+        (["a cat", "--num_images", "0"], "--num_images 0 must be 1 or more"),
+        (["a cat", "--truncation", "2"], "--truncation 2.0 is not between 0 and 1"),
+    ],
+)
+def test_sample_tells_mistakes_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.txt").write_text("a cat\n")
+    Path("full").mkdir()
+    Path("full/metadata.jsonl").write_text("{}\n")
+    assert main(["sample", "nowhere", *words]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_sample_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "nowhere", "a cat"]) == 2
+    assert capsys.readouterr().err == "error: model nowhere: there is no such run, checkpoint or release\n"

@@ -1,0 +1,153 @@
+"""What a run writes for W&B, TensorBoard and the record, read back."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from imagen_pl.callbacks.tracking import git_state
+from imagen_pl.cli import main
+from tests.cli.conftest import Tiny
+from tests.cli.wandb_file import records
+
+NEEDED = {
+    "train/d_loss",
+    "train/g_loss",
+    "train/d_margin",
+    "train/d_grad_norm",
+    "train/g_grad_norm",
+    "train/images_per_second",
+    "growth/stage",
+    "growth/resolution",
+    "growth/fade",
+}
+
+
+def fit(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: W&B keeps one session a process."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return subprocess.run(
+        [sys.executable, "-m", "imagen_pl.cli", "fit", *words],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def add_logger(name: str, **arguments: object) -> list[str]:
+    logger = {"class_path": f"lightning.pytorch.loggers.{name}", "init_args": arguments}
+    Path("tracking.yaml").write_text(yaml.safe_dump({"trainer": {"logger": [logger]}}))
+    return ["--config", "tracking.yaml"]
+
+
+def test_wandb_offline_gets_numbers_over_images_seen_and_captioned_pictures(tiny: Tiny) -> None:
+    done = fit([*tiny.words, *add_logger("WandbLogger", project="test", offline=True)])
+    assert done.returncode == 0, done.stderr
+    (file,) = tiny.run.glob("wandb/offline-run-*/*.wandb")
+    seen = list(records(file))
+
+    axes = [r.metric for r in seen if r.WhichOneof("record_type") == "metric" and r.metric.glob_name == "*"]
+    assert axes[-1].step_metric == "images_seen"  # the later definition counts
+
+    rows = []
+    for record in seen:
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
+    assert all("images_seen" in row for row in rows)
+    clocks = [row["images_seen"] for row in rows if "train/d_loss" in row]
+    assert clocks == [*range(4, 68, 4), *range(72, 168, 8)]
+    assert set().union(*rows) >= NEEDED | {"val/mean"}
+
+    grids = [row for row in rows if "samples.captions" in row]
+    assert [grid["images_seen"] for grid in grids] == [104, 160]
+    assert grids[0]["samples.captions"] == ["a red heart", "a cat, fluent style", "a red heart"]
+    folder = file.parent / "files"
+    assert all((folder / name).is_file() for grid in grids for name in grid["samples.filenames"])
+
+    settings: dict[str, object] = {}
+    for record in seen:
+        if record.WhichOneof("record_type") == "config":
+            settings |= {u.key: json.loads(u.value_json) for u in record.config.update}
+    assert settings["growth"]["stages"][1]["resolution"] == 8  # type: ignore[index]
+    assert "torch" in settings["versions"]  # type: ignore[operator]
+    run = next(r.run for r in seen if r.WhichOneof("record_type") == "run")
+    assert (run.display_name, run.project) == ("tiny", "test")
+    assert run.run_id == json.loads((tiny.run / "run.json").read_text())["id"]
+    # The run's own folder keeps the configuration, not W&B's.
+    assert yaml.safe_load((tiny.run / "config.yaml").read_text())["name"] == "tiny"
+
+
+def test_wandb_without_a_key_is_told_in_one_line(tiny: Tiny, tmp_path: Path) -> None:
+    words = [*tiny.words, *add_logger("WandbLogger", project="test")]
+    done = fit(words, HOME=str(tmp_path / "home"), NETRC=str(tmp_path / "netrc"))
+    assert done.returncode == 2
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("error: W&B: No API key configured.")
+    assert "WANDB_MODE=offline" in told
+
+
+def test_wandb_disabled_needs_nothing(tiny: Tiny) -> None:
+    words = ["--trainer.max_steps", "8", *add_logger("WandbLogger", project="test")]
+    done = fit([*tiny.words, *words], WANDB_MODE="disabled")
+    assert done.returncode == 0, done.stderr
+    assert not list(tiny.run.glob("wandb/*run*"))
+
+
+def test_tensorboard_gets_numbers_and_grids_over_images_seen(tiny: Tiny) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main(["fit", *tiny.words, *add_logger("TensorBoardLogger", save_dir="elsewhere")]) == 0
+    assert not Path("elsewhere").exists()
+    events = EventAccumulator(str(tiny.run / "tensorboard"), {"images": 0, "scalars": 0})
+    events.Reload()
+    assert set(events.Tags()["scalars"]) >= NEEDED | {"val/mean"}
+    assert [e.step for e in events.Scalars("train/d_loss")] == [*range(4, 68, 4), *range(72, 168, 8)]
+    assert [e.step for e in events.Images("samples")] == [104, 160]
+
+
+def test_lightnings_csv_stays_in_the_run(tiny: Tiny) -> None:
+    words = ["--trainer.max_steps", "8", *add_logger("CSVLogger", save_dir="elsewhere")]
+    assert main(["fit", *tiny.words, *words]) == 0
+    assert (tiny.run / "csv/metrics.csv").is_file()
+    assert (tiny.run / "metrics.csv").is_file()
+
+
+def test_without_loggers_there_are_no_numbers(tiny: Tiny) -> None:
+    assert main(["fit", *tiny.words, "--trainer.max_steps", "8", "--trainer.logger", "false"]) == 0
+    assert not (tiny.run / "metrics.csv").exists()
+
+
+def test_the_record_names_commit_versions_and_every_start(trained: Tiny) -> None:
+    words = ["--ckpt_path", "last", "--trainer.max_steps", "60"]
+    before = json.loads((trained.run / "run.json").read_text())
+    assert main(["fit", *trained.words, *words]) == 0
+    record = json.loads((trained.run / "run.json").read_text())
+    assert record["id"] == before["id"]
+    assert record["starts"][0] == before["starts"][0]
+    assert record["starts"][1]["command"] == (
+        "imagen-pl fit --config tiny.yaml --ckpt_path last --trainer.max_steps 60"
+    )
+    assert {"python", "torch", "imagen_pl"} <= record["starts"][1]["versions"].keys()
+
+
+def test_git_state_is_that_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert git_state() is None
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "a")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "a@b.c")
+    (tmp_path / "a").write_text("1")
+    for words in (["init", "-q", "-b", "trunk"], ["add", "a"], ["commit", "-q", "-m", "m"]):
+        subprocess.run(["git", *words], check=True)
+    state = git_state()
+    assert state is not None
+    assert (len(state["commit"]), state["branch"], state["changed"]) == (40, "trunk", False)
+    (tmp_path / "a").write_text("2")
+    assert git_state() == {**state, "changed": True}
