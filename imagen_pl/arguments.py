@@ -48,6 +48,7 @@ def quieten() -> None:
         ".*IterableDataset.*__len__",
         "The number of training batches",
         "The dirpath has changed",
+        ".*sync_dist=True",  # every process holds the same score already
         ".*module\\(s\\) in eval mode at the start of training",  # the average and the text encoder
     ):
         warnings.filterwarnings("ignore", message)
