@@ -1,0 +1,291 @@
+"""The emoji that ship with the package: the same subjects drawn by three hands.
+
+The images and names come from npm packages (sources and licences: shipped/NOTICE.md). `build_emoji`
+makes one Parquet file of them, on white, with splits by subject that anyone can compute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from PIL import Image
+from tqdm import tqdm
+
+from imagen_pl.errors import UserError
+
+Style = Literal["fluent", "noto", "twemoji"]
+Split = Literal["train", "validation", "test", "composition"]
+
+STYLES: tuple[Style, ...] = ("fluent", "noto", "twemoji")
+SHIPPED = Path(__file__).parent / "shipped" / "emoji64.parquet"
+MAX_SIZE = 256
+
+_NAMES = "emojibase-data@17.0.0"
+_FLUENT = "@lobehub/fluent-emoji-3d@1.1.0"
+_PIXELS = {"noto": "emoji-datasource-google@16.0.0", "twemoji": "emoji-datasource-twitter@16.0.0"}
+_PIXELS_SIZE = 64
+_DRAWINGS = {"noto": "@svgmoji/noto@3.2.0", "twemoji": "@discordapp/twemoji@16.0.1"}
+
+_TONES = {
+    "1f3fb": "light",
+    "1f3fc": "medium-light",
+    "1f3fd": "medium",
+    "1f3fe": "medium-dark",
+    "1f3ff": "dark",
+}
+_WEBP_QUALITY = 90
+
+
+def subject_of(hexcode: str) -> str:
+    """What is drawn, whatever the skin tone: the lower-case hexcode without fe0f and 1f3fb to 1f3ff."""
+    return "-".join(p for p in hexcode.lower().split("-") if p != "fe0f" and p not in _TONES)
+
+
+def split_of(subject: str, style: Style) -> Split:
+    """A pure function of the subject; of some train subjects, one hand is kept back as `composition`.
+
+    A model that is scored on `composition` has seen the subject by the two other hands, and the
+    hand on other subjects, but never both together.
+    """
+    n = int(hashlib.sha256(subject.encode()).hexdigest(), 16)
+    if n % 10 == 0:
+        return "test"
+    if n % 10 == 1:
+        return "validation"
+    if n // 10 % 10 == 0 and style == STYLES[n // 100 % 3]:
+        return "composition"
+    return "train"
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """What emojibase knows of one emoji; `name` is lower-case and tells the skin tones."""
+
+    hexcode: str
+    name: str
+    tags: list[str]
+
+    @property
+    def skin_tone(self) -> str:
+        """As "light", or "light, dark" for two people, or "" for the plain yellow one."""
+        return ", ".join(_TONES[p] for p in self.hexcode.split("-") if p in _TONES)
+
+
+def build_emoji(
+    out: str | Path, size: int = 64, packages: str | Path | None = None, progress: bool = True
+) -> Counter[tuple[str, str]]:
+    """Write the emoji as one Parquet file that `datasets.load_dataset` opens too.
+
+    Up to 64 px the images are the packages' own 64 px pictures; above, their SVG files are drawn with
+    resvg-py. Fluent is scaled down from 256 px throughout.
+
+    Args:
+        out: the Parquet file to write.
+        size: side of the images, 8 to 256 px.
+        packages: folder that holds the packages' .tgz files; None fetches them with npm.
+        progress: show a progress bar.
+
+    Returns:
+        How many images there are by (split, style).
+
+    Raises:
+        UserError: npm, a package or resvg-py is missing, or the size is out of range.
+    """
+    if not 8 <= size <= MAX_SIZE:
+        raise UserError(f"--size {size} is not between 8 and {MAX_SIZE}: the fluent drawings have 256 px")
+    others = _PIXELS if size <= _PIXELS_SIZE else _DRAWINGS
+    draw = _svg_renderer(size) if size > _PIXELS_SIZE else None
+    with tempfile.TemporaryDirectory() as temporary:
+        files = _find_packages([_NAMES, _FLUENT, *others.values()], packages, Path(temporary))
+        emoji = _read_names(files[_NAMES])
+        pictures: dict[str, dict[str, bytes]] = {
+            "fluent": _members(files[_FLUENT], "package/assets/"),
+            "noto": _members(files[others["noto"]], "package/img/google/64/")
+            if draw is None
+            else _sprites(files[others["noto"]]),
+            "twemoji": _members(
+                files[others["twemoji"]], "package/img/twitter/64/" if draw is None else "package/dist/svg/"
+            ),
+        }
+    rows: list[dict[str, Any]] = []
+    for one in tqdm(emoji, desc=f"emoji at {size} px", unit="emoji", disable=not progress):
+        for style in STYLES:
+            data = pictures[style].get(_key(one.hexcode))
+            if data is not None:
+                rows.append(_row(one, style, draw(data) if draw and style != "fluent" else data, size))
+    _write(rows, Path(out))
+    return Counter((row["split"], row["style"]) for row in rows)
+
+
+def _row(emoji: Emoji, style: Style, data: bytes, size: int) -> dict[str, Any]:
+    subject = subject_of(emoji.hexcode)
+    encoded = io.BytesIO()
+    _on_white(data, size).save(encoded, "WEBP", quality=_WEBP_QUALITY, method=6)
+    return {
+        "image": {"bytes": encoded.getvalue(), "path": f"{style}/{emoji.hexcode}.webp"},
+        "caption": f"{emoji.name}, {style} style",
+        "name": emoji.name,
+        "tags": emoji.tags,
+        "style": style,
+        "subject": subject,
+        "hexcode": emoji.hexcode,
+        "skin_tone": emoji.skin_tone,
+        "split": split_of(subject, style),
+    }
+
+
+def _on_white(data: bytes, size: int) -> Image.Image:
+    # On white first, then smaller: the colour of transparent pixels must not bleed into the edge.
+    picture = Image.open(io.BytesIO(data)).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture)
+    small = white.convert("RGB")
+    return small if small.size == (size, size) else small.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _write(rows: list[dict[str, Any]], out: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    text = pyarrow.string()
+    schema = pyarrow.schema(
+        {
+            "image": pyarrow.struct({"bytes": pyarrow.binary(), "path": text}),
+            "caption": text,
+            "name": text,
+            "tags": pyarrow.list_(text),
+            "style": text,
+            "subject": text,
+            "hexcode": text,
+            "skin_tone": text,
+            "split": text,
+        }
+    )
+    word = {"dtype": "string", "_type": "Value"}
+    features: dict[str, Any] = {name: word for name in schema.names}
+    features |= {"image": {"_type": "Image"}, "tags": {"feature": word, "_type": "List"}}
+    # Tells the datasets library that the column holds pictures.
+    schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(out.name + ".unfinished")
+    parquet.write_table(
+        pyarrow.Table.from_pylist(rows, schema), unfinished, compression="zstd", row_group_size=1024
+    )
+    unfinished.replace(out)
+
+
+# ------------------------------------------------------------------ packages
+
+
+def _find_packages(wanted: list[str], folder: str | Path | None, temporary: Path) -> dict[str, Path]:
+    """The .tgz file of each package, from a folder or from npm."""
+    if folder is not None:
+        found = {name: Path(folder) / _archive(name) for name in wanted}
+        missing = [name for name, path in found.items() if not path.is_file()]
+        if missing:
+            raise UserError(
+                f"{_archive(missing[0])} is not in {folder}: fetch it there with `npm pack {missing[0]}`"
+            )
+        return found
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(
+            "npm is not installed, and the emoji come from npm packages: install Node.js, or give a folder "
+            f"of their .tgz files with --packages ({', '.join(wanted)})"
+        )
+    for name in tqdm(wanted, desc="packages", unit="package"):
+        done = subprocess.run(
+            [npm, "pack", "--silent", name], cwd=temporary, capture_output=True, text=True, check=False
+        )
+        if not (temporary / _archive(name)).is_file():
+            why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(
+                f"npm could not fetch {name} ({why}): check the network, or give a folder of .tgz files "
+                "with --packages"
+            )
+    return {name: temporary / _archive(name) for name in wanted}
+
+
+def _archive(package: str) -> str:
+    """The file that `npm pack` writes: @svgmoji/noto@3.2.0 -> svgmoji-noto-3.2.0.tgz."""
+    name, version = package.rsplit("@", 1)
+    return f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
+
+
+def _key(hexcode: str) -> str:
+    """One spelling for all packages: lower case, no fe0f, no leading zeros."""
+    parts = re.split("[-_]", hexcode.lower())
+    return "-".join(p.lstrip("0") for p in parts if p != "fe0f")
+
+
+def _files(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if file is not None:
+                    yield member.name, file.read
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{archive} is not a whole npm package ({error}): fetch it again") from error
+
+
+def _members(archive: Path, folder: str) -> dict[str, bytes]:
+    found = {
+        _key(Path(name).stem): read()
+        for name, read in _files(archive)
+        if name.startswith(folder) and name.endswith((".png", ".webp", ".svg"))
+    }
+    if not found:
+        raise UserError(f"{archive} holds no pictures under {folder}: fetch it again")
+    return found
+
+
+def _read_names(archive: Path) -> list[Emoji]:
+    """All emoji in emojibase's order, each plain one followed by its skin tones."""
+    data = next((read() for name, read in _files(archive) if name == "package/en/data.json"), None)
+    if data is None:
+        raise UserError(f"{archive} holds no package/en/data.json: fetch it again")
+    emoji: list[Emoji] = []
+    for plain in json.loads(data):
+        for entry in (plain, *plain.get("skins", [])):
+            emoji.append(Emoji(entry["hexcode"].lower(), entry["label"].lower(), plain.get("tags", [])))
+    return emoji
+
+
+def _sprites(archive: Path) -> dict[str, bytes]:
+    """One SVG file for each drawing of a sheet in which they lie on top of one another."""
+    sheet = next((read() for name, read in _files(archive) if name == "package/sprites/all.svg"), None)
+    if sheet is None:
+        raise UserError(f"{archive} holds no package/sprites/all.svg: fetch it again")
+    ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    drawings = {}
+    for child in ElementTree.fromstring(sheet):
+        if child.get("id"):
+            drawings[_key(child.attrib.pop("id"))] = ElementTree.tostring(child)
+    return drawings
+
+
+def _svg_renderer(size: int) -> Callable[[bytes], bytes]:
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise UserError(
+            f"emoji above {_PIXELS_SIZE} px are drawn from SVG with resvg-py: pip install resvg-py"
+        ) from error
+    return lambda svg: bytes(
+        resvg_py.svg_to_bytes(svg_string=svg.decode(), width=size, height=size, skip_system_fonts=True)
+    )
