@@ -175,7 +175,7 @@ def _write(rows: list[dict[str, Any]], out: Path) -> None:
         }
     )
     word = {"dtype": "string", "_type": "Value"}
-    features: dict[str, Any] = {name: word for name in schema.names}
+    features: dict[str, Any] = dict.fromkeys(schema.names, word)
     features |= {"image": {"_type": "Image"}, "tags": {"feature": word, "_type": "List"}}
     # Tells the datasets library that the column holds pictures.
     schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})

@@ -1,0 +1,266 @@
+"""Captioned images for training and validation."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Callable
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import DataLoader
+
+from imagen_pl.data.dataset import Recipe, RowImages, StreamImages, TextLookup
+from imagen_pl.data.rows import Checked, check_rows, held_out, read_stream
+from imagen_pl.data.sampling import Shuffle, TrainingBatches, ValidationBatches
+from imagen_pl.data.sources.base import Source, StreamSource
+from imagen_pl.data.transforms import UNREADABLE, parse_background
+from imagen_pl.errors import UserError
+from imagen_pl.schedules import Stage
+from imagen_pl.types import CaptionedBatch
+
+log = logging.getLogger(__name__)
+
+
+class CaptionedImages(LightningDataModule):
+    """Captioned images from a source, at the resolution that is being learnt.
+
+    Args:
+        source: where images and captions come from, as imagen_pl.data.sources.folder.FolderSource.
+        resolution: side of the images, px, where no growth is set up; the growth stages replace it.
+        batch_size: images a step over all processes, where no growth is set up.
+        num_workers: processes that load images; None takes none if all training images fit the
+            cache, else one less than the CPU cores that each training process has, at most 8.
+        fit: "crop" keeps the middle square of an image; "pad" keeps it whole and fills up the sides.
+        background: colour behind transparent pixels and at padded sides: a name, or #rrggbb.
+        horizontal_flip: mirror half of the images. Captions that say left or right become wrong.
+        caption_dropout: share of captions replaced by "", 0 to 1, for guidance without a caption.
+        epoch_kimg: an epoch ends at each multiple of this many thousand images; validation follows.
+        val_split: the split that is scored, as validation or test.
+        val_fraction: share of the training rows held out for validation if the source has no
+            validation split, 0 to 0.5; chosen by the rows' names, so it stays the same; at least 1.
+            0 trains on all and skips validation. A stream holds out whole shards.
+        val_samples: score at most this many rows, chosen once at random; None takes all, of a
+            stream 1,000.
+        val_batch_size: images a step of validation on each process.
+        min_size: shorter side, px, below which images are skipped; None takes half of the largest
+            resolution trained.
+        cache_mb: keep decoded images in memory, as long as a resolution's fit in this many MB. Each
+            worker keeps its own.
+        seed: of the order of images, flips, dropped captions and the choice among several captions.
+    """
+
+    def __init__(
+        self,
+        source: Source | StreamSource,
+        resolution: int = 64,
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        fit: Literal["crop", "pad"] = "crop",
+        background: str = "white",
+        horizontal_flip: bool = False,
+        caption_dropout: float = 0.0,
+        epoch_kimg: float = 10.0,
+        val_split: str = "validation",
+        val_fraction: float = 0.05,
+        val_samples: int | None = None,
+        val_batch_size: int = 64,
+        min_size: int | None = None,
+        cache_mb: float = 1024.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, good in (
+            ("batch_size", batch_size, batch_size > 1),
+            ("caption_dropout", caption_dropout, 0 <= caption_dropout <= 1),
+            ("epoch_kimg", epoch_kimg, epoch_kimg * 1000 >= 1),
+            ("val_fraction", val_fraction, 0 <= val_fraction <= 0.5),
+            ("val_samples", val_samples, val_samples is None or val_samples > 0),
+            ("val_batch_size", val_batch_size, val_batch_size > 0),
+            ("num_workers", num_workers, num_workers is None or num_workers >= 0),
+            ("cache_mb", cache_mb, cache_mb >= 0),
+        ):
+            if not good:
+                raise UserError(f"data.{name} {value} is out of range: see imagen-pl fit --help")
+        if resolution < 4 or resolution & (resolution - 1):
+            raise UserError(f"data.resolution {resolution} is not a power of two from 4 up")
+        self.source = source
+        self.num_workers = num_workers
+        self.epoch_images = round(epoch_kimg * 1000)
+        self.val_split = val_split
+        self.val_fraction = val_fraction
+        self.val_samples = val_samples
+        self.val_batch_size = val_batch_size
+        self.min_size = min_size
+        self.cache_bytes = int(cache_mb * 2**20)
+        self.stages = [Stage(resolution=resolution, kimg=math.inf, batch_size=batch_size)]
+        self.text_lookup: TextLookup | None = None
+        self.clock: Callable[[], int] = self._images_seen
+        self._training = Recipe(fit, parse_background(background), horizontal_flip, caption_dropout, seed)
+        self._scoring = Recipe(fit, parse_background(background), seed=seed)
+
+    # ------------------------------------------------------------------ what there is
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the source's index, so that what is wrong with it stops the run at once."""
+        _ = self._loaded
+
+    def captions(self) -> list[str] | None:
+        """Every caption that training or validation can ask for; None for a stream."""
+        if self.is_stream:
+            return None
+        found = {
+            caption
+            for rows in (self._rows.train, self._rows.validation)
+            for r in rows
+            for caption in r.captions
+        }
+        if self._training.caption_dropout:
+            found.add("")
+        return sorted(found)
+
+    @property
+    def is_stream(self) -> bool:
+        return isinstance(self.source, StreamSource)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the validation images: what keeps statistics of real images apart.
+
+        Of the rows' names and captions, the bytes of 16 images among them, and how images are fitted.
+        """
+        rows, recipe = self._rows.validation, self._scoring
+        digest = hashlib.sha256(repr((len(rows), recipe.fit, recipe.background, self.val_samples)).encode())
+        for row in rows:
+            digest.update(f"{row.name}\0{row.captions}\0".encode())
+        for i in np.linspace(0, len(rows) - 1, num=min(16, len(rows)), dtype=int):
+            try:
+                image = self._rows.source.image(rows[i])
+                digest.update(image if isinstance(image, bytes) else image.read_bytes())
+            except UNREADABLE:
+                digest.update(b"unreadable")
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def _loaded(self) -> Checked:
+        if isinstance(self.source, StreamSource):
+            return read_stream(self.source, self.val_split, self.val_fraction, self.val_samples or 1000)
+        return held_out(self.source, self.val_split, self.val_fraction)
+
+    @cached_property
+    def _rows(self) -> Checked:
+        """The rows that can be used, once the stages are known."""
+        smallest = max(1, self._final_resolution() // 2) if self.min_size is None else self.min_size
+        checked = check_rows(self._loaded, smallest)
+        if checked.problems.total():
+            rank_zero_only(log.warning)(
+                "%s: skipped %d of %d images: %s",
+                self.source.path, checked.problems.total(), checked.total, checked.problems.summary(),
+            )  # fmt: skip
+        return checked
+
+    # ------------------------------------------------------------------ loaders
+
+    def train_dataloader(self) -> DataLoader[CaptionedBatch]:
+        if self.trainer is not None and getattr(self.trainer, "overfit_batches", False):
+            raise UserError(
+                "--trainer.overfit_batches does not work here: train on a source with fewer images"
+            )
+        rank, world_size = self._process()
+        if isinstance(self.source, StreamSource):
+            return self._stream_loader(self.source, rank, world_size)
+        rows = self._rows.train
+        workers = self._workers(len(rows) * 3 * self._final_resolution() ** 2 <= self.cache_bytes)
+        dataset = RowImages(self.source, rows, self._training, self.cache_bytes, self.text_lookup)
+        shuffle = Shuffle(len(rows), self._training.seed)
+        return self._loader(dataset, self._batches(shuffle, rank, world_size), workers)
+
+    def val_dataloader(self) -> DataLoader[CaptionedBatch] | list[DataLoader[CaptionedBatch]]:
+        rows = self._rows.validation
+        if not rows:
+            return []
+        numbers = np.arange(len(rows), dtype=np.int64)
+        if self.val_samples is not None and self.val_samples < len(rows):
+            chosen = np.random.default_rng([self._scoring.seed, len(rows)]).permutation(len(rows))
+            numbers = np.sort(chosen[: self.val_samples])
+        dataset = RowImages(self._rows.source, rows, self._scoring, self.cache_bytes, self.text_lookup)
+        rank, world_size = self._process()
+        sampler = ValidationBatches(numbers, self.val_batch_size, self._resolution_now, rank, world_size)
+        workers = self._workers(len(rows) * 3 * self._final_resolution() ** 2 <= self.cache_bytes)
+        return self._loader(dataset, sampler, workers)
+
+    def _stream_loader(self, source: StreamSource, rank: int, world_size: int) -> DataLoader[CaptionedBatch]:
+        shards = self._loaded.shards
+        if len(shards) < world_size:
+            raise UserError(
+                f"{source.path}: {len(shards)} training shards cannot be shared out among {world_size} "
+                "processes: write more, smaller shards"
+            )
+        workers = min(self._workers(in_memory=False), len(shards) // world_size)
+        smallest = max(1, self._final_resolution() // 2) if self.min_size is None else self.min_size
+        dataset = StreamImages(
+            source,
+            shards,
+            self._training,
+            buffer=1000,
+            rank=rank,
+            world_size=world_size,
+            text_lookup=self.text_lookup,
+            smallest=smallest,
+        )
+        return self._loader(dataset, self._batches(None, rank, world_size), workers)
+
+    def _batches(self, shuffle: Shuffle | None, rank: int, world_size: int) -> TrainingBatches:
+        return TrainingBatches(
+            shuffle, lambda: self.stages, lambda: self.clock(), self.epoch_images, rank, world_size
+        )
+
+    def _loader(
+        self,
+        dataset: RowImages | StreamImages,
+        sampler: TrainingBatches | ValidationBatches,
+        workers: int,
+    ) -> DataLoader[CaptionedBatch]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=None,  # the sampler's plans are whole batches
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=on_gpu,
+        )
+
+    def _workers(self, in_memory: bool) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        if in_memory:
+            return 0
+        local = self.trainer.num_devices if self.trainer is not None else 1
+        return max(0, min(8, _cpu_cores() // local - 1))
+
+    # ------------------------------------------------------------------ where the run stands
+
+    def _images_seen(self) -> int:
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        return int(getattr(module, "images_seen", 0))
+
+    def _final_resolution(self) -> int:
+        return self.stages[-1].resolution
+
+    def _resolution_now(self) -> int:
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        growth = getattr(module, "growth", None)
+        return self._final_resolution() if growth is None else int(growth.resolution)
+
+    def _process(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def _cpu_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,283 @@
+"""From a batch's plan to the batch: decoding, captions, flips, and a cache of small images.
+
+Axes: b batch, h w pixels, n rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from imagen_pl.data.problems import Problems
+from imagen_pl.data.sampling import DROP_CAPTION, FLIP, WHICH_CAPTION, BatchPlan, Integers, uniform
+from imagen_pl.data.sources.base import Row, Source, StreamSource
+from imagen_pl.data.transforms import UNREADABLE, Fit, decode, quiet_pillow, read_size
+from imagen_pl.errors import UserError
+from imagen_pl.types import CaptionedBatch, TextFeatures
+
+TextLookup = Callable[[list[str]], TextFeatures]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to every sample; the arguments are those of CaptionedImages."""
+
+    fit: Fit = "crop"
+    background: tuple[int, int, int] = (255, 255, 255)
+    horizontal_flip: bool = False
+    caption_dropout: float = 0.0
+    seed: int = 0
+
+    def decode(self, image: bytes | object, resolution: int) -> UInt8[Tensor, "3 h w"]:
+        return decode(image, resolution, self.fit, self.background)  # type: ignore[arg-type]
+
+    def finish(
+        self,
+        images: UInt8[Tensor, "b 3 h w"],
+        choices: list[tuple[str, ...]],
+        numbers: Integers,
+        text_lookup: TextLookup | None,
+    ) -> CaptionedBatch:
+        """Draw what is random in each sample: which caption, whether it is dropped, whether it is flipped."""
+        captions = [words[0] for words in choices]
+        if any(len(words) > 1 for words in choices):
+            draws = uniform(self.seed, WHICH_CAPTION, numbers)
+            captions = [words[int(u * len(words))] for words, u in zip(choices, draws, strict=True)]
+        if self.caption_dropout:
+            dropped = uniform(self.seed, DROP_CAPTION, numbers) < self.caption_dropout
+            captions = ["" if drop else c for c, drop in zip(captions, dropped, strict=True)]
+        if self.horizontal_flip:
+            flipped = torch.from_numpy(uniform(self.seed, FLIP, numbers) < 0.5)
+            images[flipped] = images[flipped].flip(-1)
+        text = None if text_lookup is None else text_lookup(captions)
+        return CaptionedBatch(images, captions, torch.from_numpy(numbers), text)
+
+
+class RowImages(Dataset[CaptionedBatch]):
+    """Batches from rows that can be reached in any order: `dataset[plan]`.
+
+    An image that cannot be decoded is replaced by the next row that can, so that every process and
+    every resumed run sees the same; it is named once and counted in `broken`.
+
+    Args:
+        source: where the images are.
+        rows: the rows of this split.
+        recipe: what is done to every sample.
+        cache_bytes: most memory for decoded images; a resolution is kept if all rows fit.
+        text_lookup: features of captions, from a cache.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        rows: list[Row],
+        recipe: Recipe,
+        cache_bytes: int = 0,
+        text_lookup: TextLookup | None = None,
+    ) -> None:
+        self.source = source
+        self.rows = rows
+        self.recipe = recipe
+        self.cache_bytes = cache_bytes
+        self.text_lookup = text_lookup
+        # Shared with the workers, so that each broken image is told of once.
+        self.broken = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
+        self._cache: OrderedDict[int, _Cache] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, plan: BatchPlan) -> CaptionedBatch:
+        assert plan.rows is not None
+        rows = torch.from_numpy(plan.rows)
+        cache = self._cache_for(plan.resolution)
+        if cache is None:
+            images = torch.empty(len(rows), 3, plan.resolution, plan.resolution, dtype=torch.uint8)
+            with quiet_pillow():
+                for i, row in enumerate(rows.tolist()):
+                    images[i] = self._image(row, plan.resolution)
+        else:
+            self._fill(cache, rows[~cache.filled[rows]], plan.resolution)
+            images = cache.images[rows]
+        if self.broken.any():
+            choices = [self.rows[self._stand_in(row)].captions for row in rows.tolist()]
+        else:
+            choices = [self.rows[row].captions for row in rows.tolist()]
+        return self.recipe.finish(images, choices, plan.numbers, self.text_lookup)
+
+    def __getstate__(self) -> dict[str, object]:
+        # What the main process has decoded is not sent to the workers.
+        return {**self.__dict__, "_cache": OrderedDict()}
+
+    def _fill(self, cache: _Cache, rows: Tensor, resolution: int) -> None:
+        if len(rows):
+            with quiet_pillow():
+                for row in rows.tolist():
+                    if not cache.filled[row]:
+                        cache.images[row] = self._image(row, resolution)
+                        cache.filled[row] = True
+
+    def _image(self, row: int, resolution: int) -> UInt8[Tensor, "3 h w"]:
+        for _ in range(len(self.rows)):
+            row = self._stand_in(row)
+            try:
+                return self.recipe.decode(self.source.image(self.rows[row]), resolution)
+            except UNREADABLE as error:
+                self.broken[row] = True
+                log.warning(
+                    "%s cannot be decoded and is skipped (%s)", self.rows[row].name, _first_line(error)
+                )
+        raise AssertionError("unreachable: _stand_in raises when every row is broken")
+
+    def _stand_in(self, row: int) -> int:
+        """The row itself, or the next that is not broken."""
+        if not self.broken[row]:
+            return row
+        for step in range(1, len(self.rows)):
+            if not self.broken[(row + step) % len(self.rows)]:
+                return (row + step) % len(self.rows)
+        raise UserError(f"{self.source.path}: none of its {len(self.rows)} images can be decoded")
+
+    def _cache_for(self, resolution: int) -> _Cache | None:
+        size = len(self.rows) * 3 * resolution * resolution
+        if size > self.cache_bytes:
+            return None
+        if resolution not in self._cache:
+            if self._cache:
+                self._cache.clear()  # a stage that is over does not come back
+            self._cache[resolution] = _Cache(
+                torch.empty(len(self.rows), 3, resolution, resolution, dtype=torch.uint8),
+                torch.zeros(len(self.rows), dtype=torch.bool),
+            )
+        return self._cache[resolution]
+
+
+@dataclass
+class _Cache:
+    images: UInt8[Tensor, "n 3 h w"]
+    filled: Tensor
+
+
+class StreamImages(Dataset[CaptionedBatch]):
+    """Batches from a stream of shards: each worker of each process reads its own share of them.
+
+    Where a worker's stream begins, its order is drawn anew from the seed and the number of the first
+    sample that it is asked for. So the same start gives the same images; a resumed run goes on
+    at the right clock and resolution, with another shuffle than the run that was not interrupted.
+
+    Args:
+        source: where the shards are.
+        shards: those of this split.
+        recipe: what is done to every sample.
+        buffer: images that are held back and shuffled.
+        rank: this process.
+        world_size: how many processes there are.
+        text_lookup: features of captions, from a cache.
+        smallest: shorter images are skipped, px.
+    """
+
+    def __init__(
+        self,
+        source: StreamSource,
+        shards: list[str],
+        recipe: Recipe,
+        buffer: int,
+        rank: int = 0,
+        world_size: int = 1,
+        text_lookup: TextLookup | None = None,
+        smallest: int = 1,
+    ) -> None:
+        self.source = source
+        self.shards = shards
+        self.recipe = recipe
+        self.buffer = buffer
+        self.rank = rank
+        self.world_size = world_size
+        self.text_lookup = text_lookup
+        self.smallest = smallest
+        self.problems = Problems()
+        self._stream: Iterator[tuple[Row, bytes]] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_stream": None}
+
+    def __getitem__(self, plan: BatchPlan) -> CaptionedBatch:
+        if self._stream is None:
+            self._stream = self._shuffled(int(plan.numbers[0]))
+        images: list[Tensor] = []
+        choices: list[tuple[str, ...]] = []
+        with quiet_pillow():
+            while len(images) < len(plan.numbers):
+                row, data = next(self._stream)
+                try:
+                    images.append(self.recipe.decode(data, plan.resolution))
+                except UNREADABLE as error:
+                    self._skip("unreadable", row.name, _first_line(error))
+                else:
+                    choices.append(row.captions)
+        return self.recipe.finish(torch.stack(images), choices, plan.numbers, self.text_lookup)
+
+    def _shuffled(self, first: int) -> Iterator[tuple[Row, bytes]]:
+        """Endless: shards in a random order, through a buffer from which a random row is taken."""
+        worker = get_worker_info()
+        workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
+        place, places = self.rank * workers + own, self.world_size * workers
+        random = np.random.default_rng([self.recipe.seed, first, place])
+        held: list[tuple[Row, bytes]] = []
+        for row in self._endless(first, place, places):
+            held.append(row)
+            if len(held) > self.buffer:
+                i = int(random.integers(len(held)))
+                held[i], held[-1] = held[-1], held[i]
+                yield held.pop()
+
+    def _endless(self, first: int, place: int, places: int) -> Iterator[tuple[Row, bytes]]:
+        # One order for all, from which each takes its part: nobody reads another's shards.
+        shards = np.random.default_rng([self.recipe.seed, first]).permutation(len(self.shards))[place::places]
+        random = np.random.default_rng([self.recipe.seed, first, place, 1])
+        while True:
+            good = 0
+            for shard in random.permutation(shards):
+                for row, data in self.source.read(self.shards[shard], self.problems):
+                    if self._usable(row, data):
+                        good += 1
+                        yield row, data
+            if not good:
+                names = ", ".join(self.shards[shard] for shard in shards[:3])
+                raise UserError(
+                    f"{self.source.path}: no usable image in {names}: "
+                    f"{self.problems.summary() or 'they are empty'}"
+                )
+
+    def _usable(self, row: Row, data: bytes) -> bool:
+        if not row.captions:
+            self._skip("with an empty caption", row.name, "empty caption")
+            return False
+        try:
+            small = min(read_size(data)) < self.smallest
+        except UNREADABLE as error:
+            self._skip("unreadable", row.name, _first_line(error))
+            return False
+        if small:
+            self._skip(f"smaller than {self.smallest} px", row.name, f"smaller than {self.smallest} px")
+        return not small
+
+    def _skip(self, reason: str, name: str, why: str) -> None:
+        # A stream never ends, so each reason is told of when it first comes up, not at the end.
+        if reason not in self.problems.counts:
+            log.warning("%s: skipping %s (%s), and others like it", self.source.path, name, why)
+        self.problems.add(reason, name)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

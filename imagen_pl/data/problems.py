@@ -1,0 +1,35 @@
+"""What could not be used: counted, and told in one line."""
+
+from __future__ import annotations
+
+_SHOWN = 3
+
+
+class Problems:
+    """Images that were left out, by reason."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one image. `reason` completes the words "3 ": "unreadable", "with an empty caption"."""
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        names = self._names.setdefault(reason, [])
+        if len(names) < _SHOWN:
+            names.append(name)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(self._counts)
+
+    def total(self) -> int:
+        return sum(self._counts.values())
+
+    def summary(self) -> str:
+        """As "3 unreadable (a.jpg, b.jpg, c.jpg), 9 with an empty caption (d.jpg, e.jpg, f.jpg, ...)"."""
+        parts = []
+        for reason, count in self._counts.items():
+            names = ", ".join(self._names[reason]) + (", ..." if count > _SHOWN else "")
+            parts.append(f"{count} {reason} ({names})")
+        return ", ".join(parts)

@@ -1,0 +1,186 @@
+"""Which samples make up each batch: pure functions of the seed and the clock.
+
+Sample n is row permutation(seed, n // rows)[n % rows]. Batches are planned here, in the main
+process, and the plan carries the resolution, so workers that read ahead never serve an old stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DistributedSampler
+
+from imagen_pl.errors import UserError
+from imagen_pl.schedules import Stage, batches
+
+Integers = NDArray[np.int64]
+
+FLIP, DROP_CAPTION, WHICH_CAPTION = 1, 2, 3
+
+
+class BatchPlan(NamedTuple):
+    """One process's part of a batch.
+
+    numbers: the samples' places in the endless stream, or in validation in the split.
+    rows: the rows that they are; None for a source that is a stream.
+    resolution: side of the images, px.
+    """
+
+    numbers: Integers
+    rows: Integers | None
+    resolution: int
+
+
+def uniform(seed: int, purpose: int, numbers: Integers) -> NDArray[np.float64]:
+    """A number from [0, 1) for each sample: a hash, so that it depends on nothing else.
+
+    SplitMix64's mixing function (Steele et al., OOPSLA 2014) over seed, purpose and number.
+    """
+    key = _mix(_mix(np.array([seed % 2**64], np.uint64)) + np.uint64(purpose))
+    bits = _mix(numbers.astype(np.uint64) ^ key) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Shuffle:
+    """The endless stream of rows: each pass over the data is a new permutation.
+
+    Args:
+        rows: how many rows there are.
+        seed: of the permutations.
+    """
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self.rows = rows
+        self.seed = seed
+        self._passes: dict[int, Integers] = {}
+
+    def __call__(self, numbers: Integers) -> Integers:
+        which, place = np.divmod(numbers, self.rows)
+        rows = np.empty_like(numbers)
+        for one in np.unique(which):
+            rows[which == one] = self._pass(int(one))[place[which == one]]
+        return rows
+
+    def _pass(self, number: int) -> Integers:
+        if number not in self._passes:
+            if len(self._passes) > 1:
+                self._passes.clear()
+            self._passes[number] = np.random.default_rng([self.seed, number]).permutation(self.rows)
+        return self._passes[number]
+
+
+class _Planned(DistributedSampler):
+    """Yields whole batches, for DataLoader(sampler=..., batch_size=None).
+
+    A DistributedSampler only by name: it shares the batches out itself, and Lightning leaves a
+    sampler of this class as it is.
+    """
+
+    def __init__(self) -> None:
+        pass
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: the clock decides."""
+
+
+class TrainingBatches(_Planned):
+    """This process's part of every batch from the clock to the end of the epoch.
+
+    It has no length: an epoch ends at a multiple of `epoch_kimg`, wherever it began.
+
+    Args:
+        order: from sample numbers to rows; None for a stream.
+        stages: read at the start of each epoch.
+        clock: images seen; read at the start of each epoch.
+        epoch_images: an epoch ends at each multiple of this many images.
+        rank: this process.
+        world_size: how many processes there are.
+    """
+
+    def __init__(
+        self,
+        order: Shuffle | None,
+        stages: Callable[[], Sequence[Stage]],
+        clock: Callable[[], int],
+        epoch_images: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.order = order
+        self.stages = stages
+        self.clock = clock
+        self.epoch_images = epoch_images
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        stages = self.stages()
+        for i, stage in enumerate(stages):
+            if stage.batch_size % self.world_size:
+                raise UserError(
+                    f"stages[{i}].batch_size {stage.batch_size} is not divisible by the "
+                    f"{self.world_size} processes: change it to a multiple of {self.world_size}"
+                )
+        start = self.clock()
+        until = (start // self.epoch_images + 1) * self.epoch_images
+        for seen, here in batches(stages, start, until):
+            share = here.stage.batch_size // self.world_size
+            numbers = seen + self.rank * share + np.arange(share, dtype=np.int64)
+            rows = None if self.order is None else self.order(numbers)
+            yield BatchPlan(numbers, rows, here.stage.resolution)
+
+    def __len__(self) -> int:
+        raise TypeError("an epoch's number of batches depends on the clock")
+
+
+class ValidationBatches(_Planned):
+    """Every chosen row once, shared out as rank::world_size, in as many batches on every process.
+
+    Args:
+        rows: the rows to score.
+        batch_size: largest batch of one process.
+        resolution: read at the start of each validation.
+        rank: this process.
+        world_size: how many processes there are.
+    """
+
+    def __init__(
+        self,
+        rows: Integers,
+        batch_size: int,
+        resolution: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.rows = rows
+        self.batch_size = batch_size
+        self.resolution = resolution
+        self.rank = rank
+        self.world_size = world_size
+
+    def _parts(self) -> list[Integers]:
+        largest_share = math.ceil(len(self.rows) / self.world_size)
+        count = math.ceil(largest_share / self.batch_size)
+        own = self.rows[self.rank :: self.world_size]
+        return [part for part in np.array_split(own, max(count, 1)) if len(part)]
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        resolution = self.resolution()
+        for part in self._parts():
+            yield BatchPlan(part, part, resolution)
+
+    def __len__(self) -> int:
+        return len(self._parts())

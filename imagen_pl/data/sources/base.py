@@ -1,0 +1,124 @@
+"""What a data source is: captioned images, by split, reached by row or read as a stream."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagen_pl.data.problems import Problems
+from imagen_pl.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+CAPTION_COLUMNS = ("caption", "captions", "text", "prompt", "description", "sentences")
+# How data sets spell their splits.
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image and what is said of it.
+
+    Args:
+        name: names the image to a person, and decides whether it is held out: a path below the
+            source's own, or the number of a row.
+        captions: one or more; of several, training draws one each time.
+        place: where the source finds the image.
+    """
+
+    name: str
+    captions: tuple[str, ...]
+    place: Any
+
+
+class Source(ABC):
+    """Captioned images that can be reached in any order.
+
+    A new kind of source is one file with one subclass, whose constructor takes `path` first and only
+    notes its arguments: what is wrong with them is told by `load`. It must pickle, for the loader's
+    workers.
+    """
+
+    path: str
+
+    @abstractmethod
+    def load(self, problems: Problems) -> dict[str, list[Row]]:
+        """Rows by split: "train", and "validation" and others where the source has them.
+
+        Single rows that cannot be used are left out and counted in `problems`; rows with empty
+        captions may stay in: the caller counts them.
+
+        Raises:
+            UserError: the source is not there or has nothing to give.
+        """
+
+    @abstractmethod
+    def image(self, row: Row) -> bytes | Path:
+        """The encoded image: its bytes, or the file that holds them. May raise OSError."""
+
+
+class StreamSource(ABC):
+    """Captioned images that come in a stream of shards, too large to be reached by row.
+
+    As with `Source`, the constructor only notes its arguments, and the object must pickle.
+    """
+
+    path: str
+
+    @abstractmethod
+    def shards(self) -> dict[str, list[str]]:
+        """Shards by split, in a fixed order. Raises UserError if there are none."""
+
+    @abstractmethod
+    def read(self, shard: str, problems: Problems) -> Iterator[tuple[Row, bytes]]:
+        """The rows of one shard in their order, each with its encoded image."""
+
+
+def as_captions(value: object) -> tuple[str, ...]:
+    """The captions in a cell: one string or several, with white space at the ends taken off."""
+    if value is None:
+        return ()
+    words = (
+        [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [str(value)]
+    )
+    return tuple(text for word in words if (text := " ".join(str(word or "").split())))
+
+
+def caption_column(columns: Sequence[str], wanted: str | None, where: str) -> str:
+    """The column that holds captions: the one asked for, or the first with a usual name."""
+    if wanted is not None:
+        if wanted in columns:
+            return wanted
+        raise UserError(f"{where} has no column {wanted}: it has {', '.join(columns)}")
+    for column in CAPTION_COLUMNS:
+        if column in columns:
+            return column
+    raise UserError(
+        f"{where} has none of the columns {', '.join(CAPTION_COLUMNS)}; it has {', '.join(columns)}: "
+        "say which holds the captions with caption_column"
+    )
+
+
+def existing(path: str) -> Path:
+    """The path, or a UserError that says it is not there."""
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise UserError(f"{path} does not exist: check data.source.path")
+    return found
+
+
+def stable_hash(text: str) -> int:
+    """A number from 0 to 2^64 - 1 that is the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -1,0 +1,170 @@
+"""From an encoded image to sRGB pixels at the resolution that is being learnt.
+
+Axes: h w pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageCms, ImageColor
+from torch import Tensor
+
+from imagen_pl.errors import UserError
+
+Fit = Literal["crop", "pad"]
+
+# Whatever Pillow raises for a broken file; a zip of a billion zeros among them.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def parse_background(background: str) -> tuple[int, int, int]:
+    """A colour's name or #rrggbb as RGB, 0 to 255. Raises UserError for what is no colour."""
+    try:
+        return ImageColor.getrgb(background)[:3]
+    except ValueError:
+        raise UserError(f"background {background!r} is no colour: use a name as white, or #rrggbb") from None
+
+
+def read_size(image: bytes | Path) -> tuple[int, int]:
+    """Width and height in px, from the header alone. Raises one of UNREADABLE."""
+    with _open(image) as opened:
+        return opened.size
+
+
+def decode(
+    image: bytes | Path,
+    resolution: int,
+    fit: Fit = "crop",
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> UInt8[Tensor, "3 h w"]:
+    """Decode straight to `resolution` x `resolution` px, antialiased.
+
+    "crop" keeps the middle square; "pad" keeps the whole image and fills up with `background`, which
+    also lies behind transparent pixels. EXIF rotation is applied; 16-bit greys keep their range;
+    colours with an RGB profile are brought to sRGB. Raises one of UNREADABLE.
+    """
+    with _open(image) as opened:
+        # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target keeps the antialiasing exact.
+        opened.draft(None, (2 * resolution, 2 * resolution))
+        profile = opened.info.get("icc_profile")
+        turn = _exif_turn(opened)
+        picture = _to_rgb(opened, background)
+    picture = _fit(picture, resolution, fit, background)
+    if turn is not None:
+        picture = picture.transpose(turn)  # of a centred square: the same before and after, and cheap now
+    if profile:
+        picture = _to_srgb(picture, profile)
+    pixels = torch.from_numpy(np.array(picture, dtype=np.uint8))
+    return pixels.permute(2, 0, 1).contiguous()
+
+
+def _open(image: bytes | Path) -> Image.Image:
+    return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Without Pillow's warnings: large images are what people have, and EXIF is often a little wrong.
+
+    Bombs still raise. Filters belong to the whole process: enter it in one thread only.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+def _exif_turn(picture: Image.Image) -> Image.Transpose | None:
+    """How a camera that was held on its side wants its image turned."""
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF raises anything, and the pixels are good
+        return None
+    return _TURNS.get(orientation)
+
+
+def _to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith(("I", "F")):
+        return _wide_grey_to_rgb(picture)
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        # Before resizing: the hidden colour of transparent pixels must not bleed into the edges.
+        layer = picture.convert("RGBA")
+        below = Image.new("RGBA", layer.size, background)
+        below.alpha_composite(layer)
+        return below.convert("RGB")
+    return picture.convert("RGB")
+
+
+def _wide_grey_to_rgb(picture: Image.Image) -> Image.Image:
+    """16-bit integers by 1/257; floats by the range that they are in. Pillow itself would clip at 255."""
+    values = np.asarray(picture, dtype=np.float32)
+    if picture.mode == "F":
+        top = float(values.max(initial=0.0))
+        scale = 255.0 if top <= 1 else 1.0 if top <= 255 else 1 / 257
+    else:
+        scale = 1 / 257
+    return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _fit(picture: Image.Image, resolution: int, fit: Fit, background: tuple[int, int, int]) -> Image.Image:
+    width, height = picture.size
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return _resize(picture, (resolution, resolution), (left, top, left + side, top + side))
+    scale = resolution / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = _resize(picture, size, (0, 0, width, height))
+    padded = Image.new("RGB", (resolution, resolution), background)
+    padded.paste(small, ((resolution - size[0]) // 2, (resolution - size[1]) // 2))
+    return padded
+
+
+def _resize(
+    picture: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> Image.Image:
+    if picture.size == size and box == (0, 0, *size):
+        return picture
+    return picture.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+
+
+def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    transform = _srgb_transform(profile)
+    if transform is None:
+        return picture
+    return ImageCms.applyTransform(picture, transform) or picture
+
+
+@functools.lru_cache(maxsize=16)
+def _srgb_transform(profile: bytes) -> Any:
+    """From an RGB profile to sRGB; None if it is sRGB already, not RGB, or broken."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != "RGB":
+            return None
+        if "sRGB" in (source.profile.profile_description or ""):
+            return None
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGB", "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return None
