@@ -205,7 +205,7 @@ class StreamImages(Dataset[CaptionedBatch]):
         self.world_size = world_size
         self.text_lookup = text_lookup
         self.smallest = smallest
-        self.problems = Problems()
+        self.problems = Problems(on_first=self._tell)
         self._stream: Iterator[tuple[Row, bytes]] | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -221,8 +221,8 @@ class StreamImages(Dataset[CaptionedBatch]):
                 row, data = next(self._stream)
                 try:
                     images.append(self.recipe.decode(data, plan.resolution))
-                except UNREADABLE as error:
-                    self._skip("unreadable", row.name, _first_line(error))
+                except UNREADABLE:
+                    self.problems.add("unreadable", row.name)
                 else:
                     choices.append(row.captions)
         return self.recipe.finish(torch.stack(images), choices, plan.numbers, self.text_lookup)
@@ -261,22 +261,19 @@ class StreamImages(Dataset[CaptionedBatch]):
 
     def _usable(self, row: Row, data: bytes) -> bool:
         if not row.captions:
-            self._skip("with an empty caption", row.name, "empty caption")
+            self.problems.add("with an empty caption", row.name)
             return False
         try:
             small = min(read_size(data)) < self.smallest
-        except UNREADABLE as error:
-            self._skip("unreadable", row.name, _first_line(error))
+        except UNREADABLE:
+            self.problems.add("unreadable", row.name)
             return False
         if small:
-            self._skip(f"smaller than {self.smallest} px", row.name, f"smaller than {self.smallest} px")
+            self.problems.add(f"smaller than {self.smallest} px", row.name)
         return not small
 
-    def _skip(self, reason: str, name: str, why: str) -> None:
-        # A stream never ends, so each reason is told of when it first comes up, not at the end.
-        if reason not in self.problems.counts:
-            log.warning("%s: skipping %s (%s), and others like it", self.source.path, name, why)
-        self.problems.add(reason, name)
+    def _tell(self, reason: str, name: str) -> None:
+        log.warning("%s: skipping images %s, as %s", self.source.path, reason, name)
 
 
 def _first_line(error: BaseException) -> str:

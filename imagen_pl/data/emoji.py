@@ -90,7 +90,7 @@ def build_emoji(
     """Write the emoji as one Parquet file that `datasets.load_dataset` opens too.
 
     Up to 64 px the images are the packages' own 64 px pictures; above, their SVG files are drawn with
-    resvg-py. Fluent is scaled down from 256 px throughout.
+    resvg-py (of Noto some 200 are missing there). Fluent is scaled down from 256 px throughout.
 
     Args:
         out: the Parquet file to write.
@@ -121,7 +121,7 @@ def build_emoji(
             ),
         }
     rows: list[dict[str, Any]] = []
-    for one in tqdm(emoji, desc=f"emoji at {size} px", unit="emoji", disable=not progress):
+    for one in tqdm(emoji, desc=f"emoji at {size} px", unit="emoji", disable=None if progress else True):
         for style in STYLES:
             data = pictures[style].get(_key(one.hexcode))
             if data is not None:
@@ -206,7 +206,7 @@ def _find_packages(wanted: list[str], folder: str | Path | None, temporary: Path
             "npm is not installed, and the emoji come from npm packages: install Node.js, or give a folder "
             f"of their .tgz files with --packages ({', '.join(wanted)})"
         )
-    for name in tqdm(wanted, desc="packages", unit="package"):
+    for name in tqdm(wanted, desc="packages", unit="package", disable=None):
         done = subprocess.run(
             [npm, "pack", "--silent", name], cwd=temporary, capture_output=True, text=True, check=False
         )

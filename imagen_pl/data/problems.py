@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 _SHOWN = 3
 
 
 class Problems:
-    """Images that were left out, by reason."""
+    """Images that were left out, by reason.
 
-    def __init__(self) -> None:
+    Args:
+        on_first: called with the reason and the name when a reason first comes up: for a stream, which
+            never ends and so has no summary.
+    """
+
+    def __init__(self, on_first: Callable[[str, str], None] | None = None) -> None:
+        self.on_first = on_first
         self._names: dict[str, list[str]] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, reason: str, name: str) -> None:
         """Count one image. `reason` completes the words "3 ": "unreadable", "with an empty caption"."""
+        if self.on_first is not None and reason not in self._counts:
+            self.on_first(reason, name)
         self._counts[reason] = self._counts.get(reason, 0) + 1
         names = self._names.setdefault(reason, [])
         if len(names) < _SHOWN:

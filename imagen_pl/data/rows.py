@@ -106,7 +106,9 @@ def _usable(source: Source, rows: list[Row], smallest: int, problems: Problems) 
     with quiet_pillow(), ThreadPoolExecutor(8) as pool:  # files on a network answer slowly, and at once
         answers: Iterable[list[str | None]] = pool.map(in_turn, parts)
         if len(rows) > _WORTH_A_BAR:
-            answers = tqdm(answers, total=len(parts), desc="checking images", unit_scale=_PART, delay=2)
+            answers = tqdm(
+                answers, total=len(parts), desc="checking images", unit_scale=_PART, delay=2, disable=None
+            )
         for row, found in zip(rows, chain.from_iterable(answers), strict=True):
             if found is None:
                 good.append(row)

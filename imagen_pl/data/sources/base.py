@@ -115,7 +115,7 @@ def existing(path: str) -> Path:
     """The path, or a UserError that says it is not there."""
     found = Path(path).expanduser()
     if not found.exists():
-        raise UserError(f"{path} does not exist: check data.source.path")
+        raise UserError(f"{path} does not exist: check the path")
     return found
 
 

@@ -62,7 +62,7 @@ class FolderSource(Source):
                 captions[image] = _lines(text)
         if not images:
             raise UserError(
-                f"{self.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}): check data.source.path"
+                f"{self.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}): check the path"
             )
         if not captions.keys() & images:
             raise UserError(f"{self.path}: none of its {len(images)} images has a caption: {_HOW}")

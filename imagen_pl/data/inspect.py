@@ -1,0 +1,227 @@
+"""What a data set holds and what is wrong with it, before anything is trained on it."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from imagen_pl.data.problems import Problems
+from imagen_pl.data.sources.base import Row, Source, StreamSource, existing
+from imagen_pl.data.sources.coco import CocoSource
+from imagen_pl.data.sources.emoji import EmojiSource
+from imagen_pl.data.sources.folder import FolderSource
+from imagen_pl.data.sources.huggingface import HuggingFaceSource
+from imagen_pl.data.sources.parquet import ParquetSource
+from imagen_pl.data.sources.webdataset import WebDatasetSource
+from imagen_pl.data.transforms import UNREADABLE, decode, quiet_pillow, read_size
+
+_SHEET_IMAGES = 30
+_SHEET_COLUMNS = 6
+_SHEET_SIZE = 128
+_LONG_CAPTION = 50
+_TINY = 4
+
+
+@dataclass
+class Report:
+    """What was found.
+
+    source: the source that opens it, for `data.source` in YAML.
+    splits: images by split.
+    widths, heights: of every readable image, px.
+    caption_words: words of every caption.
+    captions_per_image: of every image that has one.
+    distinct_captions: different captions.
+    problems: images that training would skip.
+    decoded: how many images were decoded whole; of the others the header alone was read.
+    truncated: a stream was read only so far.
+    sheet: the contact sheet.
+    """
+
+    source: Source | StreamSource
+    splits: dict[str, int]
+    widths: list[int] = field(default_factory=list)
+    heights: list[int] = field(default_factory=list)
+    caption_words: list[int] = field(default_factory=list)
+    captions_per_image: list[int] = field(default_factory=list)
+    distinct_captions: int = 0
+    problems: Problems = field(default_factory=Problems)
+    decoded: int = 0
+    truncated: bool = False
+    sheet: Path | None = None
+
+    def lines(self) -> Iterator[str]:
+        """The report, for people."""
+        kind = type(self.source)
+        yield f"{self.source.path}: read by {kind.__module__}.{kind.__name__}"
+        splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
+        more = " (as far as it was read: --limit)" if self.truncated else ""
+        yield f"images     {sum(self.splits.values()):,}: {splits}{more}"
+        if self.widths:
+            sides = sorted(map(min, self.widths, self.heights))
+            square = sum(w == h for w, h in zip(self.widths, self.heights, strict=True)) / len(sides)
+            yield (
+                f"sizes      width {_spread(self.widths)}, height {_spread(self.heights)} px "
+                f"(smallest, median, largest); {square:.0%} square"
+            )
+            yield f"           half have a shorter side of {statistics.median_low(sides)} px or more"
+        if self.caption_words:
+            each = max(self.captions_per_image)
+            yield (
+                f"captions   {len(self.caption_words):,}, {self.distinct_captions:,} of them different"
+                + (f"; up to {each} an image" if each > 1 else "")
+            )
+            yield f"           {_spread(self.caption_words)} words (smallest, median, largest)"
+            long = sum(n > _LONG_CAPTION for n in self.caption_words)
+            if long:
+                yield f"           {long:,} have over {_LONG_CAPTION} words: text encoders may cut them off"
+        if "validation" not in self.splits:
+            yield "splits     no validation: data.val_fraction of the training images will be held out"
+        yield f"problems   {self.problems.summary() or 'none'}"
+        if self.decoded < len(self.widths):
+            yield f"           {self.decoded:,} images were decoded whole, of the others only the header read"
+        if self.sheet is not None:
+            yield f"pictures   {self.sheet}"
+
+
+def guess_source(path: str) -> Source | StreamSource:
+    """The source for a path; "emoji" is the set that ships, "hf:NAME" a data set on the Hugging Face hub.
+
+    Raises:
+        UserError: the path does not exist.
+    """
+    if path == "emoji":
+        return EmojiSource()
+    if path.startswith("hf:"):
+        return HuggingFaceSource(path.removeprefix("hf:"))
+    if path.endswith(".tar") or "{" in path or "://" in path or path.startswith("pipe:"):
+        return WebDatasetSource(path)
+    found = existing(path)
+    if found.suffix == ".parquet":
+        return ParquetSource(path)
+    if found.suffix == ".json":
+        return CocoSource(path)
+    if not found.is_dir():
+        return FolderSource(path)  # which says what is wrong
+    if (found / "dataset_dict.json").is_file() or (found / "state.json").is_file():
+        return HuggingFaceSource(path)
+    if any(found.glob("captions_*.json")) or any(found.glob("annotations/captions_*.json")):
+        return CocoSource(path)
+    if any(found.rglob("*.parquet")):
+        return ParquetSource(path)
+    if any(found.rglob("*.tar")):
+        return WebDatasetSource(path)
+    return FolderSource(path)
+
+
+def inspect_source(path: str, out: Path | None = None, limit: int = 2000) -> Report:
+    """Look through a data set.
+
+    Args:
+        path: what `guess_source` takes.
+        out: PNG file for a contact sheet with captions; None writes none.
+        limit: decode this many images whole, spread over the set; of a stream, read only this many.
+
+    Raises:
+        UserError: there is nothing to look at.
+    """
+    source = guess_source(path)
+    problems = Problems()
+    truncated = False
+    if isinstance(source, StreamSource):
+        splits, opener, truncated = _read_stream(source, problems, limit)
+    else:
+        splits = source.load(problems)
+        opener = source.image
+    rows = [row for split in splits.values() for row in split]
+    report = Report(
+        source, {name: len(split) for name, split in splits.items()}, problems=problems, truncated=truncated
+    )
+    report.caption_words = [len(caption.split()) for row in rows for caption in row.captions]
+    report.captions_per_image = [len(row.captions) for row in rows if row.captions]
+    counts = Counter(caption for row in rows for caption in row.captions)
+    report.distinct_captions = len(counts)
+    pictures = _look(rows, opener, report, limit)
+    if out is not None and pictures:
+        report.sheet = _write_sheet(pictures, out)
+    return report
+
+
+def _look(
+    rows: list[Row], opener: Callable[[Row], bytes | Path], report: Report, limit: int
+) -> list[tuple[Tensor, str]]:
+    """Read every header and decode some images; of the good ones, those for the sheet."""
+    decode_every = max(1, len(rows) // limit)
+    show_every = max(1, len(rows) // _SHEET_IMAGES)
+
+    def look(i: int) -> tuple[int, int, Tensor | None] | str:
+        try:
+            image = opener(rows[i])
+            width, height = read_size(image)
+            whole = i % decode_every == 0 or i % show_every == 0
+            return width, height, decode(image, _SHEET_SIZE, fit="pad") if whole else None
+        except FileNotFoundError:
+            return "missing"
+        except UNREADABLE:
+            return "unreadable"
+
+    pictures: list[tuple[Tensor, str]] = []
+    with quiet_pillow(), ThreadPoolExecutor(4) as pool:
+        seen = pool.map(look, range(len(rows)))
+        for i, found in enumerate(
+            tqdm(seen, total=len(rows), unit="image", delay=1, leave=False, disable=None)
+        ):
+            row = rows[i]
+            if isinstance(found, str):
+                report.problems.add(found, row.name)
+                continue
+            width, height, picture = found
+            report.widths.append(width)
+            report.heights.append(height)
+            report.decoded += picture is not None
+            if not row.captions:
+                report.problems.add("with an empty caption", row.name)
+            if min(width, height) < _TINY:
+                report.problems.add(f"smaller than {_TINY} px", row.name)
+            if picture is not None and i % show_every == 0 and len(pictures) < _SHEET_IMAGES:
+                pictures.append((picture, row.captions[0] if row.captions else f"({row.name})"))
+    return pictures
+
+
+def _read_stream(
+    source: StreamSource, problems: Problems, limit: int
+) -> tuple[dict[str, list[Row]], Callable[[Row], bytes | Path], bool]:
+    splits: dict[str, list[Row]] = {}
+    truncated = False
+    for split, shards in source.shards().items():
+        stream = (
+            Row(row.name, row.captions, data)
+            for shard in shards
+            for row, data in source.read(shard, problems)
+        )
+        splits[split] = list(islice(stream, limit))
+        truncated |= next(stream, None) is not None
+    return splits, lambda row: row.place, truncated
+
+
+def _write_sheet(pictures: Sequence[tuple[Tensor, str]], out: Path) -> Path:
+    from imagen_pl.pictures import labelled_grid, to_pil
+
+    images = to_pil(torch.stack([image for image, _ in pictures]))
+    sheet = labelled_grid(images, [label for _, label in pictures], _SHEET_COLUMNS, _SHEET_SIZE)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out, "PNG")
+    return out
+
+
+def _spread(values: Sequence[int]) -> str:
+    return f"{min(values)}, {statistics.median_low(values)}, {max(values)}"

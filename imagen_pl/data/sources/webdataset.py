@@ -1,0 +1,91 @@
+"""WebDataset shards: tar files in which an image and its caption share a name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagen_pl.data.problems import Problems
+from imagen_pl.data.sources.base import (
+    CAPTION_COLUMNS,
+    IMAGE_SUFFIXES,
+    Row,
+    StreamSource,
+    as_captions,
+    existing,
+)
+from imagen_pl.errors import UserError
+
+
+class WebDatasetSource(StreamSource):
+    """Images streamed from WebDataset shards, on disk or on the net.
+
+    In a shard, 000123.jpg comes with 000123.txt, one caption a line, or with 000123.json that has the
+    caption as caption, captions, text, prompt, description or sentences. Use many shards: each
+    worker of each process reads shards of its own.
+
+    Args:
+        path: a folder of .tar files, or one or many of them as "shards/{00000..00099}.tar"; an http(s)
+            address or "pipe:" command that `webdataset` opens will do as well.
+        val_path: shards to validate on, written the same way; None holds out data.val_fraction of the
+            shards, the last ones.
+        caption_key: the ending with the caption, as txt; None takes .txt, .caption, then .json.
+    """
+
+    def __init__(self, path: str, val_path: str | None = None, caption_key: str | None = None) -> None:
+        self.path = path
+        self.val_path = val_path
+        self.caption_key = caption_key
+
+    def shards(self) -> dict[str, list[str]]:
+        found = {"train": _expand(self.path)}
+        if self.val_path is not None:
+            found["validation"] = _expand(self.val_path)
+        return found
+
+    def read(self, shard: str, problems: Problems) -> Iterator[tuple[Row, bytes]]:
+        from webdataset.tariterators import tarfile_samples
+
+        def broken(error: Exception) -> bool:
+            problems.add("broken off in the middle of a shard", shard)
+            return True
+
+        for sample in tarfile_samples([{"url": shard}], handler=broken):
+            name = f"{Path(shard).name}/{sample['__key__']}"
+            image = next((v for k, v in sample.items() if f".{k.rsplit('.', 1)[-1]}" in IMAGE_SUFFIXES), None)
+            if image is None:
+                problems.add("without an image", name)
+            else:
+                yield Row(name, self._captions(sample), None), image
+
+    def _captions(self, sample: dict[str, bytes]) -> tuple[str, ...]:
+        for key in (self.caption_key,) if self.caption_key else ("txt", "caption", "json"):
+            if key not in sample:
+                continue
+            text = sample[key].decode("utf-8", errors="replace")
+            if not key.endswith("json"):
+                return as_captions(text.split("\n"))
+            try:
+                fields = json.loads(text)
+            except json.JSONDecodeError:
+                return ()
+            if isinstance(fields, dict):
+                return as_captions(next((fields[c] for c in CAPTION_COLUMNS if c in fields), None))
+        return ()
+
+
+def _expand(path: str) -> list[str]:
+    from webdataset.shardlists import expand_urls
+
+    if path.startswith("pipe:") or "://" in path:
+        return list(expand_urls(path))
+    if "{" not in path and existing(path).is_dir():
+        shards = [str(file) for file in sorted(existing(path).rglob("*.tar"))]
+        if not shards:
+            raise UserError(f"{path} holds no .tar files: check the path")
+        return shards
+    shards = list(expand_urls(str(Path(path).expanduser())))
+    for shard in shards:
+        existing(shard)
+    return shards
