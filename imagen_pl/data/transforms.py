@@ -68,6 +68,7 @@ def decode(
         opened.draft(None, (2 * resolution, 2 * resolution))
         profile = opened.info.get("icc_profile")
         turn = _exif_turn(opened)
+        opened.load()
         picture = _to_rgb(opened, background)
     picture = _fit(picture, resolution, fit, background)
     if turn is not None:
