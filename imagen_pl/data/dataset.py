@@ -128,8 +128,8 @@ class RowImages(Dataset[CaptionedBatch]):
                         cache.filled[row] = True
 
     def _image(self, row: int, resolution: int) -> UInt8[Tensor, "3 h w"]:
-        for _ in range(len(self.rows)):
-            row = self._stand_in(row)
+        while True:
+            row = self._stand_in(row)  # raises when none is left
             try:
                 return self.recipe.decode(self.source.image(self.rows[row]), resolution)
             except UNREADABLE as error:
@@ -137,7 +137,6 @@ class RowImages(Dataset[CaptionedBatch]):
                 log.warning(
                     "%s cannot be decoded and is skipped (%s)", self.rows[row].name, _first_line(error)
                 )
-        raise AssertionError("unreachable: _stand_in raises when every row is broken")
 
     def _stand_in(self, row: int) -> int:
         """The row itself, or the next that is not broken."""
@@ -171,9 +170,9 @@ class _Cache:
 class StreamImages(Dataset[CaptionedBatch]):
     """Batches from a stream of shards: each worker of each process reads its own share of them.
 
-    Where a worker's stream begins, its order is drawn anew from the seed and the number of the first
-    sample that it is asked for. So the same start gives the same images; a resumed run goes on
-    at the right clock and resolution, with another shuffle than the run that was not interrupted.
+    The order is drawn from the seed and from where the clock stood when the loader was started. So the
+    same start gives the same images; a resumed run goes on at the right clock and resolution, with
+    another shuffle than the run that was not interrupted.
 
     Args:
         source: where the shards are.
@@ -213,7 +212,7 @@ class StreamImages(Dataset[CaptionedBatch]):
 
     def __getitem__(self, plan: BatchPlan) -> CaptionedBatch:
         if self._stream is None:
-            self._stream = self._shuffled(int(plan.numbers[0]))
+            self._stream = self._shuffled(plan.origin)
         images: list[Tensor] = []
         choices: list[tuple[str, ...]] = []
         with quiet_pillow():
@@ -227,24 +226,25 @@ class StreamImages(Dataset[CaptionedBatch]):
                     choices.append(row.captions)
         return self.recipe.finish(torch.stack(images), choices, plan.numbers, self.text_lookup)
 
-    def _shuffled(self, first: int) -> Iterator[tuple[Row, bytes]]:
+    def _shuffled(self, origin: int) -> Iterator[tuple[Row, bytes]]:
         """Endless: shards in a random order, through a buffer from which a random row is taken."""
         worker = get_worker_info()
         workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
         place, places = self.rank * workers + own, self.world_size * workers
-        random = np.random.default_rng([self.recipe.seed, first, place])
+        random = np.random.default_rng([self.recipe.seed, origin, place])
         held: list[tuple[Row, bytes]] = []
-        for row in self._endless(first, place, places):
+        for row in self._endless(origin, place, places):
             held.append(row)
             if len(held) > self.buffer:
                 i = int(random.integers(len(held)))
                 held[i], held[-1] = held[-1], held[i]
                 yield held.pop()
 
-    def _endless(self, first: int, place: int, places: int) -> Iterator[tuple[Row, bytes]]:
+    def _endless(self, origin: int, place: int, places: int) -> Iterator[tuple[Row, bytes]]:
         # One order for all, from which each takes its part: nobody reads another's shards.
-        shards = np.random.default_rng([self.recipe.seed, first]).permutation(len(self.shards))[place::places]
-        random = np.random.default_rng([self.recipe.seed, first, place, 1])
+        order = np.random.default_rng([self.recipe.seed, origin])
+        shards = order.permutation(len(self.shards))[place::places]
+        random = np.random.default_rng([self.recipe.seed, origin, place, 1])
         while True:
             good = 0
             for shard in random.permutation(shards):

@@ -37,9 +37,9 @@ class Problems:
         return sum(self._counts.values())
 
     def summary(self) -> str:
-        """As "3 unreadable (a.jpg, b.jpg, c.jpg), 9 with an empty caption (d.jpg, e.jpg, f.jpg, ...)"."""
+        """As "9 with an empty caption (d.jpg, e.jpg, f.jpg, ...), 3 unreadable (a.jpg, b.jpg, c.jpg)"."""
         parts = []
-        for reason, count in self._counts.items():
+        for reason, count in sorted(self._counts.items(), key=lambda pair: (-pair[1], pair[0])):
             names = ", ".join(self._names[reason]) + (", ..." if count > _SHOWN else "")
             parts.append(f"{count} {reason} ({names})")
         return ", ".join(parts)

@@ -28,11 +28,14 @@ class BatchPlan(NamedTuple):
     numbers: the samples' places in the endless stream, or in validation in the split.
     rows: the rows that they are; None for a source that is a stream.
     resolution: side of the images, px.
+    origin: where the clock stood when the sampler was first used: all processes and workers draw
+        the order of a stream from it.
     """
 
     numbers: Integers
     rows: Integers | None
     resolution: int
+    origin: int = 0
 
 
 def uniform(seed: int, purpose: int, numbers: Integers) -> NDArray[np.float64]:
@@ -124,6 +127,7 @@ class TrainingBatches(_Planned):
         self.epoch_images = epoch_images
         self.rank = rank
         self.world_size = world_size
+        self._origin: int | None = None
 
     def __iter__(self) -> Iterator[BatchPlan]:
         stages = self.stages()
@@ -134,12 +138,14 @@ class TrainingBatches(_Planned):
                     f"{self.world_size} processes: change it to a multiple of {self.world_size}"
                 )
         start = self.clock()
+        if self._origin is None:
+            self._origin = start
         until = (start // self.epoch_images + 1) * self.epoch_images
         for seen, here in batches(stages, start, until):
             share = here.stage.batch_size // self.world_size
             numbers = seen + self.rank * share + np.arange(share, dtype=np.int64)
             rows = None if self.order is None else self.order(numbers)
-            yield BatchPlan(numbers, rows, here.stage.resolution)
+            yield BatchPlan(numbers, rows, here.stage.resolution, self._origin)
 
     def __len__(self) -> int:
         raise TypeError("an epoch's number of batches depends on the clock")
