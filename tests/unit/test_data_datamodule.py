@@ -333,3 +333,18 @@ def test_workers_by_default() -> None:
     assert small.train_dataloader().num_workers == 0
     large = CaptionedImages(Solid(4), resolution=8, cache_mb=0)
     assert large._workers(in_memory=False) <= 8
+
+
+def test_sources_are_known_by_their_short_names() -> None:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(CaptionedImages, "data")
+    for name in ("FolderSource", "ParquetSource", "HuggingFaceSource", "CocoSource", "WebDatasetSource"):
+        made = parser.instantiate(parser.parse_args([f"--data.source={name}", "--data.source.path=photos/"]))
+        assert type(made.data.source).__name__ == name
+        assert made.data.source.path == "photos/"
+    emoji = parser.instantiate(
+        parser.parse_args(["--data.source=EmojiSource", "--data.source.styles=[noto]"])
+    )
+    assert emoji.data.source.styles == ["noto"]

@@ -1,0 +1,21 @@
+"""Where captioned images come from. Imported here, a source can be named without its module in YAML."""
+
+from imagen_pl.data.sources.base import Row, Source, StreamSource
+from imagen_pl.data.sources.coco import CocoSource
+from imagen_pl.data.sources.emoji import EmojiSource
+from imagen_pl.data.sources.folder import FolderSource
+from imagen_pl.data.sources.huggingface import HuggingFaceSource
+from imagen_pl.data.sources.parquet import ParquetSource
+from imagen_pl.data.sources.webdataset import WebDatasetSource
+
+__all__ = [
+    "CocoSource",
+    "EmojiSource",
+    "FolderSource",
+    "HuggingFaceSource",
+    "ParquetSource",
+    "Row",
+    "Source",
+    "StreamSource",
+    "WebDatasetSource",
+]
