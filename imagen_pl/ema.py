@@ -43,7 +43,8 @@ class GeneratorEMA(nn.Module):
         """
         halflife = min(self.halflife_kimg * 1000, images_seen * self.ramp)
         keep = 0.5 ** (batch_size / halflife) if halflife > 0 else 0.0
-        average, current = list(self.generator.parameters()), list(generator.parameters())
+        average: list[torch.Tensor] = list(self.generator.parameters())
+        current: list[torch.Tensor] = list(generator.parameters())
         torch._foreach_lerp_(average, current, 1 - keep)
         for mine, theirs in zip(self.generator.buffers(), generator.buffers(), strict=True):
             mine.copy_(theirs)

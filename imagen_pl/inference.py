@@ -15,8 +15,9 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 import imagen_pl
-from imagen_pl.checkpoints import check_same_tensors, read_checkpoint, written_whole
+from imagen_pl.checkpoints import check_same_tensors, read_checkpoint
 from imagen_pl.errors import UserError
+from imagen_pl.files import written_whole
 from imagen_pl.generators.base import Generator
 from imagen_pl.pictures import to_pil
 from imagen_pl.runs import RunFolder

@@ -40,7 +40,7 @@ class Reporter:
 
     def is_due(self, system: TextToImageGAN) -> bool:
         """Whether this batch's numbers go to the loggers."""
-        every = max(system.trainer.log_every_n_steps, 1)
+        every = max(system.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
         return system.trainer.fit_loop.epoch_loop.total_batch_idx % every == 0
 
     def report(self, system: TextToImageGAN, batch_size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,7 +16,8 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from imagen_pl.data.augment import Augment
-from imagen_pl.discriminators.base import Discriminator
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.ema import GeneratorEMA
 from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.generators.base import Generator
@@ -24,13 +26,17 @@ from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.matching import MatchingLoss
 from imagen_pl.losses.penalties import Penalty
 from imagen_pl.metrics.base import ImageMetric
+from imagen_pl.metrics.extractors import InceptionV3
+from imagen_pl.metrics.frechet import FrechetDistance
 from imagen_pl.reporting import Reporter
 from imagen_pl.schedules import Schedule, Stage, StagePosition
-from imagen_pl.text.encoder import TextEncoder
 from imagen_pl.text.cache import TextCache
+from imagen_pl.text.encoder import TextEncoder
 from imagen_pl.types import CaptionedBatch, Growth, TextFeatures
 
 Images = Float[Tensor, "b 3 r r"]
+
+log = logging.getLogger(__name__)
 
 
 class TextToImageGAN(LightningModule):
@@ -53,6 +59,8 @@ class TextToImageGAN(LightningModule):
         accumulate: parts in which a batch is worked through, to save memory.
         gradient_clip: largest norm of each network's gradient; None does not clip.
         metrics: scores of validation.
+        fid_weights: file with the weights of FID's Inception (pt_inception-2015-12-05-6726825d.pth), where
+            they cannot be downloaded; adds val/fid and val/kid to the metrics if they are not among them.
         channels_last: lay feature maps out channels last: faster on CPUs and on GPUs' tensor cores.
         compile: compile both networks with torch.compile; each growth stage compiles anew.
         seed: of latents and augmentation; with the clock it decides every random number.
@@ -76,6 +84,7 @@ class TextToImageGAN(LightningModule):
         accumulate: int = 1,
         gradient_clip: float | None = None,
         metrics: list[ImageMetric] | None = None,
+        fid_weights: str | None = None,
         channels_last: bool = True,
         compile: bool = False,
         seed: int = 0,
@@ -96,13 +105,14 @@ class TextToImageGAN(LightningModule):
         self.text_encoder, self.adversarial = text_encoder, adversarial
         self.penalties, self.matching = list(penalties or []), nn.ModuleList(matching or [])
         self.augment = augment if augment is not None else nn.Identity()
-        self.metrics = list(metrics or [])
+        self.metrics, self.fid_weights = list(metrics or []), fid_weights
+        self.unavailable_scores: set[str] = set()
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.learning_rate_schedule = learning_rate_schedule
         self.discriminator_steps, self.accumulate = discriminator_steps, accumulate
         self.gradient_clip, self.seed = gradient_clip, seed
         if channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)
         if compile:
             generator.compile()
             discriminator.compile()
@@ -164,12 +174,12 @@ class TextToImageGAN(LightningModule):
                 words = text[rows]
                 fake = self.generator(z[rows], words, self.growth)
                 seen = self.discriminator.look(self.augment(fake), self.growth)
-                real_logits = self._real_logits(batch.images[rows], words) if self.adversarial.compares else None
+                paired, real_logits = self._real_side(batch.images[rows], words)
                 fake_logits = self.discriminator.judge(seen, words)
                 terms = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
                 for match in self.matching:
                     if match.generator_weight:
-                        loss = match(self.discriminator, self.adversarial, seen, words)
+                        loss = match(self.discriminator, self.adversarial, seen, words, paired)
                         terms[f"g_{match.name}"] = match.generator_weight * loss
                 with sync:
                     self._backward(terms)
@@ -192,10 +202,20 @@ class TextToImageGAN(LightningModule):
         return images.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def _real_logits(self, images: UInt8[Tensor, "b 3 r r"], words: TextFeatures) -> Float[Tensor, "b k"]:
-        return self.discriminator(self.augment(self._reals(images)), words, self.growth)
+    def _real_side(
+        self, images: UInt8[Tensor, "b 3 r r"], words: TextFeatures
+    ) -> tuple[ImageFeatures | None, Float[Tensor, "b k"] | None]:
+        """What the discriminator says of the real images, where a term of the generator compares."""
+        if not (
+            self.adversarial.compares or any(m.needs_pairs and m.generator_weight for m in self.matching)
+        ):
+            return None, None
+        seen = self.discriminator.look(self.augment(self._reals(images)), self.growth)
+        return seen, self.discriminator.judge(seen, words)
 
-    def _penalty(self, penalty: Penalty, real: Images, fake: Images, words: TextFeatures) -> Float[Tensor, " b"]:
+    def _penalty(
+        self, penalty: Penalty, real: Images, fake: Images, words: TextFeatures
+    ) -> Float[Tensor, " b"]:
         def judge(images: Images, text: TextFeatures) -> Float[Tensor, "b k"]:
             # Slopes are taken with regard to the images before augmentation, as R3GAN does.
             return self.discriminator(self.augment(images), text, self.growth)
@@ -229,7 +249,8 @@ class TextToImageGAN(LightningModule):
         strategy = self.trainer.strategy
         for start in range(0, rows, part):
             wait = start + part < rows and isinstance(strategy, ParallelStrategy)
-            yield slice(start, start + part), strategy.block_backward_sync() if wait else nullcontext()
+            block = getattr(strategy, "block_backward_sync", nullcontext) if wait else nullcontext
+            yield slice(start, start + part), block()
 
     def _backward(self, terms: dict[str, Float[Tensor, " b"]]) -> None:
         """Reduce each term once, add them up, and go back through them."""
@@ -326,6 +347,7 @@ class TextToImageGAN(LightningModule):
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         for network, optimizer in zip((self.discriminator, self.generator), optimizers, strict=True):
+            assert isinstance(network, Generator | Discriminator)
             for parameter in network.blocks()[resolution].parameters():
                 optimizer.state.pop(parameter, None)
 
@@ -340,17 +362,34 @@ class TextToImageGAN(LightningModule):
         return optimizers
 
     def setup(self, stage: str) -> None:
-        """Encode every caption once, where the data set knows them all."""
+        """Get the scores ready, and encode every caption once, where the data set knows them all."""
+        self._prepare_metrics()
         data = getattr(self.trainer, "datamodule", None)
-        captions = data.captions() if data is not None else None
-        if captions is None or not hasattr(data, "text_lookup"):
+        captions = data.captions() if isinstance(data, CaptionedImages) else None
+        if data is None or captions is None:
             return
         device = self.trainer.strategy.root_device
-        if self.trainer.is_global_zero:
+        if self.trainer.local_rank == 0:  # machines may not share a disk
             TextCache.build(self.text_encoder, captions, device=device)
         self.trainer.strategy.barrier("text cache")
-        # Built once, so that the others find nothing left to encode.
+        # The others find nothing left to encode.
         data.text_lookup = TextCache.build(self.text_encoder, captions, device=device)
+
+    def _prepare_metrics(self) -> None:
+        """Load the extractors; a score that cannot be had is told of in one line and left out."""
+        extractors = [getattr(metric, "extractor", None) for metric in self.metrics]
+        if self.fid_weights is not None and not any(isinstance(e, InceptionV3) for e in extractors):
+            self.metrics.append(FrechetDistance(InceptionV3(self.fid_weights)))
+        kept = []
+        for metric in self.metrics:
+            problem = metric.prepare(self.fid_weights)
+            if self.trainer.strategy.reduce_boolean_decision(problem is None, all=True):
+                kept.append(metric)
+                continue
+            names = ", ".join(f"val/{name}" for name in metric.scores)
+            log.warning("%s left out: %s", names, problem or "another process could not prepare it")
+            self.unavailable_scores |= {f"val/{name}" for name in metric.scores}
+        self.metrics = kept
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen

@@ -53,9 +53,7 @@ class TextFeatures:
 
     def roll(self, shift: int = 1) -> TextFeatures:
         """Give every row its neighbour's caption: the mismatched pairs of GAN-INT-CLS (arXiv:1605.05396)."""
-        return TextFeatures(
-            self.tokens.roll(shift, 0), self.mask.roll(shift, 0), self.pooled.roll(shift, 0)
-        )
+        return TextFeatures(self.tokens.roll(shift, 0), self.mask.roll(shift, 0), self.pooled.roll(shift, 0))
 
 
 @dataclass

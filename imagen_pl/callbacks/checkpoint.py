@@ -72,8 +72,9 @@ class KeepCheckpoints(ModelCheckpoint):
         scores = self._monitor_candidates(trainer)
         if self.monitor is not None:
             self._forget_other_resolutions(system_of(pl_module).growth.resolution)
-            self._check_monitored(scores)
-            self._save_topk_checkpoint(trainer, scores)
+            if self.monitor not in system_of(pl_module).unavailable_scores:  # which was told of at the start
+                self._check_monitored(scores)
+                self._save_topk_checkpoint(trainer, scores)
         self._save_last(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -35,7 +35,9 @@ class GrowResolution(Callback):
             check_stages(stages)
         except ValueError as error:
             raise UserError(f"GrowResolution: {error}") from None
-        self.stages = [replace(s, kimg=s.kimg * kimg_scale, fade_kimg=s.fade_kimg * kimg_scale) for s in stages]
+        self.stages = [
+            replace(s, kimg=s.kimg * kimg_scale, fade_kimg=s.fade_kimg * kimg_scale) for s in stages
+        ]
         self.reset_moments = reset_moments
         self._was: StagePosition | None = None
 

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from imagen_pl.callbacks.base import is_dry_run
-from imagen_pl.checkpoints import written_whole
+from imagen_pl.files import written_whole
 from imagen_pl.runs import RunFolder
 
 _PACKAGES = ("imagen_pl", "torch", "lightning", "jsonargparse", "transformers", "torchmetrics", "numpy")

@@ -28,7 +28,9 @@ class Augment(nn.Module, ABC):
 
     probability: Tensor
 
-    def __init__(self, probability: float = 1.0, target: float | None = None, adapt_kimg: float = 500.0) -> None:
+    def __init__(
+        self, probability: float = 1.0, target: float | None = None, adapt_kimg: float = 500.0
+    ) -> None:
         super().__init__()
         if not 0 <= probability <= 1:
             raise ValueError(f"probability {probability} is not between 0 and 1")

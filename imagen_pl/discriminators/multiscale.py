@@ -118,7 +118,9 @@ class DownBlock(nn.Module):
         self.pixels = SelfAttention(channels) if self_attention else None
         self.activation = activation()
 
-    def forward(self, x: Float[Tensor, "b c r r"]) -> tuple[Float[Tensor, "b o s s"], Float[Tensor, "b c r r"]]:
+    def forward(
+        self, x: Float[Tensor, "b c r r"]
+    ) -> tuple[Float[Tensor, "b o s s"], Float[Tensor, "b c r r"]]:
         """The map for the next block, and this resolution's own."""
         h = self.first(self.activation(x))
         if self.pixels is not None:

