@@ -1,0 +1,17 @@
+"""What all tests share: no network, no user's cache, and few threads for tiny networks."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Encoded captions and statistics of the tests stay out of the user's cache; subprocesses inherit it."""
+    os.environ["IMAGEN_PL_CACHE"] = str(tmp_path_factory.mktemp("imagen_pl_cache"))
