@@ -1,6 +1,6 @@
 """What flows between the parts of imagen_pl.
 
-Axes, here and in every file: b batch, c channels, h w pixels, t tokens, z latent, w style.
+Axes, here and in every file: b batch, c channels, h w pixels, t tokens, z latent, style.
 """
 
 from __future__ import annotations

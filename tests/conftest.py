@@ -1,4 +1,4 @@
-"""What all tests share: no network, no user's cache, and few threads for tiny networks."""
+"""What all tests share: no network, no user's cache, and the networks' shapes checked at every call."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import os
 
 import pytest
 
+from tests.typecheck import check_calls
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+check_calls()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -175,7 +175,7 @@ class StyleBlock(nn.Module):
         nn.init.normal_(self.to_rgb.weight, std=0.5 * channels**-0.5)
 
     def forward(
-        self, x: Float[Tensor, "b i h w"], style: Float[Tensor, "b w"], text: TextFeatures
+        self, x: Float[Tensor, "b i h w"], style: Float[Tensor, "b style"], text: TextFeatures
     ) -> Float[Tensor, "b c r r"]:
         x = self.narrow(x)  # before the doubling: the same numbers for a quarter of the work
         if self.upsampled:
@@ -197,7 +197,9 @@ class ResidualLayer(nn.Module):
         self.noise = nn.Parameter(torch.zeros(channels)) if noise else None
         self.activation = activation()
 
-    def forward(self, x: Float[Tensor, "b c h w"], style: Float[Tensor, "b w"]) -> Float[Tensor, "b c h w"]:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], style: Float[Tensor, "b style"]
+    ) -> Float[Tensor, "b c h w"]:
         h = self.activation(self.first(x, style))
         if self.noise is not None and self.training:  # a finished picture gets the mean of the noise, 0
             fresh = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=h.dtype)
@@ -218,7 +220,7 @@ class Mapping(nn.Module):
         self.out = linear(style_dim, style_dim)
         self.activation = activation()
 
-    def latent(self, z: Float[Tensor, "b z"]) -> Float[Tensor, "b w"]:
+    def latent(self, z: Float[Tensor, "b z"]) -> Float[Tensor, "b style"]:
         """Style of the latent alone."""
         x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
         for layer in self.latent_layers:
@@ -229,9 +231,9 @@ class Mapping(nn.Module):
         self,
         z: Float[Tensor, "b z"],
         pooled: Float[Tensor, "b c"],
-        latent_mean: Float[Tensor, " w"],
+        latent_mean: Float[Tensor, " style"],
         truncation: float = 1.0,
-    ) -> Float[Tensor, "b w"]:
+    ) -> Float[Tensor, "b style"]:
         latent = self.latent(z)
         if truncation != 1:
             # The words are not truncated (StyleGAN-T, section 3.3): they say what to draw.

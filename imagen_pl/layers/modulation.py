@@ -36,7 +36,9 @@ class ModulatedConv2d(nn.Module):
         nn.init.normal_(self.affine.weight, std=style_dim**-0.5)
         nn.init.ones_(self.affine.bias)
 
-    def forward(self, x: Float[Tensor, "b i h w"], style: Float[Tensor, "b w"]) -> Float[Tensor, "b o h w"]:
+    def forward(
+        self, x: Float[Tensor, "b i h w"], style: Float[Tensor, "b style"]
+    ) -> Float[Tensor, "b o h w"]:
         scale = self.affine(style)
         x = x * scale.to(x.dtype)[:, :, None, None]
         x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)

@@ -12,7 +12,7 @@ def upsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def downsample(x: Float[Tensor, "b c 2*h 2*w"]) -> Float[Tensor, "b c h w"]:
+def downsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:
     """Mean of each 2x2 square."""
     return F.avg_pool2d(x, 2)
 

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, log
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -22,10 +21,8 @@ Images = Float[Tensor, "b 3 h w"]
 PerSample = Float[Tensor, " b"]
 
 
-class Judge(Protocol):
-    """The discriminator as a penalty sees it: images and captions to logits (b, k)."""
-
-    def __call__(self, images: Images, text: TextFeatures) -> Float[Tensor, "b k"]: ...
+# The discriminator as a penalty sees it: images and their captions to logits.
+Judge = Callable[[Images, TextFeatures], Float[Tensor, "b k"]]
 
 
 @dataclass
