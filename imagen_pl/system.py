@@ -173,7 +173,9 @@ class TextToImageGAN(LightningModule):
             for rows, sync in self._parts(len(batch)):
                 words = text[rows]
                 fake = self.generator(z[rows], words, self.growth)
-                seen = self.discriminator.look(self.augment(fake), self.growth)
+                with torch.random.fork_rng(self._cuda_devices()):
+                    seen = self.discriminator.look(self.augment(fake), self.growth)
+                # With the same random numbers: the pair is augmented alike, so it can be compared.
                 paired, real_logits = self._real_side(batch.images[rows], words)
                 fake_logits = self.discriminator.judge(seen, words)
                 terms = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
@@ -238,6 +240,10 @@ class TextToImageGAN(LightningModule):
             own = size // self.trainer.world_size
             z = z[self.global_rank * own : (self.global_rank + 1) * own]
         return z.to(self.device)
+
+    def _cuda_devices(self) -> list[torch.device]:
+        """Devices other than the CPU whose random numbers a step draws."""
+        return [self.device] if self.device.type == "cuda" else []
 
     def _seed_step(self) -> None:
         """Noise and augmentation are decided by the clock and the rank, so a resume repeats them."""
