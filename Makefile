@@ -3,6 +3,8 @@
 # Both make .venv first, and can be run twice. PYTHON=python3.12 picks another interpreter.
 
 MINUTES ?= 8
+# What `make test` hands to pytest: a file, or -k with a name; by default everything.
+TESTS ?=
 CONFIG := configs/quickstart.yaml
 # The configuration is tuned for this many minutes; growth is scaled to the minutes given.
 TUNED_MINUTES := 8
@@ -24,7 +26,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 $(INSTALLED): requirements.txt setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or later is needed; name it with PYTHON=..."; exit 2; }
