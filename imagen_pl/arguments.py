@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import pkgutil
 import re
 import sys
 import warnings
@@ -13,6 +15,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from imagen_pl.errors import UserError
 
 USAGE = "imagen-pl {} --config FILE [--config FILE ...] [--SECTION.SETTING VALUE ...]"
+# Packages whose classes YAML names.
+_FAMILIES = ("generators", "discriminators", "losses", "text", "data", "data.sources", "metrics")
 DESCRIPTION = (
     "{} Every setting below can stand in a configuration file or on the line; the later one counts, and a "
     "list replaces a list. `--model.generator.help CLASS` and its like explain what a class takes."
@@ -35,6 +39,17 @@ def one_line(message: str) -> str:
     if message.startswith("unrecognized arguments"):
         return message + "; `imagen-pl fit --help` lists every setting"
     return message
+
+
+def import_families() -> None:
+    """Import every part, so that YAML and --help may name it without its module.
+
+    A new file in one of these packages is found by itself.
+    """
+    for family in _FAMILIES:
+        package = importlib.import_module(f"imagen_pl.{family}")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def quieten() -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
-from imagen_pl.arguments import DESCRIPTION, USAGE, Parser, one_line, quieten
+from imagen_pl.arguments import DESCRIPTION, USAGE, Parser, import_families, one_line, quieten
 from imagen_pl.callbacks.base import callbacks_of, is_dry_run
 from imagen_pl.callbacks.checkpoint import KeepCheckpoints
 from imagen_pl.callbacks.grow_resolution import GrowResolution
@@ -44,6 +44,7 @@ class TrainingCLI(LightningCLI):
         self.words = list(args)
         self.stopper = SaveWhenStopped(say=self.say)
         quieten()
+        import_families()
         super().__init__(
             TextToImageGAN,
             CaptionedImages,

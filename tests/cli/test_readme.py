@@ -60,7 +60,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps(
             {
                 "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(8)],
-                "annotations": [{"image_id": i, "id": i, "caption": f"a {COLOURS[i]} wall"} for i in range(8)],
+                "annotations": [
+                    {"image_id": i, "id": i, "caption": f"a {COLOURS[i]} wall"} for i in range(8)
+                ],
             }
         )
     )
