@@ -62,7 +62,7 @@ class TextToImageGAN(LightningModule):
         fid_weights: file with the weights of FID's Inception (pt_inception-2015-12-05-6726825d.pth), where
             they cannot be downloaded; adds val/fid and val/kid to the metrics if they are not among them.
         channels_last: lay feature maps out channels last: faster on CPUs and on GPUs' tensor cores.
-        compile: compile both networks with torch.compile; each growth stage compiles anew.
+        compile: compile both networks' blocks with torch.compile; a growth stage compiles its new ones.
         seed: of latents and augmentation; with the clock it decides every random number.
     """
 
@@ -111,11 +111,14 @@ class TextToImageGAN(LightningModule):
         self.learning_rate_schedule = learning_rate_schedule
         self.discriminator_steps, self.accumulate = discriminator_steps, accumulate
         self.gradient_clip, self.seed = gradient_clip, seed
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             self.to(memory_format=torch.channels_last)
         if compile:
-            generator.compile()
-            discriminator.compile()
+            # Block by block: the weight of a fade changes at every batch, and a compiled network would
+            # be compiled anew for each.
+            for block in (*generator.blocks().values(), *discriminator.blocks().values()):
+                block.compile()
 
         self.images_seen = 0
         self.last_resolution = generator.resolutions[-1]
@@ -123,6 +126,7 @@ class TextToImageGAN(LightningModule):
         self.stage: Stage | None = None
         self.reporter = Reporter()
         self._base_lrs: list[float] = []
+        self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # of the step at hand, each part's
         self._real_key = ""
         self._wants_real: list[bool] = []
 
@@ -144,7 +148,7 @@ class TextToImageGAN(LightningModule):
         penalties = [p for p in self.penalties if (self.images_seen // size) % p.every == 0]
         confidence = []
         with self.toggled_optimizer(optimizer):
-            for rows, sync in self._parts(len(batch)):
+            for rows, share, sync in self._parts(len(batch)):
                 words = text[rows]
                 real = self._reals(batch.images[rows])
                 with torch.no_grad():
@@ -160,17 +164,17 @@ class TextToImageGAN(LightningModule):
                 for penalty in penalties:
                     terms[f"d_{penalty.name}"] = self._penalty(penalty, real, fake, words)
                 with sync:
-                    self._backward(terms)
+                    self._backward(terms, share)
                 confidence.append(self.adversarial.confidence(real_logits, fake_logits).detach())
                 self.reporter.note_logits(real_logits, fake_logits)
-            self._step(optimizer, self.discriminator, "d_grad_norm")
+            self._step(optimizer, "d_grad_norm")
         self._adapt_augmentation(torch.cat(confidence), size)
 
     def _generator_step(self, batch: CaptionedBatch, size: int) -> None:
         optimizer = self._optimizer(1)
         text, z = self.encode(batch), self._latents(size, use=1)
         with self.toggled_optimizer(optimizer):
-            for rows, sync in self._parts(len(batch)):
+            for rows, share, sync in self._parts(len(batch)):
                 words = text[rows]
                 fake = self.generator(z[rows], words, self.growth)
                 with torch.random.fork_rng(self._cuda_devices()):
@@ -184,8 +188,8 @@ class TextToImageGAN(LightningModule):
                         loss = match(self.discriminator, self.adversarial, seen, words, paired)
                         terms[f"g_{match.name}"] = match.generator_weight * loss
                 with sync:
-                    self._backward(terms)
-            self._step(optimizer, self.generator, "g_grad_norm")
+                    self._backward(terms, share)
+            self._step(optimizer, "g_grad_norm")
         self.generator.track(self._latents(size, use=1, everyone=True))
 
     # ------------------------------------------------------------------ its parts
@@ -201,7 +205,7 @@ class TextToImageGAN(LightningModule):
         return fade_in(self._layout(images.float() / 127.5 - 1), self.growth.fade)
 
     def _layout(self, images: Images) -> Images:
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=self._memory_format)
 
     @torch.no_grad()
     def _real_side(
@@ -225,7 +229,9 @@ class TextToImageGAN(LightningModule):
         weight = self.stage.penalty_weight if self.stage else None
         if weight is None:
             weight = penalty.weight_at(self.growth.resolution)
-        with torch.autocast(self.device.type, enabled=False):
+        # Compiled code has no second derivative.
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, torch.autocast(self.device.type, enabled=False):
             return weight * penalty.every * penalty(judge, real.float(), fake.float(), words)
 
     def _latents(self, size: int, use: int, everyone: bool = False) -> Float[Tensor, "b z"]:
@@ -249,36 +255,65 @@ class TextToImageGAN(LightningModule):
         """Noise and augmentation are decided by the clock and the rank, so a resume repeats them."""
         torch.manual_seed(mix_seed(self.seed, self.images_seen, 2 + self.global_rank))
 
-    def _parts(self, rows: int) -> Iterator[tuple[slice, AbstractContextManager[Any]]]:
-        """The batch in `accumulate` parts; only the last one's backward talks to the other processes."""
+    def _parts(self, rows: int) -> Iterator[tuple[slice, float, AbstractContextManager[Any]]]:
+        """The batch in `accumulate` parts, and each one's share of it.
+
+        Only the last one's backward talks to the other processes.
+        """
         part = -(-rows // self.accumulate)
         strategy = self.trainer.strategy
         for start in range(0, rows, part):
-            wait = start + part < rows and isinstance(strategy, ParallelStrategy)
+            end = min(start + part, rows)
+            wait = end < rows and isinstance(strategy, ParallelStrategy)
             block = getattr(strategy, "block_backward_sync", nullcontext) if wait else nullcontext
-            yield slice(start, start + part), block()
+            yield slice(start, end), (end - start) / rows, block()
 
-    def _backward(self, terms: dict[str, Float[Tensor, " b"]]) -> None:
+    def _backward(self, terms: dict[str, Float[Tensor, " b"]], share: float) -> None:
         """Reduce each term once, add them up, and go back through them."""
         means = {name: term.mean() for name, term in terms.items()}
-        total = torch.stack(list(means.values())).sum()
-        if not torch.isfinite(total):
-            bad = [name for name, mean in means.items() if not torch.isfinite(mean)]
-            raise TrainingStopped(
-                f"{', '.join(bad)} became {', '.join(str(means[n].item()) for n in bad)} at "
-                f"{self.images_seen} images seen ({self.growth.resolution} px): try a lower learning rate, "
-                "a larger penalty weight, or gradient_clip"
-            )
         self.reporter.note(means)
-        self.manual_backward(total / self.accumulate)
+        values = torch.stack(list(means.values()))
+        self._terms.append((tuple(means), values.detach()))
+        total = values.sum()
+        # A loss that is not finite makes every gradient so, on all processes: they stop together.
+        self.manual_backward(total * (share + 0 * total.detach()))
 
-    def _step(self, optimizer: LightningOptimizer, network: nn.Module, name: str) -> None:
+    def _step(self, optimizer: LightningOptimizer, name: str) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        largest = float("inf") if self.gradient_clip is None else self.gradient_clip
-        if self.gradient_clip is not None or self.reporter.is_due(self):
-            self.reporter.note({name: nn.utils.clip_grad_norm_(parameters, largest)})
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16's: gradients are scaled
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            self._stop_at_the_first_bad_term(name, norm, spare_overflow=scaler is not None)
+        if self.gradient_clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip * scale, norm)
+        self.reporter.note({name: norm / scale})
+        self._terms.clear()
         optimizer.step()
         optimizer.zero_grad()
+
+    def _stop_at_the_first_bad_term(self, name: str, norm: Tensor, spare_overflow: bool) -> None:
+        """Stop before a gradient that is not finite reaches the weights; every process comes here at once.
+
+        Args:
+            name: what the gradient's norm is reported as.
+            norm: the gradient's norm.
+            spare_overflow: gradients alone may overflow: float16's scaler leaves such a step out.
+        """
+        bad: dict[str, float] = {}
+        for names, values in self._terms:
+            everywhere = self.trainer.strategy.all_gather(values).reshape(-1, len(names))
+            for term, column in zip(names, everywhere.T, strict=True):
+                if not torch.isfinite(column).all():
+                    bad.setdefault(term, column[~torch.isfinite(column)][0].item())
+        if not bad and spare_overflow:
+            return
+        bad = bad or {name: norm.item()}
+        raise TrainingStopped(
+            f"{', '.join(bad)} became {', '.join(map(str, bad.values()))} at "
+            f"{self.images_seen} images seen ({self.growth.resolution} px): try a lower learning rate, "
+            "a larger penalty weight, or gradient_clip"
+        )
 
     def _optimizer(self, index: int) -> LightningOptimizer:
         """0 the discriminator's, 1 the generator's, at the learning rate that the clock calls for."""
