@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from imagen_pl.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.layers.attention import SelfAttention
 from imagen_pl.layers.initialisation import SLOPE, activation, conv, linear
+from imagen_pl.layers.precision import at_least_float32
 from imagen_pl.layers.resampling import downsample
 from imagen_pl.layers.widths import check_channels
 from imagen_pl.types import Growth, TextFeatures
@@ -93,7 +94,7 @@ class MultiscaleDiscriminator(Discriminator):
         for resolution, head in self.extra_heads.items():
             if int(resolution) in features.maps:
                 logits.append(head(features.maps[int(resolution)], text.pooled))
-        return torch.stack(logits, dim=1).float()
+        return at_least_float32(torch.stack(logits, dim=1))
 
     def _block(self, resolution: int) -> DownBlock:
         block = self.grown[str(resolution)]
@@ -115,7 +116,7 @@ class DownBlock(nn.Module):
         self.second = conv(channels, out_channels, 3)
         self.skip = nn.Conv2d(channels, out_channels, 1, bias=False)
         nn.init.dirac_(self.skip.weight)
-        self.pixels = SelfAttention(channels) if self_attention else None
+        self.pixels = SelfAttention(channels, fused=False) if self_attention else None
         self.activation = activation()
 
     def forward(
@@ -161,6 +162,6 @@ def append_stddev(x: Float[Tensor, "b c h w"], group: int) -> Float[Tensor, "b c
     """A map more: how much the images of a group differ, on average (arXiv:1710.10196, section 3)."""
     b, _, h, w = x.shape
     group = group if b % group == 0 else b
-    grouped = x.float().reshape(group, b // group, -1)
+    grouped = at_least_float32(x).reshape(group, b // group, -1)
     spread = (grouped.var(0, unbiased=False) + 1e-8).sqrt().mean(1)  # one value a column of groups
     return torch.cat([x, spread.repeat(group).to(x.dtype).reshape(b, 1, 1, 1).expand(b, 1, h, w)], dim=1)

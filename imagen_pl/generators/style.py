@@ -19,6 +19,7 @@ from imagen_pl.generators.base import Generator
 from imagen_pl.layers.attention import CrossAttention, SelfAttention
 from imagen_pl.layers.initialisation import activation, linear
 from imagen_pl.layers.modulation import ModulatedConv2d
+from imagen_pl.layers.precision import at_least_float32
 from imagen_pl.layers.resampling import upsample
 from imagen_pl.layers.widths import check_channels
 from imagen_pl.types import Growth, TextFeatures
@@ -117,7 +118,7 @@ class StyleGenerator(Generator):
             newest = resolution == growth.resolution
             rgb = self._paint(block.to_rgb(x, style_here), rgb, growth.fade if newest else 1.0)
         assert rgb is not None  # the first resolution is never beyond the growth
-        return rgb.float()
+        return at_least_float32(rgb)
 
     def _block(self, resolution: int) -> StyleBlock:
         block = self.grown[str(resolution)]

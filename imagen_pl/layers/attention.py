@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from imagen_pl.layers.precision import at_least_float32
+
 # Up to so many keys the plain product is faster than the fused kernel: eight times on a CPU, for a caption.
 _FEW = 256
 
@@ -20,12 +22,14 @@ class SelfAttention(nn.Module):
     Args:
         channels: feature maps; a multiple of `heads`.
         heads: how many patterns to look for at once.
+        fused: let many pixels use torch's fused kernel, which takes less memory but cannot be
+            differentiated twice, as gradient penalties do with a discriminator.
     """
 
-    def __init__(self, channels: int, heads: int = 4) -> None:
+    def __init__(self, channels: int, heads: int = 4, fused: bool = True) -> None:
         super().__init__()
         _check_heads(channels, heads)
-        self.heads = heads
+        self.heads, self.fused = heads, fused
         self.norm = nn.GroupNorm(1, channels)
         self.queries_keys_values = nn.Linear(channels, 3 * channels, bias=False)
         self.out = _silent_linear(channels)
@@ -34,7 +38,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # (b, hw, c)
         q, k, v = (_split(part, self.heads) for part in self.queries_keys_values(pixels).chunk(3, -1))
-        return x + _to_map(self.out(_attend(q, k, v, self.log_temperature)), x)
+        return x + _to_map(self.out(_attend(q, k, v, self.log_temperature, fused=self.fused)), x)
 
 
 class CrossAttention(nn.Module):
@@ -94,17 +98,23 @@ def _attend(
     v: Float[Tensor, "b heads m d"],
     log_temperature: Float[Tensor, "heads 1 1"],
     mask: Bool[Tensor, "b 1 1 m"] | None = None,
+    fused: bool = True,
 ) -> Float[Tensor, "b n c"]:
     scale = log_temperature.exp().to(q.dtype) * q.shape[-1] ** 0.5
-    q, k = F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
-    if k.shape[2] <= _FEW:
+    q, k = _unit(q) * scale, _unit(k)
+    if not fused or k.shape[2] <= _FEW:
         logits = q @ k.transpose(-2, -1)
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))
-        mixed = logits.float().softmax(-1).to(v.dtype) @ v
+        mixed = at_least_float32(logits).softmax(-1).to(v.dtype) @ v
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
     return mixed.transpose(1, 2).flatten(2)
+
+
+def _unit(x: Float[Tensor, "b heads n d"]) -> Float[Tensor, "b heads n d"]:
+    """Unit length, smooth even at zero, where F.normalize's second derivative is not a number."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
 def _to_map(pixels: Float[Tensor, "b hw c"], like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

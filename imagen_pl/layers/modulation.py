@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.layers.initialisation import SLOPE
+from imagen_pl.layers.precision import at_least_float32
 
 
 class ModulatedConv2d(nn.Module):
@@ -50,5 +51,5 @@ class ModulatedConv2d(nn.Module):
     def _demodulation(self, scale: Float[Tensor, "b i"]) -> Float[Tensor, "b o"]:
         """sqrt(2) / ||scale * kernel||: the gain undoes what the leaky ReLU takes away."""
         with torch.autocast(scale.device.type, enabled=False):
-            power = scale.float().square() @ self.weight.float().square().sum((2, 3)).T
+            power = at_least_float32(scale).square() @ at_least_float32(self.weight).square().sum((2, 3)).T
             return (2 / (1 + SLOPE**2)) ** 0.5 * torch.rsqrt(power + 1e-8)
