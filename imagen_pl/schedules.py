@@ -152,8 +152,10 @@ def position(stages: Sequence[Stage], images_seen: int) -> StagePosition:
     for index, stage in enumerate(stages):
         last = index == len(stages) - 1
         if last or images_seen < round((start + stage.kimg) * 1000):
+            # In whole images, so that a fade ends with the batch that it should end with.
+            begin, length = round(start * 1000), round(stage.fade_kimg * 1000)
             # The first stage has nothing to fade from.
-            fade = 1.0 if index == 0 else _progress(images_seen, start, stage.fade_kimg)
+            fade = min((images_seen - begin) / length, 1.0) if index and length else 1.0
             return StagePosition(index, stage, Growth(stage.resolution, fade))
         start += stage.kimg
     raise ValueError("stages is empty: name at least one stage")

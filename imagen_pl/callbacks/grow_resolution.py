@@ -69,7 +69,7 @@ class GrowResolution(Callback):
     ) -> None:
         system = _system(pl_module)
         now = position(self.stages, system.images_seen)
-        if self.reset_moments and self._was and self._was.growth.fade < 1 <= now.growth.fade:
+        if self.reset_moments and self._was is not None and _ends_a_fade(self._was, now):
             system.forget_moments(self._was.stage.resolution)
         system.enter(now)
         self._was = now
@@ -86,6 +86,11 @@ class GrowResolution(Callback):
             here = position([stage], 0)
             growth = replace(here.growth, fade=state_dict["fade"])
             self._was = StagePosition(state_dict["index"], stage, growth)
+
+
+def _ends_a_fade(was: StagePosition, now: StagePosition) -> bool:
+    """A fade as long as its stage ends with it: the next batch belongs to the next stage's fade."""
+    return was.growth.fade < 1 and (now.growth.fade >= 1 or now.index != was.index)
 
 
 def _system(pl_module: LightningModule) -> TextToImageGAN:
