@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,3 +19,14 @@ check_calls()
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Encoded captions and statistics of the tests stay out of the user's cache; subprocesses inherit it."""
     os.environ["IMAGEN_PL_CACHE"] = str(tmp_path_factory.mktemp("imagen_pl_cache"))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tiny networks, where a second thread costs more than it brings."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

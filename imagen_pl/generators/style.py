@@ -89,7 +89,7 @@ class StyleGenerator(Generator):
             )
             before = width
         self.latent_mean: Tensor
-        self.register_buffer("latent_mean", torch.zeros(style_dim))
+        self.register_buffer("latent_mean", torch.zeros(self.mapping.latent_style_dim))
 
     def blocks(self) -> dict[int, nn.Module]:
         return {int(resolution): block for resolution, block in self.grown.items()}
@@ -215,13 +215,14 @@ class Mapping(nn.Module):
     def __init__(self, latent_dim: int, text_dim: int, style_dim: int, layers: int) -> None:
         super().__init__()
         sizes = [latent_dim] + [style_dim] * layers
+        self.latent_style_dim = sizes[-1]
         self.latent_layers = nn.ModuleList(linear(a, b) for a, b in itertools.pairwise(sizes))
         self.text = linear(text_dim, style_dim)
-        self.join = linear(2 * style_dim if layers else style_dim + latent_dim, style_dim)
+        self.join = linear(style_dim + self.latent_style_dim, style_dim)
         self.out = linear(style_dim, style_dim)
         self.activation = activation()
 
-    def latent(self, z: Float[Tensor, "b z"]) -> Float[Tensor, "b style"]:
+    def latent(self, z: Float[Tensor, "b z"]) -> Float[Tensor, "b v"]:
         """Style of the latent alone."""
         x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
         for layer in self.latent_layers:
@@ -232,7 +233,7 @@ class Mapping(nn.Module):
         self,
         z: Float[Tensor, "b z"],
         pooled: Float[Tensor, "b c"],
-        latent_mean: Float[Tensor, " style"],
+        latent_mean: Float[Tensor, " v"],
         truncation: float = 1.0,
     ) -> Float[Tensor, "b style"]:
         latent = self.latent(z)
