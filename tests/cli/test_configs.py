@@ -1,0 +1,276 @@
+"""Every file under configs/: each YAML trains a few batches by the command line, each script runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from imagen_pl.cli import main
+from imagen_pl.schedules import Stage, check_stages
+from tests.cli.conftest import REPOSITORY, Tiny
+from tests.cli.models import save_bert, save_clip_text
+from tests.unit.data_fixtures import COLOURS, encoded, noise, write_images, write_photos, write_tar
+
+CONFIGS = REPOSITORY / "configs"
+FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+BASES = [name for name in FILES if name.split("/")[0] in ("quickstart.yaml", "debug", "experiment")]
+SIDE = 128  # images of half of 256 px are not too small for any file
+
+
+def read(name: str) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8"))
+    return config
+
+
+def base_of(name: str) -> str:
+    """What an overlay is laid on: the first file of the command in its own comment."""
+    if name in BASES:
+        return name
+    found = re.findall(r"--config configs/(\S+\.yaml)", (CONFIGS / name).read_text(encoding="utf-8"))
+    assert found[-1] == name, f"{name} shows no command that uses it"
+    assert found[0] in BASES
+    return str(found[0])
+
+
+def small(base: str) -> dict[str, Any]:
+    """The base's own structure, with thin networks, through all its stages in two batches of 4 each."""
+    config = read(base)
+    stages = [
+        {**stage, "kimg": 0.008, "fade_kimg": 0.008 if stage.get("fade_kimg") else 0.0, "batch_size": 4}
+        for stage in config["growth"]["stages"]
+    ]
+    networks = {
+        name: {
+            "init_args": {
+                "channels": {r: min(c, 8) for r, c in config["model"][name]["init_args"]["channels"].items()}
+            }
+        }
+        for name in ("generator", "discriminator")
+    }
+    return {
+        "growth": {"stages": stages, "kimg_scale": 1.0},
+        "model": networks,
+        "data": {"num_workers": 0, "epoch_kimg": 0.008 * len(stages), "val_samples": 4},
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "num_nodes": 1,
+            "strategy": "auto",
+            "max_steps": 4 * len(stages),
+            "log_every_n_steps": 1,
+        },
+    }
+
+
+def folder(path: Path) -> dict[str, Any]:
+    write_photos(path, 12, SIDE)
+    return {"path": str(path)}
+
+
+def coco(path: Path) -> dict[str, Any]:
+    for part, count in (("train2017", 8), ("val2017", 4)):
+        names = [f"{i:06}.jpg" for i in range(count)]
+        write_images(path / part, names, SIDE)
+        images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+        captions = [{"image_id": i % count, "caption": f"a wall, told {i}"} for i in range(5 * count)]
+        annotations = path / f"annotations/captions_{part}.json"
+        annotations.parent.mkdir(exist_ok=True)
+        annotations.write_text(json.dumps({"images": images, "annotations": captions}))
+    return {"path": str(path)}
+
+
+def columns() -> dict[str, list[Any]]:
+    images = [encoded(noise(SIDE, SIDE, seed=i), "JPEG") for i in range(12)]
+    return {"image": images, "text": [f"noise {i}" for i in range(12)]}
+
+
+def parquet(path: Path) -> dict[str, Any]:
+    import pyarrow
+    from pyarrow import parquet as files
+
+    path.mkdir(parents=True)
+    files.write_table(pyarrow.table(columns()), path / "train-0.parquet")
+    return {"path": str(path)}
+
+
+def huggingface(path: Path) -> dict[str, Any]:
+    import datasets
+
+    table = datasets.Dataset.from_dict(columns()).cast_column("image", datasets.Image())
+    datasets.DatasetDict({"train": table}).save_to_disk(str(path))
+    return {"path": str(path)}
+
+
+def webdataset(path: Path) -> dict[str, Any]:
+    for shard in range(3):
+        files = {}
+        for i in range(8):
+            files[f"{i}.jpg"] = encoded(noise(SIDE, SIDE, seed=8 * shard + i), "JPEG")
+            files[f"{i}.txt"] = f"a {COLOURS[i]} noise".encode()
+        write_tar(path / f"{shard:03}.tar", files)
+    return {"path": str(path)}
+
+
+SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "FolderSource": folder,
+    "CocoSource": coco,
+    "ParquetSource": parquet,
+    "HuggingFaceSource": huggingface,
+    "WebDatasetSource": webdataset,
+    "EmojiSource": lambda path: {"styles": ["fluent"]},  # a third of the captions to encode
+}
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Stand-ins of one layer, as wide as the encoders that the files name."""
+    torch.manual_seed(0)
+    return {
+        "shipped": save_bert(tmp_path_factory.mktemp("bert384"), 384),
+        "openai/clip-vit-large-patch14": save_clip_text(tmp_path_factory.mktemp("clip768"), 768),
+    }
+
+
+@pytest.fixture
+def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network for Inception's weights, even where the machine has one, and none kept from before."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.mark.usefixtures("_offline")
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_trains(
+    name: str,
+    encoders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = base_of(name)
+    files = [base] if name == base else [base, name]
+    merged: dict[str, Any] = {"model": {}, "data": {}}
+    for file in files:
+        for section in merged:
+            merged[section] |= read(file).get(section, {})
+    changes = small(base)
+    source = merged["data"]["source"]["class_path"]
+    changes["data"]["source"] = {
+        "class_path": source,
+        "init_args": SOURCES[source.rsplit(".", 1)[-1]](tmp_path / "source"),
+    }
+    encoder = merged["model"]["text_encoder"].get("init_args", {}).get("name", "shipped")
+    changes["model"]["text_encoder"] = {"init_args": {"name": str(encoders[encoder])}}
+    if name != base and not name.startswith("metrics/"):  # the bases have tried theirs
+        changes["model"]["metrics"], changes["checkpoint"] = [], {"monitor": None}
+    Path("small.yaml").write_text(yaml.safe_dump(changes))
+
+    words = [word for file in files for word in ("--config", str(CONFIGS / file))]
+    assert main(["fit", *words, "--config", "small.yaml", "--name", "run"]) == 0, capsys.readouterr().err
+    told = capsys.readouterr()
+    batches = 2 * len(changes["growth"]["stages"])
+    assert f"Trained on {4 * batches} images." in told.out
+    checkpoint = torch.load("runs/run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["growth_resolution"] == changes["growth"]["stages"][-1]["resolution"]
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_stages_as_they_stand(name: str) -> None:
+    stages = [Stage(**stage) for stage in read(name)["growth"]["stages"]]
+    check_stages(stages)
+    for network in ("generator", "discriminator"):
+        assert {s.resolution for s in stages} <= read(name)["model"][network]["init_args"]["channels"].keys()
+    if "coco" in name:  # its comment says so
+        assert all(s.batch_size % 8 == 0 and s.batch_size % 32 == 0 for s in stages)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "quickstart.yaml"])
+def test_every_setting_is_explained(name: str) -> None:
+    """By a comment above it, above the item of a list that it belongs to, or where it came first."""
+    lines = (CONFIGS / name).read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# ")
+    explained: set[str] = set()
+    item = -1  # how far the list's item is indented that has a comment above it
+    for before, line in pairwise(lines):
+        setting = re.match(r"( +)(- )?(\w+): *(\S.*)?$", line)
+        if setting is None:
+            continue
+        indent, commented = len(setting[1]), before.lstrip().startswith("#")
+        if indent <= item or setting[2]:
+            item = indent if setting[2] and commented else -1
+        if setting[4] and setting[3] != "class_path":
+            if commented or item >= 0:
+                explained.add(setting[3])
+            assert setting[3] in explained, f"{name}: {line.strip()} has no comment above it"
+
+
+# ---------------------------------------------------------------------- scripts
+
+
+@pytest.mark.parametrize("script", ["slurm.sbatch", "torchrun.sh"])
+def test_scripts_are_bash(script: str) -> None:
+    done = subprocess.run(["bash", "-n", str(CONFIGS / "cluster" / script)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_torchrun_asks_for_what_it_needs(tmp_path: Path) -> None:
+    script = str(CONFIGS / "cluster/torchrun.sh")
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "NODES: how many machines" in done.stderr
+
+
+def test_torchrun_trains_on_two_processes(tiny: Tiny) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    settings = {"PATH": path, "NODES": "1", "MAIN": "localhost", "GPUS": "2", "PORT": "0"}
+    words = [*tiny.words, "--trainer.accelerator", "cpu", "--trainer.max_steps", "40"]
+    done = subprocess.run(
+        ["bash", str(CONFIGS / "cluster/torchrun.sh"), *words],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 x cpu" in done.stdout
+    assert done.stdout.count("Trained on 96 images.") == 1
+    assert torch.load(tiny.run / "checkpoints/last.ckpt", weights_only=True)["images_seen"] == 96
+
+
+def test_slurm_trains_with_its_numbers_and_queues_again_when_stopped(tmp_path: Path) -> None:
+    """With stand-ins for SLURM's own commands."""
+    for name, does in (("srun", "exit ${CODE}"), ("scontrol", "exit 0")):
+        command = tmp_path / name
+        command.write_text(f'#!/usr/bin/env bash\necho {name} "$@" >> {tmp_path}/log\n{does}\n')
+        command.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_NUM_NODES": "4",
+        "SLURM_NTASKS_PER_NODE": "8",
+        "SLURM_JOB_ID": "77",
+    }
+    script = str(CONFIGS / "cluster/slurm.sbatch")
+    for code, queued in ((0, 0), (1, 0), (143, 1)):
+        (tmp_path / "log").unlink(missing_ok=True)
+        words = ["bash", script, "--config", "a.yaml", "--name", "my run"]
+        done = subprocess.run(words, env={**environment, "CODE": str(code)}, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        log = (tmp_path / "log").read_text()
+        assert "imagen-pl fit --config a.yaml --name my run --existing resume" in log
+        assert "--trainer.num_nodes 4 --trainer.devices 8" in log
+        assert log.count("scontrol requeue 77") == queued
