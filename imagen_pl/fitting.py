@@ -13,6 +13,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from imagen_pl.arguments import DESCRIPTION, USAGE, Parser, import_families, one_line, quieten
 from imagen_pl.callbacks.base import callbacks_of, is_dry_run
@@ -195,7 +197,7 @@ class TrainingCLI(LightningCLI):
             super().instantiate_classes()
         except UserError:
             raise
-        except ValueError as error:
+        except (ValueError, MisconfigurationException) as error:
             # The constructors check what they are given, and say what is wrong with it.
             raise UserError(one_line(str(error))) from error
 
@@ -213,7 +215,11 @@ class TrainingCLI(LightningCLI):
             loggers = [*loggers, MetricsFile(self.run_folder.path)]
         plugins = given["plugins"] or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        return super().instantiate_trainer(callbacks=callbacks, logger=loggers, plugins=plugins, **kwargs)
+        trainer = super().instantiate_trainer(callbacks=callbacks, logger=loggers, plugins=plugins, **kwargs)
+        if isinstance(trainer.strategy, DDPStrategy):
+            # Blocks that have not grown yet get no gradient, which DDP takes amiss unless it is told.
+            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        return trainer
 
     def configuration(self) -> str:
         """Everything that was set, as YAML that `--config` takes."""

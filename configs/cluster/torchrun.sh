@@ -16,5 +16,4 @@ exec torchrun \
     --nnodes "$NODES" --nproc_per_node "$GPUS" \
     --rdzv_backend c10d --rdzv_endpoint "$MAIN:$PORT" \
     -m imagen_pl.cli fit "$@" \
-    --trainer.num_nodes "$NODES" --trainer.devices "$GPUS" \
-    --trainer.strategy ddp_find_unused_parameters_true
+    --trainer.num_nodes "$NODES" --trainer.devices "$GPUS"

@@ -6,11 +6,14 @@ Axes: b batch, t tokens, c channels.
 from __future__ import annotations
 
 import hashlib
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from jaxtyping import Float
@@ -126,6 +129,8 @@ def _opened(kind: str, path: str, **options: Any) -> Any:
     """A configuration, tokenizer or model of transformers, or one line that says why there is none."""
     import transformers
 
+    if not Path(path).exists() and not _hub_has_address():
+        options["local_files_only"] = True  # else it would retry for half a minute
     log_level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -142,6 +147,19 @@ def _opened(kind: str, path: str, **options: Any) -> Any:
         raise UserError(f"text encoder {path}: {why}") from error
     finally:
         transformers.logging.set_verbosity(log_level)
+
+
+def _hub_has_address() -> bool:
+    """False on a machine without a network; behind a proxy nobody knows before asking it."""
+    from huggingface_hub import constants
+
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def _text_config(config: Any) -> Any:
