@@ -81,7 +81,6 @@ def tiny_trainer(
     images: int,
     callbacks: Sequence[Callback] = (),
     stages: Sequence[Stage] = STAGES,
-    steps_a_batch: int = 2,
     **settings: Any,
 ) -> Trainer:
     """Trains on the CPU until so many images are seen; GrowResolution is added if it is not there.
@@ -97,14 +96,14 @@ def tiny_trainer(
         "devices": 1,
         "logger": False,
         "max_epochs": -1,
+        "max_steps": 2 * batches_until(images, stages),
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "plugins": [AtomicCheckpointIO()],
     }
-    steps = steps_a_batch * batches_until(images, stages)
-    return Trainer(callbacks=callbacks, max_steps=steps, **{**defaults, **settings})
+    return Trainer(callbacks=callbacks, **{**defaults, **settings})
 
 
 def train(

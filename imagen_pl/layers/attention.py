@@ -113,8 +113,11 @@ def _attend(
 
 
 def _unit(x: Float[Tensor, "b heads n d"]) -> Float[Tensor, "b heads n d"]:
-    """Unit length, smooth even at zero, where F.normalize's second derivative is not a number."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+    """Unit length, smooth even at zero, where F.normalize's second derivative is not a number.
+
+    The length is taken in float32: near zero, its slope is more than float16 can hold.
+    """
+    return x * torch.rsqrt(at_least_float32(x).square().sum(-1, keepdim=True) + 1e-6).to(x.dtype)
 
 
 def _to_map(pixels: Float[Tensor, "b hw c"], like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
