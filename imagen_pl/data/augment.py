@@ -108,11 +108,13 @@ def translate(images: Images, share: float = 0.125) -> Images:
 
 
 def cut_out(images: Images, share: float = 0.5) -> Images:
-    """Blank a square of half the side, at a random place, in mid grey."""
+    """Blank a square of half the side in mid grey; its middle is anywhere, so the border may cut it."""
     b, _, h, w = images.shape
-    half = int(h * share + 0.5) // 2
-    middle_y, middle_x = (torch.rand(2, b, 1, 1, device=images.device) * h).floor()
+    side = int(h * share + 0.5)
+    # An even side has its middle between pixels, so there is one place more for it.
+    middle = torch.randint(0, h + 1 - side % 2, (2, b, 1, 1), device=images.device)
+    top, left = middle - side // 2
     rows = torch.arange(h, device=images.device).view(1, h, 1)
     columns = torch.arange(w, device=images.device).view(1, 1, w)
-    hole = ((rows - middle_y).abs() < half) & ((columns - middle_x).abs() < half)
+    hole = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
     return images * (~hole)[:, None]
