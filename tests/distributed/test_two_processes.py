@@ -1,0 +1,100 @@
+"""Two processes that share a training do what one does: DDP over gloo, through all stages and fades."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from imagen_pl.schedules import batches
+from tests.distributed import worker
+
+Outcome = dict[str, Any]
+Ranks = Callable[[str], list[Outcome]]
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Equal to the bit, however deep."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+@pytest.mark.parametrize("name", ["uncoupled", "accumulated", "everything", "resumed"])
+def test_weights_averages_and_moments_are_equal_in_both(ranks: Ranks, name: str) -> None:
+    """After every batch of every stage, to the bit."""
+    first, second = ranks(name)
+    start = worker.MIDDLE_OF_A_FADE if name == "resumed" else 0
+    clocks = [clock for clock, _ in batches(worker.STAGES, start, worker.END)]
+    assert list(first["weights"]) == [*clocks[1:], worker.END]
+    assert any("ema." in key for key in first["final"])
+    for key in ("weights", "final", "optimizers", "images_seen"):
+        assert_same(first[key], second[key])
+    moved = {
+        n for n, value in first["final"].items() if not torch.equal(value, first["weights"][clocks[1]][n])
+    }
+    assert {"generator", "discriminator", "ema"} <= {name.split(".")[0] for name in moved}
+
+
+@pytest.mark.parametrize("name", ["uncoupled", "accumulated"])
+def test_gradients_equal_those_of_one_process_with_twice_the_batch(
+    ranks: Ranks, alone: Outcome, name: str
+) -> None:
+    """At every step of every stage, fades among them, in float32, to 1e-6."""
+    shared = ranks(name)[0]["gradients"]
+    assert [step[:2] for step in shared] == [step[:2] for step in alone["gradients"]]
+    positions = [here for _, here in batches(worker.STAGES, 0, worker.END)]
+    assert sum(0 < here.growth.fade < 1 for here in positions) >= 4
+    assert len(shared) == 2 * len(positions)
+    for (clock, which, found), (_, _, expected) in zip(shared, alone["gradients"], strict=True):
+        assert found.keys() == expected.keys(), (clock, which)
+        assert max(float(gradient.abs().max()) for gradient in found.values()) > 0.01
+        for parameter, gradient in found.items():
+            torch.testing.assert_close(gradient, expected[parameter], atol=1e-6, rtol=1e-5)
+
+
+def test_both_serve_the_images_that_one_would(ranks: Ranks, alone: Outcome) -> None:
+    first, second = (outcome["numbers"] for outcome in ranks("uncoupled"))
+    assert [a + b for a, b in zip(first, second, strict=True)] == alone["numbers"]
+    assert all(len(a) == len(b) for a, b in zip(first, second, strict=True))
+
+
+def test_scores_equal_those_of_one_process(ranks: Ranks, alone: Outcome) -> None:
+    """Both processes give the same score, over the images of both."""
+    first, second = ranks("uncoupled")
+    assert len(alone["scores"]) == 3  # the look before training, and two epochs
+    assert alone["scores"][0] == {}
+    assert first["scores"] == second["scores"]
+    for shared, expected in zip(first["scores"][1:], alone["scores"][1:], strict=True):
+        assert shared.keys() == expected.keys() == {"val/mean_colour"}
+        assert shared["val/mean_colour"] == pytest.approx(expected["val/mean_colour"], abs=1e-3)
+    assert first["real_seen"] + second["real_seen"] == alone["real_seen"]
+    assert min(first["real_seen"], second["real_seen"]) > 0
+
+
+def test_a_resume_equals_the_run_that_went_on(ranks: Ranks) -> None:
+    """Saved in the middle of a fade; both processes go on with their own images and random numbers."""
+    for whole, resumed in zip(ranks("everything"), ranks("resumed"), strict=True):
+        assert len(resumed["numbers"]) == 4
+        assert resumed["numbers"] == whole["numbers"][-4:]
+        for key in ("final", "optimizers", "images_seen"):
+            assert_same(resumed[key], whole[key])
+
+
+def test_a_loss_that_spoils_one_process_stops_both(ranks: Ranks) -> None:
+    """Both name it, neither waits for the other, and no weight is harmed."""
+    for outcome in ranks("stopped"):
+        assert outcome["stopped"].startswith("d_loss became nan at 48 images seen (16 px)")
+        assert outcome["images_seen"] == 48
+        assert all(value.isfinite().all() for value in outcome["final"].values())

@@ -1,0 +1,159 @@
+"""One process of a training that several share: torchrun starts it, the tests read what it leaves.
+
+    python -m torch.distributed.run --standalone --nproc_per_node 2 -m tests.distributed.worker FOLDER
+
+Every process leaves `FOLDER/<name of the run>-<rank>.pt`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from imagen_pl.callbacks.grow_resolution import GrowResolution
+from imagen_pl.data.augment import DiffAugment
+from imagen_pl.errors import TrainingStopped
+from imagen_pl.losses.adversarial import NonSaturating, Relativistic
+from imagen_pl.losses.matching import ImageTextContrastive, MismatchedCaptions
+from imagen_pl.losses.penalties import R1, R2
+from imagen_pl.schedules import Stage
+from imagen_pl.system import TextToImageGAN
+from tests.fakes import MeanColour
+from tests.training import SaveAt, adam, sgd, tiny_data, tiny_system, tiny_trainer, weights_of
+
+# 8 px to 48 images; 16 px to 112, fading until 80; then 32 px, fading until 144.
+STAGES = (
+    Stage(8, kimg=0.048, batch_size=16),
+    Stage(16, kimg=0.064, batch_size=16, fade_kimg=0.032),
+    Stage(32, kimg=1.0, batch_size=8, fade_kimg=0.032),
+)
+END = 160
+MIDDLE_OF_A_FADE = 128
+
+
+class Watch(Callback):
+    """Gradients before each step, summed over processes; which rows were served; weights after each step."""
+
+    def __init__(self) -> None:
+        self.gradients: list[tuple[int, str, dict[str, Tensor]]] = []
+        self.numbers: list[list[int]] = []
+        self.weights: dict[int, dict[str, Tensor]] = {}
+        self.scores: list[dict[str, float]] = []
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        which = "d" if optimizer is trainer.optimizers[0] else "g"
+        found = {n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None}
+        assert isinstance(pl_module, TextToImageGAN)
+        self.gradients.append((pl_module.images_seen, which, found))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TextToImageGAN)
+        self.numbers.append(batch.indices.tolist())
+        self.weights[pl_module.images_seen] = weights_of(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.scores.append({n: float(v) for n, v in trainer.callback_metrics.items()})
+
+
+def uncoupled(accumulate: int = 1) -> TextToImageGAN:
+    """Samples of a batch do not touch each other, and differences do not grow: gradients can be compared."""
+    return tiny_system(
+        generator={"text_attention_at": [8]},
+        discriminator={"heads_at": [8]},
+        adversarial=NonSaturating(),
+        penalties=[R1(0.1), R2(0.1, every=2)],
+        metrics=[MeanColour()],
+        generator_optimizer=sgd(0.003),
+        discriminator_optimizer=sgd(0.003),
+        accumulate=accumulate,
+        gradient_clip=100.0,
+    )
+
+
+def everything() -> TextToImageGAN:
+    """All that draws random numbers, couples the samples of a process, or keeps a state."""
+    torch.manual_seed(0)
+    return tiny_system(
+        generator={"noise": True, "style_mixing": 0.5, "self_attention_at": [8], "mean_decay": 0.9},
+        discriminator={"minibatch_stddev": 4},
+        adversarial=Relativistic(),
+        penalties=[R1(0.5, every=2), R2(0.5)],
+        matching=[MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8)],
+        augment=DiffAugment(probability=0.3, target=0.6, adapt_kimg=1.0),
+        generator_optimizer=adam(),
+        discriminator_optimizer=adam(),
+    )
+
+
+class NotANumber(NonSaturating):
+    """From the fourth batch on, the loss of the second process alone is not a number."""
+
+    calls = 0
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        self.calls += 1
+        loss = super().discriminator(real_logits, fake_logits)
+        return loss * float("nan") if self.calls > 3 and os.environ.get("RANK") == "1" else loss
+
+
+def run(
+    system: TextToImageGAN, until: int, ckpt_path: Path | None = None, save: dict[int, Path] | None = None
+) -> dict[str, Any]:
+    """Train in as many processes as torchrun has started, and give what the tests compare."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    watch = Watch()
+    settings: dict[str, Any] = {}
+    if processes > 1:
+        settings = {"strategy": "ddp_find_unused_parameters_true", "devices": processes}
+    callbacks = [GrowResolution(list(STAGES), reset_moments=True), SaveAt(save or {}), watch]
+    trainer = tiny_trainer(until, callbacks, STAGES, num_sanity_val_steps=2, **settings)
+    data = tiny_data(count=40, val_fraction=0.3, val_batch_size=3, caption_dropout=0.1)
+    stopped = ""
+    try:
+        trainer.fit(system, data, ckpt_path=ckpt_path)
+    except TrainingStopped as error:
+        stopped = str(error)
+    return {
+        "gradients": watch.gradients,
+        "numbers": watch.numbers,
+        "weights": watch.weights,
+        "scores": watch.scores,
+        "final": weights_of(system),
+        "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "images_seen": system.images_seen,
+        "real_seen": sum(metric.real_seen for metric in system.metrics if isinstance(metric, MeanColour)),
+        "stopped": stopped,
+    }
+
+
+def runs(folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    checkpoint = folder / "middle.ckpt"
+    return {
+        "uncoupled": lambda: run(uncoupled(), END),
+        "accumulated": lambda: run(uncoupled(accumulate=2), END),
+        "everything": lambda: run(everything(), END, save={MIDDLE_OF_A_FADE: checkpoint}),
+        "resumed": lambda: run(everything(), END, ckpt_path=checkpoint),
+        "stopped": lambda: run(tiny_system(adversarial=NotANumber()), END),
+    }
+
+
+def main(folder: Path) -> None:
+    os.environ.setdefault("IMAGEN_PL_CACHE", str(folder / "cache"))
+    rank = os.environ["RANK"]
+    for name, train in runs(folder).items():
+        torch.save(train(), folder / f"{name}-{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
