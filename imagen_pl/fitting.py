@@ -275,9 +275,7 @@ class TrainingCLI(LightningCLI):
         if not trainer.is_global_zero or is_dry_run(trainer):
             return
         self.say(f"Trained on {self.model.images_seen:,} images.")
-        scores = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
-        for name, value in sorted(scores.items()):
-            self.say(f"  {name:<32} {value:.4g}")
+        self._say_scores()
         keeper = next((c for c in trainer.checkpoint_callbacks if isinstance(c, KeepCheckpoints)), None)
         if keeper is not None and keeper.best_model_score is not None:
             self.say(
@@ -289,6 +287,19 @@ class TrainingCLI(LightningCLI):
             prompt = next(c for c in callbacks_of(trainer) if isinstance(c, SampleGrid)).captions[0]
             self.say(f'Draw more: imagen-pl sample {run.path} "{prompt}" --num_images 4 --out more.png')
         self.say(f"Go on: {run.resume_command()}")
+
+    def after_validate(self) -> None:
+        """Say what was scored, and the scores."""
+        seen, resolution = self.model.images_seen, self.model.growth.resolution
+        self.say(f"{self.settings.ckpt_path}: {seen:,} images seen, {resolution} px")
+        if not self._say_scores():
+            self.say("  no scores: name some in model.metrics, as configs/quickstart.yaml does")
+
+    def _say_scores(self) -> bool:
+        scores = {n: float(v) for n, v in self.trainer.callback_metrics.items() if n.startswith("val/")}
+        for name, value in sorted(scores.items()):
+            self.say(f"  {name:<32} {value:.4g}")
+        return bool(scores)
 
     @staticmethod
     def say(line: str) -> None:

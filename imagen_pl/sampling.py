@@ -54,7 +54,7 @@ def _grid(model: TextToImage, arguments: argparse.Namespace) -> None:
     labels = [""] * len(rows) if arguments.plain else arguments.prompt
     out.parent.mkdir(parents=True, exist_ok=True)
     labelled_grid(rows, labels, columns=1).save(out)
-    print(f"{out}: {len(pictures)} pictures of {model.resolution} px, seeds from {arguments.seed}")
+    print(f"{out}: {_count(len(pictures))} of {model.resolution} px, seeds from {arguments.seed}")
     if arguments.singles:
         folder = Path(arguments.singles)
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def _folder(model: TextToImage, prompts: list[Prompt], out: Path, arguments: arg
             picture.save(out / name)
             row = {"file_name": name, "prompt": text, "seed": seed, **prompts[i // n].fields}
             metadata.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(f"{out}: {len(pairs)} pictures of {model.resolution} px and metadata.jsonl")
+    print(f"{out}: {_count(len(pairs))} of {model.resolution} px and metadata.jsonl")
 
 
 # ---------------------------------------------------------------------- both
@@ -106,6 +106,10 @@ def _check_number(arguments: argparse.Namespace) -> None:
         raise UserError(f"--num_images {arguments.num_images} must be 1 or more")
     if not 0 <= arguments.truncation <= 1:
         raise UserError(f"--truncation {arguments.truncation} is not between 0 and 1")
+
+
+def _count(pictures: int) -> str:
+    return f"{pictures:,} picture{'s' * (pictures != 1)}"
 
 
 def _file_name(row: int, k: int, num_images: int) -> str:
