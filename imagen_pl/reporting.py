@@ -70,7 +70,7 @@ class Reporter:
         numbers = {f"val/{name}": value for name, value in scores.items()}
         self._log(system, numbers)
         for name, value in numbers.items():
-            # Every rank holds the same value; float64, since float32 would round what is compared.
+            # Every process holds the same value already.
             system.log(name, torch.tensor(value, dtype=torch.float32), logger=False, rank_zero_only=False)
         self._timed_from = (system.images_seen, perf_counter())
 

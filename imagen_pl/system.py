@@ -339,7 +339,12 @@ class TextToImageGAN(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        seen = (getattr(data, "fingerprint", "data"), self.growth.resolution, *self.trainer.num_val_batches)
+        seen = [getattr(data, "fingerprint", "data"), self.growth.resolution]
+        limit = self.trainer.limit_val_batches
+        if isinstance(limit, int) or limit < 1:  # a number of batches, or a share of them
+            # Which images are left out follows from how they are shared out in batches.
+            batch_size = getattr(data, "val_batch_size", None)
+            seen += [*self.trainer.num_val_batches, batch_size, self.trainer.world_size]
         self._real_key = "-".join(str(part) for part in seen)
         self._wants_real = [m.needs_real(self._real_key) for m in self.metrics]
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, Timer
@@ -37,6 +37,8 @@ class RunProgress(ProgressBar):
         self._live = False  # an unfinished line stands on the terminal
         self._shown_at = float("-inf")
         self._marks: deque[tuple[float, int]] = deque()
+        self._start = _Start(0.0, 0, 0)
+        self._rate = 0.0
 
     def disable(self) -> None:
         self._enabled = False
@@ -51,7 +53,9 @@ class RunProgress(ProgressBar):
     # ------------------------------------------------------------------ events
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._marks = deque([(time.monotonic(), system_of(pl_module).images_seen)])
+        now, images_seen = time.monotonic(), system_of(pl_module).images_seen
+        self._marks = deque([(now, images_seen)])
+        self._start = _Start(now, trainer.global_step, images_seen)
         self._shown_at = float("-inf")
 
     def on_train_batch_end(
@@ -65,7 +69,7 @@ class RunProgress(ProgressBar):
             self._show(self._training_line(trainer, pl_module))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if sys.stderr.isatty() and not trainer.sanity_checking:
+        if self._out.isatty() and not trainer.sanity_checking:
             self._show("validating")
 
     def on_validation_batch_end(
@@ -104,13 +108,14 @@ class RunProgress(ProgressBar):
     def _training_line(self, trainer: Trainer, pl_module: LightningModule) -> str:
         system = system_of(pl_module)
         (since, before), (now, seen) = self._marks[0], self._marks[-1]
-        rate = (seen - before) / (now - since) if now > since else 0.0
-        share, left_s = _way_to_go(trainer)
+        if now > since:  # else a validation came last, and the speed before it stands
+            self._rate = (seen - before) / (now - since)
+        share, left_s = _way_to_go(trainer, self._start, now, seen)
         stages = next((len(c.stages) for c in callbacks_of(trainer) if isinstance(c, GrowResolution)), 1)
         parts = [f"stage {system.reporter.stage + 1}/{stages}", f"{system.growth.resolution} px"]
         if system.growth.fade < 1:
             parts.append(f"fade {system.growth.fade:.0%}")
-        parts += [f"{seen / 1000:.1f} kimg", f"{rate:.0f} images/s"]
+        parts += [f"{seen / 1000:.1f} kimg", f"{self._rate:.0f} images/s"]
         if left_s is not None:
             parts.append(f"{duration(left_s)} left")
         line = " · ".join(parts)
@@ -151,7 +156,17 @@ class RunProgress(ProgressBar):
         self._out.flush()
 
 
-def _way_to_go(trainer: Trainer) -> tuple[float | None, float | None]:
+class _Start(NamedTuple):
+    """Where this training began, which a resume does far from 0."""
+
+    time_s: float
+    steps: int
+    images_seen: int
+
+
+def _way_to_go(
+    trainer: Trainer, start: _Start, now_s: float, images_seen: int
+) -> tuple[float | None, float | None]:
     """Share of the run that is done, 0 to 1, and seconds left; None where nobody knows.
 
     Of several limits, the one that ends the run first counts.
@@ -161,6 +176,14 @@ def _way_to_go(trainer: Trainer) -> tuple[float | None, float | None]:
         if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
             elapsed = callback.time_elapsed()
             ways.append((elapsed / max(elapsed + left, 1e-9), max(left, 0.0)))
+    epoch_images = getattr(getattr(trainer, "datamodule", None), "epoch_images", 0)
+    for end, began, done in (
+        (trainer.max_steps, start.steps, trainer.global_step),
+        ((trainer.max_epochs or -1) * epoch_images, start.images_seen, images_seen),
+    ):
+        if end > 0 and done > began:
+            each_s = (now_s - start.time_s) / (done - began)
+            ways.append((min(done / end, 1.0), max(end - done, 0) * each_s))
     return min(ways, key=lambda way: way[1]) if ways else (None, None)
 
 
