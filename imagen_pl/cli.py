@@ -103,8 +103,10 @@ def _train(words: list[str]) -> int:
     except SystemExit:  # Lightning's answer to a Ctrl-C that could not wait
         if not cli.stopper.hurried:
             raise
-        if is_main_process() and cli.run_folder.newest_checkpoint():
-            print(f"Stopped at once. Resume from the last checkpoint: {cli.run_folder.resume_command()}")
+        if is_main_process():
+            saved = cli.run_folder.newest_checkpoint()
+            resume = f"Resume from {saved}: {cli.run_folder.resume_command()}"
+            print(f"Stopped at once. {resume if saved else 'Nothing was saved yet.'}", flush=True)
         return 128 + signal.SIGINT
     except TrainingStopped as stop:
         print(f"stopped: {stop}", file=sys.stderr)

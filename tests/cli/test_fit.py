@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from imagen_pl.callbacks.stopping import SaveWhenStopped
 from imagen_pl.cli import main
 from tests.cli.conftest import Tiny
 
@@ -199,6 +200,25 @@ def test_a_loss_that_is_not_finite_stops_with_a_checkpoint(
 
 
 # ---------------------------------------------------------------------- signals
+
+
+def test_a_hurried_stop_says_what_there_is_to_resume(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the second Ctrl-C, which waits for nothing."""
+    assert main(["fit", *tiny.words, "--name", "saved", "--trainer.max_steps", "4"]) == 0
+
+    def hurry(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SaveWhenStopped, "on_train_batch_end", hurry)
+    assert main(["fit", *tiny.words]) == 130
+    assert capsys.readouterr().out.splitlines()[-1] == "Stopped at once. Nothing was saved yet."
+    assert main(["fit", *tiny.words, "--name", "saved", "--ckpt_path", "last"]) == 130
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "Stopped at once. Resume from runs/saved/checkpoints/last.ckpt: "
+        "imagen-pl fit --config runs/saved/config.yaml --ckpt_path last"
+    )
 
 
 def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
