@@ -21,7 +21,8 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, text in BLOCKS if not kind for line in text.splitlines() if line]
 
 SMALL = (
-    "--growth.stages '[{resolution: 8, kimg: 1, batch_size: 4}]' --trainer.max_steps 4 --data.val_samples 4 "
+    "--growth.stages '[{resolution: 8, kimg: 1, batch_size: 4}]' "
+    "--trainer.max_steps 4 --data.val_samples 4 "
     "--trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto "
     "--model.metrics null --checkpoint.monitor null --data.num_workers 0"
 )
@@ -31,8 +32,8 @@ SHORTER = {
     "make test": "TESTS='tests/cli/test_help.py -q'",
     "imagen-pl fit --config configs/experiment/folder64.yaml": SMALL,
     "imagen-pl fit --config runs/photos/config.yaml": "--trainer.max_steps 8",
-    "imagen-pl fit --config configs/experiment/coco256.yaml": f"{SMALL} --data.source.path coco/captions.json "
-    "--data.source.images coco/images",
+    "imagen-pl fit --config configs/experiment/coco256.yaml": f"{SMALL} "
+    "--data.source.path coco/captions.json --data.source.images coco/images",
     "imagen-pl fit --config configs/quickstart.yaml": f"{SMALL} --existing move",
 }
 
