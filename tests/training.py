@@ -180,6 +180,23 @@ def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
+def assert_same(a: Any, b: Any) -> None:
+    """Equal to the bit, however deep."""
+    if isinstance(a, Tensor):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
 class StepGradients(Callback):
     """Keeps every gradient right before an optimizer's step: (clock, "d" or "g", gradients by name)."""
 

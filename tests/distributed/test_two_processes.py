@@ -10,25 +10,10 @@ import torch
 
 from imagen_pl.schedules import batches
 from tests.distributed import worker
+from tests.training import assert_same
 
 Outcome = dict[str, Any]
 Ranks = Callable[[str], list[Outcome]]
-
-
-def assert_same(a: Any, b: Any) -> None:
-    """Equal to the bit, however deep."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 @pytest.mark.parametrize("name", ["uncoupled", "accumulated", "everything", "resumed"])

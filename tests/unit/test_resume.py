@@ -27,6 +27,7 @@ from tests.training import (
     SaveAt,
     Speckled,
     adam,
+    assert_same,
     batches_until,
     tiny_data,
     tiny_system,
@@ -113,23 +114,6 @@ def state(system: TextToImageGAN) -> dict[str, Any]:
         "optimizers": [optimizer.state_dict() for optimizer in system.trainer.optimizers],
         "clock": (system.images_seen, system.growth, system.stage, growing[0].state_dict()),
     }
-
-
-def assert_same(a: Any, b: Any) -> None:
-    """Equal to the bit, however deep."""
-    if isinstance(a, Tensor):
-        assert a.dtype == b.dtype
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 @dataclass
