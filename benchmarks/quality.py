@@ -55,6 +55,7 @@ Features = Float[Tensor, "n f"]
 COUNTS = {"train": 600, "test": 300, "composition": 100}
 SIZE = 64
 _BATCH = 16
+_TOLD_EVERY_S = 0.2 if sys.stderr.isatty() else 15
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def blur(images: Images, factor: int) -> Images:
 
 def extract(extractor: Extractor, images: Images, name: str) -> Features:
     parts = images.split(_BATCH)
-    shown = tqdm(parts, desc=f"features of {name}", delay=2, leave=False, mininterval=1)
+    shown = tqdm(parts, desc=f"features of {name}", delay=2, leave=False, mininterval=_TOLD_EVERY_S)
     return torch.cat([extractor(part) for part in shown])
 
 
