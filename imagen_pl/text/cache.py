@@ -76,13 +76,11 @@ class TextCache:
 
         Raises:
             KeyError: a caption was not given to `build`.
+            UserError: the file has been damaged or taken away since.
         """
         rows = []
-        connection = self._connection()
         for caption in captions:
-            found = connection.execute(
-                "SELECT tokens, pooled FROM features WHERE caption = ?", (_key(caption),)
-            ).fetchone()
+            found = self._find(caption)
             if found is None:
                 raise KeyError(f"{caption!r} is not in {self.path}")
             words, whole = (np.frombuffer(part, np.float16).astype(np.float32) for part in found)
@@ -124,6 +122,19 @@ class TextCache:
                         "INSERT OR IGNORE INTO features VALUES (?, ?, ?)", _rows(encoder, part, device)
                     )
 
+    def _find(self, caption: str) -> tuple[bytes, bytes] | None:
+        question = "SELECT tokens, pooled FROM features WHERE caption = ?"
+        try:
+            found: tuple[bytes, bytes] | None = (
+                self._connection().execute(question, (_key(caption),)).fetchone()
+            )
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"the cache of encoded captions {self.path} cannot be read any more ({error}): delete it, "
+                "and start again"
+            ) from error
+        return found
+
     def _connection(self) -> sqlite3.Connection:
         """This process's own: a connection must not be carried over a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
@@ -138,7 +149,7 @@ class TextCache:
 
 
 def _key(caption: str) -> bytes:
-    return hashlib.sha256(caption.encode()).digest()[:16]
+    return hashlib.sha256(caption.encode(errors="replace")).digest()[:16]
 
 
 def _rows(

@@ -22,6 +22,15 @@ from torch import Tensor, nn
 from imagen_pl.errors import UserError
 from imagen_pl.types import TextFeatures
 
+# Raised when the same captions, encoder and settings come to give other features.
+_VERSION = 2
+_PIECE, _PIECES = 2**14, 2**8
+# Their first position comes after that of the padding token.
+_SHIFTED = {
+    "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl",
+}  # fmt: skip
+
 
 class TextEncoder(ABC):
     """Turns captions into features.
@@ -67,23 +76,30 @@ class FrozenTextEncoder(TextEncoder):
     def fingerprint(self) -> str:  # type: ignore[override]
         folder = Path(self._path)
         if folder.is_dir():
-            weights = [
-                str(self._config.to_dict()),
-                *(_sketch(f) for f in sorted(folder.iterdir()) if f.is_file()),
-            ]
+            weights = [_sketch(f) for f in sorted(folder.iterdir()) if f.is_file()]
         else:
             weights = [self._path, str(getattr(self._config, "_commit_hash", None))]
-        return hashlib.sha256(repr((weights, self.max_tokens)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((_VERSION, weights, self.max_tokens)).encode()).hexdigest()[:16]
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str], device: torch.device | str = "cpu") -> TextFeatures:
         words = self._tokenizer(
-            list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            # Half a pair of surrogates, as JSON files may hold, is no text.
+            [caption.encode(errors="replace").decode() for caption in captions],
+            padding=True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+            return_attention_mask=True,
         ).to(device)
+        ids, mask = words.input_ids, words.attention_mask.bool()
+        seen_mask: Tensor | None = words.attention_mask
+        if self._reads_padding:
+            room = _longest(self._config) - ids.shape[1]
+            ids, seen_mask = nn.functional.pad(ids, (0, room), value=self._tokenizer.pad_token_id), None
         with torch.autocast(torch.device(device).type, enabled=False):
-            seen = self._model.to(device)(input_ids=words.input_ids, attention_mask=words.attention_mask)
-        mask = words.attention_mask.bool()
-        tokens = seen.last_hidden_state.float() * mask[..., None]
+            seen = self._model.to(device)(input_ids=ids, attention_mask=seen_mask)
+        tokens = seen.last_hidden_state[:, : mask.shape[1]].float().masked_fill(~mask[..., None], 0)
         pooled = getattr(seen, "pooler_output", None) if self._pools else None
         if pooled is None:
             pooled = tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
@@ -97,17 +113,33 @@ class FrozenTextEncoder(TextEncoder):
         """
         return hasattr(self._config, "projection_dim") or hasattr(self._config, "projection_size")
 
+    @property
+    def _reads_padding(self) -> bool:
+        """Whether it was trained on captions filled up to one length, and pools at the last place: SigLIP."""
+        return self._config.model_type.startswith("siglip")
+
     @cached_property
     def _tokenizer(self) -> Any:
         tokenizer = _opened("AutoTokenizer", self._path)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "right"
         return tokenizer
 
     @cached_property
     def _model(self) -> nn.Module:
-        model: nn.Module = _opened("AutoModelForTextEncoding", self._path, config=self._config)
-        return model.eval().requires_grad_(False)
+        model, report = _opened(
+            _model_class(self._config), self._path, config=self._config, output_loading_info=True
+        )
+        # What is missing is filled with random numbers; only BERT's pooler is not used.
+        missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+        if missing:
+            raise UserError(
+                f"text encoder {self._path}: its file of weights lacks {len(missing)} tensors of "
+                f"{type(model).__name__}, {missing[0]} among them"
+            )
+        frozen: nn.Module = model.eval().requires_grad_(False)
+        return frozen
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers and copies load the weights again if they need them at all.
@@ -136,7 +168,7 @@ def _opened(kind: str, path: str, **options: Any) -> Any:
     transformers.logging.disable_progress_bar()
     try:
         return getattr(transformers, kind).from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of many kinds, by what is wrong
         if Path(path).exists():
             why = f"the folder holds no model that transformers opens ({_first_line(error)})"
         else:
@@ -162,6 +194,16 @@ def _hub_has_address() -> bool:
     return True
 
 
+def _model_class(config: Any) -> str:
+    """The name of the encoder's class: of a model with a decoder as T5, the encoder's alone."""
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModelForTextEncoding
+
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return AutoModelForTextEncoding.__name__
+    # Not every family is in that list: SiglipTextConfig -> SiglipTextModel.
+    return type(config).__name__.removesuffix("Config") + "Model"
+
+
 def _text_config(config: Any) -> Any:
     """Of a model of images and text, the text's half."""
     return config.get_text_config()
@@ -172,8 +214,8 @@ def _longest(config: Any) -> int:
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return 512
-    # RoBERTa's positions start after its padding token.
-    return int(positions) - 2 if "roberta" in config.model_type else int(positions)
+    shift = config.pad_token_id + 1 if config.model_type in _SHIFTED else 0
+    return int(positions) - shift
 
 
 def _unit_power(x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
@@ -182,13 +224,16 @@ def _unit_power(x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
 
 
 def _sketch(file: Path) -> str:
-    """Name, size, and the ends of a file: enough to notice other weights without reading all of them."""
+    """Name, size, and pieces from all over a file: other weights are noticed without reading all of them."""
+    size = file.stat().st_size
+    digest = hashlib.sha256()
     with file.open("rb") as opened:
-        start = opened.read(2**16)
-        opened.seek(max(0, file.stat().st_size - 2**16))
-        digest = hashlib.sha256(start + opened.read())
-    return f"{file.name} {file.stat().st_size} {digest.hexdigest()}"
+        for place in range(0, size, max(_PIECE, size // _PIECES)):
+            opened.seek(place)
+            digest.update(opened.read(_PIECE))
+    return f"{file.name} {size} {digest.hexdigest()}"
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
