@@ -5,6 +5,7 @@ Axes: b batch, h w pixels, f features.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
 
+# Images; their maps are large: 32 take 150 MB in EfficientNet-Lite0.
+_AT_ONCE = 32
+
 
 class Extractor(ABC):
     """A frozen network that turns images into vectors.
@@ -28,6 +32,11 @@ class Extractor(ABC):
 
     name: str
     dim: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with whatever changes the features; what kept statistics are keyed by."""
+        return self.name
 
     @property
     def frechet_name(self) -> str:
@@ -66,7 +75,8 @@ class _Network(Extractor):
         self.load()
         assert self._network is not None
         with torch.autocast(images.device.type, enabled=False):
-            return self._features(self._network.to(images.device), images)
+            network = self._network.to(images.device)
+            return torch.cat([self._features(network, part) for part in images.split(_AT_ONCE)])
 
     @abstractmethod
     def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]: ...
@@ -109,7 +119,8 @@ class InceptionV3(_Network):
     """The Inception that defines FID (arXiv:1706.08500), as torch-fidelity ports it: 2,048 wide.
 
     Args:
-        weights: file with its weights, pt_inception-2015-12-05-6726825d.pth; None downloads it.
+        weights: file with its weights: torch-fidelity's weights-inception-2015-12-05-6726825d.pth, or
+            pytorch-fid's pt_inception-2015-12-05-6726825d.pth, which is the same; None downloads it.
     """
 
     name = "inception_v3"
@@ -117,6 +128,12 @@ class InceptionV3(_Network):
 
     def __init__(self, weights: str | None = None) -> None:
         self.weights = weights
+
+    @property
+    def fingerprint(self) -> str:
+        if self.weights is None:
+            return self.name
+        return f"{self.name}-{hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()[:16]}"
 
     @property
     def frechet_name(self) -> str:
@@ -138,8 +155,10 @@ class InceptionV3(_Network):
                 f"the weights of Inception cannot be downloaded ({_reason(error)}): give them with "
                 "--model.fid_weights FILE"
             ) from error
-        except RuntimeError as error:
-            raise UserError(f"{self.weights} does not hold the weights of FID's Inception") from error
+        except (RuntimeError, TypeError, AttributeError) as error:  # other tensors, or none
+            raise UserError(
+                f"model.fid_weights {self.weights} does not hold the weights of FID's Inception"
+            ) from error
 
     def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
         features: Tensor = network(images)[0]
@@ -162,7 +181,7 @@ def _check_weights(file: Path) -> None:
     if not file.is_file():
         raise UserError(f"model.fid_weights {file}: there is no such file")
     try:
-        torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, by where the damage is
         raise UserError(
             f"model.fid_weights {file} cannot be read: it is damaged, or no file of weights"

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import poly_mmd
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from imagen_pl.errors import UserError
 from imagen_pl.files import cache_dir, written_whole
 from imagen_pl.metrics.base import ImageMetric, Images
+from imagen_pl.metrics.distances import kernel_distance
 from imagen_pl.metrics.extractors import EfficientNetLite0, Extractor
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class FrechetDistance(ImageMetric):
     """
 
     def __init__(self, extractor: Extractor | None = None, kernel_images: int = 5000) -> None:
-        if kernel_images < 0:
-            raise UserError(f"kernel_images {kernel_images} must be 0 or more")
+        if kernel_images < 0 or kernel_images == 1:
+            raise UserError(f"kernel_images {kernel_images} must be 0, or 2 or more")
         self.extractor = extractor if extractor is not None else EfficientNetLite0()
         self.kernel_images = kernel_images
         self._sums = FrechetInceptionDistance(_Given(self.extractor.dim), reset_real_features=False)
@@ -82,7 +82,8 @@ class FrechetDistance(ImageMetric):
     def compute(self, key: str) -> dict[str, float]:
         if self._real_key != key:
             self._real_key = key
-            self._save_real(key)
+            if self._count("real") >= 2:  # else none came; they may, the next time
+                self._save_real(key)
         real, fake = (self._count(name) for name in ("real", "fake"))
         if min(real, fake) < 2:
             log.warning(
@@ -92,9 +93,7 @@ class FrechetDistance(ImageMetric):
             return dict.fromkeys(self.scores, float("nan"))
         found = {self.extractor.frechet_name: float(self._sums.compute())}
         if self.kernel_images:
-            a, b = self._all_kept(True), self._all_kept(False)
-            n = min(len(a), len(b))
-            found[self.extractor.kernel_name] = float(poly_mmd(a[:n].double(), b[:n].double()))
+            found[self.extractor.kernel_name] = kernel_distance(self._all_kept(True), self._all_kept(False))
         return found
 
     def reset(self) -> None:
@@ -125,25 +124,31 @@ class FrechetDistance(ImageMetric):
             getattr(self._sums, name).zero_()
 
     def _file(self, key: str) -> Path:
-        digest = hashlib.sha256(f"{key} {self.kernel_images}".encode()).hexdigest()[:24]
+        digest = hashlib.sha256(
+            f"{self.extractor.fingerprint} {key} {self.kernel_images}".encode()
+        ).hexdigest()[:24]
         return cache_dir() / "real" / f"{self.extractor.name}-{digest}.pt"
 
     def _load_real(self, key: str) -> bool:
         """The first process takes over what the file holds, for all of them."""
-        found = None
+        found = False
         if _rank() == 0 and self._file(key).is_file():
             try:
-                found = torch.load(self._file(key), map_location="cpu", weights_only=True)
+                kept = torch.load(self._file(key), map_location="cpu", weights_only=True)
+                self._take_real(kept)
+                found = True
             except Exception as error:  # of many kinds, by where the damage is; it is made anew
                 log.warning("%s is damaged (%s): computing it anew", self._file(key), type(error).__name__)
-        answer = [found is not None]
+                self._forget_real()
+        answer = [found]
         if _processes() > 1:
             distributed.broadcast_object_list(answer, src=0)
-        if found is not None:
-            for name in _REAL:
-                getattr(self._sums, name).copy_(found[name])
-            self._kept[True] = [found["features"]]
         return answer[0]
+
+    def _take_real(self, kept: dict[str, Tensor]) -> None:
+        for name in _REAL:
+            getattr(self._sums, name).copy_(kept[name])
+        self._kept[True] = [kept["features"]]
 
     def _save_real(self, key: str) -> None:
         features = self._all_kept(True)
