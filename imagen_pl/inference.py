@@ -19,9 +19,9 @@ from imagen_pl.checkpoints import check_same_tensors, read_checkpoint
 from imagen_pl.errors import UserError
 from imagen_pl.files import written_whole
 from imagen_pl.generators.base import Generator
-from imagen_pl.pictures import to_pil
+from imagen_pl.latents import latents
+from imagen_pl.pictures import to_pil, to_uint8
 from imagen_pl.runs import RunFolder
-from imagen_pl.system import latents, to_uint8
 from imagen_pl.text.encoder import TextEncoder
 from imagen_pl.types import Growth
 

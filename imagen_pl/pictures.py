@@ -6,12 +6,18 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 _MARGIN = 6
 _LABEL_LINES = 3
+
+
+def to_uint8(images: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+    """From -1 to 1, to 0 to 255."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def to_pil(images: UInt8[Tensor, "b 3 h w"]) -> list[Image.Image]:

@@ -62,16 +62,20 @@ class Cosine:
         end: value from `begin_kimg + kimg` on.
         kimg: length of the way, in thousands of images.
         begin_kimg: when it sets out, in thousands of images.
+        warmup_kimg: rise from 0 in a straight line over the first so many thousand images: Adam's first
+            steps go in directions that it has seen once.
     """
 
     start: float
     end: float
     kimg: float
     begin_kimg: float = 0.0
+    warmup_kimg: float = 0.0
 
     def __call__(self, images_seen: int) -> float:
         progress = _progress(images_seen, self.begin_kimg, self.kimg)
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
+        value = self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
+        return value * _progress(images_seen, 0.0, self.warmup_kimg)
 
 
 def _progress(images_seen: int, begin_kimg: float, kimg: float) -> float:

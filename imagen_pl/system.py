@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -21,22 +20,21 @@ from imagen_pl.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.ema import GeneratorEMA
 from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.generators.base import Generator
+from imagen_pl.latents import latents, mix_seed
 from imagen_pl.layers.resampling import fade_in
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.matching import MatchingLoss
 from imagen_pl.losses.penalties import Penalty
 from imagen_pl.metrics.base import ImageMetric
-from imagen_pl.metrics.extractors import InceptionV3
-from imagen_pl.metrics.frechet import FrechetDistance
+from imagen_pl.pictures import to_uint8
 from imagen_pl.reporting import Reporter
 from imagen_pl.schedules import Schedule, Stage, StagePosition
 from imagen_pl.text.cache import TextCache
 from imagen_pl.text.encoder import TextEncoder
 from imagen_pl.types import CaptionedBatch, Growth, TextFeatures
+from imagen_pl.validation import Validation
 
 Images = Float[Tensor, "b 3 r r"]
-
-log = logging.getLogger(__name__)
 
 
 class TextToImageGAN(LightningModule):
@@ -105,8 +103,7 @@ class TextToImageGAN(LightningModule):
         self.text_encoder, self.adversarial = text_encoder, adversarial
         self.penalties, self.matching = list(penalties or []), nn.ModuleList(matching or [])
         self.augment = augment if augment is not None else nn.Identity()
-        self.metrics, self.fid_weights = list(metrics or []), fid_weights
-        self.unavailable_scores: set[str] = set()
+        self.validation = Validation(metrics or [], fid_weights)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.learning_rate_schedule = learning_rate_schedule
         self.discriminator_steps, self.accumulate = discriminator_steps, accumulate
@@ -127,8 +124,6 @@ class TextToImageGAN(LightningModule):
         self.reporter = Reporter()
         self._base_lrs: list[float] = []
         self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # of the step at hand, each part's
-        self._real_key = ""
-        self._wants_real: list[bool] = []
 
     # ------------------------------------------------------------------ the algorithm
 
@@ -338,35 +333,18 @@ class TextToImageGAN(LightningModule):
     # ------------------------------------------------------------------ validation and samples
 
     def on_validation_epoch_start(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        seen = [getattr(data, "fingerprint", "data"), self.growth.resolution]
-        limit = self.trainer.limit_val_batches
-        if isinstance(limit, int) or limit < 1:  # a number of batches, or a share of them
-            # Which images are left out follows from how they are shared out in batches.
-            batch_size = getattr(data, "val_batch_size", None)
-            seen += [*self.trainer.num_val_batches, batch_size, self.trainer.world_size]
-        self._real_key = "-".join(str(part) for part in seen)
-        self._wants_real = [m.needs_real(self._real_key) for m in self.metrics]
+        self.validation.start(self.trainer, self.growth.resolution)
 
     @torch.no_grad()
     def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
         z = self._latents_of(batch.indices.tolist(), seed=self.seed)
         fake = to_uint8(self.ema.generator(z, self.encode(batch), self.growth))
-        if self.trainer.sanity_checking:
-            return  # two batches prove that it runs; their statistics must not be taken for the whole set's
-        for metric, wants_real in zip(self.metrics, self._wants_real, strict=True):
-            if wants_real:
-                metric.update(batch.images, batch.captions, real=True)
-            metric.update(fake, batch.captions, real=False)
+        if not self.trainer.sanity_checking:  # whose few batches must not be taken for the whole set
+            self.validation.update(batch, fake)
 
     def on_validation_epoch_end(self) -> None:
-        if self.trainer.sanity_checking:
-            return
-        scores: dict[str, float] = {}
-        for metric in self.metrics:
-            scores |= metric.compute(self._real_key)
-            metric.reset()
-        self.reporter.report_scores(self, scores)
+        if not self.trainer.sanity_checking:
+            self.reporter.report_scores(self, self.validation.finish())
 
     @torch.no_grad()
     def sample(self, captions: list[str], seed: int, truncation: float = 1.0) -> Images:
@@ -409,7 +387,7 @@ class TextToImageGAN(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Get the scores ready, and encode every caption once, where the data set knows them all."""
-        self._prepare_metrics()
+        self.validation.prepare(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
         captions = data.captions() if isinstance(data, CaptionedImages) else None
         if data is None or captions is None:
@@ -421,22 +399,6 @@ class TextToImageGAN(LightningModule):
         # The others find nothing left to encode.
         data.text_lookup = TextCache.build(self.text_encoder, captions, device=device)
 
-    def _prepare_metrics(self) -> None:
-        """Load the extractors; a score that cannot be had is told of in one line and left out."""
-        extractors = [getattr(metric, "extractor", None) for metric in self.metrics]
-        if self.fid_weights is not None and not any(isinstance(e, InceptionV3) for e in extractors):
-            self.metrics.append(FrechetDistance(InceptionV3(self.fid_weights)))
-        kept = []
-        for metric in self.metrics:
-            problem = metric.prepare(self.fid_weights)
-            if self.trainer.strategy.reduce_boolean_decision(problem is None, all=True):
-                kept.append(metric)
-                continue
-            names = ", ".join(f"val/{name}" for name in metric.scores)
-            log.warning("%s left out: %s", names, problem or "another process could not prepare it")
-            self.unavailable_scores |= {f"val/{name}" for name in metric.scores}
-        self.metrics = kept
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen
         checkpoint["growth_resolution"] = self.growth.resolution
@@ -445,26 +407,3 @@ class TextToImageGAN(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
         self.growth = Growth(checkpoint["growth_resolution"], checkpoint["growth_fade"])
-
-
-def latents(indices: Iterable[int], seed: int, latent_dim: int) -> Float[Tensor, "b z"]:
-    """Standard normal latents, each a function of the seed and its own index alone."""
-    draw = torch.Generator()
-    rows = [torch.randn(latent_dim, generator=draw.manual_seed(mix_seed(seed, i))) for i in indices]
-    return torch.stack(rows)
-
-
-def to_uint8(images: Images) -> UInt8[Tensor, "b 3 r r"]:
-    """From -1 to 1, to 0 to 255."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def mix_seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers, well apart even for neighbours (splitmix64's steps)."""
-    mixed = 0
-    for part in parts:
-        mixed = (mixed + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 31
-    return mixed >> 1

@@ -72,7 +72,9 @@ class KeepCheckpoints(ModelCheckpoint):
         scores = self._monitor_candidates(trainer)
         if self.monitor is not None:
             self._forget_other_resolutions(system_of(pl_module).growth.resolution)
-            if self.monitor not in system_of(pl_module).unavailable_scores:  # which was told of at the start
+            if (
+                self.monitor not in system_of(pl_module).validation.unavailable
+            ):  # which was told of at the start
                 self._check_monitored(scores)
                 self._save_topk_checkpoint(trainer, scores)
         self._save_last(trainer, pl_module)

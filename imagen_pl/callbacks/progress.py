@@ -174,8 +174,8 @@ def _way_to_go(
     ways: list[tuple[float, float]] = []
     for callback in callbacks_of(trainer):
         if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
-            elapsed = callback.time_elapsed()
-            ways.append((elapsed / max(elapsed + left, 1e-9), max(left, 0.0)))
+            elapsed, left = callback.time_elapsed(), max(left, 0.0)  # validation may go on beyond the limit
+            ways.append((elapsed / max(elapsed + left, 1e-9), left))
     epoch_images = getattr(getattr(trainer, "datamodule", None), "epoch_images", 0)
     for end, began, done in (
         (trainer.max_steps, start.steps, trainer.global_step),

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from imagen_pl.callbacks.base import is_dry_run, system_of
 from imagen_pl.errors import UserError
-from imagen_pl.pictures import labelled_grid, to_pil
+from imagen_pl.pictures import labelled_grid, to_pil, to_uint8
 
 
 class SampleGrid(Callback):
@@ -67,7 +66,7 @@ class SampleGrid(Callback):
         if not self.captions or not trainer.is_global_zero or is_dry_run(trainer):
             return
         images = system.sample(self.captions, self.seed)
-        pictures = to_pil(((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+        pictures = to_pil(to_uint8(images))
         sheet = labelled_grid(pictures, self.captions, self.columns)
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)

@@ -132,7 +132,9 @@ def run(
         "final": weights_of(system),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "images_seen": system.images_seen,
-        "real_seen": sum(metric.real_seen for metric in system.metrics if isinstance(metric, MeanColour)),
+        "real_seen": sum(
+            metric.real_seen for metric in system.validation.metrics if isinstance(metric, MeanColour)
+        ),
         "stopped": stopped,
     }
 

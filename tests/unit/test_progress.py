@@ -118,6 +118,14 @@ def test_a_limit_of_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[0].endswith("45:00 left")
 
 
+def test_validation_beyond_the_limit_of_time_is_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = Timer(duration={"hours": 1})
+    monkeypatch.setattr(timer, "time_elapsed", lambda stage="train": 3700.0)
+    monkeypatch.setattr(timer, "time_remaining", lambda stage="train": -100.0)
+    trainer = tiny_trainer(8, callbacks=[timer], max_steps=-1)
+    assert progress._way_to_go(trainer, progress._Start(0.0, 0, 0), 1.0, 0) == (1.0, 0.0)
+
+
 def test_where_no_end_is_known_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = AtEachBatch(after=lambda system, _: setattr(system.trainer, "should_stop", True))
     lines = run(monkeypatch, io.StringIO(), callbacks=(stop,), max_steps=-1).splitlines()

@@ -13,8 +13,8 @@ from imagen_pl.losses.adversarial import Relativistic
 from imagen_pl.losses.matching import MismatchedCaptions
 from imagen_pl.losses.penalties import R1, R2
 from imagen_pl.metrics.base import Images
+from imagen_pl.pictures import to_uint8
 from imagen_pl.schedules import Stage
-from imagen_pl.system import to_uint8
 from tests.fakes import MeanColour
 from tests.training import (
     AtEachBatch,

@@ -23,6 +23,7 @@ STAGES = [
         (Linear(0.0, 1.0, kimg=0, begin_kimg=1), {999: 0.0, 1000: 1.0}),
         (Cosine(1.0, 0.0, kimg=4), {0: 1.0, 1000: 0.853553, 2000: 0.5, 3000: 0.146447, 4000: 0.0, 9000: 0.0}),
         (Cosine(1.0, 3.0, kimg=4, begin_kimg=2), {0: 1.0, 2000: 1.0, 4000: 2.0, 6000: 3.0}),
+        (Cosine(1.0, 0.0, kimg=4, warmup_kimg=2), {0: 0.0, 1000: 0.853553 / 2, 2000: 0.5, 4000: 0.0}),
     ],
 )
 def test_a_schedule_goes_through_its_points(schedule: Schedule, values: dict[int, float]) -> None:

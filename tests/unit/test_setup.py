@@ -146,7 +146,7 @@ def test_a_score_that_cannot_be_had_is_left_out_with_one_line(caplog: pytest.Log
     ]
     assert list(told.column("val/mean_colour")) == [16, 32]
     assert not told.column("val/missing")
-    assert system.unavailable_scores == {"val/missing", "val/missing_too"}
+    assert system.validation.unavailable == {"val/missing", "val/missing_too"}
     assert missing.asked_for is None
 
 

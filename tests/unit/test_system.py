@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from imagen_pl.errors import TrainingStopped, UserError
+from imagen_pl.latents import latents, mix_seed
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.penalties import R1, R2, Images, Judge, Penalty
 from imagen_pl.schedules import Stage
-from imagen_pl.system import TextToImageGAN, latents, mix_seed
+from imagen_pl.system import TextToImageGAN
 from imagen_pl.types import TextFeatures
 from tests.fakes import TinyText
 from tests.training import (

@@ -1,0 +1,80 @@
+"""Scores of validation: which can be had, and when real images must be given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import UInt8
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from imagen_pl.metrics.base import ImageMetric
+from imagen_pl.metrics.extractors import InceptionV3
+from imagen_pl.metrics.frechet import FrechetDistance
+from imagen_pl.types import CaptionedBatch
+
+log = logging.getLogger(__name__)
+
+
+class Validation:
+    """The metrics of a run.
+
+    Args:
+        metrics: what is asked for.
+        fid_weights: file with Inception's weights; it adds FID where no metric has it.
+
+    Attributes:
+        metrics: what is asked for and can be had.
+        unavailable: names of the scores that cannot be had, as val/fid.
+    """
+
+    def __init__(self, metrics: Sequence[ImageMetric], fid_weights: str | None = None) -> None:
+        self.metrics, self.fid_weights = list(metrics), fid_weights
+        self.unavailable: set[str] = set()
+        self._real_key = ""
+        self._wants_real: list[bool] = []
+
+    def prepare(self, trainer: Trainer) -> None:
+        """Load the extractors; a score that cannot be had is told of in one line and left out."""
+        extractors = [getattr(metric, "extractor", None) for metric in self.metrics]
+        if self.fid_weights is not None and not any(isinstance(e, InceptionV3) for e in extractors):
+            self.metrics.append(FrechetDistance(InceptionV3(self.fid_weights)))
+        kept = []
+        for metric in self.metrics:
+            problem = metric.prepare(self.fid_weights)
+            if trainer.strategy.reduce_boolean_decision(problem is None, all=True):
+                kept.append(metric)
+                continue
+            names = ", ".join(f"val/{name}" for name in metric.scores)
+            log.warning("%s left out: %s", names, problem or "another process could not prepare it")
+            self.unavailable |= {f"val/{name}" for name in metric.scores}
+        self.metrics = kept
+
+    def start(self, trainer: Trainer, resolution: int) -> None:
+        """Find out which metrics know the real images of this resolution already."""
+        data: Any = getattr(trainer, "datamodule", None)
+        seen = [getattr(data, "fingerprint", "data"), resolution]
+        limit = trainer.limit_val_batches
+        if isinstance(limit, int) or limit < 1:  # a number of batches, or a share of them
+            # Which images are left out follows from how they are shared out in batches.
+            batch_size = getattr(data, "val_batch_size", None)
+            seen += [*trainer.num_val_batches, batch_size, trainer.world_size]
+        self._real_key = "-".join(str(part) for part in seen)
+        self._wants_real = [m.needs_real(self._real_key) for m in self.metrics]
+
+    def update(self, batch: CaptionedBatch, fake: UInt8[Tensor, "b 3 r r"]) -> None:
+        """Take in a batch and what was drawn for its captions."""
+        for metric, wants_real in zip(self.metrics, self._wants_real, strict=True):
+            if wants_real:
+                metric.update(batch.images, batch.captions, real=True)
+            metric.update(fake, batch.captions, real=False)
+
+    def finish(self) -> dict[str, float]:
+        """Scores over all processes, by name without val/."""
+        scores: dict[str, float] = {}
+        for metric in self.metrics:
+            scores |= metric.compute(self._real_key)
+            metric.reset()
+        return scores
