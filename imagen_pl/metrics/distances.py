@@ -14,17 +14,19 @@ def frechet_distance(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"]) -> 
     """Fréchet distance between Gaussians (arXiv:1706.08500, eq. 6), in float64.
 
     ||μ_1 - μ_2||² + tr(Σ_1 + Σ_2 - 2 (Σ_1 Σ_2)^½). It falls with the number of images: compare at equal
-    numbers alone. With X_2ᵀ X_2 = Σ_2, the root's trace is that of (X_2 Σ_1 X_2ᵀ)^½, which is symmetric,
-    and no larger than the smaller set.
+    numbers alone. Of fewer images than features, X_2ᵀ X_2 = Σ_2, the root's trace is that of
+    (X_2 Σ_1 X_2ᵀ)^½, which has one row an image.
     """
     if len(real) < len(fake):
         real, fake = fake, real
     a, b = real.double(), fake.double()
+    if len(b) > b.shape[1]:
+        return frechet_distance_of_moments(a.mean(0), a.T.cov(), b.mean(0), b.T.cov())
     gap = (a.mean(0) - b.mean(0)).square().sum()
     x, y = ((s - s.mean(0)) / (len(s) - 1) ** 0.5 for s in (a, b))
-    cross = y @ (x.T @ x) @ y.T if len(x) > x.shape[1] else (y @ x.T) @ (y @ x.T).T
-    root = torch.linalg.eigvalsh(cross).clamp(min=0).sqrt().sum()
-    return float(gap + x.square().sum() + y.square().sum() - 2 * root)
+    product = y @ x.T
+    overlap = torch.linalg.eigvalsh(product @ product.T).clamp(min=0).sqrt().sum()
+    return float(gap + x.square().sum() + y.square().sum() - 2 * overlap)
 
 
 def frechet_distance_of_moments(
