@@ -22,18 +22,17 @@ COMMANDS = [line for kind, text in BLOCKS if not kind for line in text.splitline
 
 SMALL = (
     "--growth.stages '[{resolution: 8, kimg: 1, batch_size: 4}]' "
-    "--trainer.max_steps 4 --data.val_samples 4 "
-    "--trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto "
-    "--model.metrics null --checkpoint.monitor null --data.num_workers 0"
+    "--trainer.max_steps 4 --trainer.val_check_interval 2 --data.val_samples 4 --data.num_workers 0 "
+    "--trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto"
 )
 # What a command gets in addition. One that the README names and this does not is run as it stands.
 SHORTER = {
     "make quickstart": "MINUTES=0.05",
     "make test": "TESTS='tests/cli/test_help.py -q'",
-    "imagen-pl fit --config configs/experiment/folder64.yaml": SMALL,
+    "imagen-pl fit --config configs/experiment/folder64.yaml": f"{SMALL} --data.val_fraction 0.2",
     "imagen-pl fit --config runs/photos/config.yaml": "--trainer.max_steps 8",
     "imagen-pl fit --config configs/experiment/coco256.yaml": f"{SMALL} "
-    "--data.source.path coco/captions.json --data.source.images coco/images",
+    "--data.val_fraction 0.5 --data.source.path coco/captions.json --data.source.images coco/images",
     "imagen-pl fit --config configs/quickstart.yaml": f"{SMALL} --existing move",
 }
 
@@ -55,7 +54,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = Path(sys.prefix)
     (folder / ".venv").symlink_to(environment, target_is_directory=True)
     (folder / ".venv/installed").touch()  # newer than requirements.txt, as after an install
-    write_photos(folder / "my_photos", 8, side=64)
+    write_photos(folder / "my_photos", 24, side=64)
     write_images(folder / "coco/images", [f"{i}.jpg" for i in range(8)], side=256)
     (folder / "coco/captions.json").write_text(
         json.dumps(
