@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from imagen_pl.types import Growth
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """A number that depends on how many images have been seen."""
 

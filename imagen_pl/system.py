@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from imagen_pl.data.augment import Augment
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.ema import GeneratorEMA
-from imagen_pl.errors import TrainingStopped, UserError
+from imagen_pl.errors import UserError
 from imagen_pl.generators.base import Generator
 from imagen_pl.latents import latents, mix_seed
 from imagen_pl.layers.resampling import fade_in
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.matching import MatchingLoss
 from imagen_pl.losses.penalties import Penalty
+from imagen_pl.losses.self_supervised import SelfSupervisedTask
+from imagen_pl.losses.terms import PerSample, Shown, Step, TaughtTerm, Term, Terms
 from imagen_pl.metrics.base import ImageMetric
+from imagen_pl.optimization import ManualOptimization
 from imagen_pl.pictures import to_uint8
-from imagen_pl.reporting import Reporter
 from imagen_pl.schedules import Schedule, Stage, StagePosition
 from imagen_pl.text.cache import TextCache
 from imagen_pl.text.encoder import TextEncoder
@@ -37,7 +36,7 @@ from imagen_pl.validation import Validation
 Images = Float[Tensor, "b 3 r r"]
 
 
-class TextToImageGAN(LightningModule):
+class TextToImageGAN(ManualOptimization):
     """A generator and a discriminator that learn captions together, and the generator's average.
 
     Args:
@@ -49,6 +48,9 @@ class TextToImageGAN(LightningModule):
         discriminator_optimizer: makes the discriminator's optimizer.
         penalties: gradient penalties on the discriminator.
         matching: terms that make words count.
+        self_supervised: pretext tasks on the images' own colour and shape.
+        captioning: a captioner that learns real pairs, and teaches the generator to draw what captions say.
+        guidance: terms of frozen networks that judge pictures by their captions.
         augment: changes to what the discriminator sees; None shows it everything as it is.
         learning_rate_schedule: factor on both learning rates by images seen; None keeps them.
         ema_halflife_kimg: half-life of the generator's average, thousands of images.
@@ -74,6 +76,9 @@ class TextToImageGAN(LightningModule):
         discriminator_optimizer: OptimizerCallable,
         penalties: list[Penalty] | None = None,
         matching: list[MatchingLoss] | None = None,
+        self_supervised: list[SelfSupervisedTask] | None = None,
+        captioning: TaughtTerm | None = None,
+        guidance: list[Term] | None = None,
         augment: Augment | None = None,
         learning_rate_schedule: Schedule | None = None,
         ema_halflife_kimg: float = 10.0,
@@ -87,8 +92,7 @@ class TextToImageGAN(LightningModule):
         compile: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        super().__init__(accumulate, gradient_clip)
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             if network.text_dim != text_encoder.dim:
                 raise UserError(
@@ -101,13 +105,14 @@ class TextToImageGAN(LightningModule):
         self.generator, self.discriminator = generator, discriminator
         self.ema = GeneratorEMA(generator, ema_halflife_kimg, ema_ramp)
         self.text_encoder, self.adversarial = text_encoder, adversarial
-        self.penalties, self.matching = list(penalties or []), nn.ModuleList(matching or [])
+        self.penalties = list(penalties or [])
+        captioners = [captioning] if captioning is not None else []
+        self.terms = Terms([*(matching or []), *(self_supervised or []), *(guidance or []), *captioners])
         self.augment = augment if augment is not None else nn.Identity()
         self.validation = Validation(metrics or [], fid_weights)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.learning_rate_schedule = learning_rate_schedule
-        self.discriminator_steps, self.accumulate = discriminator_steps, accumulate
-        self.gradient_clip, self.seed = gradient_clip, seed
+        self.discriminator_steps, self.seed = discriminator_steps, seed
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             self.to(memory_format=torch.channels_last)
@@ -121,19 +126,20 @@ class TextToImageGAN(LightningModule):
         self.last_resolution = generator.resolutions[-1]
         self.growth = Growth(self.last_resolution)
         self.stage: Stage | None = None
-        self.reporter = Reporter()
         self._base_lrs: list[float] = []
-        self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # of the step at hand, each part's
 
     # ------------------------------------------------------------------ the algorithm
 
     def training_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
         size = len(batch) * self.trainer.world_size
         self._seed_step()
-        self._discriminator_step(batch, size)
+        if learns(self.discriminator):
+            self._discriminator_step(batch, size)
         if (self.images_seen // size) % self.discriminator_steps == 0:
-            self._generator_step(batch, size)
+            if learns(self.generator):
+                self._generator_step(batch, size)
             self.ema.update(self.generator, self.images_seen + size, size * self.discriminator_steps)
+        self._captioner_step(batch, size)
         self.images_seen += size
         self.reporter.report(self, size)
 
@@ -143,7 +149,7 @@ class TextToImageGAN(LightningModule):
         penalties = [p for p in self.penalties if (self.images_seen // size) % p.every == 0]
         confidence = []
         with self.toggled_optimizer(optimizer):
-            for rows, share, sync in self._parts(len(batch)):
+            for rows, share, sync in self.parts(len(batch)):
                 words = text[rows]
                 real = self._reals(batch.images[rows])
                 with torch.no_grad():
@@ -152,24 +158,22 @@ class TextToImageGAN(LightningModule):
                 real_logits = self.discriminator.judge(seen, words)
                 fake_logits = self.discriminator(self.augment(fake), words, self.growth)
                 terms = {"d_loss": self.adversarial.discriminator(real_logits, fake_logits)}
-                for match in self.matching:
-                    if match.discriminator_weight:
-                        loss = match(self.discriminator, self.adversarial, seen, words)
-                        terms[f"d_{match.name}"] = match.discriminator_weight * loss
+                shown = Shown(real, seen, words, self.growth, batch.captions[rows])
+                terms |= self._weighted("discriminator", shown)
                 for penalty in penalties:
                     terms[f"d_{penalty.name}"] = self._penalty(penalty, real, fake, words)
                 with sync:
-                    self._backward(terms, share)
+                    self.backward_mean(terms, share)
                 confidence.append(self.adversarial.confidence(real_logits, fake_logits).detach())
                 self.reporter.note_logits(real_logits, fake_logits)
-            self._step(optimizer, "d_grad_norm")
+            self.step(optimizer, self._judges(), "d_grad_norm")
         self._adapt_augmentation(torch.cat(confidence), size)
 
     def _generator_step(self, batch: CaptionedBatch, size: int) -> None:
         optimizer = self._optimizer(1)
         text, z = self.encode(batch), self._latents(size, use=1)
         with self.toggled_optimizer(optimizer):
-            for rows, share, sync in self._parts(len(batch)):
+            for rows, share, sync in self.parts(len(batch)):
                 words = text[rows]
                 fake = self.generator(z[rows], words, self.growth)
                 with torch.random.fork_rng(self._cuda_devices()):
@@ -178,16 +182,37 @@ class TextToImageGAN(LightningModule):
                 paired, real_logits = self._real_side(batch.images[rows], words)
                 fake_logits = self.discriminator.judge(seen, words)
                 terms = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
-                for match in self.matching:
-                    if match.generator_weight:
-                        loss = match(self.discriminator, self.adversarial, seen, words, paired)
-                        terms[f"g_{match.name}"] = match.generator_weight * loss
+                shown = Shown(fake, seen, words, self.growth, batch.captions[rows], paired)
+                terms |= self._weighted("generator", shown)
                 with sync:
-                    self._backward(terms, share)
-            self._step(optimizer, "g_grad_norm")
+                    self.backward_mean(terms, share)
+            self.step(optimizer, self.generator.parameters(), "g_grad_norm")
         self.generator.track(self._latents(size, use=1, everyone=True))
 
+    def _captioner_step(self, batch: CaptionedBatch, size: int) -> None:
+        term = self.terms.taught
+        if term is None or (self.images_seen // size) % term.every:
+            return
+        optimizer = self._optimizer(2)
+        with self.toggled_optimizer(optimizer):
+            for rows, share, sync in self.parts(len(batch)):
+                real = self._reals(batch.images[rows])
+                with torch.no_grad():
+                    seen = self.discriminator.look(real, self.growth)
+                shown = Shown(real, seen, self.encode(batch)[rows], self.growth, batch.captions[rows])
+                loss = term.learn(shown)
+                self.reporter.note({f"{term.name}_{key}": value for key, value in term.take_notes().items()})
+                with sync:
+                    self.backward_mean({term.name: loss}, share)
+            self.step(optimizer, term.parameters(), f"{term.name}_grad_norm")
+
     # ------------------------------------------------------------------ its parts
+
+    def _weighted(self, step: Step, shown: Shown) -> dict[str, PerSample]:
+        """The terms' losses, each times its weight."""
+        losses, notes = self.terms.losses(step, self.discriminator, self.adversarial, shown, self.images_seen)
+        self.reporter.note(notes)
+        return losses
 
     def encode(self, batch: CaptionedBatch) -> TextFeatures:
         """The captions' features: from the cache where the batch brings them, else encoded now."""
@@ -207,9 +232,7 @@ class TextToImageGAN(LightningModule):
         self, images: UInt8[Tensor, "b 3 r r"], words: TextFeatures
     ) -> tuple[ImageFeatures | None, Float[Tensor, "b k"] | None]:
         """What the discriminator says of the real images, where a term of the generator compares."""
-        if not (
-            self.adversarial.compares or any(m.needs_pairs and m.generator_weight for m in self.matching)
-        ):
+        if not (self.adversarial.compares or self.terms.need_pairs(self.images_seen, self.growth.resolution)):
             return None, None
         seen = self.discriminator.look(self.augment(self._reals(images)), self.growth)
         return seen, self.discriminator.judge(seen, words)
@@ -219,7 +242,7 @@ class TextToImageGAN(LightningModule):
     ) -> Float[Tensor, " b"]:
         def judge(images: Images, text: TextFeatures) -> Float[Tensor, "b k"]:
             # Slopes are taken with regard to the images before augmentation, as R3GAN does.
-            return self.discriminator(self.augment(images), text, self.growth)
+            return self.discriminator.penalized_logits(self.augment(images), text, self.growth)
 
         weight = self.stage.penalty_weight if self.stage else None
         if weight is None:
@@ -250,80 +273,20 @@ class TextToImageGAN(LightningModule):
         """Noise and augmentation are decided by the clock and the rank, so a resume repeats them."""
         torch.manual_seed(mix_seed(self.seed, self.images_seen, 2 + self.global_rank))
 
-    def _parts(self, rows: int) -> Iterator[tuple[slice, float, AbstractContextManager[Any]]]:
-        """The batch in `accumulate` parts, and each one's share of it.
-
-        Only the last one's backward talks to the other processes.
-        """
-        part = -(-rows // self.accumulate)
-        strategy = self.trainer.strategy
-        for start in range(0, rows, part):
-            end = min(start + part, rows)
-            wait = end < rows and isinstance(strategy, ParallelStrategy)
-            block = getattr(strategy, "block_backward_sync", nullcontext) if wait else nullcontext
-            yield slice(start, end), (end - start) / rows, block()
-
-    def _backward(self, terms: dict[str, Float[Tensor, " b"]], share: float) -> None:
-        """Reduce each term once, add them up, and go back through them."""
-        means = {name: term.mean() for name, term in terms.items()}
-        self.reporter.note(means)
-        values = torch.stack(list(means.values()))
-        self._terms.append((tuple(means), values.detach()))
-        total = values.sum()
-        # A loss that is not finite makes every gradient so, on all processes: they stop together.
-        self.manual_backward(total * (share + 0 * total.detach()))
-
-    def _step(self, optimizer: LightningOptimizer, name: str) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16's: gradients are scaled
-        scale = 1.0 if scaler is None else scaler.get_scale()
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not torch.isfinite(norm):
-            self._stop_at_the_first_bad_term(name, norm, spare_overflow=scaler is not None)
-        if self.gradient_clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip * scale, norm)
-        self.reporter.note({name: norm / scale})
-        self._terms.clear()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def _stop_at_the_first_bad_term(self, name: str, norm: Tensor, spare_overflow: bool) -> None:
-        """Stop before a gradient that is not finite reaches the weights; every process comes here at once.
-
-        Args:
-            name: what the gradient's norm is reported as.
-            norm: the gradient's norm.
-            spare_overflow: gradients alone may overflow: float16's scaler leaves such a step out.
-        """
-        bad: dict[str, float] = {}
-        for names, values in self._terms:
-            everywhere = self.trainer.strategy.all_gather(values).reshape(-1, len(names))
-            for term, column in zip(names, everywhere.T, strict=True):
-                if not torch.isfinite(column).all():
-                    bad.setdefault(term, column[~torch.isfinite(column)][0].item())
-        if not bad and spare_overflow:
-            return
-        bad = bad or {name: norm.item()}
-        raise TrainingStopped(
-            f"{', '.join(bad)} became {', '.join(map(str, bad.values()))} at "
-            f"{self.images_seen} images seen ({self.growth.resolution} px): try a lower learning rate, "
-            "a larger penalty weight, or gradient_clip"
-        )
-
     def _optimizer(self, index: int) -> LightningOptimizer:
-        """0 the discriminator's, 1 the generator's, at the learning rate that the clock calls for."""
-        optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
-        optimizer = optimizers[index]
-        stage_lr = None
-        if self.stage is not None:
-            stage_lr = (self.stage.discriminator_lr, self.stage.generator_lr)[index]
-        rate = self._base_lrs[index] if stage_lr is None else stage_lr
-        if self.learning_rate_schedule is not None:
-            rate *= self.learning_rate_schedule(self.images_seen)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        return optimizer
+        """0 the discriminator's, 1 the generator's, 2 the captioner's, at the rate for now."""
+        rate = self._base_lrs[index]
+        if index < 2:
+            if self.stage is not None:
+                stage_lr = (self.stage.discriminator_lr, self.stage.generator_lr)[index]
+                rate = rate if stage_lr is None else stage_lr
+            if self.learning_rate_schedule is not None:
+                rate *= self.learning_rate_schedule(self.images_seen)
+        return self.optimizer_at(index, rate)
+
+    def _judges(self) -> list[nn.Parameter]:
+        """What learns in the discriminator's step."""
+        return [*self.discriminator.parameters(), *self.terms.judges()]
 
     def _adapt_augmentation(self, confidence: Float[Tensor, " b"], size: int) -> None:
         if isinstance(self.augment, Augment) and self.augment.target is not None:
@@ -370,18 +333,19 @@ class TextToImageGAN(LightningModule):
         """Drop the optimizers' moments of the blocks that `resolution` added."""
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
-        for network, optimizer in zip((self.discriminator, self.generator), optimizers, strict=True):
+        for network, optimizer in zip((self.discriminator, self.generator), optimizers, strict=False):
             assert isinstance(network, Generator | Discriminator)
             for parameter in network.blocks()[resolution].parameters():
                 optimizer.state.pop(parameter, None)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """The discriminator's (with what the matching terms learn), then the generator's."""
-        judges = [*self.discriminator.parameters(), *self.matching.parameters()]
+        """The discriminator's (with what the terms learn), the generator's, and a captioner's."""
         optimizers = [
-            self.discriminator_optimizer(judges),
-            self.generator_optimizer(self.generator.parameters()),
+            self.discriminator_optimizer(self.by_block(self.discriminator, "discriminator", self._judges())),
+            self.generator_optimizer(self.by_block(self.generator, "generator")),
         ]
+        if (term := self.terms.taught) is not None:
+            optimizers.append(term.optimizer(term.parameters()))
         self._base_lrs = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
         return optimizers
 
@@ -407,3 +371,8 @@ class TextToImageGAN(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
         self.growth = Growth(checkpoint["growth_resolution"], checkpoint["growth_fade"])
+
+
+def learns(network: nn.Module) -> bool:
+    """Whether any of its weights may move now."""
+    return any(parameter.requires_grad for parameter in network.parameters())

@@ -53,6 +53,12 @@ class Discriminator(nn.Module, ABC):
         """Look, then judge."""
         return self.judge(self.look(images, growth), text)
 
+    def penalized_logits(
+        self, images: Float[Tensor, "b 3 r r"], text: TextFeatures, growth: Growth | None = None
+    ) -> Float[Tensor, "b k"]:
+        """The logits whose slopes gradient penalties hold down: all, where no part reads frozen features."""
+        return self(images, text, growth)
+
     @abstractmethod
     def blocks(self) -> dict[int, nn.Module]:
         """The block that each resolution adds, by resolution; what they share is in none of them."""

@@ -6,8 +6,6 @@ each process by itself under DDP.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,45 +13,12 @@ from torch import Tensor, nn
 
 from imagen_pl.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.types import TextFeatures
+from imagen_pl.losses.terms import PerSample, Shown, Term
+from imagen_pl.schedules import Schedule
 
-PerSample = Float[Tensor, " b"]
 
-
-class MatchingLoss(nn.Module, ABC):
-    """A term on images and captions; its own parameters, if any, learn with the discriminator.
-
-    Args:
-        discriminator_weight: factor in the discriminator's loss, on real images; 0 leaves it out.
-        generator_weight: factor in the generator's loss, on generated images; 0 leaves it out.
-    """
-
-    name: str
-    needs_pairs: bool = False
-
-    def __init__(self, discriminator_weight: float = 1.0, generator_weight: float = 0.0) -> None:
-        super().__init__()
-        self.discriminator_weight, self.generator_weight = discriminator_weight, generator_weight
-
-    @abstractmethod
-    def forward(
-        self,
-        discriminator: Discriminator,
-        adversarial: AdversarialLoss,
-        features: ImageFeatures,
-        text: TextFeatures,
-        paired: ImageFeatures | None = None,
-    ) -> PerSample:
-        """The unweighted loss of images (real or generated) with their own captions.
-
-        Args:
-            discriminator: it judges; frozen in the generator's step.
-            adversarial: the game's loss.
-            features: what the discriminator saw in the images.
-            text: the images' captions.
-            paired: in the generator's step, what it saw in the real images of the same captions,
-                where `needs_pairs` is set.
-        """
+class MatchingLoss(Term):
+    """A term that compares images with captions, their own and others'."""
 
 
 class MismatchedCaptions(MatchingLoss):
@@ -65,16 +30,10 @@ class MismatchedCaptions(MatchingLoss):
 
     name = "mismatch"
 
-    def forward(
-        self,
-        discriminator: Discriminator,
-        adversarial: AdversarialLoss,
-        features: ImageFeatures,
-        text: TextFeatures,
-        paired: ImageFeatures | None = None,
-    ) -> PerSample:
-        matched = discriminator.judge(features, text)
-        return adversarial.discriminator(matched, discriminator.judge(features, text.roll()))
+    def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
+        matched = discriminator.judge(shown.features, shown.text)
+        mismatched = discriminator.judge(shown.features, shown.text.roll())
+        return adversarial.discriminator(matched, mismatched)
 
 
 class ImageTextContrastive(MatchingLoss):
@@ -97,27 +56,20 @@ class ImageTextContrastive(MatchingLoss):
         text_dim: int = 384,
         embed_dim: int = 128,
         temperature: float = 0.1,
-        discriminator_weight: float = 1.0,
-        generator_weight: float = 1.0,
+        discriminator_weight: float | Schedule = 1.0,
+        generator_weight: float | Schedule = 1.0,
     ) -> None:
         super().__init__(discriminator_weight, generator_weight)
         self.image = nn.Linear(image_dim, embed_dim)
         self.text = nn.Linear(text_dim, embed_dim)
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
 
-    def forward(
-        self,
-        discriminator: Discriminator,
-        adversarial: AdversarialLoss,
-        features: ImageFeatures,
-        text: TextFeatures,
-        paired: ImageFeatures | None = None,
-    ) -> PerSample:
-        images = F.normalize(self.image(features.final).float(), dim=1)
-        captions = F.normalize(self.text(text.pooled).float(), dim=1)
+    def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
+        images = F.normalize(self.image(shown.features.final).float(), dim=1)
+        captions = F.normalize(self.text(shown.text.pooled).float(), dim=1)
         # The scale is held below 100, as CLIP does, so that one hard pair cannot blow up the loss.
         similarity = images @ captions.T * self.log_scale.exp().clamp(max=100)
-        own = torch.arange(len(text), device=similarity.device)
+        own = torch.arange(len(shown.text), device=similarity.device)
         by_image = F.cross_entropy(similarity, own, reduction="none")
         by_caption = F.cross_entropy(similarity.T, own, reduction="none")
         return (by_image + by_caption) / 2
@@ -137,21 +89,14 @@ class FeatureMatching(MatchingLoss):
     name = "feature_matching"
     needs_pairs = True
 
-    def __init__(self, generator_weight: float = 1.0) -> None:
+    def __init__(self, generator_weight: float | Schedule = 1.0) -> None:
         super().__init__(discriminator_weight=0.0, generator_weight=generator_weight)
 
-    def forward(
-        self,
-        discriminator: Discriminator,
-        adversarial: AdversarialLoss,
-        features: ImageFeatures,
-        text: TextFeatures,
-        paired: ImageFeatures | None = None,
-    ) -> PerSample:
-        if paired is None:
+    def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
+        if shown.paired is None:
             raise ValueError("feature matching compares: give the real images' features too")
         terms = []
-        for mine, theirs in zip(self._vectors(features), self._vectors(paired), strict=True):
+        for mine, theirs in zip(self._vectors(shown.features), self._vectors(shown.paired), strict=True):
             size = theirs.abs().mean().clamp_min(1e-4)
             terms.append((mine - theirs).abs().mean(1) / size)
         return torch.stack(terms).mean(0)

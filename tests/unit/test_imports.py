@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoints": LEAVES | {"files"},
     "generators": {"layers", "types"},
     "discriminators": {"layers", "types"},
-    "losses": {"types", "discriminators.base"},
+    "losses": {"types", "discriminators.base", "schedules"},
     "text": LEAVES | {"files", "types"},
     "data": LEAVES | {"schedules", "types", "pictures"},
     "data.augment": set(),
@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "validation": {"metrics", "types"},
     "ema": {"generators.base"},
     "reporting": set(),
+    "optimization": LEAVES | {"discriminators.base", "generators.base", "reporting", "types"},
     "system": LEAVES
     | {
         "data.augment",
@@ -50,8 +51,8 @@ ALLOWED: dict[str, set[str]] = {
         "layers.resampling",
         "losses",
         "metrics.base",
+        "optimization",
         "pictures",
-        "reporting",
         "schedules",
         "text",
         "types",
@@ -196,6 +197,7 @@ def test_networks_and_losses_need_torch_and_jaxtyping_alone() -> None:
     ) + (
         "import imagen_pl.generators.style, imagen_pl.discriminators.multiscale, imagen_pl.ema\n"
         "import imagen_pl.losses.adversarial, imagen_pl.losses.penalties, imagen_pl.losses.matching\n"
+        "import imagen_pl.losses.self_supervised\n"
         "import imagen_pl.schedules, imagen_pl.data.augment\n"
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from imagen_pl.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.losses.adversarial import Hinge, NonSaturating, Relativistic
 from imagen_pl.losses.matching import FeatureMatching, ImageTextContrastive, MatchingLoss, MismatchedCaptions
+from imagen_pl.losses.terms import Shown
 from imagen_pl.types import Growth, TextFeatures
 from tests.networks import small_discriminator, text_features
 
@@ -37,6 +38,10 @@ def _seen(final: Tensor, *maps: Tensor) -> ImageFeatures:
     return ImageFeatures({m.shape[-1]: m for m in maps}, final)
 
 
+def shown(features: ImageFeatures, text: TextFeatures, paired: ImageFeatures | None = None) -> Shown:
+    return Shown(torch.zeros(len(text), 3, 4, 4), features, text, Growth(4), paired=paired)
+
+
 def _like(text: TextFeatures, noise: float = 0.0) -> ImageFeatures:
     """Images whose vectors are their captions'."""
     draw = torch.Generator().manual_seed(3)
@@ -48,7 +53,7 @@ def test_mismatch_takes_the_neighbour_s_caption_for_the_fake(adversarial) -> Non
     text = text_features(4)
     seen = _like(text, noise=0.5)
 
-    loss = MismatchedCaptions()(Dot(), adversarial, seen, text)
+    loss = MismatchedCaptions()(Dot(), adversarial, shown(seen, text))
 
     own = (seen.final * text.pooled).sum(1, keepdim=True)
     wrong = torch.stack([seen.final[i] @ text.pooled[i - 1] for i in range(4)])[:, None]
@@ -59,8 +64,8 @@ def test_mismatch_is_small_where_words_fit_and_large_where_they_do_not() -> None
     text = text_features(4)
     text.pooled = 3 * torch.eye(6)[:4]
 
-    fits = MismatchedCaptions()(Dot(), Relativistic(), _like(text), text)
-    swapped = MismatchedCaptions()(Dot(), Relativistic(), _like(text), text.roll())
+    fits = MismatchedCaptions()(Dot(), Relativistic(), shown(_like(text), text))
+    swapped = MismatchedCaptions()(Dot(), Relativistic(), shown(_like(text), text.roll()))
 
     torch.testing.assert_close(fits, F.softplus(torch.full((4,), -9.0)))
     assert swapped.min() > fits.max()
@@ -78,9 +83,8 @@ def test_mismatch_teaches_the_discriminator_to_read() -> None:
 
     for _ in range(25):
         optimizer.zero_grad()
-        MismatchedCaptions()(
-            discriminator, Relativistic(), discriminator.look(images), text
-        ).mean().backward()
+        seen = discriminator.look(images)
+        MismatchedCaptions()(discriminator, Relativistic(), shown(seen, text)).mean().backward()
         optimizer.step()
 
     assert (margin() > 1).all(), margin()
@@ -100,7 +104,7 @@ def test_contrastive_equals_cross_entropy_written_out(contrastive: ImageTextCont
     text = text_features(4)
     seen = _like(text, noise=1.0)
 
-    loss = contrastive(Dot(), NonSaturating(), seen, text)
+    loss = contrastive(Dot(), NonSaturating(), shown(seen, text))
 
     for i in range(4):
 
@@ -117,7 +121,7 @@ def test_a_caption_of_its_own_is_the_best_answer(contrastive: ImageTextContrasti
     text.pooled = torch.eye(6)
     with torch.no_grad():
         losses = [
-            float(contrastive(Dot(), NonSaturating(), _seen(torch.eye(6).roll(shift, 0)), text).mean())
+            float(contrastive(Dot(), NonSaturating(), shown(_seen(torch.eye(6).roll(shift, 0)), text)).mean())
             for shift in range(6)
         ]
 
@@ -132,7 +136,9 @@ def test_contrastive_pulls_to_the_own_caption_and_pushes_from_the_others(
     text.pooled = torch.eye(6)[:4]
     final = torch.full((4, 6), 0.3, requires_grad=True)
 
-    (slope,) = torch.autograd.grad(contrastive(Dot(), NonSaturating(), _seen(final), text).sum(), final)
+    (slope,) = torch.autograd.grad(
+        contrastive(Dot(), NonSaturating(), shown(_seen(final), text)).sum(), final
+    )
 
     towards = -(slope @ text.pooled.T)  # how far a step down the slope goes along each caption
     assert (towards.diagonal() > 0).all()
@@ -141,7 +147,7 @@ def test_contrastive_pulls_to_the_own_caption_and_pushes_from_the_others(
 
 def test_contrastive_teaches_its_own_parameters(contrastive: ImageTextContrastive) -> None:
     text = text_features(4)
-    contrastive(Dot(), NonSaturating(), _like(text, 1.0), text).sum().backward()
+    contrastive(Dot(), NonSaturating(), shown(_like(text, 1.0), text)).sum().backward()
 
     assert all(p.grad is not None and p.grad.any() for p in contrastive.parameters())
 
@@ -150,7 +156,7 @@ def test_contrastive_is_held_below_a_scale_of_100(contrastive: ImageTextContrast
     text = text_features(2)
     with torch.no_grad():
         contrastive.log_scale.fill_(50.0)
-        loss = contrastive(Dot(), NonSaturating(), _seen(text.roll().pooled), text)
+        loss = contrastive(Dot(), NonSaturating(), shown(_seen(text.roll().pooled), text))
 
     assert torch.isfinite(loss).all()
     assert loss.max() <= 200
@@ -160,7 +166,7 @@ def test_feature_matching_is_zero_where_both_are_the_same() -> None:
     discriminator, text = small_discriminator(), text_features(4)
     seen = discriminator.look(torch.randn(4, 3, 16, 16))
 
-    assert not FeatureMatching()(discriminator, Relativistic(), seen, text, seen).any()
+    assert not FeatureMatching()(discriminator, Relativistic(), shown(seen, text, seen)).any()
 
 
 def test_feature_matching_equals_its_formula() -> None:
@@ -174,7 +180,7 @@ def test_feature_matching_equals_its_formula() -> None:
         for _ in range(2)
     )
 
-    loss = FeatureMatching()(Dot(), Relativistic(), mine, text_features(2), theirs)
+    loss = FeatureMatching()(Dot(), Relativistic(), shown(mine, text_features(2), theirs))
 
     pairs = [(mine.maps[8], theirs.maps[8]), (mine.maps[4], theirs.maps[4]), (mine.final, theirs.final)]
     for i in range(2):
@@ -186,16 +192,15 @@ def test_feature_matching_draws_the_fake_to_the_real() -> None:
     real = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     fake = torch.zeros(2, 6, requires_grad=True)
 
-    loss = FeatureMatching()(Dot(), Relativistic(), _seen(fake), text_features(2), _seen(real))
+    loss = FeatureMatching()(Dot(), Relativistic(), shown(_seen(fake), text_features(2), _seen(real)))
     (slope,) = torch.autograd.grad(loss.sum(), fake)
 
     assert torch.equal(slope.sign(), -real.sign())
 
 
 def test_feature_matching_is_finite_beside_dead_features() -> None:
-    loss = FeatureMatching()(
-        Dot(), Relativistic(), _seen(torch.ones(2, 6)), text_features(2), _seen(torch.zeros(2, 6))
-    )
+    seen, dead = _seen(torch.ones(2, 6)), _seen(torch.zeros(2, 6))
+    loss = FeatureMatching()(Dot(), Relativistic(), shown(seen, text_features(2), dead))
 
     assert torch.isfinite(loss).all()
 
@@ -203,7 +208,7 @@ def test_feature_matching_is_finite_beside_dead_features() -> None:
 def test_feature_matching_asks_for_the_real_ones() -> None:
     text = text_features(2)
     with pytest.raises(ValueError, match="feature matching compares: give the real images' features too"):
-        FeatureMatching()(Dot(), Relativistic(), _like(text), text)
+        FeatureMatching()(Dot(), Relativistic(), shown(_like(text), text))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from imagen_pl.ema import GeneratorEMA
 from imagen_pl.losses.adversarial import Relativistic
 from imagen_pl.losses.matching import MismatchedCaptions
 from imagen_pl.losses.penalties import R1, R2
-from imagen_pl.types import TextFeatures
+from imagen_pl.losses.terms import Shown
+from imagen_pl.types import Growth, TextFeatures
 from tests.networks import small_discriminator, small_generator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,7 +61,7 @@ def test_each_caption_draws_its_own_picture() -> None:
         fake = generator(latents(), text).detach()
         seen = discriminator.look(real)
         loss = adversarial.discriminator(discriminator.judge(seen, text), discriminator(fake, text))
-        loss = loss + mismatch(discriminator, adversarial, seen, text)
+        loss = loss + mismatch(discriminator, adversarial, Shown(real, seen, text, Growth(8)))
         for penalty in penalties:
             loss = loss + penalty.weight_at(8) * penalty(discriminator, real, fake, text)
         step(0, loss)

@@ -1,0 +1,145 @@
+"""Manual optimization: several optimizers, a batch in parts, clipping, and a stop before bad numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
+
+from imagen_pl.discriminators.base import Discriminator
+from imagen_pl.errors import TrainingStopped
+from imagen_pl.generators.base import Generator
+from imagen_pl.reporting import Reporter
+from imagen_pl.types import Growth
+
+SHARED = "shared"  # the name of what belongs to no resolution's block
+
+
+class ManualOptimization(LightningModule):
+    """What a module with several optimizers does by itself: Lightning clips and accumulates for one alone.
+
+    Args:
+        accumulate: parts in which a batch is worked through, to save memory.
+        gradient_clip: largest norm of each optimizer's gradient; None does not clip.
+
+    Attributes:
+        images_seen: the clock.
+        growth: how far the networks have grown.
+        learning_rate_factors: factor on the learning rate of a block, by network and the block's name, as
+            ("generator", "16"); 1 where there is none.
+    """
+
+    images_seen: int
+    growth: Growth
+
+    def __init__(self, accumulate: int = 1, gradient_clip: float | None = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.accumulate, self.gradient_clip = accumulate, gradient_clip
+        self.learning_rate_factors: Mapping[tuple[str, str], float] = {}
+        self.reporter = Reporter()
+        self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # of the step at hand, each part's
+
+    def parts(self, rows: int) -> Iterator[tuple[slice, float, AbstractContextManager[Any]]]:
+        """A batch in `accumulate` parts, and each one's share of it.
+
+        Only the last one's backward talks to the other processes.
+        """
+        part = -(-rows // self.accumulate)
+        strategy = self.trainer.strategy
+        for start in range(0, rows, part):
+            end = min(start + part, rows)
+            wait = end < rows and isinstance(strategy, ParallelStrategy)
+            block = getattr(strategy, "block_backward_sync", nullcontext) if wait else nullcontext
+            yield slice(start, end), (end - start) / rows, block()
+
+    def backward_mean(self, terms: dict[str, Float[Tensor, " b"]], share: float) -> None:
+        """Reduce each term once, add them up, and go back through them."""
+        means = {name: term.mean() for name, term in terms.items()}
+        self.reporter.note(means)
+        values = torch.stack(list(means.values()))
+        self._terms.append((tuple(means), values.detach()))
+        total = values.sum()
+        # A loss that is not finite makes every gradient so, on all processes: they stop together.
+        self.manual_backward(total * (share + 0 * total.detach()))
+
+    def step(self, optimizer: LightningOptimizer, learners: Iterable[nn.Parameter], norm_name: str) -> None:
+        """Clip and step, unless something is not finite.
+
+        Args:
+            optimizer: whose step it is.
+            learners: the parameters that it moves.
+            norm_name: what their gradient's norm is reported as.
+        """
+        gradients = [p for p in learners if p.grad is not None]
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16's: gradients are scaled
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        norm = nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
+        if not torch.isfinite(norm):
+            self._stop_at_the_first_bad_term(norm_name, norm, spare_overflow=scaler is not None)
+        if self.gradient_clip is not None:
+            nn.utils.clip_grads_with_norm_(gradients, self.gradient_clip * scale, norm)
+        self.reporter.note({norm_name: norm / scale})
+        self._terms.clear()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _stop_at_the_first_bad_term(self, name: str, norm: Tensor, spare_overflow: bool) -> None:
+        """Stop before a gradient that is not finite reaches the weights; every process comes here at once.
+
+        Args:
+            name: what the gradient's norm is reported as.
+            norm: the gradient's norm.
+            spare_overflow: gradients alone may overflow: float16's scaler leaves such a step out.
+        """
+        bad: dict[str, float] = {}
+        for names, values in self._terms:
+            everywhere = self.trainer.strategy.all_gather(values).reshape(-1, len(names))
+            for term, column in zip(names, everywhere.T, strict=True):
+                if not torch.isfinite(column).all():
+                    bad.setdefault(term, column[~torch.isfinite(column)][0].item())
+        if not bad and spare_overflow:
+            return
+        bad = bad or {name: norm.item()}
+        raise TrainingStopped(
+            f"{', '.join(bad)} became {', '.join(map(str, bad.values()))} at "
+            f"{self.images_seen} images seen ({self.growth.resolution} px): try a lower learning rate, "
+            "a larger penalty weight, or gradient_clip"
+        )
+
+    def optimizer_at(self, index: int, learning_rate: float) -> LightningOptimizer:
+        """An optimizer by its place, set to a learning rate times each block's own factor."""
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        optimizer = optimizers[index]
+        for group in optimizer.param_groups:
+            factor = self.learning_rate_factors.get((group.get("network", ""), group.get("block", "")), 1.0)
+            group["lr"] = learning_rate * factor
+        return optimizer
+
+    @staticmethod
+    def by_block(
+        network: Generator | Discriminator, name: str, others: Iterable[nn.Parameter] = ()
+    ) -> list[dict[str, Any]]:
+        """A network's parameters in groups, one a block, as its optimizer takes them.
+
+        Args:
+            network: the network.
+            name: of the network.
+            others: parameters that learn with it and belong to no block.
+        """
+        blocks = {str(resolution): list(b.parameters()) for resolution, b in network.blocks().items()}
+        everyone = {id(p): p for p in (*network.parameters(), *others)}
+        taken = {id(p) for parameters in blocks.values() for p in parameters}
+        shared = [p for key, p in everyone.items() if key not in taken]
+        groups = {SHARED: shared, **blocks}
+        return [
+            {"params": learnt, "network": name, "block": block} for block, learnt in groups.items() if learnt
+        ]
