@@ -16,8 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from imagen_pl.data.dataset import Recipe, RowImages, StreamImages, TextLookup
-from imagen_pl.data.rows import Checked, check_rows, held_out, read_stream
-from imagen_pl.data.sampling import Shuffle, TrainingBatches, ValidationBatches
+from imagen_pl.data.rows import Checked, by_group, check_rows, held_out, read_stream
+from imagen_pl.data.sampling import GroupedShuffle, Shuffle, TrainingBatches, ValidationBatches
 from imagen_pl.data.sources.base import Source, StreamSource
 from imagen_pl.data.transforms import UNREADABLE, parse_background
 from imagen_pl.errors import UserError
@@ -52,6 +52,8 @@ class CaptionedImages(LightningDataModule):
             resolution trained.
         cache_mb: keep decoded images in memory, as long as a resolution's fit in this many MB. Each
             worker keeps its own.
+        balance_groups: train on each group of near-alike images as often as on a single image, and score the
+            first of each alone. The source says what its groups are, as the skin tones of an emoji.
         seed: of the order of images, flips, dropped captions and the choice among several captions.
     """
 
@@ -72,6 +74,7 @@ class CaptionedImages(LightningDataModule):
         val_batch_size: int = 64,
         min_size: int | None = None,
         cache_mb: float = 1024.0,
+        balance_groups: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -97,6 +100,7 @@ class CaptionedImages(LightningDataModule):
         self.val_samples = val_samples
         self.val_batch_size = val_batch_size
         self.min_size = min_size
+        self.balance_groups = balance_groups
         self.cache_bytes = int(cache_mb * 2**20)
         self.stages = [Stage(resolution=resolution, kimg=math.inf, batch_size=batch_size)]
         self.text_lookup: TextLookup | None = None
@@ -135,7 +139,8 @@ class CaptionedImages(LightningDataModule):
         Of the rows' names and captions, the bytes of 16 images among them, and how images are fitted.
         """
         rows, recipe = self._rows.validation, self._scoring
-        digest = hashlib.sha256(repr((len(rows), recipe.fit, recipe.background, self.val_samples)).encode())
+        settings = (len(rows), recipe.fit, recipe.background, self.val_samples, self.balance_groups)
+        digest = hashlib.sha256(repr(settings).encode())
         for row in rows:
             digest.update(f"{row.name}\0{row.captions}\0".encode())
         for i in np.linspace(0, len(rows) - 1, num=min(16, len(rows)), dtype=int):
@@ -177,7 +182,8 @@ class CaptionedImages(LightningDataModule):
         rows = self._rows.train
         workers = self._workers(len(rows) * 3 * self._final_resolution() ** 2 <= self.cache_bytes)
         dataset = RowImages(self.source, rows, self._training, self.cache_bytes, self.text_lookup)
-        shuffle = Shuffle(len(rows), self._training.seed)
+        seed = self._training.seed
+        shuffle = GroupedShuffle(by_group(rows), seed) if self.balance_groups else Shuffle(len(rows), seed)
         return self._loader(dataset, self._batches(shuffle, rank, world_size), workers)
 
     def val_dataloader(self) -> DataLoader[CaptionedBatch] | list[DataLoader[CaptionedBatch]]:
@@ -185,9 +191,11 @@ class CaptionedImages(LightningDataModule):
         if not rows:
             return []
         numbers = np.arange(len(rows), dtype=np.int64)
-        if self.val_samples is not None and self.val_samples < len(rows):
-            chosen = np.random.default_rng([self._scoring.seed, len(rows)]).permutation(len(rows))
-            numbers = np.sort(chosen[: self.val_samples])
+        if self.balance_groups:
+            numbers = np.array([group[0] for group in by_group(rows)], dtype=np.int64)
+        if self.val_samples is not None and self.val_samples < len(numbers):
+            chosen = np.random.default_rng([self._scoring.seed, len(numbers)]).permutation(len(numbers))
+            numbers = numbers[np.sort(chosen[: self.val_samples])]
         dataset = RowImages(self._rows.source, rows, self._scoring, self.cache_bytes, self.text_lookup)
         rank, world_size = self._process()
         sampler = ValidationBatches(numbers, self.val_batch_size, self._resolution_now, rank, world_size)

@@ -117,6 +117,14 @@ def _usable(source: Source, rows: list[Row], smallest: int, problems: Problems) 
     return good
 
 
+def by_group(rows: list[Row]) -> list[list[int]]:
+    """Places of the rows of each group, in the order of their first; a row without one stands alone."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault((row.group, -1) if row.group else ("", place), []).append(place)
+    return list(groups.values())
+
+
 class _InMemory(Source):
     """The validation images of a stream."""
 

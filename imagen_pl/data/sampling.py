@@ -19,7 +19,7 @@ from imagen_pl.schedules import Stage, batches
 
 Integers = NDArray[np.int64]
 
-FLIP, DROP_CAPTION, WHICH_CAPTION = 1, 2, 3
+FLIP, DROP_CAPTION, WHICH_CAPTION, WHICH_MEMBER = 1, 2, 3, 4
 
 
 class BatchPlan(NamedTuple):
@@ -81,6 +81,26 @@ class Shuffle:
                 self._passes.clear()
             self._passes[number] = np.random.default_rng([self.seed, number]).permutation(self.rows)
         return self._passes[number]
+
+
+class GroupedShuffle(Shuffle):
+    """The endless stream in which each group comes once a pass, with one of its rows drawn at random.
+
+    Args:
+        groups: the rows of each group.
+        seed: of the permutations and the draws.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[int]], seed: int) -> None:
+        super().__init__(len(groups), seed)
+        self._sizes = np.array([len(group) for group in groups], dtype=np.int64)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._members = np.array([row for group in groups for row in group], dtype=np.int64)
+
+    def __call__(self, numbers: Integers) -> Integers:
+        group = super().__call__(numbers)
+        draw = uniform(self.seed, WHICH_MEMBER, numbers)
+        return self._members[self._starts[group] + (draw * self._sizes[group]).astype(np.int64)]
 
 
 class _Planned(DistributedSampler):

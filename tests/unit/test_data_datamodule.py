@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,29 @@ def test_val_samples_are_chosen_once() -> None:
     assert chosen[0] == chosen[1] == sorted(chosen[0])
 
 
+class Grouped(Solid):
+    """Images 0 to 9 stand alone; the others are one group, also among the validation images."""
+
+    def load(self, problems: Problems) -> dict[str, list[Row]]:
+        rows = [
+            replace(row, group="many" if row.place >= 10 else "") for row in super().load(problems)["train"]
+        ]
+        return {"train": rows, "validation": rows}
+
+
+def test_balanced_groups_are_seen_and_scored_as_often_as_single_images() -> None:
+    data = module(Grouped(30), balance_groups=True, epoch_kimg=0.11, batch_size=11)
+    seen = [int(level) for batch in data.train_dataloader() for level in batch.images[:, 0, 0, 0]]
+    assert len(seen) == 110
+    assert [seen.count(i) for i in range(10)] == [10] * 10
+    assert len({level for level in seen if level >= 10}) > 3
+    scored = [int(level) for batch in data.val_dataloader() for level in batch.images[:, 0, 0, 0]]
+    assert scored == list(range(11))
+    every = module(Grouped(30), epoch_kimg=0.3, batch_size=30).train_dataloader()
+    plain = [int(level) for batch in every for level in batch.images[:, 0, 0, 0]]
+    assert [plain.count(i) for i in range(30)] == [10] * 30
+
+
 def test_validation_caption_of_several_is_fixed() -> None:
     def captions() -> list[str]:
         data = module(Solid(60, captions=lambda i: [f"{i} one", f"{i} two"]), val_fraction=0.5)
@@ -292,10 +316,11 @@ def test_fingerprint_tells_validation_sets_apart() -> None:
         module(Solid(30), fit="pad"),
         module(Solid(30), background="black"),
         module(Solid(30), val_samples=1),
+        module(Solid(30), balance_groups=True),
         module(Solid(30, side=17)),
         module(Solid(30, captions=lambda i: [f"other {i}"])),
     ]
-    assert len({base, *(data.fingerprint for data in others)}) == 7
+    assert len({base, *(data.fingerprint for data in others)}) == 8
 
 
 # ------------------------------------------------------------------ settings

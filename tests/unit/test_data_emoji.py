@@ -106,6 +106,8 @@ def test_source_gives_the_splits_and_chosen_styles() -> None:
     rows = [row for split in two.load(Problems()).values() for row in split]
     assert len(rows) == 3372 + 3786
     assert not any("twemoji" in row.captions[0] for row in rows)
+    groups = Counter(row.group for row in splits["train"])
+    assert Counter(groups.values()) == {1: 3677, 6: 764, 20: 8, 26: 6, 5: 2}
     assert two.image(rows[0])[8:12] == b"WEBP"  # type: ignore[index]
 
 

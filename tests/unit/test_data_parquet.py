@@ -76,6 +76,22 @@ def test_rows_without_image_or_caption_are_skipped(tmp_path: Path) -> None:
     assert data.captions() == ["a", "d"]
 
 
+def test_groups_by_a_column(tmp_path: Path) -> None:
+    file = str(
+        write(
+            tmp_path / "x.parquet",
+            image=[picture(1), picture(2), picture(3)],
+            caption=["a", "b", "c"],
+            thing=[7, 8, 7],
+        )
+    )
+    rows = ParquetSource(file, group_column="thing").load(Problems())["train"]
+    assert [row.group for row in rows] == ["7", "8", "7"]
+    assert [row.group for row in ParquetSource(file).load(Problems())["train"]] == ["", "", ""]
+    with pytest.raises(UserError, match=r"no column kind: it has .*thing; say .* group_column"):
+        ParquetSource(file, group_column="kind").load(Problems())
+
+
 def test_bad_parquet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere.parquet does not exist"):
         module(ParquetSource(str(tmp_path / "nowhere.parquet"))).setup()

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imagen_pl.data.sampling import BatchPlan, Shuffle, TrainingBatches, ValidationBatches, uniform
+from imagen_pl.data.sampling import (
+    BatchPlan,
+    GroupedShuffle,
+    Shuffle,
+    TrainingBatches,
+    ValidationBatches,
+    uniform,
+)
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import Stage
 
@@ -34,6 +41,27 @@ def test_each_pass_is_another_permutation_of_all_rows() -> None:
     assert passes[0] != passes[1] != passes[2]
     assert Shuffle(10, seed=3)(np.arange(25, 30)).tolist() == rows[25:].tolist()
     assert Shuffle(10, seed=4)(np.arange(30)).tolist() != rows.tolist()
+
+
+def test_groups_take_one_turn_a_pass_and_their_rows_are_drawn_alike() -> None:
+    groups = [[0], [1, 2, 3], [4], [5, 6]]
+    group_of = {row: i for i, group in enumerate(groups) for row in group}
+    numbers = np.arange(4 * 600)
+    rows = GroupedShuffle(groups, seed=3)(numbers)
+    passes = [[group_of[row] for row in rows[i : i + 4].tolist()] for i in range(0, len(rows), 4)]
+    assert all(sorted(one) == [0, 1, 2, 3] for one in passes)
+    counts = np.bincount(rows)
+    assert counts[[0, 4]].tolist() == [600, 600]
+    assert all(abs(count - 200) < 40 for count in counts[1:4])
+    assert all(abs(count - 300) < 50 for count in counts[5:])
+    # A resume goes on with the same rows.
+    assert GroupedShuffle(groups, seed=3)(numbers[1000:]).tolist() == rows[1000:].tolist()
+
+
+def test_groups_of_one_row_are_the_plain_order() -> None:
+    numbers = np.arange(40)
+    alone = GroupedShuffle([[i] for i in range(10)], seed=3)(numbers)
+    assert alone.tolist() == Shuffle(10, seed=3)(numbers).tolist()
 
 
 def test_order_by_its_definition() -> None:

@@ -36,11 +36,13 @@ class Row:
             source's own, or the number of a row.
         captions: one or more; of several, training draws one each time.
         place: where the source finds the image.
+        group: what near-alike rows share, as the skin tones of an emoji; "" stands alone.
     """
 
     name: str
     captions: tuple[str, ...]
     place: Any
+    group: str = ""
 
 
 class Source(ABC):

@@ -33,5 +33,10 @@ class EmojiSource(ParquetSource):
     def keeps(self, table: pyarrow.Table, i: int) -> bool:
         return self.styles is None or table["style"][i].as_py() in self.styles
 
+    def _groups(self, table: pyarrow.Table) -> list[str]:
+        """The skin tones of a subject in one hand."""
+        pairs = zip(table["subject"].to_pylist(), table["style"].to_pylist(), strict=True)
+        return [f"{subject} {style}" for subject, style in pairs]
+
     def _name(self, file: Path, table: pyarrow.Table, i: int) -> str:
         return str(table["image"][i]["path"].as_py())

@@ -34,12 +34,20 @@ class ParquetSource(Source):
         image_column: the column of images.
         caption_column: the column of captions, strings or lists of them; None takes the first of
             caption, captions, text, prompt, description, sentences.
+        group_column: the column that near-alike images share, for data.balance_groups; None: all stand alone.
     """
 
-    def __init__(self, path: str, image_column: str = "image", caption_column: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        image_column: str = "image",
+        caption_column: str | None = None,
+        group_column: str | None = None,
+    ) -> None:
         self.path = path
         self.image_column = image_column
         self.caption_column = caption_column
+        self.group_column = group_column
         self._images: list[pyarrow.ChunkedArray] = []
 
     def load(self, problems: Problems) -> dict[str, list[Row]]:
@@ -52,9 +60,10 @@ class ParquetSource(Source):
             column = caption_column(table.column_names, self.caption_column, str(file))
             captions = table[column].to_pylist()
             split_cells = table["split"].to_pylist() if "split" in table.column_names else None
+            groups = self._groups(table)
             for i, cell in enumerate(captions):
                 split = _split_of_file(file) if split_cells is None else str(split_cells[i])
-                row = Row(self._name(file, table, i), as_captions(cell), (number, i))
+                row = Row(self._name(file, table, i), as_captions(cell), (number, i), groups[i])
                 if self.keeps(table, i):
                     splits.setdefault(SPLITS.get(split, split), []).append(row)
         if not any(splits.values()):
@@ -75,6 +84,17 @@ class ParquetSource(Source):
     def keeps(self, table: pyarrow.Table, i: int) -> bool:
         """Whether row i belongs to the source."""
         return True
+
+    def _groups(self, table: pyarrow.Table) -> list[str]:
+        """What each row's near-alike ones share."""
+        if self.group_column is None:
+            return [""] * len(table)
+        if self.group_column not in table.column_names:
+            raise UserError(
+                f"{self.path} has no column {self.group_column}: it has {', '.join(table.column_names)}; "
+                "say which tells groups apart with group_column"
+            )
+        return [str(cell) for cell in table[self.group_column].to_pylist()]
 
     def _name(self, file: Path, table: pyarrow.Table, i: int) -> str:
         return f"{file.name}[{i}]"
