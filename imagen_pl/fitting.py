@@ -145,7 +145,7 @@ class TrainingCLI(LightningCLI):
         self.run_folder = RunFolder(Path(settings.runs_dir) / settings.name)
         if "ckpt_path" not in settings:
             return
-        if self.config["subcommand"] == "validate":
+        if self.config.get("subcommand") == "validate":
             settings.ckpt_path = str(self.run_folder.checkpoint(settings.ckpt_path or "last"))
             return
         newest = self.run_folder.newest_checkpoint()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from imagen_pl.errors import UserError
 from imagen_pl.metrics.retrieval import Retrieval, retrieval_accuracy
+from tests.scripts import benchmark
 
 STYLES = ["noto", "twemoji"]
 
@@ -142,14 +141,7 @@ def test_too_few_subjects_are_told() -> None:
 
 @pytest.fixture(scope="module")
 def quality() -> ModuleType:
-    file = Path(__file__).parents[2] / "benchmarks" / "quality.py"
-    spec = importlib.util.spec_from_file_location("quality", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["quality"] = module  # dataclasses look there for what annotations name
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("quality")
 
 
 def test_the_ruler_asks_for_the_mix_that_it_tells(quality: ModuleType) -> None:

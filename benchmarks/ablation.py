@@ -1,0 +1,232 @@
+"""Train the grid of benchmarks/ablation/grid.yaml on the shipped emoji, and say what each pillar is worth.
+
+    python benchmarks/ablation.py                        # what is missing, then the table in RESULTS.md
+    python benchmarks/ablation.py --only "all off" growing --seeds 0
+    python benchmarks/ablation.py --table                # the table alone, from the JSON files
+
+Every run trains for the same time, one after the other, and is scored by benchmarks/quality.py. A run whose
+JSON file exists in benchmarks/results/ablation/ is skipped, so the grid can be stopped and gone on with; the
+file holds its scores, its speed and its curves. A run that diverged is kept as such, with its curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from imagen_pl.callbacks.tracking import git_state
+from imagen_pl.files import written_whole
+
+REPOSITORY = Path(__file__).parents[1]
+GRID = REPOSITORY / "benchmarks/ablation/grid.yaml"
+RESULTS = REPOSITORY / "benchmarks/results/ablation"
+REPORT = REPOSITORY / "benchmarks/RESULTS.md"
+BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
+# Of the numbers in metrics.csv: what explains why a pillar helps or not.
+CURVES = ("loss", "grad_norm", "margin", "nlg", "rotation", "reconstruction", "colour", "instance", "val/")
+POINTS = 60
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is to be trained; see the comments in the YAML file."""
+
+    minutes: float
+    seeds: list[int]
+    base: list[str]
+    settings: dict[str, Any]
+    extractor: str
+    runs: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    name: str
+    seed: int
+
+    @property
+    def slug(self) -> str:
+        return f"{self.name.replace(' ', '-')}-{self.seed}"
+
+    @property
+    def result(self) -> Path:
+        return RESULTS / f"{self.slug}.json"
+
+
+def read_grid(file: Path) -> Grid:
+    return Grid(**yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+# ------------------------------------------------------------------ one run
+
+
+def fit_command(grid: Grid, run: Run, runs_dir: Path) -> list[str]:
+    """Words that train it; all of its randomness hangs on the seed."""
+    seconds = round(60 * grid.minutes)
+    clock = f"00:{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    words = ["-m", "imagen_pl.cli", "fit"]
+    for file in [*grid.base, *grid.runs[run.name]]:
+        words += ["--config", file]
+    words += ["--name", run.slug, "--runs_dir", str(runs_dir), "--existing", "move"]
+    words += ["--trainer.max_time", clock]
+    for name in ("seed_everything", "model.seed", "data.seed"):
+        words += [f"--{name}", str(run.seed)]
+    for name, value in grid.settings.items():
+        words += [f"--{name}", str(value)]
+    return words
+
+
+def train_and_score(grid: Grid, run: Run, runs_dir: Path) -> dict[str, Any]:
+    """Train, score, and gather what is kept of it."""
+    words = fit_command(grid, run, runs_dir)
+    start = time.monotonic()
+    trained = subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=False)
+    seconds = time.monotonic() - start
+    if trained.returncode not in (0, 1):  # 1: it broke off, as when a loss is not finite
+        raise SystemExit(f"{run.slug}: imagen-pl fit ended with {trained.returncode}")
+    folder = runs_dir / run.slug
+    rows = read_metrics(folder / "metrics.csv")
+    result = {
+        "name": run.name,
+        "seed": run.seed,
+        "command": "imagen-pl " + " ".join(words[2:]),
+        "git": git_state(),
+        "minutes": grid.minutes,
+        "seconds_with_start_and_validation": round(seconds, 1),
+        "diverged": trained.returncode == 1,
+        "images_seen": int(rows[-1]["images_seen"]),
+        "images_per_second": images_per_second(rows),
+        "curves": curves(rows),
+    }
+    if trained.returncode == 0:
+        scored = folder / "quality.json"
+        quality = ["benchmarks/quality.py", str(folder), "--extractor", grid.extractor, "--out", str(scored)]
+        subprocess.run([sys.executable, *quality], cwd=REPOSITORY, check=True)
+        told = json.loads(scored.read_text())
+        result |= {"machine": told["machine"], "torch": told["torch"], "extractor": told["extractor"]}
+        result["score"] = told["scores"][0]
+    return result
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    with file.open(newline="") as opened:
+        return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(opened)]
+
+
+def images_per_second(rows: list[dict[str, float]]) -> float:
+    """Over the whole training: images over the time that they took."""
+    name = "train/images_per_second"
+    timed = [(row["images_seen"], row[name]) for row in rows if row.get(name)]
+    pairs = zip([(rows[0]["images_seen"], 0.0), *timed], timed, strict=False)
+    spans = [(now[0] - before[0], now[1]) for before, now in pairs]
+    return sum(images for images, _ in spans) / sum(images / speed for images, speed in spans)
+
+
+def curves(rows: list[dict[str, float]]) -> dict[str, list[list[float]]]:
+    """By name: at most POINTS pairs of images seen and value, each the mean of its stretch."""
+    names = sorted({name for row in rows for name in row if any(part in name for part in CURVES)})
+    found = {}
+    for name in names:
+        pairs = [(row["images_seen"], row[name]) for row in rows if name in row]
+        size = max(1, math.ceil(len(pairs) / POINTS))
+        parts = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+        found[name] = [[part[-1][0], float(f"{statistics.fmean(v for _, v in part):.5g}")] for part in parts]
+    return found
+
+
+# ------------------------------------------------------------------ the table
+
+Pick = Callable[[dict[str, Any]], float]
+COLUMNS: dict[str, tuple[Pick, str]] = {
+    "images/s": (lambda r: r["images_per_second"], "{:.0f}"),
+    "images seen": (lambda r: r["images_seen"], "{:,.0f}"),
+    "FD": (lambda r: r["score"]["fd"], "{:.1f}"),
+    "KD": (lambda r: r["score"]["kd"], "{:.4f}"),
+    "top-1": (lambda r: 100 * r["score"]["retrieval"]["top1"], "{:.1f}%"),
+    "top-5": (lambda r: 100 * r["score"]["retrieval"]["top5"], "{:.1f}%"),
+    "test top-1": (lambda r: 100 * r["score"]["test_retrieval"]["top1"], "{:.1f}%"),
+    "test top-5": (lambda r: 100 * r["score"]["test_retrieval"]["top5"], "{:.1f}%"),
+    "shuffled top-5": (lambda r: 100 * r["score"]["shuffled"]["top5"], "{:.1f}%"),
+}
+
+
+def table(grid: Grid, results: list[dict[str, Any]]) -> str:
+    """Mean ± standard deviation over the seeds of each run, in the grid's order."""
+    head = ["run", "seeds", *COLUMNS]
+    lines = [" | ".join(["", *head, ""]).strip(), "|" + "---|" * len(head)]
+    for name in grid.runs:
+        found = [r for r in results if r["name"] == name]
+        good = [r for r in found if "score" in r]
+        if not found:
+            continue
+        seeds = (
+            str(len(good)) if len(good) == len(found) else f"{len(good)}, {len(found) - len(good)} diverged"
+        )
+        cells = [name, seeds]
+        for pick, form in COLUMNS.values():
+            values = [pick(r) for r in good]
+            cell = form.format(statistics.fmean(values)) if values else ""
+            if len(values) > 1:
+                cell += f" ± {form.format(statistics.stdev(values))}"
+            cells.append(cell)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_report(grid: Grid, report: Path) -> None:
+    """Put the table between its two marks."""
+    results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    made = table(grid, results)
+    print(made)
+    text = report.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"{report} has no place for the table: add {BEGIN} and {END}")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    with written_whole(report) as file:
+        file.write(f"{before}{BEGIN}\n{made}\n{END}{after}".encode())
+
+
+# ------------------------------------------------------------------ the command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--grid", type=Path, default=GRID, help="the grid (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="RUN", help="these runs of the grid alone")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these seeds alone")
+    parser.add_argument("--runs_dir", type=Path, default=Path("runs/ablation"), help="where the runs go")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    grid = read_grid(options.grid)
+    unknown = set(options.only or ()) - set(grid.runs)
+    if unknown:
+        parser.error(f"--only {', '.join(sorted(unknown))}: the grid has {', '.join(grid.runs)}")
+    # Seed by seed, so that a grid that is stopped can be compared as far as it came.
+    wanted = [Run(name, seed) for seed in options.seeds or grid.seeds for name in options.only or grid.runs]
+    missing = [run for run in wanted if not run.result.exists()]
+    for number, run in enumerate(missing if not options.table else [], start=1):
+        print(f"{number} of {len(missing)}: {run.name}, seed {run.seed}", flush=True)
+        result = train_and_score(grid, run, options.runs_dir)
+        with written_whole(run.result) as file:
+            file.write((json.dumps(result, indent=1) + "\n").encode())
+    write_report(grid, REPORT)
+
+
+if __name__ == "__main__":
+    main()

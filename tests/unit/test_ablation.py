@@ -1,0 +1,111 @@
+"""The ablation's grid, its commands and its table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.scripts import REPOSITORY, benchmark
+
+
+@pytest.fixture(scope="module")
+def ablation() -> ModuleType:
+    return benchmark("ablation")
+
+
+def _result(name: str, seed: int, fd: float | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"name": name, "seed": seed, "images_per_second": 100.0, "images_seen": 24_000}
+    if fd is not None:
+        found = {"top1": 0.1, "top5": 0.3}
+        result["score"] = {
+            "fd": fd,
+            "kd": 0.1,
+            "retrieval": found,
+            "test_retrieval": found,
+            "shuffled": found,
+        }
+    return result
+
+
+def test_every_run_s_files_exist_and_the_pillars_are_there(ablation: ModuleType) -> None:
+    grid = ablation.read_grid(ablation.GRID)
+
+    assert {"all off", "growing", "in turn", "captioning", "self-supervision", "all on"} <= grid.runs.keys()
+    assert grid.minutes >= 4
+    assert len(grid.seeds) >= 3
+    missing = [
+        f for files in (grid.base, *grid.runs.values()) for f in files if not (REPOSITORY / f).exists()
+    ]
+    assert missing == []
+
+
+def test_every_run_s_command_is_understood(ablation: ModuleType, tmp_path: Path) -> None:
+    """By the real parser, with the networks made; the seed reaches weights, latents and order."""
+    from imagen_pl.fitting import TrainingCLI
+
+    grid = ablation.read_grid(ablation.GRID)
+    for name in grid.runs:
+        words = ablation.fit_command(grid, ablation.Run(name, 7), tmp_path)[2:]
+        assert words[0] == "fit"
+        cli = TrainingCLI(words[1:], run=False)
+        assert (cli.config.seed_everything, cli.model.seed, cli.datamodule._training.seed) == (7, 7, 7)
+        full = name in ("all off", "in turn", "captioning", "self-supervision")
+        assert cli.config.growth.stages[0].resolution == (32 if full else 8)
+
+
+def test_speed_is_images_over_time(ablation: ModuleType) -> None:
+    speed = "train/images_per_second"
+    rows = [{"images_seen": 0.0}, {"images_seen": 100.0, speed: 50.0}, {"images_seen": 400.0, speed: 100.0}]
+
+    assert ablation.images_per_second(rows) == pytest.approx(400 / (2 + 3))
+
+
+def test_curves_are_means_of_stretches(ablation: ModuleType) -> None:
+    rows = [{"images_seen": float(i), "train/d_loss": float(i), "growth/fade": 1.0} for i in range(120)]
+
+    found = ablation.curves(rows)
+
+    assert list(found) == ["train/d_loss"]
+    assert len(found["train/d_loss"]) == ablation.POINTS
+    assert found["train/d_loss"][0] == [1.0, 0.5]
+    assert found["train/d_loss"][-1] == [119.0, 118.5]
+
+
+def test_table_gives_mean_and_spread_and_tells_what_diverged(ablation: ModuleType) -> None:
+    grid = ablation.Grid(4, [0, 1], [], {}, "x", {"all off": [], "growing": [], "never run": []})
+    results = [
+        _result("growing", 0, 100.0),
+        _result("growing", 1, 110.0),
+        _result("all off", 0, 150.0),
+        _result("all off", 1, None),
+    ]
+
+    head, _, first, second = ablation.table(grid, results).splitlines()
+
+    assert head.startswith("| run | seeds | images/s | images seen | FD |")
+    assert first.startswith("| all off | 1, 1 diverged | 100 | 24,000 | 150.0 |")
+    assert second.startswith("| growing | 2 | 100 ± 0 | 24,000 ± 0 | 105.0 ± 7.1 |")
+
+
+def test_the_table_goes_between_its_marks(
+    ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path)
+    (tmp_path / "growing-0.json").write_text(json.dumps(_result("growing", 0, 99.0)))
+    report = tmp_path / "RESULTS.md"
+    report.write_text(f"above\n{ablation.BEGIN}\nold\n{ablation.END}\nbelow\n")
+
+    ablation.write_report(ablation.Grid(4, [0], [], {}, "x", {"growing": []}), report)
+
+    text = report.read_text()
+    assert text.startswith("above\n")
+    assert text.endswith("\nbelow\n")
+    assert "| growing | 1 |" in text
+    assert "old" not in text
+    report.write_text("no marks")
+    with pytest.raises(SystemExit, match="has no place for the table"):
+        ablation.write_report(ablation.Grid(4, [0], [], {}, "x", {}), report)
