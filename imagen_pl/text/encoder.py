@@ -6,24 +6,23 @@ Axes: b batch, t tokens, c channels.
 from __future__ import annotations
 
 import hashlib
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
+from imagen_pl.pretrained import opened
 from imagen_pl.types import TextFeatures
 
 # Raised when the same captions, encoder and settings come to give other features.
 _VERSION = 2
+_WHAT = "text encoder"
 _PIECE, _PIECES = 2**14, 2**8
 # Their first position comes after that of the padding token.
 _SHIFTED = {
@@ -68,7 +67,7 @@ class FrozenTextEncoder(TextEncoder):
             raise UserError(f"text_encoder.max_tokens {max_tokens} must be 2 or more")
         self.name = name
         self._path = _shipped() if name is None else name
-        self._config = _text_config(_opened("AutoConfig", self._path))
+        self._config = _text_config(opened("AutoConfig", self._path, what=_WHAT))
         self.max_tokens = min(max_tokens, _longest(self._config))
         self.dim = int(getattr(self._config, "hidden_size", None) or self._config.d_model)
 
@@ -120,7 +119,7 @@ class FrozenTextEncoder(TextEncoder):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        tokenizer = _opened("AutoTokenizer", self._path)
+        tokenizer = opened("AutoTokenizer", self._path, what=_WHAT)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "right"
@@ -128,8 +127,8 @@ class FrozenTextEncoder(TextEncoder):
 
     @cached_property
     def _model(self) -> nn.Module:
-        model, report = _opened(
-            _model_class(self._config), self._path, config=self._config, output_loading_info=True
+        model, report = opened(
+            _model_class(self._config), self._path, what=_WHAT, config=self._config, output_loading_info=True
         )
         # What is missing is filled with random numbers; only BERT's pooler is not used.
         missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
@@ -155,43 +154,6 @@ def _shipped() -> str:
             "one with model.text_encoder.init_args.name"
         ) from None
     return str(get_model_path())
-
-
-def _opened(kind: str, path: str, **options: Any) -> Any:
-    """A configuration, tokenizer or model of transformers, or one line that says why there is none."""
-    import transformers
-
-    if not Path(path).exists() and not _hub_has_address():
-        options["local_files_only"] = True  # else it would retry for half a minute
-    log_level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        return getattr(transformers, kind).from_pretrained(path, **options)
-    except Exception as error:  # of many kinds, by what is wrong
-        if Path(path).exists():
-            why = f"the folder holds no model that transformers opens ({_first_line(error)})"
-        else:
-            why = (
-                "there is no such folder, and the Hugging Face hub does not give it: check the name and the "
-                "network, or give a folder that holds the model"
-            )
-        raise UserError(f"text encoder {path}: {why}") from error
-    finally:
-        transformers.logging.set_verbosity(log_level)
-
-
-def _hub_has_address() -> bool:
-    """False on a machine without a network; behind a proxy nobody knows before asking it."""
-    from huggingface_hub import constants
-
-    if getproxies():
-        return True
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
-    except OSError:
-        return False
-    return True
 
 
 def _model_class(config: Any) -> str:
@@ -232,8 +194,3 @@ def _sketch(file: Path) -> str:
             opened.seek(place)
             digest.update(opened.read(_PIECE))
     return f"{file.name} {size} {digest.hexdigest()}"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

