@@ -34,6 +34,8 @@ def one_line(message: str) -> str:
     """A message of jsonargparse, which nests its reasons over many lines, in one."""
     lines = (line.strip(" -") for line in message.splitlines())
     message = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(line for line in lines if line))
+    # Of what may be null, only the reason why it is not the other thing tells something.
+    message = re.sub(r"Does not validate .*? Errors: (.*?) Expected a <class 'NoneType'>.*", r"\1", message)
     if message.startswith("the following arguments are required"):
         return "name a configuration with --config, as configs/quickstart.yaml; " + message
     if message.startswith("unrecognized arguments"):

@@ -24,6 +24,7 @@ from imagen_pl.callbacks.progress import RunProgress
 from imagen_pl.callbacks.sample_grid import SampleGrid
 from imagen_pl.callbacks.stopping import SaveWhenStopped
 from imagen_pl.callbacks.tracking import MetricsFile, Tracking
+from imagen_pl.callbacks.train_in_turn import TrainInTurn
 from imagen_pl.checkpoints import AtomicCheckpointIO, check_same_tensors, read_checkpoint
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import UserError
@@ -114,6 +115,7 @@ class TrainingCLI(LightningCLI):
             "run's folder",
         )
         parser.add_lightning_class_args(GrowResolution, "growth")
+        parser.add_lightning_class_args(TrainInTurn, "turns")
         parser.add_lightning_class_args(SampleGrid, "samples")
         parser.add_lightning_class_args(KeepCheckpoints, "checkpoint")
         parser.add_lightning_class_args(TextToImageGAN, "model")

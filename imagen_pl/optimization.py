@@ -34,6 +34,7 @@ class ManualOptimization(LightningModule):
         growth: how far the networks have grown.
         learning_rate_factors: factor on the learning rate of a block, by network and the block's name, as
             ("generator", "16"); 1 where there is none.
+        learning_rates: each optimizer's own, before the blocks' factors.
     """
 
     images_seen: int
@@ -44,6 +45,7 @@ class ManualOptimization(LightningModule):
         self.automatic_optimization = False
         self.accumulate, self.gradient_clip = accumulate, gradient_clip
         self.learning_rate_factors: Mapping[tuple[str, str], float] = {}
+        self.learning_rates: list[float] = []
         self.reporter = Reporter()
         self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # of the step at hand, each part's
 
@@ -119,6 +121,7 @@ class ManualOptimization(LightningModule):
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         optimizer = optimizers[index]
+        self.learning_rates[index] = learning_rate
         for group in optimizer.param_groups:
             factor = self.learning_rate_factors.get((group.get("network", ""), group.get("block", "")), 1.0)
             group["lr"] = learning_rate * factor

@@ -21,11 +21,15 @@ class Reporter:
     Attributes:
         status: the newest numbers, for the progress bar.
         stage: index of the growth stage.
+        learns: the blocks that learn now, in a few letters; empty while all do.
+        standing: further numbers to log each time.
     """
 
     def __init__(self) -> None:
         self.status: dict[str, float] = {}
         self.stage = 0
+        self.learns = ""
+        self.standing: dict[str, float] = {}
         self._notes: dict[str, Float[Tensor, ""]] = {}
         self._timed_from: tuple[int, float] | None = None
 
@@ -55,8 +59,8 @@ class Reporter:
             "growth/resolution": system.growth.resolution,
             "growth/fade": system.growth.fade,
         }
-        rates = [optimizer.param_groups[0]["lr"] for optimizer in system.trainer.optimizers]
-        numbers |= dict(zip(("train/d_lr", "train/g_lr"), rates, strict=False))
+        numbers |= self.standing
+        numbers |= dict(zip(("train/d_lr", "train/g_lr"), system.learning_rates, strict=False))
         if isinstance(probability := getattr(system.augment, "probability", None), Tensor):
             numbers["train/augment_probability"] = float(probability)
         seen, since = self._timed_from

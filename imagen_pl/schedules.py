@@ -153,17 +153,23 @@ def position(stages: Sequence[Stage], images_seen: int) -> StagePosition:
 
     A stage that starts in the middle of a batch takes over with the next batch.
     """
-    start = 0.0
     for index, stage in enumerate(stages):
         last = index == len(stages) - 1
-        if last or images_seen < round((start + stage.kimg) * 1000):
+        if last or images_seen < begin_of(stages, index + 1):
             # In whole images, so that a fade ends with the batch that it should end with.
-            begin, length = round(start * 1000), round(stage.fade_kimg * 1000)
+            begin, length = begin_of(stages, index), round(stage.fade_kimg * 1000)
             # The first stage has nothing to fade from.
             fade = min((images_seen - begin) / length, 1.0) if index and length else 1.0
             return StagePosition(index, stage, Growth(stage.resolution, fade))
-        start += stage.kimg
     raise ValueError("stages is empty: name at least one stage")
+
+
+def begin_of(stages: Sequence[Stage], index: int) -> int:
+    """The clock at which a stage begins, in images."""
+    start = 0.0
+    for stage in stages[:index]:
+        start += stage.kimg
+    return round(start * 1000)
 
 
 def batches(stages: Sequence[Stage], images_seen: int, until: int) -> Iterator[tuple[int, StagePosition]]:

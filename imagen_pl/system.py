@@ -355,6 +355,7 @@ class TextToImageGAN(ManualOptimization):
         data = getattr(self.trainer, "datamodule", None)
         captions = data.captions() if isinstance(data, CaptionedImages) else None
         if data is None or captions is None:
+        self.learning_rates = list(self._base_lrs)
             return
         device = self.trainer.strategy.root_device
         if self.trainer.local_rank == 0:  # machines may not share a disk

@@ -18,7 +18,7 @@ _WINDOW_S = 20.0
 
 
 class RunProgress(ProgressBar):
-    """Stage, fade, images seen, images a second and time left.
+    """Stage, fade, what learns if not all does, images seen, images a second and time left.
 
     Args:
         file: where to write; None is the standard error stream. A terminal gets one line that
@@ -115,6 +115,8 @@ class RunProgress(ProgressBar):
         parts = [f"stage {system.reporter.stage + 1}/{stages}", f"{system.growth.resolution} px"]
         if system.growth.fade < 1:
             parts.append(f"fade {system.growth.fade:.0%}")
+        if system.reporter.learns:
+            parts.append(f"learns {system.reporter.learns}")
         parts += [f"{seen / 1000:.1f} kimg", f"{self._rate:.0f} images/s"]
         if left_s is not None:
             parts.append(f"{duration(left_s)} left")

@@ -31,6 +31,8 @@ def test_fit_explains_its_settings_with_units(verb: str, capsys: pytest.CaptureF
         "--existing {error,move,resume}": "nothing is deleted",
         "--ckpt_path CKPT_PATH": "last or best of this run",
         "--growth.kimg_scale KIMG_SCALE": "in a quarter of the images",
+        "--turns.policy POLICY": "which blocks learn when",
+        "--turns.learning_rate_factors LEARNING_RATE_FACTORS": "0 keeps it still",
         "--samples.every_kimg EVERY_KIMG": "in thousands of images seen",
         "--checkpoint.monitor MONITOR": "score that decides which is best",
         "--model.ema_halflife_kimg EMA_HALFLIFE_KIMG": "thousands of images",
@@ -44,6 +46,8 @@ def test_help_explains_a_class(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--model.generator.help", "StyleGenerator"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "feature maps at each resolution, smallest first" in told
+    assert main(["fit", "--turns.policy.help", "Alternate"]) == 0
+    assert "length of a turn, in thousands of images" in " ".join(capsys.readouterr().out.split())
 
 
 def test_sample_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
