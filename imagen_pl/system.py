@@ -347,6 +347,7 @@ class TextToImageGAN(ManualOptimization):
         if (term := self.terms.taught) is not None:
             optimizers.append(term.optimizer(term.parameters()))
         self._base_lrs = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+        self.learning_rates = list(self._base_lrs)
         return optimizers
 
     def setup(self, stage: str) -> None:
@@ -355,7 +356,6 @@ class TextToImageGAN(ManualOptimization):
         data = getattr(self.trainer, "datamodule", None)
         captions = data.captions() if isinstance(data, CaptionedImages) else None
         if data is None or captions is None:
-        self.learning_rates = list(self._base_lrs)
             return
         device = self.trainer.strategy.root_device
         if self.trainer.local_rank == 0:  # machines may not share a disk
