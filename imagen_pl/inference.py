@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import yaml
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
@@ -21,12 +20,10 @@ from imagen_pl.files import written_whole
 from imagen_pl.generators.base import Generator
 from imagen_pl.latents import latents
 from imagen_pl.pictures import to_pil, to_uint8
-from imagen_pl.runs import RunFolder
 from imagen_pl.text.encoder import TextEncoder
+from imagen_pl.trained import RELEASE_FORMAT, average_of, model_file, read_release
 from imagen_pl.types import Growth
 
-_FORMAT = 1
-_EMA = "ema.generator."
 _PIXELS_A_BATCH = 2**19
 
 
@@ -135,53 +132,25 @@ def load(path: str | Path, device: str | torch.device | None = None) -> TextToIm
     Raises:
         UserError: nothing is there, it is damaged, or its weights do not fit its configuration.
     """
-    path = Path(path)
-    if path.is_file():
-        model = _from_checkpoint(path)
-    elif (path / "config.json").is_file():
-        model = _from_release(path)
-    elif path.is_dir():
-        model = _from_checkpoint(_of_run(path))
-    else:
-        raise UserError(f"model {path}: there is no such run, checkpoint or release")
+    file = model_file(path)
+    model = _from_release(file.parent) if file.name == "model.safetensors" else _from_checkpoint(file)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device)
 
 
-def _of_run(folder: Path) -> Path:
-    run = RunFolder(folder)
-    newest = run.newest_checkpoint()
-    if newest is None:
-        raise UserError(
-            f"model {folder}: neither a run with checkpoints/*.ckpt nor a release with config.json and "
-            "model.safetensors"
-        )
-    best = run.checkpoints / "best.ckpt"
-    if newest == best or not best.is_file():
-        return newest
-    grown = [read_checkpoint(p, mmap=True)["growth_resolution"] for p in (best, newest)]
-    return best if grown[0] == grown[1] else newest
-
-
 def _from_checkpoint(path: Path) -> TextToImage:
     checkpoint = read_checkpoint(path, mmap=True)
-    weights = {
-        name.removeprefix(_EMA): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(_EMA)
-    }
-    if not weights:
-        raise UserError(f"checkpoint {path} holds no moving average of a generator ({_EMA}*)")
+    weights = average_of(checkpoint, path)
     if "config" not in checkpoint:
         raise UserError(
             f"checkpoint {path} does not say which networks it holds: it was not written by `imagen-pl fit`"
         )
     config = yaml.safe_load(checkpoint["config"])
     description = {
-        "format": _FORMAT,
+        "format": RELEASE_FORMAT,
         "imagen_pl": imagen_pl.__version__,
-        "generator": config["model"]["generator"],
+        "generator": _without_its_stem(config["model"]["generator"]),
         "text_encoder": config["model"]["text_encoder"],
         "resolution": checkpoint["growth_resolution"],
         "fade": checkpoint["growth_fade"],
@@ -191,19 +160,15 @@ def _from_checkpoint(path: Path) -> TextToImage:
     return _build(description, weights, path)
 
 
+def _without_its_stem(generator: dict[str, Any]) -> dict[str, Any]:
+    """Where a trained generator's first weights came from is nothing to draw with."""
+    arguments = {n: v for n, v in generator.get("init_args", {}).items() if n != "stem_from"}
+    return {**generator, "init_args": arguments}
+
+
 def _from_release(folder: Path) -> TextToImage:
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise UserError(f"release {folder}: model.safetensors is missing")
-    try:
-        description = json.loads((folder / "config.json").read_text())
-        if description["format"] > _FORMAT:
-            raise UserError(f"release {folder} was written by a later imagen_pl ({description['imagen_pl']})")
-        with safe_open(file, framework="pt") as opened:
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"release {folder} cannot be read: {type(error).__name__}: {error}") from error
-    return _build(description, weights, file)
+    description, weights = read_release(folder)
+    return _build(description, weights, folder / "model.safetensors")
 
 
 def _build(description: dict[str, Any], weights: dict[str, Tensor], path: Path) -> TextToImage:

@@ -30,6 +30,7 @@ from imagen_pl.pictures import to_uint8
 from imagen_pl.schedules import Schedule, Stage, StagePosition
 from imagen_pl.text.cache import TextCache
 from imagen_pl.text.encoder import TextEncoder
+from imagen_pl.trained import load_stem
 from imagen_pl.types import CaptionedBatch, Growth, TextFeatures
 from imagen_pl.validation import Validation
 
@@ -363,6 +364,16 @@ class TextToImageGAN(ManualOptimization):
         self.trainer.strategy.barrier("text cache")
         # The others find nothing left to encode.
         data.text_lookup = TextCache.build(self.text_encoder, captions, device=device)
+
+    def on_fit_start(self) -> None:
+        """Start a new training from another's stem, where one is named; a resume has its own weights."""
+        if self.generator.stem_from is None or self.images_seen:
+            return
+        taken = load_stem(self.generator, self.generator.stem_from)
+        self.ema.generator.load_state_dict(self.generator.state_dict())
+        if self.trainer.progress_bar_callback is not None:
+            blocks = ", ".join(map(str, taken))
+            self.trainer.progress_bar_callback.print(f"Stem of {self.generator.stem_from}: blocks {blocks}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen

@@ -17,11 +17,13 @@ class Generator(nn.Module, ABC):
         resolutions: every resolution it can grow through, px, from small to large.
         latent_dim: z, the size of the latent vector; entries are standard normal.
         text_dim: c, the size of the text features that it reads.
+        stem_from: whose weights a new training starts from, where both have them; None its own first ones.
     """
 
     resolutions: tuple[int, ...]
     latent_dim: int
     text_dim: int
+    stem_from: str | None = None
 
     @abstractmethod
     def forward(

@@ -8,6 +8,7 @@ through cross-attention to the tokens, as in GigaGAN (arXiv:2303.05511).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,9 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.generators.base import Generator
-from imagen_pl.layers.attention import CrossAttention, SelfAttention
+from imagen_pl.generators.blocks import BlockPlan, StyleBlock
 from imagen_pl.layers.initialisation import activation, linear
-from imagen_pl.layers.modulation import ModulatedConv2d
 from imagen_pl.layers.precision import at_least_float32
 from imagen_pl.layers.resampling import upsample
 from imagen_pl.layers.widths import check_channels
@@ -44,6 +44,10 @@ class StyleGenerator(Generator):
         style_mixing: share of training images drawn with two latents, the second for the finer
             blocks (StyleGAN).
         mean_decay: how slowly the tracked mean of the latent's style moves, 0 to 1, a step.
+        block: makes the block of a resolution; a subclass of StyleBlock by its class_path is another kind.
+        stem_from: a run's folder, a checkpoint or a release, whose generator's average a new training
+            starts from: what both have by name, as the mapping and the blocks of shared resolutions. It is
+            read once, and need not be there for a resume or to draw.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class StyleGenerator(Generator):
         noise: bool = False,
         style_mixing: float = 0.0,
         mean_decay: float = 0.998,
+        block: Callable[[BlockPlan], StyleBlock] = StyleBlock,
+        stem_from: str | None = None,
     ) -> None:
         super().__init__()
         check_channels(channels)
@@ -70,6 +76,7 @@ class StyleGenerator(Generator):
         self.resolutions = tuple(channels)
         self.latent_dim, self.text_dim = latent_dim, text_dim
         self.output, self.style_mixing, self.mean_decay = output, style_mixing, mean_decay
+        self.stem_from = stem_from
         self.mapping = Mapping(latent_dim, text_dim, style_dim, mapping_layers)
         start = self.resolutions[0]
         # A whole first map from the style, as in DCGAN (arXiv:1511.06434): layout for one matrix product.
@@ -77,7 +84,8 @@ class StyleGenerator(Generator):
         self.grown = nn.ModuleDict()  # by resolution, written in decimal
         before = channels[start]
         for resolution, width in channels.items():
-            self.grown[str(resolution)] = StyleBlock(
+            plan = BlockPlan(
+                resolution,
                 before,
                 width,
                 style_dim,
@@ -87,6 +95,7 @@ class StyleGenerator(Generator):
                 self_attention=resolution in self_at,
                 noise=noise,
             )
+            self.grown[str(resolution)] = block(plan)
             before = width
         self.latent_mean: Tensor
         self.register_buffer("latent_mean", torch.zeros(self.mapping.latent_style_dim))
@@ -147,66 +156,6 @@ class StyleGenerator(Generator):
     def track(self, z: Float[Tensor, "n z"]) -> None:
         """Move the tracked mean of the latent's style towards these latents' (StyleGAN, section 2.1)."""
         self.latent_mean.lerp_(self.mapping.latent(z).float().mean(0), 1 - self.mean_decay)
-
-
-class StyleBlock(nn.Module):
-    """What one resolution adds: bigger, modulated residual layers, attention, and its own picture."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        style_dim: int,
-        *,
-        upsampled: bool,
-        layers: int,
-        text_dim: int | None,
-        self_attention: bool,
-        noise: bool,
-    ) -> None:
-        super().__init__()
-        self.upsampled = upsampled
-        self.narrow = (
-            nn.Conv2d(in_channels, channels, 1, bias=False) if in_channels != channels else nn.Identity()
-        )
-        self.layers = nn.ModuleList(ResidualLayer(channels, style_dim, noise) for _ in range(layers))
-        self.words = None if text_dim is None else CrossAttention(channels, text_dim)
-        self.pixels = SelfAttention(channels) if self_attention else None
-        self.to_rgb = ModulatedConv2d(channels, 3, 1, style_dim, demodulate=False)
-        nn.init.normal_(self.to_rgb.weight, std=0.5 * channels**-0.5)
-
-    def forward(
-        self, x: Float[Tensor, "b i h w"], style: Float[Tensor, "b style"], text: TextFeatures
-    ) -> Float[Tensor, "b c r r"]:
-        x = self.narrow(x)  # before the doubling: the same numbers for a quarter of the work
-        if self.upsampled:
-            x = upsample(x)
-        for layer in self.layers:
-            x = layer(x, style)
-        if self.words is not None:
-            x = self.words(x, text.tokens, text.mask)
-        return x if self.pixels is None else self.pixels(x)
-
-
-class ResidualLayer(nn.Module):
-    """x + convolve(convolve(x)), both modulated; the sum keeps the variance of x."""
-
-    def __init__(self, channels: int, style_dim: int, noise: bool) -> None:
-        super().__init__()
-        self.first = ModulatedConv2d(channels, channels, 3, style_dim)
-        self.second = ModulatedConv2d(channels, channels, 3, style_dim)
-        self.noise = nn.Parameter(torch.zeros(channels)) if noise else None
-        self.activation = activation()
-
-    def forward(
-        self, x: Float[Tensor, "b c h w"], style: Float[Tensor, "b style"]
-    ) -> Float[Tensor, "b c h w"]:
-        h = self.activation(self.first(x, style))
-        if self.noise is not None and self.training:  # a finished picture gets the mean of the noise, 0
-            fresh = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=h.dtype)
-            h = h + self.noise.to(h.dtype)[None, :, None, None] * fresh
-        h = self.activation(self.second(h, style))
-        return (x + h) * 0.5**0.5
 
 
 class Mapping(nn.Module):

@@ -1,0 +1,123 @@
+"""What a trained generator learnt: its average's weights, read from a run, a checkpoint or a release."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from imagen_pl.checkpoints import check_same_tensors, read_checkpoint
+from imagen_pl.errors import UserError
+from imagen_pl.generators.base import Generator
+from imagen_pl.runs import RunFolder
+
+RELEASE_FORMAT = 1
+_EMA = "ema.generator."
+
+
+def model_file(path: str | Path) -> Path:
+    """The file with the weights: a .ckpt, or the model.safetensors of a release.
+
+    Of a run, the best checkpoint is taken where it has the resolution of the newest, else the newest.
+
+    Args:
+        path: a run's folder, a .ckpt file, or a release's folder.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if (path / "config.json").is_file():
+        file = path / "model.safetensors"
+        if not file.is_file():
+            raise UserError(f"release {path}: model.safetensors is missing")
+        return file
+    if path.is_dir():
+        return _of_run(path)
+    raise UserError(f"model {path}: there is no such run, checkpoint or release")
+
+
+def _of_run(folder: Path) -> Path:
+    run = RunFolder(folder)
+    newest = run.newest_checkpoint()
+    if newest is None:
+        raise UserError(
+            f"model {folder}: neither a run with checkpoints/*.ckpt nor a release with config.json and "
+            "model.safetensors"
+        )
+    best = run.checkpoints / "best.ckpt"
+    if newest == best or not best.is_file():
+        return newest
+    grown = [read_checkpoint(p, mmap=True)["growth_resolution"] for p in (best, newest)]
+    return best if grown[0] == grown[1] else newest
+
+
+def average_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The generator's average in a checkpoint, by the generator's own names."""
+    held = checkpoint["state_dict"]
+    weights = {name.removeprefix(_EMA): held[name] for name in held if name.startswith(_EMA)}
+    if not weights:
+        raise UserError(f"checkpoint {path} holds no moving average of a generator ({_EMA}*)")
+    return weights
+
+
+def read_release(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A release's description and weights."""
+    try:
+        description: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        if description["format"] > RELEASE_FORMAT:
+            raise UserError(f"release {folder} was written by a later imagen_pl ({description['imagen_pl']})")
+        with safe_open(folder / "model.safetensors", framework="pt") as opened:
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"release {folder} cannot be read: {type(error).__name__}: {error}") from error
+    return description, weights
+
+
+def load_stem(generator: Generator, path: str | Path) -> list[int]:
+    """Take over, by name, what another generator's average has learnt and this one has as well.
+
+    That is what no resolution adds, and the blocks of the resolutions that both have and that the other
+    had grown to. The rest keeps its weights.
+
+    Args:
+        generator: the one to change.
+        path: the other's run, checkpoint or release.
+
+    Returns:
+        the resolutions whose blocks were taken over, px.
+
+    Raises:
+        UserError: it cannot be read, or what both have differs.
+    """
+    file = model_file(path)
+    if file.name == "model.safetensors":
+        description, weights = read_release(file.parent)
+        grown_to = description["resolution"]
+    else:
+        checkpoint = read_checkpoint(file, mmap=True)
+        weights, grown_to = average_of(checkpoint, file), checkpoint["growth_resolution"]
+    found = {name: weights[name] for name in _shared_names(generator, weights, grown_to)}
+    own = generator.state_dict()
+    advice = (
+        f"{type(generator).__name__}.stem_from takes over what both have: give this generator the other's "
+        f"settings up to {grown_to} px."
+    )
+    check_same_tensors({name: own[name] for name in own if name in found}, found, file, advice)
+    generator.load_state_dict({**own, **found})
+    return [resolution for resolution in generator.resolutions if resolution <= grown_to]
+
+
+def _shared_names(generator: Generator, weights: Mapping[str, Tensor], grown_to: int) -> list[str]:
+    """The names in `weights`, without the blocks that the generator lacks or the other had not grown to."""
+    modules = {id(block): resolution for resolution, block in generator.blocks().items()}
+    places = {name: modules[id(m)] for name, m in generator.named_modules() if id(m) in modules}
+    taken = tuple(f"{name}." for name, resolution in places.items() if resolution <= grown_to)
+    homes = tuple({f"{name.rpartition('.')[0]}." for name in places})
+    return [name for name in weights if name.startswith(taken) or not name.startswith(homes)]

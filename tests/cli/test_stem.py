@@ -1,0 +1,97 @@
+"""A stem from another run, and another kind of block, by the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from imagen_pl import load
+from imagen_pl.cli import main
+from tests.blocks import LoudBlock
+from tests.cli.conftest import Tiny
+from tests.cli.test_turns import FEW, overlay, weights
+
+GROWN = {"growth": {"stages": [{"resolution": 16, "kimg": 1.0, "batch_size": 8}]}}
+CHANNELS = {4: 8, 8: 8, 16: 4}
+
+
+def larger() -> list[str]:
+    networks = {name: {"init_args": {"channels": CHANNELS}} for name in ("generator", "discriminator")}
+    policy = {"class_path": "NewestLearns", "init_args": {"stem_resolution": 8}}
+    return overlay(**GROWN, model=networks, turns={"policy": policy}, checkpoint={"monitor": None})
+
+
+@pytest.mark.parametrize("kind", ["run", "checkpoint", "release"])
+def test_a_run_starts_from_the_stem_of_another(
+    trained: Tiny, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    stem = load(trained.run)
+    source = {
+        "run": trained.run,
+        "checkpoint": trained.run / "checkpoints/best.ckpt",
+        "release": stem.save("released"),
+    }[kind]
+    words = ["fit", *trained.words, *larger(), "--name", "larger", "--trainer.max_steps", "8"]
+    assert main([*words, "--model.generator.stem_from", str(source)]) == 0
+    assert f"Stem of {source}: blocks 4, 8" in capsys.readouterr().err
+    shutil.rmtree(trained.run)
+    shutil.rmtree("released")
+    held = weights(Path("runs/larger/checkpoints/last.ckpt"))
+    for name, tensor in stem.generator.state_dict().items():
+        if name != "latent_mean":
+            assert torch.equal(held[f"generator.{name}"], tensor), name
+
+    # The other run is gone: pictures, releases and a resume do without it.
+    release = load("runs/larger").save("larger")
+    described = json.loads((release / "config.json").read_text())["generator"]
+    assert "stem_from" not in described["init_args"]
+    assert described["init_args"]["channels"] == {str(r): c for r, c in CHANNELS.items()}
+    first, again = load("runs/larger").sample("a red heart"), load(release).sample("a red heart")
+    assert first[0].size == (16, 16)
+    assert first[0].tobytes() == again[0].tobytes()
+    resume = [
+        "fit",
+        "--config",
+        "runs/larger/config.yaml",
+        "--ckpt_path",
+        "last",
+        "--trainer.max_steps",
+        "12",
+    ]
+    assert main(resume) == 0
+
+
+def test_a_stem_that_is_not_there_or_does_not_fit(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["fit", *trained.words, "--name", "other"]
+    assert main([*words, "--model.generator.stem_from", "runs/nothing"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "error: model runs/nothing: there is no such run, checkpoint or release"
+    words += ["--model.generator.stem_from", str(trained.run), "--model.generator.style_dim", "12"]
+    assert main(words) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "best.ckpt holds another architecture: latent_mean is (8,) there and (12,) here; mapping." in told
+    assert "give this generator the other's settings up to 8 px" in told
+
+
+def test_a_new_kind_of_block_by_its_class_path(tiny: Tiny) -> None:
+    block = {"class_path": "tests.blocks.LoudBlock", "init_args": {"gain": 3.0}}
+    words = overlay(model={"generator": {"init_args": {"block": block}}})
+    assert main(["fit", *tiny.words, *words, *FEW]) == 0
+    kept = yaml.safe_load((tiny.run / "config.yaml").read_text())["model"]["generator"]["init_args"]
+    assert kept["block"] == block
+    for model in (load(tiny.run), load(load(tiny.run).save("released"))):
+        blocks = [block for block in model.generator.blocks().values() if isinstance(block, LoudBlock)]
+        assert [(block.gain, block.plan.resolution) for block in blocks] == [(3.0, 4), (3.0, 8)]
+
+
+def test_a_block_that_is_none_is_told(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model.generator.block", "torch.nn.Identity"]
+    assert main(["fit", *tiny.words, *words]) == 2
+    told = capsys.readouterr().err
+    assert "torch.nn.Identity" in told
+    assert told.count("\n") == 1
