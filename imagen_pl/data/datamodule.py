@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable
 from functools import cached_property
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from imagen_pl.data.dataset import Recipe, RowImages, StreamImages, TextLookup
+from imagen_pl.data.problems import Problems
 from imagen_pl.data.rows import Checked, by_group, check_rows, held_out, read_stream
 from imagen_pl.data.sampling import GroupedShuffle, Shuffle, TrainingBatches, ValidationBatches
 from imagen_pl.data.sources.base import Source, StreamSource
@@ -25,6 +27,8 @@ from imagen_pl.schedules import Stage
 from imagen_pl.types import CaptionedBatch
 
 log = logging.getLogger(__name__)
+
+_STREAMED = 10_000
 
 
 class CaptionedImages(LightningDataModule):
@@ -127,6 +131,14 @@ class CaptionedImages(LightningDataModule):
         if self._training.caption_dropout:
             found.add("")
         return sorted(found)
+
+    def some_captions(self) -> list[str]:
+        """Captions of training, to see how they are worded: all, or the first 10,000 of a stream."""
+        if not isinstance(self.source, StreamSource):
+            return [caption for row in self._rows.train for caption in row.captions]
+        problems = Problems()
+        read = (row for shard in self._loaded.shards for row, _ in self.source.read(shard, problems))
+        return [caption for row in islice(read, _STREAMED) for caption in row.captions]
 
     @property
     def is_stream(self) -> bool:

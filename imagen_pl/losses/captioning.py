@@ -1,0 +1,128 @@
+"""Language generation: a captioner that reads real images teaches the generator to be read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, distributed
+
+from imagen_pl.discriminators.base import Discriminator
+from imagen_pl.errors import UserError
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.terms import PerSample, Shown, TaughtTerm
+from imagen_pl.schedules import Schedule
+from imagen_pl.text.captioner import Captioner, evaluating
+from imagen_pl.text.captioner_weights import load_weights
+
+log = logging.getLogger(__name__)
+
+# Nats a token by which a caption must fit its own image better than another.
+_CLEARLY = 0.1
+# Steps of the captioner before its margin is trusted, and over which it is averaged.
+_TRUSTED, _AVERAGED = 20, 50
+
+
+class Captioning(TaughtTerm):
+    """L_NLG: the caption's cross-entropy by a captioner that sees the image (MirrorGAN, arXiv:1903.05854).
+
+    On real pairs the captioner learns it. In the generator's step the captioner is frozen, and the generator
+    learns to draw what makes the caption likely: L_NLG = -1/T sum_t log p(w_t | w_<t, G(z, w)).
+
+    What shows whether it can teach is logged beside it: train/nlg on real pairs, train/nlg_shuffled on real
+    images under their neighbours' captions, train/g_nlg_cross_entropy on generated ones. Where the first two
+    are alike, the captioner does not look at the image, the loss teaches nothing, and the run says so.
+
+    Args:
+        captioner: the network.
+        optimizer: makes its optimizer, as `torch.optim.AdamW`.
+        generator_weight: factor in the generator's loss: a number, or a schedule of images seen, which gives
+            the captioner time to learn first; 0 leaves the generator alone.
+        from_resolution: resolution, px, below which the generator is not taught.
+        every: the captioner learns at every nth batch.
+        captioner_from: folder of an earlier captioner (`imagen-pl fit-captioner`) of the same settings, whose
+            weights and tokens it starts with; None starts afresh.
+        freeze: keep the captioner as it is; only with `captioner_from`.
+    """
+
+    name = "nlg"
+    averages: Float[Tensor, "2"]
+    measured: Float[Tensor, ""]
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
+        generator_weight: float | Schedule = 1.0,
+        from_resolution: int = 4,
+        every: int = 1,
+        captioner_from: str | None = None,
+        freeze: bool = False,
+    ) -> None:
+        super().__init__(optimizer, generator_weight, from_resolution, every)
+        if freeze and captioner_from is None:
+            raise UserError("captioning.freeze keeps a captioner that has learnt: name it in captioner_from")
+        self.captioner, self.captioner_from, self.freeze = captioner, captioner_from, freeze
+        if freeze:
+            captioner.requires_grad_(False)
+        # Buffers, so that a resumed run judges the captioner as the run before would have.
+        self.register_buffer("averages", torch.zeros(2))  # cross-entropy, own captions and shuffled
+        self.register_buffer("measured", torch.zeros(()))
+        self._told = False
+
+    def check(self, discriminator: Discriminator) -> None:
+        self.captioner.features.check(discriminator.map_channels)
+
+    def prepare(self, captions: Callable[[], Iterable[str]]) -> None:
+        if self.captioner_from is None:
+            self.captioner.prepare(captions)
+        else:
+            load_weights(self.captioner, self.captioner_from)
+
+    def learn(self, shown: Shown) -> PerSample:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
+            memory = self.captioner.look(shown.images, shown.features.maps)
+            loss = self.captioner.cross_entropy(memory, shown.captions)
+        self._measure(memory.detach(), shown.captions, loss.detach())
+        return loss
+
+    def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
+        self._tell_if_it_teaches_nothing()
+        with evaluating(self.captioner):
+            memory = self.captioner.look(shown.images, shown.features.maps)
+            loss = self.captioner.cross_entropy(memory, shown.captions)
+        self.note("cross_entropy", loss.mean())
+        return loss
+
+    @torch.no_grad()
+    def _measure(self, memory: Float[Tensor, "b m d"], captions: list[str], own: PerSample) -> None:
+        """Keep how well captions fit their own images, and their neighbours'; a part of a batch is enough."""
+        rows = len(own) if len(own) < 16 else len(own) // 4
+        if rows < 2:
+            return  # it has no neighbour
+        shuffled = self.captioner.cross_entropy(memory[:rows].roll(1, 0), captions[:rows])
+        said = (shuffled > 0).sum().clamp(min=1)  # empty captions tell nothing
+        means = torch.stack([own[:rows].sum(), shuffled.sum()]) / said
+        self.measured += 1
+        self.averages += (means - self.averages) / self.measured.clamp(max=_AVERAGED)
+        self.note("shuffled", means[1])
+
+    def _tell_if_it_teaches_nothing(self) -> None:
+        if self._told or self.measured < _TRUSTED:
+            return
+        own, shuffled = self.averages.tolist()
+        if shuffled - own >= _CLEARLY:
+            return
+        self._told = True
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_rank():
+            return
+        log.warning(
+            "captioning: real images fit their own captions (train/nlg %.2f) hardly better than others' "
+            "(train/nlg_shuffled %.2f), so the captioner teaches the generator nothing: let generator_weight "
+            "begin later, or train it first (imagen-pl fit-captioner) and name it in captioner_from",
+            own,
+            shuffled,
+        )
