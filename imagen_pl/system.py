@@ -109,6 +109,8 @@ class TextToImageGAN(ManualOptimization):
         self.penalties = list(penalties or [])
         captioners = [captioning] if captioning is not None else []
         self.terms = Terms([*(matching or []), *(self_supervised or []), *(guidance or []), *captioners])
+        for term in self.terms:
+            term.check(discriminator)
         self.augment = augment if augment is not None else nn.Identity()
         self.validation = Validation(metrics or [], fid_weights)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -33,11 +35,13 @@ class Discriminator(nn.Module, ABC):
         resolutions: every resolution it can grow through, px, from small to large.
         text_dim: c, the size of the text features that it reads.
         final_dim: f, the size of `ImageFeatures.final`.
+        map_channels: c of each of `ImageFeatures.maps`, by its resolution; empty where it gives no maps.
     """
 
     resolutions: tuple[int, ...]
     text_dim: int
     final_dim: int
+    map_channels: Mapping[int, int] = MappingProxyType({})
 
     @abstractmethod
     def look(self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None) -> ImageFeatures:

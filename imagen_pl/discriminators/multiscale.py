@@ -50,7 +50,7 @@ class MultiscaleDiscriminator(Discriminator):
         for name, at in (("heads_at", heads), ("self_attention_at", self_at)):
             if not at <= channels.keys():
                 raise ValueError(f"{name} {sorted(at - channels.keys())} is not among {sorted(channels)}")
-        self.resolutions = tuple(channels)
+        self.resolutions, self.map_channels = tuple(channels), dict(channels)
         self.text_dim, self.final_dim, self.minibatch_stddev = text_dim, final_dim, minibatch_stddev
         smallest = self.resolutions[0]
         self.grown = nn.ModuleDict()  # by resolution, written in decimal

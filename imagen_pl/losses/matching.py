@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from imagen_pl.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.terms import PerSample, Shown, Term
+from imagen_pl.losses.terms import PerSample, Shown, Term, check_size
 from imagen_pl.schedules import Schedule
 
 
@@ -63,6 +63,11 @@ class ImageTextContrastive(MatchingLoss):
         self.image = nn.Linear(image_dim, embed_dim)
         self.text = nn.Linear(text_dim, embed_dim)
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
+
+    def check(self, discriminator: Discriminator) -> None:
+        image_dim, text_dim = self.image.in_features, self.text.in_features
+        check_size(self, "image_dim", image_dim, discriminator.final_dim, "the discriminator's final_dim")
+        check_size(self, "text_dim", text_dim, discriminator.text_dim, "the discriminator's text_dim")
 
     def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
         images = F.normalize(self.image(shown.features.final).float(), dim=1)

@@ -83,9 +83,12 @@ class Term(nn.Module, ABC):
         weight = self.discriminator_weight if step == "discriminator" else self.generator_weight
         return weight(images_seen) if callable(weight) else weight
 
+    def check(self, discriminator: Discriminator) -> None:
+        """Raise ValueError where it does not fit the discriminator, naming the argument to mend."""
+
     @abstractmethod
     def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
-        """The unweighted loss of each image with its own caption.
+        """The unweighted loss of each image with its own caption, or of those images that it asks about.
 
         Args:
             discriminator: it judges; frozen in the generator's step.
@@ -101,6 +104,14 @@ class Term(nn.Module, ABC):
         """The numbers since the last call, by name."""
         notes, self._notes = self._notes, {}
         return notes
+
+
+def check_size(term: Term, argument: str, given: int, right: int, whose: str) -> None:
+    """Raise ValueError unless an argument of a term's constructor is what the networks are made with."""
+    if given != right:
+        raise ValueError(
+            f"{type(term).__name__}.{argument} is {given}, but {whose} is {right}: set it to {right}"
+        )
 
 
 class TaughtTerm(Term):

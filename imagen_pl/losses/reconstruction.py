@@ -1,0 +1,140 @@
+"""A pretext task on shape: do the discriminator's maps still hold the image?
+
+Axes: b images of the step, n images that are asked about, c channels, r pixels, m places of a map.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from imagen_pl.backbones import Backbone
+from imagen_pl.discriminators.base import Discriminator
+from imagen_pl.layers.initialisation import activation, conv
+from imagen_pl.layers.resampling import downsample, upsample
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.self_supervised import SelfSupervisedTask
+from imagen_pl.losses.terms import PerSample, Shown
+from imagen_pl.schedules import Schedule
+
+Images = Float[Tensor, "n 3 r r"]
+
+
+class Reconstruction(SelfSupervisedTask):
+    """Small decoders draw the image again from what the discriminator saw (FastGAN, arXiv:2101.04775, 3.2).
+
+    One draws the whole image at half its side from the map of `map_resolution`; the other a random quarter of
+    it, in full detail, from that quarter of the next finer map. So the maps must keep the layout and the
+    detail, which works against collapse where images are few.
+
+    The discriminator looks again, at images before augmentation, since these are what is to be drawn.
+
+    The paper compares by a perceptual network (LPIPS). Here it is L1 by default: it needs no second network,
+    at half the side little of the detail that L1 blurs is left, and the decoders' pictures are never shown.
+
+    Args:
+        map_channels: channels of the discriminator's map of `map_resolution`.
+        finer_channels: channels of its map of twice that resolution.
+        map_resolution: of the map that holds the whole image, px.
+        image_resolution: the last growth stage's, px: how far the decoders must be able to enlarge.
+        width: the decoders' channels at the maps' size; they are halved with each doubling of the side.
+        backbone: frozen network whose maps compare the images too; None compares pixels alone.
+        share: share of the images that are asked about, above 0 to 1: each costs another look.
+        discriminator_weight: factor in the discriminator's loss, on real images: a number, or a schedule of
+            images seen; 0 leaves it out. The paper's is 1.
+        generator_weight: factor in the generator's loss, on generated images, likewise; the paper has none.
+        from_resolution: resolution, px, below which the task is left out; at least twice `map_resolution`.
+    """
+
+    name = "reconstruction"
+
+    def __init__(
+        self,
+        map_channels: int = 128,
+        finer_channels: int = 64,
+        map_resolution: int = 8,
+        image_resolution: int = 32,
+        width: int = 32,
+        backbone: Backbone | None = None,
+        share: float = 0.25,
+        discriminator_weight: float | Schedule = 1.0,
+        generator_weight: float | Schedule = 0.0,
+        from_resolution: int = 16,
+    ) -> None:
+        super().__init__(share, discriminator_weight, generator_weight, from_resolution)
+        self.map_resolution, self.backbone = map_resolution, backbone
+        self.map_channels, self.finer_channels = map_channels, finer_channels
+        self.image_resolution = image_resolution
+        doublings = max(image_resolution // 2 // map_resolution, 1).bit_length() - 1
+        self.whole = Decoder(map_channels, width, doublings)
+        self.part = Decoder(finer_channels, width, doublings)
+
+    def check(self, discriminator: Discriminator) -> None:
+        finer, last = 2 * self.map_resolution, discriminator.resolutions[-1]
+        self.check_map(discriminator, self.map_resolution, self.map_channels)
+        self.check_map(discriminator, finer, self.finer_channels, "finer_channels")
+        if self.image_resolution < last:
+            raise ValueError(
+                f"Reconstruction.image_resolution is {self.image_resolution}, but the discriminator grows to "
+                f"{last} px: set it to {last}"
+            )
+
+    def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
+        images = self.asked(shown)
+        seen = discriminator.look(images, shown.growth)
+        place = torch.randint(2, (2, len(images)), device=images.device)
+        side = images.shape[-1] // 2
+        whole = self.whole(seen.maps[self.map_resolution], side)
+        part = self.part(quarter(seen.maps[2 * self.map_resolution], place), side)
+        whole_error = self._distance(whole, downsample(images))
+        part_error = self._distance(part, quarter(images, place))
+        self.note("whole", whole_error.mean())
+        self.note("part", part_error.mean())
+        return (whole_error + part_error) / 2
+
+    def _distance(self, drawn: Images, true: Images) -> PerSample:
+        pixels = (drawn.float() - true.float()).abs().mean((1, 2, 3))
+        return pixels if self.backbone is None else pixels + perceptual(self.backbone, drawn, true)
+
+
+class Decoder(nn.Module):
+    """From a map to an image: a picture can be taken after any number of doublings.
+
+    Args:
+        channels: of the map.
+        width: channels after the first convolution, halved with each doubling, at least 8.
+        doublings: the most by which the side can be doubled.
+    """
+
+    def __init__(self, channels: int, width: int, doublings: int) -> None:
+        super().__init__()
+        widths = [max(width >> k, 8) for k in range(doublings + 1)]
+        self.narrow = conv(channels, widths[0], 1)
+        self.grow = nn.ModuleList(conv(widths[k], widths[k + 1], 3) for k in range(doublings))
+        self.to_rgb = nn.ModuleList(nn.Conv2d(w, 3, 3, padding=1) for w in widths)
+        self.activation = activation()
+
+    def forward(self, x: Float[Tensor, "n c m m"], side: int) -> Float[Tensor, "n 3 s s"]:
+        """A picture of that side, the map's own or 2, 4, ... times as large."""
+        doublings = (side // x.shape[-1]).bit_length() - 1
+        x = self.activation(self.narrow(x))
+        for k in range(doublings):
+            x = self.activation(self.grow[k](upsample(x)))
+        return self.to_rgb[doublings](x)
+
+
+def quarter(x: Float[Tensor, "n c h h"], place: Int64[Tensor, "2 n"]) -> Float[Tensor, "n c s s"]:
+    """Of each image one of its four quarters: `place` says lower (1) or upper (0), then right or left."""
+    parts = x.unflatten(3, (2, -1)).unflatten(2, (2, -1))  # (n, c, 2, s, 2, s)
+    return parts[torch.arange(len(x), device=x.device), :, place[0], :, place[1]]
+
+
+def perceptual(backbone: Backbone, a: Images, b: Images) -> PerSample:
+    """How differently a network sees two images (LPIPS, arXiv:1801.03924, eq. 1, with all weights one)."""
+    distances = []
+    for mine, theirs in zip(backbone(a), backbone(b), strict=True):
+        gap = F.normalize(mine, dim=1, eps=1e-6) - F.normalize(theirs, dim=1, eps=1e-6)
+        distances.append(gap.square().sum(1).mean((1, 2)))
+    return torch.stack(distances).mean(0)
