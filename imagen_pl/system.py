@@ -207,9 +207,13 @@ class TextToImageGAN(ManualOptimization):
                 self.reporter.note({f"{term.name}_{key}": value for key, value in term.take_notes().items()})
                 with sync:
                     self.backward_mean({term.name: loss}, share)
-            self.step(optimizer, term.parameters(), f"{term.name}_grad_norm")
+            if learns(term):
+                self.step(optimizer, term.parameters(), f"{term.name}_grad_norm")
 
     # ------------------------------------------------------------------ its parts
+                if not learns(term):  # it only says how well it reads
+                    self.reporter.note({term.name: loss.mean()})
+                    continue
 
     def _weighted(self, step: Step, shown: Shown) -> dict[str, PerSample]:
         """The terms' losses, each times its weight."""
@@ -363,6 +367,8 @@ class TextToImageGAN(ManualOptimization):
         device = self.trainer.strategy.root_device
         if self.trainer.local_rank == 0:  # machines may not share a disk
             TextCache.build(self.text_encoder, captions, device=device)
+        if stage == "fit" and isinstance(data, CaptionedImages) and (term := self.terms.taught) is not None:
+            term.prepare(data.some_captions)
         self.trainer.strategy.barrier("text cache")
         # The others find nothing left to encode.
         data.text_lookup = TextCache.build(self.text_encoder, captions, device=device)

@@ -137,6 +137,13 @@ class TaughtTerm(Term):
         super().__init__(0.0, generator_weight, from_resolution)
         self.optimizer, self.every = optimizer, every
 
+    def prepare(self, captions: Callable[[], Iterable[str]]) -> None:
+        """Get its network ready, before the first batch and before a checkpoint is read.
+
+        Args:
+            captions: gives captions of the training set: all, or of a stream the first ones.
+        """
+
     @abstractmethod
     def learn(self, shown: Shown) -> PerSample:
         """What its own network minimises on real images; their features carry no gradient."""
