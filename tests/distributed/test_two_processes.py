@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ Outcome = dict[str, Any]
 Ranks = Callable[[str], list[Outcome]]
 
 
-@pytest.mark.parametrize("name", ["uncoupled", "accumulated", "everything", "resumed"])
+@pytest.mark.parametrize("name", ["uncoupled", "accumulated", "everything", "resumed", *worker.POLICIES])
 def test_weights_averages_and_moments_are_equal_in_both(ranks: Ranks, name: str) -> None:
     """After every batch of every stage, to the bit."""
     first, second = ranks(name)
@@ -36,7 +37,11 @@ def test_weights_averages_and_moments_are_equal_in_both(ranks: Ranks, name: str)
 def test_gradients_equal_those_of_one_process_with_twice_the_batch(
     ranks: Ranks, alone: Outcome, name: str
 ) -> None:
-    """At every step of every stage, fades among them, in float32, to 1e-6."""
+    """At every step of every stage, fades among them, in float32: no number of a gradient differs by 1e-6.
+
+    The difference is absolute, with nothing allowed for large numbers; the gradients' norms are about 1. What
+    is left of it, under 5e-7 here, is the order in which float32 adds up the samples.
+    """
     shared = ranks(name)[0]["gradients"]
     assert [step[:2] for step in shared] == [step[:2] for step in alone["gradients"]]
     positions = [here for _, here in batches(worker.STAGES, 0, worker.END)]
@@ -44,9 +49,9 @@ def test_gradients_equal_those_of_one_process_with_twice_the_batch(
     assert len(shared) == 2 * len(positions)
     for (clock, which, found), (_, _, expected) in zip(shared, alone["gradients"], strict=True):
         assert found.keys() == expected.keys(), (clock, which)
-        assert max(float(gradient.abs().max()) for gradient in found.values()) > 0.01
+        assert 0.3 < float(torch.nn.utils.get_total_norm(found.values())) < 5
         for parameter, gradient in found.items():
-            torch.testing.assert_close(gradient, expected[parameter], atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(gradient, expected[parameter], atol=1e-6, rtol=0)
 
 
 def test_both_serve_the_images_that_one_would(ranks: Ranks, alone: Outcome) -> None:
@@ -75,6 +80,38 @@ def test_a_resume_equals_the_run_that_went_on(ranks: Ranks) -> None:
         assert resumed["numbers"] == whole["numbers"][-4:]
         for key in ("final", "optimizers", "images_seen"):
             assert_same(resumed[key], whole[key])
+
+
+@pytest.mark.parametrize("name", worker.POLICIES)
+def test_what_stands_still_does_so_in_both(ranks: Ranks, name: str) -> None:
+    """To the bit, at every batch; what never learns has no moments."""
+    begins = (48, 112)  # a new block is not heard yet at its first batch, and the discriminator starts anew
+    for outcome in ranks(name):
+        learn: dict[int, set[str]] = outcome["learn"]
+        assert list(learn) == [clock for clock, _ in batches(worker.STAGES, 0, worker.END)]
+        for (clock, before), (_, after) in itertools.pairwise(outcome["weights"].items()):
+            moved = {block_of(n) for n, value in after.items() if not torch.equal(value, before[n])} - {""}
+            if clock not in begins:
+                assert moved == learn[clock], clock
+            elif name == "newest":
+                assert {block for block in moved if "generator" in block} <= learn[clock], clock
+            else:
+                assert moved <= learn[clock], clock
+        ever = set().union(*learn.values())
+        assert ("discriminator.8" in ever) == (name == "newest")
+        for optimizer in outcome["optimizers"]:
+            groups = [g for g in optimizer["param_groups"] if f"{g['network']}.{g['block']}" in ever]
+            assert optimizer["state"].keys() <= {place for group in groups for place in group["params"]}
+
+
+def block_of(name: str) -> str:
+    """The block that a parameter of the system belongs to, as generator.16; empty where there is none."""
+    network, *rest = name.split(".")
+    if network == "terms":
+        return "discriminator.shared"
+    if network not in ("generator", "discriminator") or rest[-1] == "latent_mean":
+        return ""
+    return f"{network}.{rest[1] if rest[0] == 'grown' else 'shared'}"
 
 
 def test_a_loss_that_spoils_one_process_stops_both(ranks: Ranks) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from imagen_pl.callbacks.grow_resolution import GrowResolution
+from imagen_pl.callbacks.train_in_turn import TrainInTurn
+from imagen_pl.callbacks.turns import Alternate, NewestLearns, TurnPolicy
 from imagen_pl.data.augment import DiffAugment
 from imagen_pl.errors import TrainingStopped
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
@@ -26,7 +29,7 @@ from imagen_pl.losses.penalties import R1, R2
 from imagen_pl.schedules import Stage
 from imagen_pl.system import TextToImageGAN
 from tests.fakes import MeanColour
-from tests.training import SaveAt, adam, sgd, tiny_data, tiny_system, tiny_trainer, weights_of
+from tests.training import AtEachBatch, SaveAt, adam, sgd, tiny_data, tiny_system, tiny_trainer, weights_of
 
 # 8 px to 48 images; 16 px to 112, fading until 80; then 32 px, fading until 144.
 STAGES = (
@@ -36,6 +39,14 @@ STAGES = (
 )
 END = 160
 MIDDLE_OF_A_FADE = 128
+# A discriminator that starts anew with every stage; whole networks and blocks by turns, and one never.
+POLICIES: dict[str, TurnPolicy] = {
+    "newest": NewestLearns(kimg=0.032, fresh_discriminator=True),
+    "alternate": Alternate(
+        0.016,
+        [["generator"], ["discriminator.shared", "discriminator.16"], ["generator.8", "discriminator.32"]],
+    ),
+}
 
 
 class Watch(Callback):
@@ -46,6 +57,19 @@ class Watch(Callback):
         self.numbers: list[list[int]] = []
         self.weights: dict[int, dict[str, Tensor]] = {}
         self.scores: list[dict[str, float]] = []
+        self.learn: dict[int, set[str]] = {}  # the blocks that may learn, by the clock at the batch's start
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TextToImageGAN)
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        self.learn[pl_module.images_seen] = {
+            f"{group['network']}.{group['block']}"
+            for group in groups
+            if all(p.requires_grad for p in group["params"])
+            and (group["block"] == "shared" or int(group["block"]) <= pl_module.growth.resolution)
+        }
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -108,7 +132,11 @@ class NotANumber(NonSaturating):
 
 
 def run(
-    system: TextToImageGAN, until: int, ckpt_path: Path | None = None, save: dict[int, Path] | None = None
+    system: TextToImageGAN,
+    until: int,
+    ckpt_path: Path | None = None,
+    save: dict[int, Path] | None = None,
+    policy: TurnPolicy | None = None,
 ) -> dict[str, Any]:
     """Train in as many processes as torchrun has started, and give what the tests compare."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -116,7 +144,13 @@ def run(
     settings: dict[str, Any] = {}
     if processes > 1:
         settings = {"strategy": "ddp_find_unused_parameters_true", "devices": processes}
-    callbacks = [GrowResolution(list(STAGES), reset_moments=True), SaveAt(save or {}), watch]
+    growing = GrowResolution(list(STAGES), reset_moments=policy is None)
+    callbacks = [growing, TrainInTurn(policy), SaveAt(save or {}), watch]
+    if policy is not None:  # a network that stands still takes no step for Lightning to count
+        settings["max_steps"] = 10**6
+        callbacks.append(
+            AtEachBatch(after=lambda s, _: setattr(s.trainer, "should_stop", s.images_seen >= until))
+        )
     trainer = tiny_trainer(until, callbacks, STAGES, num_sanity_val_steps=2, **settings)
     data = tiny_data(count=40, val_fraction=0.3, val_batch_size=3, caption_dropout=0.1)
     stopped = ""
@@ -129,6 +163,7 @@ def run(
         "numbers": watch.numbers,
         "weights": watch.weights,
         "scores": watch.scores,
+        "learn": watch.learn,
         "final": weights_of(system),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "images_seen": system.images_seen,
@@ -147,6 +182,7 @@ def runs(folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
         "everything": lambda: run(everything(), END, save={MIDDLE_OF_A_FADE: checkpoint}),
         "resumed": lambda: run(everything(), END, ckpt_path=checkpoint),
         "stopped": lambda: run(tiny_system(adversarial=NotANumber()), END),
+        **{name: partial(run, everything(), END, policy=policy) for name, policy in POLICIES.items()},
     }
 
 
