@@ -13,6 +13,7 @@ _CHECKED = (
     "imagen_pl.generators",
     "imagen_pl.discriminators",
     "imagen_pl.losses",
+    "imagen_pl.text.adapter",
     "imagen_pl.data.augment",
 )
 

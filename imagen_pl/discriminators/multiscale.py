@@ -17,6 +17,7 @@ from imagen_pl.layers.initialisation import SLOPE, activation, conv, linear
 from imagen_pl.layers.precision import at_least_float32
 from imagen_pl.layers.resampling import downsample
 from imagen_pl.layers.widths import check_channels
+from imagen_pl.text.adapter import TextAdapter
 from imagen_pl.types import Growth, TextFeatures
 
 
@@ -33,6 +34,7 @@ class MultiscaleDiscriminator(Discriminator):
         minibatch_stddev: images in a group whose variety the last layer is told, which works
             against collapse (arXiv:1710.10196, section 3); 0 switches it off. A batch that it does
             not divide is one group.
+        text_adapter: fine-tunes the captions' features for this network; None reads them as they are.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class MultiscaleDiscriminator(Discriminator):
         heads_at: list[int] | None = None,
         self_attention_at: list[int] | None = None,
         minibatch_stddev: int = 0,
+        text_adapter: TextAdapter | None = None,
     ) -> None:
         super().__init__()
         check_channels(channels)
@@ -65,6 +68,9 @@ class MultiscaleDiscriminator(Discriminator):
         self.main_head = ProjectionHead(final_dim, text_dim)
         self.extra_heads = nn.ModuleDict({str(r): MapHead(channels[r], text_dim) for r in sorted(heads)})
         self.activation = activation()
+        if text_adapter is not None:
+            text_adapter.check(text_dim)
+        self.text_adapter = text_adapter
 
     def blocks(self) -> dict[int, nn.Module]:
         return {int(resolution): block for resolution, block in self.grown.items()}
@@ -90,6 +96,8 @@ class MultiscaleDiscriminator(Discriminator):
         return ImageFeatures(maps, self.activation(self.to_final(x.flatten(1))))
 
     def judge(self, features: ImageFeatures, text: TextFeatures) -> Float[Tensor, "b k"]:
+        if self.text_adapter is not None:
+            text = self.text_adapter(text)
         logits = [self.main_head(features.final, text.pooled)]
         for resolution, head in self.extra_heads.items():
             if int(resolution) in features.maps:

@@ -22,6 +22,7 @@ from imagen_pl.layers.initialisation import activation, linear
 from imagen_pl.layers.precision import at_least_float32
 from imagen_pl.layers.resampling import upsample
 from imagen_pl.layers.widths import check_channels
+from imagen_pl.text.adapter import TextAdapter
 from imagen_pl.types import Growth, TextFeatures
 
 
@@ -48,6 +49,7 @@ class StyleGenerator(Generator):
         stem_from: a run's folder, a checkpoint or a release, whose generator's average a new training
             starts from: what both have by name, as the mapping and the blocks of shared resolutions. It is
             read once, and need not be there for a resume or to draw.
+        text_adapter: fine-tunes the captions' features for this network; None reads them as they are.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class StyleGenerator(Generator):
         mean_decay: float = 0.998,
         block: Callable[[BlockPlan], StyleBlock] = StyleBlock,
         stem_from: str | None = None,
+        text_adapter: TextAdapter | None = None,
     ) -> None:
         super().__init__()
         check_channels(channels)
@@ -77,6 +80,9 @@ class StyleGenerator(Generator):
         self.latent_dim, self.text_dim = latent_dim, text_dim
         self.output, self.style_mixing, self.mean_decay = output, style_mixing, mean_decay
         self.stem_from = stem_from
+        if text_adapter is not None:
+            text_adapter.check(text_dim)
+        self.text_adapter = text_adapter
         self.mapping = Mapping(latent_dim, text_dim, style_dim, mapping_layers)
         start = self.resolutions[0]
         # A whole first map from the style, as in DCGAN (arXiv:1511.06434): layout for one matrix product.
@@ -113,6 +119,8 @@ class StyleGenerator(Generator):
         growth = growth or Growth(self.resolutions[-1])
         if growth.resolution not in self.resolutions:
             raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
+        if self.text_adapter is not None:
+            text = self.text_adapter(text)
         style = self.mapping(z, text.pooled, self.latent_mean, truncation)
         mixed, crossover = self._mixed_style(style, text)
         start = self.resolutions[0]

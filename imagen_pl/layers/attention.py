@@ -1,4 +1,4 @@
-"""Attention between the pixels of a feature map, and from its pixels to the words of the caption."""
+"""Attention between a map's pixels, from its pixels to the caption's words, and between the words."""
 
 from __future__ import annotations
 
@@ -74,6 +74,30 @@ class CrossAttention(nn.Module):
         q = _split(self.queries(pixels), self.heads)
         k, v = (_split(part, self.heads) for part in self.keys_values(words).chunk(2, -1))
         return x + _to_map(self.out(_attend(q, k, v, self.log_temperature, real[:, None, None, :])), x)
+
+
+class WordAttention(nn.Module):
+    """Every vector of a caption looks at every other, added through a silent start.
+
+    Args:
+        channels: size of a vector; a multiple of `heads`.
+        heads: how many patterns to look for at once.
+    """
+
+    def __init__(self, channels: int, heads: int = 4) -> None:
+        super().__init__()
+        _check_heads(channels, heads)
+        self.heads = heads
+        self.norm = nn.LayerNorm(channels)
+        self.queries_keys_values = nn.Linear(channels, 3 * channels, bias=False)
+        self.out = _silent_linear(channels)
+        self.log_temperature = nn.Parameter(torch.zeros(heads, 1, 1))
+
+    def forward(self, x: Float[Tensor, "b t c"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t c"]:
+        """`mask` is True where a vector is real; each row needs one that is."""
+        q, k, v = (_split(part, self.heads) for part in self.queries_keys_values(self.norm(x)).chunk(3, -1))
+        # A penalty differentiates it twice, with regard to the caption.
+        return x + self.out(_attend(q, k, v, self.log_temperature, mask[:, None, None, :], fused=False))
 
 
 def _check_heads(channels: int, heads: int) -> None:

@@ -73,6 +73,14 @@ def small(base: str) -> dict[str, Any]:
     }
 
 
+def thin(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pretext tasks that read the maps of thin networks."""
+    return [
+        {**task, "init_args": {k: 8 if k.endswith("_channels") else v for k, v in task["init_args"].items()}}
+        for task in tasks
+    ]
+
+
 def folder(path: Path) -> dict[str, Any]:
     write_photos(path, 12, SIDE)
     return {"path": str(path)}
@@ -173,6 +181,8 @@ def test_every_file_trains(
         "class_path": source,
         "init_args": SOURCES[source.rsplit(".", 1)[-1]](tmp_path / "source"),
     }
+    if "self_supervised" in merged["model"]:
+        changes["model"]["self_supervised"] = thin(merged["model"]["self_supervised"])
     encoder = merged["model"]["text_encoder"].get("init_args", {}).get("name", "shipped")
     changes["model"]["text_encoder"] = {"init_args": {"name": str(encoders[encoder])}}
     if name != base and not name.startswith("metrics/"):  # the bases have tried theirs

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -250,3 +251,26 @@ def test_sample_tells_mistakes_in_one_line(
 def test_sample_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "nowhere", "a cat"]) == 2
     assert capsys.readouterr().err == "error: model nowhere: there is no such run, checkpoint or release\n"
+
+
+def test_a_text_adapter_comes_along(tiny: Tiny, tmp_path: Path) -> None:
+    """It is a part of the generator: of its average, its checkpoint and its release."""
+    adapter = {
+        "class_path": "TextAdapter",
+        "init_args": {"text_dim": 16, "hidden_dim": 8, "attention_heads": 2},
+    }
+    words = {"generator": {"init_args": {"text_adapter": adapter, "text_attention_at": [8]}}}
+    Path("adapter.yaml").write_text(yaml.safe_dump({"model": words}))
+    assert main(["fit", *tiny.words, "--config", "adapter.yaml"]) == 0
+
+    model = load(tiny.run)
+    released = load(model.save(tmp_path / "release"))
+
+    trained = {n: p for n, p in model.generator.named_parameters() if n.startswith("text_adapter.")}
+    assert all(trained[f"text_adapter.{part}.up.weight"].any() for part in ("pooled", "tokens"))
+    kept = dict(released.generator.named_parameters())
+    assert all(torch.equal(kept[name], value) for name, value in trained.items())
+    (picture,) = model.sample("a red heart", seed=1)
+    assert same(released.sample("a red heart", seed=1)[0], picture)
+    released.generator.text_adapter = None
+    assert not same(released.sample("a red heart", seed=1)[0], picture)

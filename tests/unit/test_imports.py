@@ -32,12 +32,13 @@ ALLOWED: dict[str, set[str]] = {
     "pretrained": LEAVES,
     "backbones": LEAVES | {"pretrained"},
     "dual_encoders": LEAVES | {"backbones", "pretrained"},
-    "generators": {"layers", "types"},
-    "discriminators": LEAVES | {"backbones", "layers", "types"},
+    "generators": {"layers", "text.adapter", "types"},
+    "discriminators": LEAVES | {"backbones", "layers", "text.adapter", "types"},
     "losses": LEAVES
     | {"backbones", "data.augment", "discriminators.base", "dual_encoders", "layers", "schedules", "types"}
     | {"text.captioner", "text.captioner_weights"},
     "text": LEAVES | {"backbones", "files", "pretrained", "types"},
+    "text.adapter": {"layers", "types"},
     "trained": LEAVES | {"checkpoints", "generators.base", "runs"},
     "data": LEAVES | {"schedules", "types", "pictures"},
     "data.augment": set(),
@@ -204,7 +205,8 @@ def test_networks_and_losses_need_torch_and_jaxtyping_alone() -> None:
     ) + (
         "import imagen_pl.generators.style, imagen_pl.discriminators.multiscale, imagen_pl.ema\n"
         "import imagen_pl.losses.adversarial, imagen_pl.losses.penalties, imagen_pl.losses.matching\n"
-        "import imagen_pl.losses.self_supervised\n"
+        "import imagen_pl.losses.self_supervised, imagen_pl.losses.reconstruction\n"
+        "import imagen_pl.losses.colour, imagen_pl.losses.instance\n"
         "import imagen_pl.schedules, imagen_pl.data.augment\n"
     )
 

@@ -19,8 +19,10 @@ from imagen_pl.losses.matching import ImageTextContrastive, MismatchedCaptions
 from imagen_pl.losses.penalties import R1, R2
 from imagen_pl.schedules import Linear
 from imagen_pl.system import TextToImageGAN
+from imagen_pl.text.adapter import TextAdapter
 from imagen_pl.types import CaptionedBatch
 from tests.fakes import MeanColour
+from tests.tasks import tiny_tasks
 from tests.training import (
     STAGES,
     AtEachBatch,
@@ -82,11 +84,17 @@ def everything(**settings: Any) -> TextToImageGAN:
             "text_attention_at": [8],
             "self_attention_at": [8],
             "mean_decay": 0.9,
+            "text_adapter": TextAdapter(16, hidden_dim=8, attention_heads=2),
         },
-        discriminator={"heads_at": [8, 16], "minibatch_stddev": 4},
+        discriminator={
+            "heads_at": [8, 16],
+            "minibatch_stddev": 4,
+            "text_adapter": TextAdapter(16, hidden_dim=8),
+        },
         adversarial=Relativistic(),
         penalties=[R1(0.5, every=2), R2(0.5, every=3)],
         matching=[MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8)],
+        self_supervised=tiny_tasks(),
         augment=DiffAugment(probability=0.3, target=0.6, adapt_kimg=1.0),
         learning_rate_schedule=Linear(1.0, 0.1, kimg=0.2),
         gradient_clip=10.0,
