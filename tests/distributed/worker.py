@@ -28,7 +28,9 @@ from imagen_pl.losses.matching import ImageTextContrastive, MismatchedCaptions
 from imagen_pl.losses.penalties import R1, R2
 from imagen_pl.schedules import Stage
 from imagen_pl.system import TextToImageGAN
+from imagen_pl.text.adapter import TextAdapter
 from tests.fakes import MeanColour
+from tests.tasks import tiny_tasks
 from tests.training import AtEachBatch, SaveAt, adam, sgd, tiny_data, tiny_system, tiny_trainer, weights_of
 
 # 8 px to 48 images; 16 px to 112, fading until 80; then 32 px, fading until 144.
@@ -109,11 +111,18 @@ def everything() -> TextToImageGAN:
     """All that draws random numbers, couples the samples of a process, or keeps a state."""
     torch.manual_seed(0)
     return tiny_system(
-        generator={"noise": True, "style_mixing": 0.5, "self_attention_at": [8], "mean_decay": 0.9},
-        discriminator={"minibatch_stddev": 4},
+        generator={
+            "noise": True,
+            "style_mixing": 0.5,
+            "self_attention_at": [8],
+            "mean_decay": 0.9,
+            "text_adapter": TextAdapter(16, hidden_dim=8),
+        },
+        discriminator={"minibatch_stddev": 4, "text_adapter": TextAdapter(16, hidden_dim=8)},
         adversarial=Relativistic(),
         penalties=[R1(0.5, every=2), R2(0.5)],
         matching=[MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8)],
+        self_supervised=tiny_tasks(),
         augment=DiffAugment(probability=0.3, target=0.6, adapt_kimg=1.0),
         generator_optimizer=adam(),
         discriminator_optimizer=adam(),
