@@ -22,10 +22,12 @@ usage: imagen-pl VERB ...
 Text-to-image GANs: from a folder of captioned images to a trained model.
 
 verbs:
-  fit        train a model by a configuration file
-  validate   score a checkpoint of a run
-  sample     draw pictures for prompts
-  data       rebuild the shipped emoji, or look into a data set
+  fit            train a model by a configuration file
+  validate       score a checkpoint of a run
+  sample         draw pictures for prompts
+  data           rebuild the shipped emoji, or look into a data set
+  caption        say what pictures show
+  fit-captioner  train the network that says it, by itself
 
 examples:
   imagen-pl fit --config configs/quickstart.yaml
@@ -36,6 +38,8 @@ examples:
   imagen-pl sample runs/quickstart "a red heart, fluent style" --num_images 4 --seed 7 --out hearts.png
   imagen-pl sample runs/quickstart --prompts prompts.csv --out pictures/
   imagen-pl data inspect my_photos/
+  imagen-pl fit-captioner --config configs/captioner.yaml
+  imagen-pl caption runs/captioner picture.png
 
 `imagen-pl VERB --help` explains each setting. A run lives in runs/NAME: config.yaml, checkpoints/,
 samples/, metrics.csv.
@@ -49,7 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 training broke off, 2 something the user can mend, 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    verbs = {"fit": _train, "validate": _train, "sample": _sample, "data": _data}
+    verbs = {
+        "fit": _train,
+        "validate": _train,
+        "sample": _sample,
+        "data": _data,
+        "caption": _caption,
+        "fit-captioner": _fit_captioner,
+    }
     if not words or words[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
@@ -163,6 +174,44 @@ def _sample_parser() -> argparse.ArgumentParser:
     parser.add_argument("--singles", metavar="DIR", help="write each picture to a file here as well")
     parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
     return parser
+
+
+# ---------------------------------------------------------------------- caption, fit-captioner
+
+
+def _caption(words: list[str]) -> int:
+    from imagen_pl.describing import describe
+
+    return describe(_caption_parser().parse_args(words[1:]))
+
+
+def _caption_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl caption",
+        description="Say what pictures show. A drawn caption is decided by its picture and its seed.",
+    )
+    parser.add_argument("model", help="a captioner's folder, or a run or .ckpt that was trained with one")
+    parser.add_argument("image", nargs="+", help="a picture")
+    parser.add_argument(
+        "--num_beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="beginnings to keep; more find likelier captions",
+    )
+    parser.add_argument(
+        "--num_captions", type=int, metavar="N", help="draw so many each, instead of the likeliest one"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first caption drawn (default: 0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: image, caption, seed")
+    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
+    return parser
+
+
+def _fit_captioner(words: list[str]) -> int:
+    from imagen_pl.captioner_fitting import fit_captioner
+
+    return fit_captioner(words[1:])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from imagen_pl.callbacks.base import is_dry_run, system_of
+from imagen_pl.callbacks.base import is_dry_run
 from imagen_pl.errors import TrainingStopped, UserError
 
 
@@ -132,7 +132,7 @@ class SaveWhenStopped(Callback):
         self.hurried = isinstance(exception, KeyboardInterrupt)
         if self.saved or trainer.state.fn != "fit" or isinstance(exception, UserError | KeyboardInterrupt):
             return
-        if not trainer.optimizers or trainer.sanity_checking or system_of(pl_module).images_seen == 0:
+        if not trainer.optimizers or trainer.sanity_checking or not getattr(pl_module, "images_seen", 0):
             return  # nothing was learnt yet
         # A loader's worker that a signal to all processes has killed reaches here first.
         stopping = self._asked is not None and not isinstance(exception, TrainingStopped)

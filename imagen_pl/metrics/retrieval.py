@@ -70,8 +70,8 @@ def retrieval_accuracy(
             "are not as many, or none"
         )
     draw = np.random.default_rng(seed)
-    rivals = _draw_rivals(subjects, styles, distractors, draw)
-    asked = _other_of_same_style(subjects, styles, draw) if shuffled else torch.arange(count)
+    rivals = draw_rivals(subjects, styles, distractors, draw)
+    asked = other_of_same_style(subjects, styles, draw) if shuffled else torch.arange(count)
     mean = real.double().mean(0)
     a, b = (torch.nn.functional.normalize(x.double() - mean, dim=1) for x in (pictures, real))
     # (n, 1 + distractors): the true image comes first. Row i of `asked` is the picture that is asked for
@@ -81,17 +81,27 @@ def retrieval_accuracy(
     nearness = torch.cat([(a[rows] @ b.T).gather(1, columns) for rows, columns in parts])
     # Features that are no numbers are nearest to nothing.
     ahead = ~(nearness[:, 1:] < nearness[:, :1] - _SAME)
-    rank = 1 + ahead.sum(1).double()
+    return of_ranks(1 + ahead.sum(1), candidates=1 + distractors)
+
+
+def of_ranks(ranks: Int64[Tensor, " n"], candidates: int) -> Retrieval:
+    """How often the true one was found.
+
+    Args:
+        ranks: of the true one, 1 for the first.
+        candidates: how many were ranked.
+    """
+    rank = ranks.double()
     return Retrieval(
         top1=float((rank <= 1).double().mean()),
         top5=float((rank <= 5).double().mean()),
         mrr=float((1 / rank).mean()),
-        queries=count,
-        candidates=1 + distractors,
+        queries=len(rank),
+        candidates=candidates,
     )
 
 
-def _draw_rivals(
+def draw_rivals(
     subjects: Sequence[Hashable], styles: Sequence[Hashable], distractors: int, draw: np.random.Generator
 ) -> Int64[Tensor, "n d"]:
     """For each row, other rows of its style: one of each of `distractors` other subjects."""
@@ -111,7 +121,7 @@ def _draw_rivals(
     return torch.from_numpy(rivals)
 
 
-def _other_of_same_style(
+def other_of_same_style(
     subjects: Sequence[Hashable], styles: Sequence[Hashable], draw: np.random.Generator
 ) -> Int64[Tensor, " n"]:
     """For each row, another one of its style and of another subject; each row is taken once."""
