@@ -6,6 +6,7 @@ Axes: b batch, c channels, h w places, r pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -28,34 +29,28 @@ _LITE: Normalisation = ((127 / 255,) * 3, (128 / 255,) * 3)
 WHEELS = ("efficientnet_lite0", "efficientnet_lite1")
 
 
-class Backbone(ABC):
-    """A frozen network that gives feature maps of images, fine to coarse.
+class FrozenNetwork(ABC):
+    """A network trained by others that learns nothing here.
 
     It is no module of what uses it: its weights are in no state_dict and no optimizer. They are read once,
     when they are first asked for, and follow the images to their device.
 
     Attributes, set by the subclass:
         name: of the network, as "efficientnet_lite0".
-        size: side to which images are brought, px.
     """
 
     name: str
-    size: int
 
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Of each map; the network is read to know them. Raises UserError if it cannot be had."""
-        return self._channels(self._network)
+    def load(self) -> None:
+        """Read the weights now. Raises UserError if they cannot be had."""
+        self._network  # noqa: B018
 
-    def __call__(self, images: Float[Tensor, "b 3 r r"]) -> list[Float[Tensor, "b c h w"]]:
-        """Maps, float32, of images (-1 to 1) of any size; differentiable with regard to the images."""
+    def on(self, device: torch.device) -> nn.Module:
+        """The network, on a device."""
         network = self._network
-        if next(network.parameters()).device != images.device:
-            network.to(images.device)
-        x = resized((images.float() + 1) / 2, self.size)
-        mean, std = (x.new_tensor(values)[:, None, None] for values in self._normalisation)
-        x = ((x - mean) / std).contiguous(memory_format=torch.channels_last)
-        return [feature_map.float() for feature_map in self._maps(network, x)]
+        if next(network.parameters()).device != device:
+            network.to(device)
+        return network
 
     @cached_property
     def _network(self) -> nn.Module:
@@ -72,11 +67,36 @@ class Backbone(ABC):
     def _read(self) -> nn.Module:
         """The network with its weights."""
 
+
+class Backbone(FrozenNetwork):
+    """A frozen network that gives feature maps of images, fine to coarse.
+
+    Attributes, set by the subclass:
+        name: of the network, as "efficientnet_lite0".
+        size: side to which images are brought, px.
+    """
+
+    size: int
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of each map; the network is read to know them. Raises UserError if it cannot be had."""
+        return self._channels(self._network)
+
+    def __call__(self, images: Float[Tensor, "b 3 r r"]) -> list[Float[Tensor, "b _c _h _w"]]:
+        """Maps, float32, of images (-1 to 1) of any size; differentiable with regard to the images."""
+        network = self.on(images.device)
+        x = normalised(images, self.size, self._normalisation)
+        # On a CPU the backward pass of depthwise convolutions is three times slower in bfloat16.
+        slow = images.device.type == "cpu"
+        with torch.autocast("cpu", enabled=False) if slow else nullcontext():
+            return [feature_map.float() for feature_map in self._maps(network, x)]
+
     @abstractmethod
     def _channels(self, network: nn.Module) -> tuple[int, ...]: ...
 
     @abstractmethod
-    def _maps(self, network: nn.Module, x: Float[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b c h w"]]: ...
+    def _maps(self, network: nn.Module, x: Float[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b _c _h _w"]]: ...
 
     @property
     @abstractmethod
@@ -144,7 +164,7 @@ class TimmBackbone(Backbone):
     def _channels(self, network: nn.Module) -> tuple[int, ...]:
         return tuple(network.feature_info.channels())  # type: ignore[operator, union-attr]
 
-    def _maps(self, network: nn.Module, x: Float[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b c h w"]]:
+    def _maps(self, network: nn.Module, x: Float[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b _c _h _w"]]:
         return list(network(x))
 
     @property
@@ -188,7 +208,7 @@ class TransformersBackbone(Backbone):
     def _channels(self, network: nn.Module) -> tuple[int, ...]:
         return tuple(network.channels)  # type: ignore[arg-type]
 
-    def _maps(self, network: nn.Module, x: Float[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b c h w"]]:
+    def _maps(self, network: nn.Module, x: Float[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b _c _h _w"]]:
         return list(network(x).feature_maps)
 
     @cached_property
@@ -204,6 +224,37 @@ def normalisation_of(name: str) -> Normalisation:
         return IMAGENET
     mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
     return (tuple(mean), tuple(std)) if mean and std else IMAGENET
+
+
+def normalised(
+    images: Float[Tensor, "b 3 r r"], size: int, normalisation: Normalisation
+) -> Float[Tensor, "b 3 s s"]:
+    """Images (-1 to 1) as a network was trained with them, in float32, laid out channels last."""
+    x = resized((as_shown(images.float()) + 1) / 2, size)
+    mean, std = (x.new_tensor(values)[:, None, None] for values in normalisation)
+    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def as_shown(images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b 3 r r"]:
+    """Brighter than white is shown as white: cut to -1 to 1, where gradients may still pull back inside.
+
+    Frozen networks have never seen other colours, and would let a generator drift away into them.
+    """
+    shown: Tensor = _Cut.apply(images)
+    return shown
+
+
+class _Cut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        outward = ((x > 1) & (slope < 0)) | ((x < -1) & (slope > 0))  # a step goes against the slope
+        return slope.masked_fill(outward, 0)
 
 
 def resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:

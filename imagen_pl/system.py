@@ -111,6 +111,11 @@ class TextToImageGAN(ManualOptimization):
         self.terms = Terms([*(matching or []), *(self_supervised or []), *(guidance or []), *captioners])
         for term in self.terms:
             term.check(discriminator)
+        if self.penalties and not discriminator.penalizable:
+            raise UserError(
+                f"model.penalties: {type(discriminator).__name__} judges by a frozen network; its slopes no "
+                "penalty can lower: set penalties to [], or put it in a JointDiscriminator behind another one"
+            )
         self.augment = augment if augment is not None else nn.Identity()
         self.validation = Validation(metrics or [], fid_weights)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
@@ -124,6 +129,10 @@ class TextToImageGAN(ManualOptimization):
             # be compiled anew for each.
             for block in (*generator.blocks().values(), *discriminator.blocks().values()):
                 block.compile()
+            # They share their class's code, and each is compiled for learning, standing still and drawing:
+            # past the limit, which is 8, torch would go on without compiling.
+            limits = torch._dynamo.config
+            limits.recompile_limit = max(limits.recompile_limit, 64)
 
         self.images_seen = 0
         self.last_resolution = generator.resolutions[-1]
@@ -205,15 +214,15 @@ class TextToImageGAN(ManualOptimization):
                 shown = Shown(real, seen, self.encode(batch)[rows], self.growth, batch.captions[rows])
                 loss = term.learn(shown)
                 self.reporter.note({f"{term.name}_{key}": value for key, value in term.take_notes().items()})
+                if not learns(term):  # it only says how well it reads
+                    self.reporter.note({term.name: loss.mean()})
+                    continue
                 with sync:
                     self.backward_mean({term.name: loss}, share)
             if learns(term):
                 self.step(optimizer, term.parameters(), f"{term.name}_grad_norm")
 
     # ------------------------------------------------------------------ its parts
-                if not learns(term):  # it only says how well it reads
-                    self.reporter.note({term.name: loss.mean()})
-                    continue
 
     def _weighted(self, step: Step, shown: Shown) -> dict[str, PerSample]:
         """The terms' losses, each times its weight."""
@@ -342,7 +351,8 @@ class TextToImageGAN(ManualOptimization):
         assert isinstance(optimizers, list)
         for network, optimizer in zip((self.discriminator, self.generator), optimizers, strict=False):
             assert isinstance(network, Generator | Discriminator)
-            for parameter in network.blocks()[resolution].parameters():
+            block = network.blocks().get(resolution)  # a discriminator that does not grow has none
+            for parameter in block.parameters() if block is not None else ():
                 optimizer.state.pop(parameter, None)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -361,14 +371,14 @@ class TextToImageGAN(ManualOptimization):
         """Get the scores ready, and encode every caption once, where the data set knows them all."""
         self.validation.prepare(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and isinstance(data, CaptionedImages) and (term := self.terms.taught) is not None:
+            term.prepare(data.some_captions)
         captions = data.captions() if isinstance(data, CaptionedImages) else None
         if data is None or captions is None:
             return
         device = self.trainer.strategy.root_device
         if self.trainer.local_rank == 0:  # machines may not share a disk
             TextCache.build(self.text_encoder, captions, device=device)
-        if stage == "fit" and isinstance(data, CaptionedImages) and (term := self.terms.taught) is not None:
-            term.prepare(data.some_captions)
         self.trainer.strategy.barrier("text cache")
         # The others find nothing left to encode.
         data.text_lookup = TextCache.build(self.text_encoder, captions, device=device)

@@ -35,12 +35,14 @@ class Discriminator(nn.Module, ABC):
         resolutions: every resolution it can grow through, px, from small to large.
         text_dim: c, the size of the text features that it reads.
         final_dim: f, the size of `ImageFeatures.final`.
+        penalizable: whether gradient penalties can hold down the slopes of `penalized_logits`.
         map_channels: c of each of `ImageFeatures.maps`, by its resolution; empty where it gives no maps.
     """
 
     resolutions: tuple[int, ...]
     text_dim: int
     final_dim: int
+    penalizable: bool = True
     map_channels: Mapping[int, int] = MappingProxyType({})
 
     @abstractmethod
@@ -63,6 +65,18 @@ class Discriminator(nn.Module, ABC):
         """The logits whose slopes gradient penalties hold down: all, where no part reads frozen features."""
         return self(images, text, growth)
 
+    def check_growth(self, images: Float[Tensor, "b 3 r r"], growth: Growth | None) -> Growth:
+        """How far it is grown. Raises ValueError unless the images are of that size."""
+        growth = growth or Growth(self.resolutions[-1])
+        if images.shape[-1] != growth.resolution:
+            raise ValueError(f"images of {images.shape[-1]} px were given at growth {growth.resolution} px")
+        if growth.resolution not in self.resolutions:
+            raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
+        return growth
+
     @abstractmethod
     def blocks(self) -> dict[int, nn.Module]:
-        """The block that each resolution adds, by resolution; what they share is in none of them."""
+        """The block that each resolution adds, by resolution; what they share is in none of them.
+
+        One that does not grow has none.
+        """

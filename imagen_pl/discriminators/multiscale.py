@@ -76,11 +76,7 @@ class MultiscaleDiscriminator(Discriminator):
         return {int(resolution): block for resolution, block in self.grown.items()}
 
     def look(self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None) -> ImageFeatures:
-        growth = growth or Growth(self.resolutions[-1])
-        if images.shape[-1] != growth.resolution:
-            raise ValueError(f"images of {images.shape[-1]} px were given at growth {growth.resolution} px")
-        if growth.resolution not in self.resolutions:
-            raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
+        growth = self.check_growth(images, growth)
         x = self._block(growth.resolution).from_rgb(images)
         maps: dict[int, Tensor] = {}
         for resolution in reversed(self.resolutions):

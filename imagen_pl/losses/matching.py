@@ -69,8 +69,12 @@ class ImageTextContrastive(MatchingLoss):
         check_size(self, "image_dim", image_dim, discriminator.final_dim, "the discriminator's final_dim")
         check_size(self, "text_dim", text_dim, discriminator.text_dim, "the discriminator's text_dim")
 
+    def vectors(self, shown: Shown) -> Float[Tensor, "b f"]:
+        """What is known of the images."""
+        return shown.features.final
+
     def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
-        images = F.normalize(self.image(shown.features.final).float(), dim=1)
+        images = F.normalize(self.image(self.vectors(shown)).float(), dim=1)
         captions = F.normalize(self.text(shown.text.pooled).float(), dim=1)
         # The scale is held below 100, as CLIP does, so that one hard pair cannot blow up the loss.
         similarity = images @ captions.T * self.log_scale.exp().clamp(max=100)

@@ -230,7 +230,9 @@ def test_networks_and_losses_need_torch_and_jaxtyping_alone() -> None:
         "import imagen_pl.generators.style, imagen_pl.discriminators.multiscale, imagen_pl.ema\n"
         "import imagen_pl.losses.adversarial, imagen_pl.losses.penalties, imagen_pl.losses.matching\n"
         "import imagen_pl.losses.self_supervised, imagen_pl.losses.reconstruction\n"
-        "import imagen_pl.losses.colour, imagen_pl.losses.instance\n"
+        "import imagen_pl.losses.colour, imagen_pl.losses.instance, imagen_pl.losses.guidance\n"
+        "import imagen_pl.discriminators.projected, imagen_pl.discriminators.joint\n"
+        "import imagen_pl.losses.captioning\n"
         "import imagen_pl.schedules, imagen_pl.data.augment\n"
     )
 
