@@ -127,6 +127,14 @@ class ManualOptimization(LightningModule):
             group["lr"] = learning_rate * factor
         return optimizer
 
+    def forget_moments(self, resolution: int) -> None:
+        """Drop the optimizers' moments of the blocks that `resolution` added."""
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                if group.get("block") == str(resolution):
+                    for parameter in group["params"]:
+                        optimizer.state.pop(parameter, None)
+
     @staticmethod
     def by_block(
         network: Generator | Discriminator, name: str, others: Iterable[nn.Parameter] = ()
@@ -146,3 +154,13 @@ class ManualOptimization(LightningModule):
         return [
             {"params": learnt, "network": name, "block": block} for block, learnt in groups.items() if learnt
         ]
+
+
+def compile_each(blocks: Iterable[nn.Module]) -> None:
+    """Compile blocks with torch.compile, each by itself."""
+    for block in blocks:
+        block.compile()
+    # They share their class's code, and each is compiled for learning, standing still and drawing: past the
+    # limit, which is 8, torch would go on without compiling.
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 64)

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from imagen_pl.backbones import frozen_names
 from imagen_pl.data.augment import Augment
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.discriminators.base import Discriminator, ImageFeatures
@@ -25,7 +26,7 @@ from imagen_pl.losses.penalties import Penalty
 from imagen_pl.losses.self_supervised import SelfSupervisedTask
 from imagen_pl.losses.terms import PerSample, Shown, Step, TaughtTerm, Term, Terms
 from imagen_pl.metrics.base import ImageMetric
-from imagen_pl.optimization import ManualOptimization
+from imagen_pl.optimization import ManualOptimization, compile_each
 from imagen_pl.pictures import to_uint8
 from imagen_pl.schedules import Schedule, Stage, StagePosition
 from imagen_pl.text.cache import TextCache
@@ -125,14 +126,8 @@ class TextToImageGAN(ManualOptimization):
         if channels_last:
             self.to(memory_format=torch.channels_last)
         if compile:
-            # Block by block: the weight of a fade changes at every batch, and a compiled network would
-            # be compiled anew for each.
-            for block in (*generator.blocks().values(), *discriminator.blocks().values()):
-                block.compile()
-            # They share their class's code, and each is compiled for learning, standing still and drawing:
-            # past the limit, which is 8, torch would go on without compiling.
-            limits = torch._dynamo.config
-            limits.recompile_limit = max(limits.recompile_limit, 64)
+            # Block by block: a fade changes at every batch, and whole networks would be compiled anew for each.
+            compile_each([*generator.blocks().values(), *discriminator.blocks().values()])
 
         self.images_seen = 0
         self.last_resolution = generator.resolutions[-1]
@@ -191,10 +186,11 @@ class TextToImageGAN(ManualOptimization):
                 with torch.random.fork_rng(self._cuda_devices()):
                     seen = self.discriminator.look(self.augment(fake), self.growth)
                 # With the same random numbers: the pair is augmented alike, so it can be compared.
-                paired, real_logits = self._real_side(batch.images[rows], words)
+                real = self._reals(batch.images[rows])
+                paired, real_logits = self._real_side(real, words)
                 fake_logits = self.discriminator.judge(seen, words)
                 terms = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
-                shown = Shown(fake, seen, words, self.growth, batch.captions[rows], paired)
+                shown = Shown(fake, seen, words, self.growth, batch.captions[rows], paired, real)
                 terms |= self._weighted("generator", shown)
                 with sync:
                     self.backward_mean(terms, share)
@@ -245,12 +241,12 @@ class TextToImageGAN(ManualOptimization):
 
     @torch.no_grad()
     def _real_side(
-        self, images: UInt8[Tensor, "b 3 r r"], words: TextFeatures
+        self, real: Images, words: TextFeatures
     ) -> tuple[ImageFeatures | None, Float[Tensor, "b k"] | None]:
         """What the discriminator says of the real images, where a term of the generator compares."""
         if not (self.adversarial.compares or self.terms.need_pairs(self.images_seen, self.growth.resolution)):
             return None, None
-        seen = self.discriminator.look(self.augment(self._reals(images)), self.growth)
+        seen = self.discriminator.look(self.augment(real), self.growth)
         return seen, self.discriminator.judge(seen, words)
 
     def _penalty(
@@ -345,16 +341,6 @@ class TextToImageGAN(ManualOptimization):
         self.stage, self.growth = here.stage, here.growth
         self.reporter.stage = here.index
 
-    def forget_moments(self, resolution: int) -> None:
-        """Drop the optimizers' moments of the blocks that `resolution` added."""
-        optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
-        for network, optimizer in zip((self.discriminator, self.generator), optimizers, strict=False):
-            assert isinstance(network, Generator | Discriminator)
-            block = network.blocks().get(resolution)  # a discriminator that does not grow has none
-            for parameter in block.parameters() if block is not None else ():
-                optimizer.state.pop(parameter, None)
-
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """The discriminator's (with what the terms learn), the generator's, and a captioner's."""
         optimizers = [
@@ -369,7 +355,7 @@ class TextToImageGAN(ManualOptimization):
 
     def setup(self, stage: str) -> None:
         """Get the scores ready, and encode every caption once, where the data set knows them all."""
-        self.validation.prepare(self.trainer)
+        self.validation.prepare(self.trainer, taught_by=frozen_names(self.discriminator, self.terms))
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, CaptionedImages) and (term := self.terms.taught) is not None:
             term.prepare(data.some_captions)
@@ -397,6 +383,7 @@ class TextToImageGAN(ManualOptimization):
         checkpoint["images_seen"] = self.images_seen
         checkpoint["growth_resolution"] = self.growth.resolution
         checkpoint["growth_fade"] = self.growth.fade
+        checkpoint["taught_by"] = frozen_names(self.discriminator, self.terms)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]

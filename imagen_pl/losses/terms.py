@@ -38,6 +38,7 @@ class Shown:
     captions: their captions' words.
     paired: in the generator's step, what the discriminator saw in the real images of the same
         captions, where a term `needs_pairs`.
+    paired_images: in the generator's step, the real images of the same captions, -1 to 1, faded likewise.
     """
 
     images: Float[Tensor, "b 3 r r"]
@@ -46,6 +47,7 @@ class Shown:
     growth: Growth
     captions: list[str] = field(default_factory=list)
     paired: ImageFeatures | None = None
+    paired_images: Float[Tensor, "b 3 r r"] | None = None
 
 
 class Term(nn.Module, ABC):

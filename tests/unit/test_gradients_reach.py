@@ -14,8 +14,10 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from imagen_pl.arguments import import_families
+from imagen_pl.backbones import TimmBackbone
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.matching import FeatureMatching, ImageTextContrastive, MismatchedCaptions
+from imagen_pl.losses.paired import PerceptualMatching, PixelMatching
 from imagen_pl.losses.penalties import R1, R2, MatchingAwarePenalty, Penalty, WassersteinPenalty
 from imagen_pl.losses.terms import Term
 from imagen_pl.schedules import Stage
@@ -50,6 +52,8 @@ TABLE: dict[str, Row] = {
     "mismatch": (lambda: {"matching": [MismatchedCaptions()]}, D | D_WORDS, NOTHING, NOTHING),
     "contrastive": (lambda: {"matching": [ImageTextContrastive(8, 16, 8)]}, D | OWN, G, NOTHING),
     "feature_matching": (lambda: {"matching": [FeatureMatching()]}, NOTHING, G, NOTHING),
+    "pixel_matching": (lambda: {"matching": [PixelMatching()]}, NOTHING, G, NOTHING),
+    "perceptual_matching": (lambda: {"matching": [seen_by_lite0()]}, NOTHING, G, NOTHING),
     "rotation": (lambda: {"self_supervised": [tiny_task("rotation")]}, D | OWN, G, NOTHING),
     "reconstruction": (lambda: {"self_supervised": [tiny_task("reconstruction")]}, D | OWN, G, NOTHING),
     "colour": (lambda: {"self_supervised": [tiny_task("colour")]}, D | OWN, G, NOTHING),
@@ -58,6 +62,10 @@ TABLE: dict[str, Row] = {
 }
 STEPS = ("discriminator", "generator", "captioner")
 SIXTEEN = (Stage(16, kimg=1.0, batch_size=8),)
+
+
+def seen_by_lite0() -> PerceptualMatching:
+    return PerceptualMatching(TimmBackbone(size=16, maps=[0]))
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "optimization": LEAVES | {"discriminators.base", "generators.base", "reporting", "types"},
     "system": LEAVES
     | {
+        "backbones",
         "data.augment",
         "data.datamodule",
         "discriminators.base",
@@ -231,6 +232,7 @@ def test_networks_and_losses_need_torch_and_jaxtyping_alone() -> None:
         "import imagen_pl.losses.adversarial, imagen_pl.losses.penalties, imagen_pl.losses.matching\n"
         "import imagen_pl.losses.self_supervised, imagen_pl.losses.reconstruction\n"
         "import imagen_pl.losses.colour, imagen_pl.losses.instance, imagen_pl.losses.guidance\n"
+        "import imagen_pl.losses.paired\n"
         "import imagen_pl.discriminators.projected, imagen_pl.discriminators.joint\n"
         "import imagen_pl.losses.captioning\n"
         "import imagen_pl.schedules, imagen_pl.data.augment\n"

@@ -1,0 +1,69 @@
+"""Losses that hold a picture against the real image of its caption.
+
+They fit data whose captions name one image each: there the real image is the right answer. Where a caption
+fits many images, they draw their mean and cost variety: lower the weight by a schedule, or leave them out.
+
+Axes: b batch, r pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from imagen_pl.backbones import Backbone
+from imagen_pl.discriminators.base import Discriminator
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.matching import MatchingLoss
+from imagen_pl.losses.terms import PerSample, Shown
+from imagen_pl.schedules import Schedule
+
+
+class PixelMatching(MatchingLoss):
+    """Mean distance of the pixels, -1 to 1, L1: |G(z, text) - x| (pix2pix, arXiv:1611.07004, eq. 3).
+
+    It gives the right places and colours early, for next to no time; the adversarial loss adds what a mean
+    of images lacks.
+
+    Args:
+        generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
+        from_resolution: resolution, px, below which it is left out.
+    """
+
+    name = "pixel_matching"
+
+    def __init__(self, generator_weight: float | Schedule = 5.0, from_resolution: int = 4) -> None:
+        super().__init__(0.0, generator_weight, from_resolution)
+
+    def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
+        if shown.paired_images is None:
+            raise ValueError("pixel matching compares: give the real images too")
+        return (shown.images - shown.paired_images).abs().flatten(1).mean(1)
+
+
+class PerceptualMatching(MatchingLoss):
+    """Mean distance in a frozen network's maps (arXiv:1603.08155, section 3.2), each by the real map's size.
+
+    Args:
+        backbone: whose maps are compared. The model must not be scored on the same.
+        generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
+        from_resolution: resolution, px, below which it is left out.
+    """
+
+    name = "perceptual_matching"
+
+    def __init__(
+        self, backbone: Backbone, generator_weight: float | Schedule = 1.0, from_resolution: int = 4
+    ) -> None:
+        super().__init__(0.0, generator_weight, from_resolution)
+        self.backbone = backbone  # no module: its weights are not ours
+
+    def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
+        if shown.paired_images is None:
+            raise ValueError("perceptual matching compares: give the real images too")
+        with torch.no_grad():
+            theirs = self.backbone(shown.paired_images)
+        distances = [
+            (a - b).abs().flatten(1).mean(1) / b.abs().mean().clamp_min(1e-4)
+            for a, b in zip(self.backbone(shown.images), theirs, strict=True)
+        ]
+        return torch.stack(distances).mean(0)
