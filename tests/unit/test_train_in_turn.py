@@ -298,6 +298,13 @@ def test_moments_that_growth_forgets_may_be_those_of_a_block_that_stands_still()
     assert newest & moments[72] == {Block("discriminator", "16")}
 
 
+def test_compiled_blocks_have_room_for_learning_and_standing_still() -> None:
+    """Blocks share their class's code: of four a network, up to 17 versions were compiled in turns, not 8."""
+    with torch._dynamo.config.patch(recompile_limit=8):
+        system(compile=True)
+        assert torch._dynamo.config.recompile_limit >= 64
+
+
 @pytest.mark.parametrize(
     ("turns", "message"),
     [
