@@ -6,7 +6,8 @@
 Prints a Markdown table, and writes the same as JSON with the command, commit and machine. Every model draws
 one picture for each of 1,000 captions: 600 of train, 300 of test and 100 of composition, the three styles
 alike, one skin tone (the plain one) a subject and style. All images are seen at the models' resolution, real
-ones brought there by their area, and then by EfficientNet-Lite0 at 224 px.
+ones brought there by their area, and then by EfficientNet-Lite0 at 224 px. A model that has learnt from that
+network's features must be scored on others, as with --extractor efficientnet_lite1; it is refused otherwise.
 
 FD and KD are the Fréchet and kernel distance to the real images of these three splits that are not among the
 1,000. Retrieval ranks the real image of the picture's subject among 99 others of its style: among those of
@@ -49,7 +50,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.files import cache_dir, written_whole
 from imagen_pl.inference import TextToImage
 from imagen_pl.metrics.distances import frechet_distance, kernel_distance
-from imagen_pl.metrics.extractors import EfficientNetLite0, Extractor
+from imagen_pl.metrics.extractors import EfficientNetLite0, EfficientNetLite1, Extractor
 from imagen_pl.metrics.retrieval import Retrieval, retrieval_accuracy
 
 Images = UInt8[Tensor, "n 3 h w"]
@@ -57,6 +58,7 @@ Features = Float[Tensor, "n f"]
 
 COUNTS = {"train": 600, "test": 300, "composition": 100}
 SIZE = 64
+EXTRACTORS: dict[str, type[Extractor]] = {e.name: e for e in (EfficientNetLite0, EfficientNetLite1)}
 _BATCH = 16
 _TOLD_EVERY_S = 0.2 if sys.stderr.isatty() else 15
 
@@ -319,21 +321,43 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("quality.json"), help="the JSON file to write")
     parser.add_argument("--seed", type=int, default=0, help="of captions, pictures and distractors")
     parser.add_argument("--resolution", type=int, help="px; at most 64; by default the first model's, or 32")
+    parser.add_argument(
+        "--extractor", choices=EXTRACTORS, default="efficientnet_lite0", help="whose features"
+    )
     options = parser.parse_args()
     try:
-        run(options.models, options.out, options.seed, options.resolution)
+        run(options.models, options.out, options.seed, options.resolution, options.extractor)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
 
 
-def run(models: list[Path], out: Path, seed: int, resolution: int | None) -> None:
+def check_teachers(path: Path, model: TextToImage, extractor: Extractor) -> None:
+    """Raise UserError where a model has learnt from the features that it is to be scored on."""
+    teachers = [str(name) for name in model.description.get("taught_by", [])]
+    if extractor.name in teachers:
+        others = " or ".join(name for name in EXTRACTORS if name not in teachers) or "of another network"
+        raise UserError(
+            f"{path} has learnt from {extractor.name}: what taught a model must not score it: "
+            f"use --extractor {others}"
+        )
+
+
+def run(
+    models: list[Path],
+    out: Path,
+    seed: int,
+    resolution: int | None,
+    extractor_name: str = "efficientnet_lite0",
+) -> None:
     start = time.monotonic()
+    extractor = EXTRACTORS[extractor_name]()
     loaded = [(path, imagen_pl.load(path, device="cpu")) for path in models]
+    for path, model in loaded:
+        check_teachers(path, model, extractor)
     largest = min([SIZE, *(model.resolution for _, model in loaded)]) if loaded else 32
     resolution = largest if resolution is None else resolution
     if not 8 <= resolution <= largest and loaded:
         raise UserError(f"--resolution {resolution} is not between 8 and {largest}, what all models draw")
-    extractor = EfficientNetLite0()
     ruler = make_ruler(extractor, resolution, seed)
     scores = []
     for path, model in loaded:

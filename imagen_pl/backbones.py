@@ -68,6 +68,12 @@ class FrozenNetwork(ABC):
         """The network with its weights."""
 
 
+def frozen_names(*modules: nn.Module) -> list[str]:
+    """Names of the frozen networks that modules hold: no model is scored on the features that taught it."""
+    held = (value for top in modules for module in top.modules() for value in vars(module).values())
+    return sorted({value.name for value in held if isinstance(value, FrozenNetwork)})
+
+
 class Backbone(FrozenNetwork):
     """A frozen network that gives feature maps of images, fine to coarse.
 

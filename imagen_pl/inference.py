@@ -155,6 +155,7 @@ def _from_checkpoint(path: Path) -> TextToImage:
         "resolution": checkpoint["growth_resolution"],
         "fade": checkpoint["growth_fade"],
         "images_seen": checkpoint["images_seen"],
+        "taught_by": checkpoint.get("taught_by", []),
         "data": config.get("data", {}).get("source"),
     }
     return _build(description, weights, path)

@@ -36,8 +36,13 @@ class Validation:
         self._real_key = ""
         self._wants_real: list[bool] = []
 
-    def prepare(self, trainer: Trainer) -> None:
-        """Load the extractors; a score that cannot be had is told of in one line and left out."""
+    def prepare(self, trainer: Trainer, taught_by: Sequence[str] = ()) -> None:
+        """Load the extractors; a score that cannot be had is told of in one line and left out.
+
+        Args:
+            trainer: of the run.
+            taught_by: names of the frozen networks that teach the model.
+        """
         extractors = [getattr(metric, "extractor", None) for metric in self.metrics]
         if self.fid_weights is not None and not any(isinstance(e, InceptionV3) for e in extractors):
             self.metrics.append(FrechetDistance(InceptionV3(self.fid_weights)))
@@ -51,6 +56,12 @@ class Validation:
             log.warning("%s left out: %s", names, problem or "another process could not prepare it")
             self.unavailable |= {f"val/{name}" for name in metric.scores}
         self.metrics = kept
+        for name in {getattr(getattr(metric, "extractor", None), "name", "") for metric in kept} & {
+            *taught_by
+        }:
+            log.warning(
+                "%s both teaches and scores this model, which flatters it: score by another one", name
+            )
 
     def start(self, trainer: Trainer, resolution: int) -> None:
         """Find out which metrics know the real images of this resolution already."""

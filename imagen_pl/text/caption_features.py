@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -57,10 +56,7 @@ class BackboneFeatures(CaptionFeatures):
     def forward(
         self, images: Float[Tensor, "b 3 r r"], seen: Mapping[int, Tensor] | None = None
     ) -> list[Float[Tensor, "b c h w"]]:
-        # On CPUs, gradients of convolutions by channel take twice as long in bfloat16 as in float32.
-        halved = torch.is_autocast_enabled(images.device.type) and images.device.type != "cpu"
-        with torch.autocast(images.device.type, enabled=halved):
-            return self.backbone(images)
+        return self.backbone(images)
 
 
 class DiscriminatorFeatures(CaptionFeatures):
