@@ -84,10 +84,11 @@ class CaptionerTraining(LightningModule):
         if not torch.isfinite(loss):
             raise TrainingStopped(f"nlg became {loss.item()} at {self.images_seen} images seen: lower the lr")
         self._log_now({"train/nlg": loss.detach()}, batch_idx)
+        # Here, for callbacks that save a checkpoint as the batch ends come before this module's own hook.
+        self.images_seen += len(batch) * self.trainer.world_size
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: CaptionedBatch, batch_idx: int) -> None:
-        self.images_seen += len(batch) * self.trainer.world_size
         if self.images_seen >= self.kimg * 1000:
             self.trainer.should_stop = True
 

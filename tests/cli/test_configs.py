@@ -189,7 +189,8 @@ def test_every_file_trains(
         judges[0]["init_args"] |= changes["model"]["discriminator"]["init_args"]
         changes["model"]["discriminator"] = {"init_args": {"discriminators": judges}}
     if "captioning" in merged["model"]:  # a third optimizer, whose steps Lightning counts too
-        changes["model"]["captioning"] = {"init_args": {"every": 1}}
+        thinner = {"vocab_size": 300, "dim": 16, "layers": 1, "heads": 2}
+        changes["model"]["captioning"] = {"init_args": {"every": 1, "captioner": {"init_args": thinner}}}
         changes["trainer"]["max_steps"] = 6 * len(changes["growth"]["stages"])
     encoder = merged["model"]["text_encoder"].get("init_args", {}).get("name", "shipped")
     changes["model"]["text_encoder"] = {"init_args": {"name": str(encoders[encoder])}}

@@ -8,7 +8,7 @@ def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) 
     for words in ([], ["--help"], ["-h"]):
         assert main(words) == 0
         assert capsys.readouterr().out == HELP
-    for verb in ("fit", "validate", "sample", "data"):
+    for verb in ("fit", "validate", "sample", "data", "caption", "fit-captioner"):
         assert f"imagen-pl {verb} " in HELP
 
 
@@ -54,3 +54,21 @@ def test_sample_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["sample", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "a field `seed` overrules --seed" in told
+
+
+def test_caption_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["caption", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "a captioner's folder, or a run or .ckpt that was trained with one" in told
+    assert "draw so many each, instead of the likeliest one" in told
+
+
+def test_fit_captioner_explains_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit-captioner", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for setting, explained in {
+        "--existing {error,move,resume}": "move it out of the way",
+        "--model.kimg KIMG": "images to learn from, in thousands",
+        "--data.resolution RESOLUTION": "side of the images, px",
+    }.items():
+        assert explained in told.split(setting, 1)[1][:400], setting
