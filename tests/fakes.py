@@ -1,4 +1,4 @@
-"""Stand-ins that need no weights: a text encoder and a score. YAML names them as tests.fakes.TinyText."""
+"""Stand-ins that need no weights: encoders and a score. YAML names them as tests.fakes.TinyText."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
+from imagen_pl.dual_encoders import DualEncoder
 from imagen_pl.metrics.base import ImageMetric, Images
 from imagen_pl.text.encoder import TextEncoder
 from imagen_pl.types import TextFeatures
@@ -45,6 +46,23 @@ class TinyText(TextEncoder):
         return (
             torch.from_numpy(np.random.default_rng(seed).standard_normal(self.dim, np.float32)).half().float()
         )
+
+
+class TinyDual(DualEncoder):
+    """Images by a random linear map of their means over 4 x 4 squares, captions by TinyText; 16 wide."""
+
+    name = "tiny"
+
+    def _read(self) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(3 * 16, 16)
+
+    def _images(self, network: nn.Module, images: Tensor) -> Tensor:
+        vectors: Tensor = network(nn.functional.adaptive_avg_pool2d(images, 4).flatten(1))
+        return vectors
+
+    def _text(self, network: nn.Module, caption: str) -> Tensor:
+        return TinyText().encode([caption]).pooled
 
 
 class MeanColour(ImageMetric):

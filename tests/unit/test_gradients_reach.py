@@ -16,6 +16,7 @@ from torch import nn
 from imagen_pl.arguments import import_families
 from imagen_pl.backbones import TimmBackbone
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
+from imagen_pl.losses.guidance import BackboneGuidance, ImageTextGuidance
 from imagen_pl.losses.matching import FeatureMatching, ImageTextContrastive, MismatchedCaptions
 from imagen_pl.losses.paired import PerceptualMatching, PixelMatching
 from imagen_pl.losses.penalties import R1, R2, MatchingAwarePenalty, Penalty, WassersteinPenalty
@@ -26,6 +27,7 @@ from imagen_pl.text.adapter import TextAdapter
 from imagen_pl.text.encoder import FrozenTextEncoder
 from tests.captioners import tiny_captioning
 from tests.cli.models import save_bert
+from tests.fakes import TinyDual
 from tests.networks import awaken
 from tests.tasks import tiny_task
 from tests.training import AtEachBatch, tiny_system, train
@@ -58,10 +60,16 @@ TABLE: dict[str, Row] = {
     "reconstruction": (lambda: {"self_supervised": [tiny_task("reconstruction")]}, D | OWN, G, NOTHING),
     "colour": (lambda: {"self_supervised": [tiny_task("colour")]}, D | OWN, G, NOTHING),
     "instance": (lambda: {"self_supervised": [tiny_task("instance")]}, D | OWN, G, NOTHING),
+    "guidance": (lambda: {"guidance": [ImageTextGuidance(TinyDual(), 1.0, 4)]}, NOTHING, G, NOTHING),
+    "guidance, by a backbone": (lambda: {"guidance": [guided_by_lite0()]}, OWN, G, NOTHING),
     "nlg": (lambda: {"captioning": tiny_captioning()}, NOTHING, G, OWN),
 }
 STEPS = ("discriminator", "generator", "captioner")
 SIXTEEN = (Stage(16, kimg=1.0, batch_size=8),)
+
+
+def guided_by_lite0() -> BackboneGuidance:
+    return BackboneGuidance(TimmBackbone(size=16, maps=[0]), text_dim=16, embed_dim=8)
 
 
 def seen_by_lite0() -> PerceptualMatching:
