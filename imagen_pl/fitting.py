@@ -247,7 +247,8 @@ class TrainingCLI(LightningCLI):
         sizes = [f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in networks]
         self.say(f"Run {self.run_folder.path}: {', '.join(sizes)} parameters, {self._machine()}")
 
-    before_validate = None
+    def before_validate(self) -> None:
+        self._check_checkpoint(self.settings.ckpt_path)
 
     def _open_wandb(self) -> None:
         for logger in self.trainer.loggers:
@@ -268,7 +269,7 @@ class TrainingCLI(LightningCLI):
 
     def _check_checkpoint(self, path: str) -> None:
         checkpoint = read_checkpoint(path, mmap=True)
-        advice = "Resume with the configuration that the checkpoint was trained with."
+        advice = "Give the configuration that the checkpoint was trained with."
         check_same_tensors(self.model.state_dict(), checkpoint["state_dict"], path, advice)
 
     def after_fit(self) -> None:

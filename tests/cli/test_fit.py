@@ -150,9 +150,13 @@ def test_a_failed_start_does_not_block_the_name(tiny: Tiny, capsys: pytest.Captu
     assert main(["fit", *tiny.words, "--trainer.max_steps", "4"]) == 0
 
 
-def test_a_checkpoint_of_another_architecture(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_a_checkpoint_of_another_architecture(
+    verb: str, trained: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--ckpt_path", "last", "--model.generator.init_args.style_dim", "12"]
-    assert main(["fit", *trained.words, *words]) == 2
+    words += ["--name", trained.run.name, "--runs_dir", str(trained.run.parent)]
+    assert main([verb, *trained.words, *words]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert "last.ckpt holds another architecture: generator." in told
     assert "there and (" in told
