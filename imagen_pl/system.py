@@ -126,7 +126,7 @@ class TextToImageGAN(ManualOptimization):
         if channels_last:
             self.to(memory_format=torch.channels_last)
         if compile:
-            # Block by block: a fade changes at every batch, and a whole network would be compiled anew for it.
+            # Block by block: a fade changes at each batch, and a whole network would be compiled anew for it.
             compile_each([*generator.blocks().values(), *discriminator.blocks().values()])
 
         self.images_seen = 0
