@@ -46,7 +46,6 @@ class Grid:
     minutes: float
     seeds: list[int]
     base: list[str]
-    settings: dict[str, Any]
     extractor: str
     runs: dict[str, list[str]]
 
@@ -85,8 +84,6 @@ def fit_command(grid: Grid, run: Run, runs_dir: Path) -> list[str]:
     words += ["--trainer.max_time", clock]
     for name in ("seed_everything", "model.seed", "data.seed"):
         words += [f"--{name}", str(run.seed)]
-    for name, value in grid.settings.items():
-        words += [f"--{name}", str(value)]
     return words
 
 

@@ -76,7 +76,7 @@ def test_curves_are_means_of_stretches(ablation: ModuleType) -> None:
 
 
 def test_table_gives_mean_and_spread_and_tells_what_diverged(ablation: ModuleType) -> None:
-    grid = ablation.Grid(4, [0, 1], [], {}, "x", {"all off": [], "growing": [], "never run": []})
+    grid = ablation.Grid(4, [0, 1], [], "x", {"all off": [], "growing": [], "never run": []})
     results = [
         _result("growing", 0, 100.0),
         _result("growing", 1, 110.0),
@@ -99,7 +99,7 @@ def test_the_table_goes_between_its_marks(
     report = tmp_path / "RESULTS.md"
     report.write_text(f"above\n{ablation.BEGIN}\nold\n{ablation.END}\nbelow\n")
 
-    ablation.write_report(ablation.Grid(4, [0], [], {}, "x", {"growing": []}), report)
+    ablation.write_report(ablation.Grid(4, [0], [], "x", {"growing": []}), report)
 
     text = report.read_text()
     assert text.startswith("above\n")
@@ -108,4 +108,4 @@ def test_the_table_goes_between_its_marks(
     assert "old" not in text
     report.write_text("no marks")
     with pytest.raises(SystemExit, match="has no place for the table"):
-        ablation.write_report(ablation.Grid(4, [0], [], {}, "x", {}), report)
+        ablation.write_report(ablation.Grid(4, [0], [], "x", {}), report)
