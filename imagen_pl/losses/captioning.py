@@ -43,6 +43,7 @@ class Captioning(TaughtTerm):
             the captioner time to learn first; 0 leaves the generator alone.
         from_resolution: resolution, px, below which the generator is not taught.
         every: the captioner learns at every nth batch.
+        share: share of a batch's images that it learns and that it teaches, above 0 to 1: a half costs half.
         captioner_from: folder of an earlier captioner (`imagen-pl fit-captioner`) of the same settings, whose
             weights and tokens it starts with; None starts afresh.
         freeze: keep the captioner as it is; only with `captioner_from`.
@@ -59,12 +60,16 @@ class Captioning(TaughtTerm):
         generator_weight: float | Schedule = 1.0,
         from_resolution: int = 4,
         every: int = 1,
+        share: float = 1.0,
         captioner_from: str | None = None,
         freeze: bool = False,
     ) -> None:
         super().__init__(optimizer, generator_weight, from_resolution, every)
         if freeze and captioner_from is None:
             raise UserError("captioning.freeze keeps a captioner that has learnt: name it in captioner_from")
+        if not 0 < share <= 1:
+            raise UserError(f"captioning.share {share} must be above 0 and at most 1")
+        self.share = share
         self.captioner, self.captioner_from, self.freeze = captioner, captioner_from, freeze
         if freeze:
             captioner.requires_grad_(False)
@@ -84,18 +89,24 @@ class Captioning(TaughtTerm):
 
     def learn(self, shown: Shown) -> PerSample:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            memory = self.captioner.look(shown.images, shown.features.maps)
-            loss = self.captioner.cross_entropy(memory, shown.captions)
-        self._measure(memory.detach(), shown.captions, loss.detach())
+            memory, captions = self._look(shown)
+            loss = self.captioner.cross_entropy(memory, captions)
+        self._measure(memory.detach(), captions, loss.detach())
         return loss
 
     def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
         self._tell_if_it_teaches_nothing()
         with evaluating(self.captioner):
-            memory = self.captioner.look(shown.images, shown.features.maps)
-            loss = self.captioner.cross_entropy(memory, shown.captions)
+            memory, captions = self._look(shown)
+            loss = self.captioner.cross_entropy(memory, captions)
         self.note("cross_entropy", loss.mean())
         return loss
+
+    def _look(self, shown: Shown) -> tuple[Float[Tensor, "n m d"], list[str]]:
+        """What is remembered of its share of the images, and their captions."""
+        rows = slice(max(round(self.share * len(shown.images)), 1))
+        maps = {resolution: found[rows] for resolution, found in shown.features.maps.items()}
+        return self.captioner.look(shown.images[rows], maps), shown.captions[rows]
 
     @torch.no_grad()
     def _measure(self, memory: Float[Tensor, "b m d"], captions: list[str], own: PerSample) -> None:

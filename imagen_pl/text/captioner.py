@@ -97,7 +97,7 @@ class Captioner(nn.Module):
         seen = self.decoder(
             given,
             attention_mask=torch.ones_like(given),  # padding comes last, where nobody looks at it
-            encoder_hidden_states=memory,
+            encoder_hidden_states=memory.contiguous(),
             use_cache=False,
         )
         losses = F.cross_entropy(seen.logits.float().transpose(1, 2), wanted, reduction="none")
@@ -129,6 +129,7 @@ class Captioner(nn.Module):
                 attention_mask=torch.ones_like(start),
                 encoder_hidden_states=memory,
                 max_new_tokens=self.max_tokens,
+                pad_token_id=self.tokens.end,
                 num_beams=num_beams,
                 do_sample=do_sample,
                 **draws,
@@ -179,7 +180,6 @@ def _decoder(
         add_cross_attention=True,
         bos_token_id=tokens.start,
         eos_token_id=tokens.end,
-        pad_token_id=tokens.end,
     )
     decoder: nn.Module = GPT2LMHeadModel(config)
     return decoder

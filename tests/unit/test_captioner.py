@@ -167,6 +167,8 @@ def test_cross_entropy_is_the_mean_over_a_captions_tokens() -> None:
         logits = captioner.decoder(given, encoder_hidden_states=memory[i : i + 1]).logits[0]
         expected = F.cross_entropy(logits, torch.tensor(numbers[1:]))
         torch.testing.assert_close(batched[i], expected)
+    same = captioner.cross_entropy(memory[:1].expand(2, -1, -1), [captions[0]] * 2)
+    torch.testing.assert_close(same, batched[:1].expand(2))
 
 
 def test_captions_that_say_nothing_and_captions_too_long() -> None:

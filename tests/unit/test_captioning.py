@@ -99,6 +99,18 @@ def test_dropped_captions_neither_teach_nor_count() -> None:
     torch.testing.assert_close(dropped.averages[0], whole.averages[0])
 
 
+def test_a_share_of_the_images() -> None:
+    half, whole = tiny_captioning(share=0.5), tiny_captioning()
+    many = shown(8)
+    few = Shown(many.images[:4], many.features, many.text, many.growth, many.captions[:4])
+    torch.testing.assert_close(teach(half, many), teach(whole, few))
+    torch.testing.assert_close(half.learn(many), whole.learn(few))
+    assert torch.equal(half.averages, whole.averages)
+    for share in (0.0, 1.5):
+        with pytest.raises(UserError, match=rf"captioning\.share {share} must be above 0 and at most 1"):
+            tiny_captioning(share=share)
+
+
 def test_a_lone_image_has_no_neighbour() -> None:
     term = tiny_captioning()
     assert is_finite(term.learn(shown(1)))
@@ -116,7 +128,7 @@ def is_finite(values: Tensor) -> bool:
 def everything(**settings: Any) -> TextToImageGAN:
     captioner = tiny_captioner(dropout=0.1, **settings)
     term = tiny_captioning(
-        captioner, generator_weight=Linear(0.0, 1.0, kimg=0.1), from_resolution=16, every=2
+        captioner, generator_weight=Linear(0.0, 1.0, kimg=0.1), from_resolution=16, every=2, share=0.5
     )
     return tiny_system(captioning=term)
 
