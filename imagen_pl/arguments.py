@@ -10,7 +10,8 @@ import sys
 import warnings
 from typing import NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from imagen_pl.errors import UserError
 
@@ -21,6 +22,18 @@ DESCRIPTION = (
     "{} Every setting below can stand in a configuration file or on the line; the later one counts, and a "
     "list replaces a list. `--model.generator.help CLASS` and its like explain what a class takes."
 )
+
+
+class OneLineCLI(LightningCLI):
+    """Tells in one line what the constructors find wrong with what they are given."""
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except UserError:
+            raise
+        except (ValueError, MisconfigurationException) as error:
+            raise UserError(one_line(str(error))) from error
 
 
 class Parser(LightningArgumentParser):

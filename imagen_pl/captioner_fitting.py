@@ -9,17 +9,16 @@ from typing import Any
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 import imagen_pl
-from imagen_pl.arguments import DESCRIPTION, USAGE, Parser, import_families, one_line, quieten
+from imagen_pl.arguments import DESCRIPTION, USAGE, OneLineCLI, Parser, import_families, quieten
 from imagen_pl.callbacks.stopping import Interrupted, SaveWhenStopped
 from imagen_pl.callbacks.tracking import MetricsFile, Tracking
 from imagen_pl.captioner_training import CaptionerProgress, CaptionerTraining, KeepCaptioner
 from imagen_pl.checkpoints import AtomicCheckpointIO, check_same_tensors, read_checkpoint
 from imagen_pl.data.datamodule import CaptionedImages
-from imagen_pl.errors import TrainingStopped, UserError
+from imagen_pl.errors import TrainingStopped
 from imagen_pl.runs import Existing, RunFolder, is_main_process
 from imagen_pl.text.captioner_weights import WEIGHTS
 
@@ -27,7 +26,7 @@ _VERB = "fit-captioner"
 _FORMAT = 1
 
 
-class CaptionerCLI(LightningCLI):
+class CaptionerCLI(OneLineCLI):
     """LightningCLI for a captioner, with a folder for each run.
 
     Args:
@@ -96,14 +95,6 @@ class CaptionerCLI(LightningCLI):
                 run.check_free()
             elif settings.existing == "move" and run.holds_a_run():
                 say(f"Kept the earlier run as {run.move_away()}")
-
-    def instantiate_classes(self) -> None:
-        try:
-            super().instantiate_classes()
-        except UserError:
-            raise
-        except (ValueError, MisconfigurationException) as error:
-            raise UserError(one_line(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         run, described = self.run_folder, self._described()

@@ -11,12 +11,11 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from imagen_pl.arguments import DESCRIPTION, USAGE, Parser, import_families, one_line, quieten
+from imagen_pl.arguments import DESCRIPTION, USAGE, OneLineCLI, Parser, import_families, one_line, quieten
 from imagen_pl.callbacks.base import callbacks_of, is_dry_run
 from imagen_pl.callbacks.checkpoint import KeepCheckpoints
 from imagen_pl.callbacks.grow_resolution import GrowResolution
@@ -35,7 +34,7 @@ from imagen_pl.system import TextToImageGAN
 _NOT_KEPT = ("config", "ckpt_path", "existing", "weights_only", "verbose")
 
 
-class TrainingCLI(LightningCLI):
+class TrainingCLI(OneLineCLI):
     """LightningCLI for this package's one system, with a folder for each run.
 
     Args:
@@ -193,15 +192,6 @@ class TrainingCLI(LightningCLI):
             elif kind in ("TensorBoardLogger", "CSVLogger"):
                 arguments["name"], arguments["version"] = "", kind.removesuffix("Logger").lower()
         return loggers
-
-    def instantiate_classes(self) -> None:
-        try:
-            super().instantiate_classes()
-        except UserError:
-            raise
-        except (ValueError, MisconfigurationException) as error:
-            # The constructors check what they are given, and say what is wrong with it.
-            raise UserError(one_line(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self._get(self.config_init, "trainer")

@@ -205,8 +205,10 @@ class TextToImageGAN(ManualOptimization):
         with self.toggled_optimizer(optimizer):
             for rows, share, sync in self.parts(len(batch)):
                 real = self._reals(batch.images[rows])
-                with torch.no_grad():
-                    seen = self.discriminator.look(real, self.growth)
+                seen = ImageFeatures({}, real.new_zeros(len(real), 0))
+                if term.needs_features:
+                    with torch.no_grad():
+                        seen = self.discriminator.look(real, self.growth)
                 shown = Shown(real, seen, self.encode(batch)[rows], self.growth, batch.captions[rows])
                 loss = term.learn(shown)
                 self.reporter.note({f"{term.name}_{key}": value for key, value in term.take_notes().items()})

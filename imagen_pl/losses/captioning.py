@@ -70,6 +70,7 @@ class Captioning(TaughtTerm):
         if not 0 < share <= 1:
             raise UserError(f"captioning.share {share} must be above 0 and at most 1")
         self.share = share
+        self.needs_features = captioner.features.needs_discriminator
         self.captioner, self.captioner_from, self.freeze = captioner, captioner_from, freeze
         if freeze:
             captioner.requires_grad_(False)

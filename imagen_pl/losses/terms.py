@@ -125,7 +125,12 @@ class TaughtTerm(Term):
             images seen; 0 leaves the term out.
         from_resolution: resolution, px, below which the generator is not taught.
         every: it learns at every nth batch.
+
+    Attributes:
+        needs_features: in its own step it reads what the discriminator sees; else the look is saved.
     """
+
+    needs_features: bool = True
 
     def __init__(
         self,

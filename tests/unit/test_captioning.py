@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imagen_pl.discriminators.base import ImageFeatures
 from imagen_pl.errors import UserError
-from imagen_pl.losses.adversarial import NonSaturating
+from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.captioning import Captioning
 from imagen_pl.losses.terms import Shown
 from imagen_pl.schedules import Linear
@@ -208,6 +208,25 @@ def test_a_batch_in_parts_teaches_the_captioner_as_a_whole_one() -> None:
         runs.append(weights_of(system.terms.taught.captioner))  # type: ignore[union-attr]
     for name, value in runs[0].items():
         torch.testing.assert_close(runs[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("features", "looks"), [(None, 4), (DiscriminatorFeatures(8, 8), 5)])
+def test_the_discriminator_is_asked_only_where_its_maps_are_read(
+    features: DiscriminatorFeatures | None, looks: int
+) -> None:
+    """Real and fake images in its own step, both in the generator's; the captioner's adds one or none."""
+    captioner = tiny_captioner() if features is None else tiny_captioner(features=features)
+    system = tiny_system(captioning=tiny_captioning(captioner), adversarial=Relativistic())
+    look, calls = system.discriminator.look, []
+
+    def counted(images: Tensor, growth: Growth | None = None) -> ImageFeatures:
+        calls.append(images)
+        return look(images, growth)
+
+    system.discriminator.look = counted  # type: ignore[method-assign]
+    train(system, 8)
+
+    assert len(calls) == looks
 
 
 def test_in_half_precision() -> None:
