@@ -6,7 +6,8 @@
 
 Every run trains for the same time, one after the other, and is scored by benchmarks/quality.py. A run whose
 JSON file exists in benchmarks/results/ablation/ is skipped, so the grid can be stopped and gone on with; the
-file holds its scores, its speed and its curves. A run that diverged is kept as such, with its curves.
+file holds its scores, its speed and its curves. A run that diverged is kept as such, with its curves. Beside
+the files of the grid's first seed lie what it drew at the end. notebooks/ablations.ipynb plots all of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import csv
 import json
 import math
+import shutil
 import statistics
 import subprocess
 import sys
@@ -119,6 +121,13 @@ def train_and_score(grid: Grid, run: Run, runs_dir: Path) -> dict[str, Any]:
     return result
 
 
+def keep_pictures(run: Run, runs_dir: Path) -> None:
+    """The fixed captions as they were drawn last, beside the result."""
+    drawn = sorted((runs_dir / run.slug / "samples").glob("*.png"))
+    if drawn:
+        shutil.copyfile(drawn[-1], run.result.with_suffix(".png"))
+
+
 def read_metrics(file: Path) -> list[dict[str, float]]:
     with file.open(newline="") as opened:
         return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(opened)]
@@ -184,9 +193,14 @@ def table(grid: Grid, results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def read_results() -> list[dict[str, Any]]:
+    """What is kept of every run that was made."""
+    return [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+
+
 def write_report(grid: Grid, report: Path) -> None:
     """Put the table between its two marks."""
-    results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    results = read_results()
     made = table(grid, results)
     print(made)
     text = report.read_text(encoding="utf-8")
@@ -222,6 +236,8 @@ def main() -> None:
         result = train_and_score(grid, run, options.runs_dir)
         with written_whole(run.result) as file:
             file.write((json.dumps(result, indent=1) + "\n").encode())
+        if run.seed == grid.seeds[0]:
+            keep_pictures(run, options.runs_dir)
     write_report(grid, REPORT)
 
 

@@ -53,8 +53,24 @@ def test_every_run_s_command_is_understood(ablation: ModuleType, tmp_path: Path)
         assert words[0] == "fit"
         cli = TrainingCLI(words[1:], run=False)
         assert (cli.config.seed_everything, cli.model.seed, cli.datamodule._training.seed) == (7, 7, 7)
-        full = name in ("all off", "in turn", "captioning", "self-supervision")
+        full = name in ("all off", "in turn", "captioning", "self-supervision", "perceptual")
         assert cli.config.growth.stages[0].resolution == (32 if full else 8)
+
+
+def test_the_last_pictures_are_kept_beside_the_result(
+    ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path)
+    samples = tmp_path / "runs/all-off-0/samples"
+    samples.mkdir(parents=True)
+    for name in ("000020kimg", "000031kimg"):
+        (samples / f"{name}.png").write_bytes(name.encode())
+
+    ablation.keep_pictures(ablation.Run("all off", 0), tmp_path / "runs")
+    ablation.keep_pictures(ablation.Run("never drew", 0), tmp_path / "runs")
+
+    assert [f.name for f in tmp_path.glob("*.png")] == ["all-off-0.png"]
+    assert (tmp_path / "all-off-0.png").read_bytes() == b"000031kimg"
 
 
 def test_speed_is_images_over_time(ablation: ModuleType) -> None:
