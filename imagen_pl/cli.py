@@ -25,6 +25,7 @@ verbs:
   fit            train a model by a configuration file
   validate       score a checkpoint of a run
   sample         draw pictures for prompts
+  evaluate       score a model's pictures: distances, coverage, retrieval, memorisation
   data           rebuild the shipped emoji, or look into a data set
   caption        say what pictures show
   fit-captioner  train the network that says it, by itself
@@ -37,6 +38,7 @@ examples:
   imagen-pl validate --config runs/photos/config.yaml --ckpt_path best
   imagen-pl sample runs/quickstart "a red heart, fluent style" --num_images 4 --seed 7 --out hearts.png
   imagen-pl sample runs/quickstart --prompts prompts.csv --out pictures/
+  imagen-pl evaluate runs/quickstart --out evaluation/
   imagen-pl data inspect my_photos/
   imagen-pl fit-captioner --config configs/captioner.yaml
   imagen-pl caption runs/captioner picture.png
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fit": _train,
         "validate": _train,
         "sample": _sample,
+        "evaluate": _evaluate,
         "data": _data,
         "caption": _caption,
         "fit-captioner": _fit_captioner,
@@ -172,6 +175,71 @@ def _sample_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plain", action="store_true", help="leave the prompts out of the grid")
     parser.add_argument("--singles", metavar="DIR", help="write each picture to a file here as well")
+    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
+    return parser
+
+
+# ---------------------------------------------------------------------- evaluate
+
+
+def _evaluate(words: list[str]) -> int:
+    from imagen_pl.evaluating import evaluate
+
+    return evaluate(_evaluate_parser().parse_args(words[1:]))
+
+
+def _evaluate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl evaluate",
+        description="Score a model's pictures against real images, and write JSON, Markdown and a sheet.",
+        epilog=(
+            "Of near-alike images (data.balance_groups) one each is taken. What is known of the real images "
+            "is kept in the package's cache. Networks that taught the model are refused."
+        ),
+    )
+    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    parser.add_argument(
+        "--data", help="as `imagen-pl data inspect` takes it (default: what the model was trained on)"
+    )
+    parser.add_argument("--split", help="of the data (default: test where there is one, else validation)")
+    parser.add_argument(
+        "--val_fraction",
+        type=float,
+        default=0.05,
+        metavar="F",
+        help="as data.val_fraction in training, where no split is held out (default: 0.05)",
+    )
+    parser.add_argument(
+        "--num_images", type=int, default=1000, metavar="N", help="captions to draw (default: 1000)"
+    )
+    parser.add_argument(
+        "--train_images",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="training images to look for copies among; 0 looks for none (default: 10000)",
+    )
+    parser.add_argument(
+        "--extractors",
+        nargs="+",
+        metavar="NAME",
+        help="efficientnet_lite0, efficientnet_lite1, inception_v3 (FID), or a network of transformers by "
+        "its hub name or folder, as facebook/dinov2-small (default: one that ships and did not teach)",
+    )
+    parser.add_argument("--clip", metavar="NAME", help="CLIP or its like, by hub name or folder: CLIP score")
+    parser.add_argument(
+        "--fid_weights", metavar="FILE", help="Inception's weights, where there is no network"
+    )
+    parser.add_argument("--distractors", type=int, default=99, metavar="N", help="in retrieval (default: 99)")
+    parser.add_argument(
+        "--style_after",
+        default=", ",
+        metavar="TEXT",
+        help='parts the style from a caption, as in "red heart, noto style" (default: ", ")',
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of captions and pictures (default: 0)")
+    parser.add_argument("--truncation", type=float, default=1.0, metavar="T", help="0 to 1 (default: 1)")
+    parser.add_argument("--out", default="evaluation", metavar="DIR", help="folder (default: evaluation)")
     parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
     return parser
 

@@ -56,6 +56,23 @@ def kernel_distance(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"]) -> f
     return float(_off_diagonal_mean(a) + _off_diagonal_mean(b) - 2 * _kernel(a, b).mean())
 
 
+def gaussian_discrepancy(
+    real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"], sigma: float = 10.0
+) -> float:
+    """Squared maximum mean discrepancy with a Gaussian kernel, biased, times 1,000, in float64.
+
+    exp(-||x - y||² / 2σ²) of features brought to length one; pairs of an image with itself count. In the
+    features of CLIP's ViT-L/14 at 336 px, with σ 10, it is CMMD (arXiv:2401.09603, section 4).
+    """
+    a, b = (torch.nn.functional.normalize(x.double(), dim=1) for x in (real, fake))
+
+    def mean(x: Tensor, y: Tensor) -> Tensor:
+        # Of unit vectors ||x - y||² = 2 - 2 x·y.
+        return torch.exp((x @ y.T - 1) / sigma**2).mean()
+
+    return 1000 * float(mean(a, a) + mean(b, b) - 2 * mean(a, b))
+
+
 def _kernel(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> Float[Tensor, "n m"]:
     return (a @ b.T / a.shape[1] + 1) ** 3
 

@@ -6,7 +6,9 @@ Axes: b batch, h w pixels, f features.
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -15,8 +17,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from imagen_pl.backbones import resized, wheel_weights
+from imagen_pl.backbones import normalisation_of, normalised, resized, wheel_weights
+from imagen_pl.dual_encoders import DualEncoder
 from imagen_pl.errors import UserError
+from imagen_pl.pretrained import opened
 
 # Images; their maps are large: 32 take 150 MB in EfficientNet-Lite0.
 _AT_ONCE = 32
@@ -27,11 +31,13 @@ class Extractor(ABC):
 
     Attributes, set by the subclass:
         name: in the names of scores, as in val/fd_NAME.
-        dim: f, the size of the vectors.
+        dim: f, the size of the vectors; some know it only when they are loaded.
+        defines_cmmd: whether it is the network that CMMD is defined by.
     """
 
     name: str
     dim: int
+    defines_cmmd: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -47,6 +53,18 @@ class Extractor(ABC):
     def kernel_name(self) -> str:
         """Name of the kernel distance in these features; only Inception's is called KID."""
         return f"kd_{self.name}"
+
+    def prepare(self, fid_weights: str | None = None) -> str | None:
+        """Load it before training; None, or one line that says why it cannot be had.
+
+        Args:
+            fid_weights: file with Inception's weights; they were asked for, so it must be a good one.
+        """
+        try:
+            self.load()
+        except UserError as error:
+            return str(error)
+        return None
 
     @abstractmethod
     def load(self) -> None:
@@ -154,6 +172,13 @@ class InceptionV3(_Network):
     def kernel_name(self) -> str:
         return "kid"
 
+    def prepare(self, fid_weights: str | None = None) -> str | None:
+        if fid_weights is None:
+            return super().prepare()
+        self.weights = fid_weights
+        self.load()
+        return None
+
     def _make(self) -> nn.Module:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -174,6 +199,75 @@ class InceptionV3(_Network):
     def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
         features: Tensor = network(images)[0]
         return features.float()
+
+
+class TransformersFeatures(_Network):
+    """The summary that a network of `transformers` gives of an image: DINOv2, ConvNeXt, ViT and others.
+
+    It is the first token, normed, of DINOv2 and other vision transformers. Images are brought to `size` by
+    antialiased bilinear interpolation, so scores are near to those published with bicubic, and not the same.
+
+    Args:
+        name: a name on the Hugging Face hub, as facebook/dinov2-small, or a folder that holds a model.
+        size: side to which images are brought, px.
+    """
+
+    def __init__(self, name: str, size: int = 224) -> None:
+        if size < 8:
+            raise UserError(f"extractor {name}: size {size} must be 8 px or more")
+        self.source, self.size, self.name = name, size, name_in_scores(name)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.source}-{self.size}"
+
+    @cached_property
+    def dim(self) -> int:  # type: ignore[override]
+        return len(self(torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8))[0])
+
+    def _make(self) -> nn.Module:
+        network: nn.Module = opened("AutoModel", self.source, what="extractor")
+        return network
+
+    def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        shown = images.float() / 127.5 - 1
+        found = network(pixel_values=normalised(shown, self.size, normalisation_of(self.source)))
+        pooled: Tensor | None = getattr(found, "pooler_output", None)
+        return (found.last_hidden_state[:, 0] if pooled is None else pooled).flatten(1).float()
+
+
+class DualEncoderFeatures(Extractor):
+    """The image half of CLIP, SigLIP and their like.
+
+    Args:
+        encoder: as imagen_pl.dual_encoders.TransformersDualEncoder.
+    """
+
+    def __init__(self, encoder: DualEncoder) -> None:
+        self.encoder, self.name = encoder, name_in_scores(encoder.name)
+        self.defines_cmmd = self.name == "clip_vit_large_patch14_336"
+
+    @property
+    def fingerprint(self) -> str:
+        return self.encoder.name
+
+    @cached_property
+    def dim(self) -> int:  # type: ignore[override]
+        return len(self(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))[0])
+
+    def load(self) -> None:
+        self.encoder.load()
+
+    @torch.no_grad()
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        with torch.autocast(images.device.type, enabled=False):
+            shown = (part.float() / 127.5 - 1 for part in images.split(_AT_ONCE))
+            return torch.cat([self.encoder.images(part) for part in shown])
+
+
+def name_in_scores(name: str) -> str:
+    """As dinov2_small for facebook/dinov2-small."""
+    return re.sub(r"\W+", "_", name.rstrip("/").rpartition("/")[2]).lower()
 
 
 def _check_weights(file: Path) -> None:

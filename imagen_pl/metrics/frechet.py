@@ -5,22 +5,21 @@ Axes: n images, f features.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
-from pathlib import Path
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from imagen_pl.errors import UserError
-from imagen_pl.files import cache_dir, written_whole
 from imagen_pl.metrics.base import ImageMetric, Images
 from imagen_pl.metrics.distances import frechet_distance_of_moments, kernel_distance
 from imagen_pl.metrics.extractors import EfficientNetLite0, Extractor
+from imagen_pl.metrics.processes import all_rows, process_count, sum_over_processes
+from imagen_pl.metrics.real_statistics import RealStatistics
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class FrechetDistance(ImageMetric):
             raise UserError(f"kernel_images {kernel_images} must be 0, or 2 or more")
         self.extractor = extractor if extractor is not None else EfficientNetLite0()
         self.kernel_images = kernel_images
-        self._sums = _Sums(_Given(self.extractor.dim), reset_real_features=False)
+        self._statistics = RealStatistics(self.extractor, str(kernel_images))
         self._kept: dict[bool, list[Float[Tensor, "n f"]]] = {True: [], False: []}
         self._real_key: str | None = None
 
@@ -53,29 +52,21 @@ class FrechetDistance(ImageMetric):
         return names if self.kernel_images else names[:1]
 
     def prepare(self, fid_weights: str | None = None) -> str | None:
-        from imagen_pl.metrics.extractors import InceptionV3
-
-        if fid_weights is not None and isinstance(self.extractor, InceptionV3):
-            self.extractor.weights = fid_weights
-        try:
-            self.extractor.load()
-        except UserError as error:
-            if fid_weights is not None:
-                raise  # the file was asked for
-            return str(error)
-        return None
+        return self.extractor.prepare(fid_weights)
 
     def needs_real(self, key: str) -> bool:
         if key != self._real_key:
             self._forget_real()
-            if self._load_real(key):
+            if self._statistics.read(key, self._take_real):
                 self._real_key = key
+            else:
+                self._forget_real()  # a damaged file may have been taken in part
         return key != self._real_key
 
     def update(self, images: Images, captions: Sequence[str], *, real: bool) -> None:
         features = self.extractor(images)
         self._sums.to(images.device).update(features, real=real)
-        left = -(-self.kernel_images // _processes()) - sum(map(len, self._kept[real]))
+        left = -(-self.kernel_images // process_count()) - sum(map(len, self._kept[real]))
         if left > 0:
             self._kept[real].append(features[:left].cpu())
 
@@ -102,18 +93,17 @@ class FrechetDistance(ImageMetric):
 
     # ------------------------------------------------------------------ over all processes
 
+    @cached_property
+    def _sums(self) -> _Sums:
+        # The width of some extractors' features is known when they are loaded.
+        return _Sums(_Given(self.extractor.dim), reset_real_features=False)
+
     def _count(self, which: str) -> int:
-        count: Tensor = getattr(self._sums, f"{which}_features_num_samples").clone()
-        if _processes() > 1:
-            distributed.all_reduce(count)
-        return int(count)
+        return int(sum_over_processes(getattr(self._sums, f"{which}_features_num_samples")))
 
     def _all_kept(self, real: bool) -> Float[Tensor, "n f"]:
         own = torch.cat([torch.zeros(0, self.extractor.dim), *self._kept[real]])
-        if _processes() == 1:
-            return own
-        parts = gather_all_tensors(own.to(self._sums.device))
-        return torch.cat([part.cpu() for part in parts])
+        return all_rows(own, self._sums.device)
 
     # ------------------------------------------------------------------ statistics of real images
 
@@ -123,43 +113,16 @@ class FrechetDistance(ImageMetric):
         for name in _REAL:
             getattr(self._sums, name).zero_()
 
-    def _file(self, key: str) -> Path:
-        digest = hashlib.sha256(
-            f"{self.extractor.fingerprint} {key} {self.kernel_images}".encode()
-        ).hexdigest()[:24]
-        return cache_dir() / "real" / f"{self.extractor.name}-{digest}.pt"
-
-    def _load_real(self, key: str) -> bool:
-        """The first process takes over what the file holds, for all of them."""
-        found = False
-        if _rank() == 0 and self._file(key).is_file():
-            try:
-                kept = torch.load(self._file(key), map_location="cpu", weights_only=True)
-                self._take_real(kept)
-                found = True
-            except Exception as error:  # of many kinds, by where the damage is; it is made anew
-                log.warning("%s is damaged (%s): computing it anew", self._file(key), type(error).__name__)
-                self._forget_real()
-        answer = [found]
-        if _processes() > 1:
-            distributed.broadcast_object_list(answer, src=0)
-        return answer[0]
-
-    def _take_real(self, kept: dict[str, Tensor]) -> None:
+    def _take_real(self, held: dict[str, Tensor]) -> None:
         for name in _REAL:
-            getattr(self._sums, name).copy_(kept[name])
-        self._kept[True] = [kept["features"]]
+            getattr(self._sums, name).copy_(held[name])
+        self._kept[True] = [held["features"]]
 
     def _save_real(self, key: str) -> None:
         features = self._all_kept(True)
         self._sums.sync()
-        if _rank() == 0:
-            totals = {name: getattr(self._sums, name).cpu() for name in _REAL}
-            try:
-                with written_whole(self._file(key)) as file:
-                    torch.save({**totals, "features": features}, file)
-            except (OSError, UserError) as error:  # only time is lost
-                log.warning("statistics of real images are not kept: %s", error)
+        totals = {name: getattr(self._sums, name).cpu() for name in _REAL}
+        self._statistics.write(key, {**totals, "features": features})
         if self._sums._is_synced:
             self._sums.unsync()
 
@@ -190,11 +153,3 @@ class _Given(nn.Module):
 
     def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
         return features
-
-
-def _processes() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def _rank() -> int:
-    return distributed.get_rank() if _processes() > 1 else 0

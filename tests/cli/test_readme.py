@@ -29,6 +29,7 @@ SMALL = (
 SHORTER = {
     "make quickstart": "MINUTES=0.05",
     "make test": "TESTS='tests/cli/test_help.py -q'",
+    "imagen-pl evaluate": "--split composition --num_images 20 --train_images 20 --distractors 4",
     "imagen-pl fit --config configs/experiment/folder64.yaml": f"{SMALL} --data.val_fraction 0.2",
     "imagen-pl fit --config runs/photos/config.yaml": "--trainer.max_steps 8",
     "imagen-pl fit --config configs/experiment/coco256.yaml": f"{SMALL} "

@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "trained": LEAVES | {"checkpoints", "generators.base", "runs"},
     "data": LEAVES | {"schedules", "types", "pictures"},
     "data.augment": set(),
-    "metrics": LEAVES | {"backbones", "files", "types"},
+    "metrics": LEAVES | {"backbones", "dual_encoders", "files", "pretrained", "types"},
     "validation": {"metrics", "types"},
     "ema": {"generators.base"},
     "reporting": set(),
@@ -71,6 +71,19 @@ ALLOWED: dict[str, set[str]] = {
     "inference": LEAVES
     | {"", "checkpoints", "files", "generators.base", "latents", "pictures", "text", "trained", "types"},
     "sampling": LEAVES | {"inference", "pictures", "prompts"},
+    "evaluation_report": {"metrics.evaluation", "metrics.retrieval"},
+    "evaluating": LEAVES
+    | {
+        "",
+        "arguments",
+        "data",
+        "dual_encoders",
+        "evaluation_report",
+        "files",
+        "inference",
+        "metrics",
+        "pictures",
+    },
     "fitting": LEAVES | {"arguments", "callbacks", "checkpoints", "data", "runs", "system"},
     "captioner_training": LEAVES | {"data", "files", "latents", "schedules", "text", "types"},
     "captioner_fitting": LEAVES
@@ -87,7 +100,17 @@ ALLOWED: dict[str, set[str]] = {
         "types",
     },
     "cli": LEAVES
-    | {"", "callbacks", "captioner_fitting", "data", "describing", "fitting", "runs", "sampling"},
+    | {
+        "",
+        "callbacks",
+        "captioner_fitting",
+        "data",
+        "describing",
+        "evaluating",
+        "fitting",
+        "runs",
+        "sampling",
+    },
 }
 # These watch the system at work and are handed it, so they know its type; loading them must not load it.
 KNOW_THE_SYSTEM = {"callbacks", "reporting"}

@@ -1,0 +1,163 @@
+"""Every score of a set of pictures by one network's features, once all of them are in memory.
+
+Axes: n pictures, m real images, t training images, p prompts, k pictures a prompt, f features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imagen_pl.errors import UserError
+from imagen_pl.metrics.distances import frechet_distance, gaussian_discrepancy, kernel_distance
+from imagen_pl.metrics.extractors import Extractor
+from imagen_pl.metrics.manifolds import density_and_coverage, nearest, precision_and_recall
+from imagen_pl.metrics.retrieval import Retrieval, retrieval_accuracy
+
+T = TypeVar("T")
+_NEAR = 0.01  # of real images, how many count as near to a training image
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """How near pictures come to training images, held against how near unseen real images come.
+
+    ratio: median distance of a picture to its nearest training image, by that of a held-out real image.
+        Far below 1, pictures are copies.
+    near: share of pictures that are nearer than all but 1% of the held-out real images.
+    """
+
+    ratio: float
+    near: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores in one network's features. What cannot be told is None.
+
+    frechet, kernel: distances to the real images of the split; FID and KID with Inception alone.
+    mmd: Gaussian discrepancy; CMMD with the CLIP that defines it alone.
+    precision, recall, density, coverage: see imagen_pl.metrics.manifolds.
+    retrieval, shuffled: the right real image among those of the same style; with captions shuffled.
+    diversity: how far pictures of one prompt are from each other, by how far real images of different
+        captions are: 0 for one picture a prompt.
+    memorisation: against the training images.
+    frechet_of_halves: what one half of the real images scores against the other: sampling alone, and the
+        measure of how far `frechet` can be believed.
+    """
+
+    extractor: str
+    pictures: int
+    real: int
+    frechet: float
+    kernel: float
+    mmd: float
+    precision: float | None
+    recall: float | None
+    density: float | None
+    coverage: float | None
+    retrieval: Retrieval | None
+    shuffled: Retrieval | None
+    diversity: float | None
+    memorisation: Memorisation | None
+    frechet_of_halves: float | None
+
+
+def evaluate_features(
+    extractor: Extractor,
+    *,
+    pictures: Float[Tensor, "n f"],
+    paired: Float[Tensor, "n f"],
+    real: Float[Tensor, "m f"],
+    subjects: Sequence[str],
+    styles: Sequence[str],
+    several: Float[Tensor, "p k f"] | None = None,
+    train: Float[Tensor, "t f"] | None = None,
+    distractors: int = 99,
+    seed: int = 0,
+) -> Evaluation:
+    """All scores.
+
+    Args:
+        extractor: whose features they are.
+        pictures: one for each caption that was asked for.
+        paired: the real image of each of these captions.
+        real: all real images of the split.
+        subjects, styles: of the captions.
+        several: k pictures each of some prompts.
+        train: training images, where the split is held out.
+        distractors: in retrieval.
+        seed: of distractors and halves.
+
+    Raises:
+        UserError: there are fewer than 2 pictures or real images.
+    """
+    if min(len(pictures), len(real)) < 2:
+        raise UserError(
+            f"{len(pictures)} pictures and {len(real)} real images are too few to compare: give at least 2, "
+            "better 1,000"
+        )
+    precision, recall = _or_none(precision_and_recall, real, pictures) or (None, None)
+    density, covered = _or_none(density_and_coverage, real, pictures) or (None, None)
+    found, shuffled = (
+        _or_none(
+            retrieval_accuracy, pictures, paired, subjects, styles,
+            seed=seed, distractors=distractors, shuffled=shuffle,
+        )
+        for shuffle in (False, True)
+    )  # fmt: skip
+    return Evaluation(
+        extractor=extractor.name,
+        pictures=len(pictures),
+        real=len(real),
+        frechet=frechet_distance(real, pictures),
+        kernel=kernel_distance(real, pictures),
+        mmd=gaussian_discrepancy(real, pictures),
+        precision=precision,
+        recall=recall,
+        density=density,
+        coverage=covered,
+        retrieval=found,
+        shuffled=shuffled,
+        diversity=None if several is None else diversity(several, paired),
+        memorisation=None if train is None else memorisation(pictures, real, train),
+        frechet_of_halves=_halves(real, seed),
+    )
+
+
+def diversity(several: Float[Tensor, "p k f"], real: Float[Tensor, "n f"]) -> float:
+    """Mean distance of two pictures of one prompt, by that of two real images of different captions."""
+    within = [torch.pdist(pictures.double()).mean() for pictures in several]
+    return float(torch.stack(within).mean() / torch.pdist(real.double()).mean())
+
+
+def memorisation(
+    pictures: Float[Tensor, "n f"], held_out: Float[Tensor, "m f"], train: Float[Tensor, "t f"]
+) -> Memorisation:
+    """How near pictures come to training images, held against how near held-out real images come."""
+    drawn, unseen = nearest(pictures, train), nearest(held_out, train)
+    limit = unseen.quantile(_NEAR)
+    return Memorisation(
+        ratio=float(drawn.median() / unseen.median()), near=float((drawn < limit).double().mean())
+    )
+
+
+def _halves(real: Float[Tensor, "m f"], seed: int) -> float | None:
+    if len(real) < 4:
+        return None
+    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
+    first, second = real[order].tensor_split(2)
+    return frechet_distance(first, second)
+
+
+def _or_none(score: Callable[..., T], *features: Any, **settings: Any) -> T | None:
+    """None where there are too few images for it."""
+    try:
+        return score(*features, **settings)
+    except UserError:
+        return None

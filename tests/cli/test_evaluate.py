@@ -1,0 +1,107 @@
+"""`imagen-pl evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from imagen_pl import load
+from imagen_pl.cli import main
+from tests.cli.conftest import Tiny
+from tests.unit.text_fixtures import save_clip
+
+
+@pytest.fixture
+def evaluated(trained: Tiny) -> list[str]:
+    """Arguments that evaluate the tiny run, in its working folder."""
+    return ["evaluate", str(trained.run), "--split", "train", "--distractors", "3"]
+
+
+def test_scores_report_and_sheet(evaluated: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*evaluated, "--out", "found"]) == 0
+    told = capsys.readouterr().out
+    found = json.loads(Path("found/evaluation.json").read_text())
+
+    assert found["split"] == "train"
+    assert found["resolution"] == 8
+    (scores,) = found["scores"]
+    assert scores["extractor"] == "efficientnet_lite0"
+    assert scores["frechet"] > 0
+    assert 0 <= scores["precision"] <= 1
+    assert scores["retrieval"]["candidates"] == 4
+    assert scores["memorisation"] is None  # the split is the training images themselves
+    assert Path("found/evaluation.md").read_text().strip() in told
+    assert "| Fréchet distance (less is better) |" in told
+    assert "pictures are few" in told
+    assert "of the split train at 8 px, seed 0" in told
+    with Image.open("found/evaluation.png") as sheet:
+        assert min(sheet.size) > 100
+
+
+def test_the_same_twice(evaluated: list[str]) -> None:
+    """The second time real images' features come from the cache."""
+    for out in ("first", "second"):
+        assert main([*evaluated, "--out", out]) == 0
+    assert Path("first/evaluation.json").read_text() == Path("second/evaluation.json").read_text()
+    assert main([*evaluated, "--out", "third", "--seed", "1"]) == 0
+    assert Path("third/evaluation.json").read_text() != Path("first/evaluation.json").read_text()
+
+
+def test_held_out_images_are_those_of_training(trained: Tiny, photos: Path) -> None:
+    """A folder has no split: the same images are held out as in training, by their names."""
+    assert main(["evaluate", str(trained.run), "--val_fraction", "0.25", "--data", str(photos)]) == 0
+    found = json.loads(Path("evaluation/evaluation.json").read_text())
+    assert found["split"] == "validation"
+    assert 2 <= found["real_images"] < 12
+    assert found["scores"][0]["memorisation"]["ratio"] > 0
+
+
+def test_a_release_and_a_clip(evaluated: list[str], trained: Tiny, tmp_path: Path) -> None:
+    load(trained.run).save("release")
+    clip = save_clip(tmp_path / "clip")
+    words = ["evaluate", "release", *evaluated[2:], "--clip", str(clip)]
+    assert main([*words, "--extractors", "efficientnet_lite1"]) == 0
+    found = json.loads(Path("evaluation/evaluation.json").read_text())
+    assert [each["extractor"] for each in found["scores"]] == ["efficientnet_lite1", "clip"]
+    assert 0 <= found["clip_score"] <= 100
+    assert "CLIP score" in Path("evaluation/evaluation.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--num_images", "1"], "--num_images 1 must be 2 or more"),
+        (["--truncation", "2"], "--truncation 2.0 is not between 0 and 1"),
+        (["--val_fraction", "0"], "--val_fraction 0.0 is not above 0"),
+        (["--data", "nowhere"], "nowhere does not exist: check the path"),
+        (["--split", "tests"], "has no split tests: it has train"),
+        (["--extractors", "no/such-network"], "no/such-network"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], said: str, evaluated: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*evaluated, *words]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.strip().count("\n") == 0
+
+
+def test_a_teacher_is_refused(
+    evaluated: list[str], trained: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = load(trained.run).save("release")
+    described = json.loads((release / "config.json").read_text())
+    (release / "config.json").write_text(json.dumps({**described, "taught_by": ["efficientnet_lite0"]}))
+    words = ["evaluate", "release", *evaluated[2:]]
+    assert main([*words, "--extractors", "efficientnet_lite0"]) == 2
+    assert "what taught a model must not score it: use --extractors efficientnet_lite1" in (
+        capsys.readouterr().err
+    )
+    assert main(words) == 0
+    assert json.loads(Path("evaluation/evaluation.json").read_text())["scores"][0]["extractor"] == (
+        "efficientnet_lite1"
+    )
