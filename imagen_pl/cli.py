@@ -5,14 +5,13 @@ Heavy imports stand inside the verbs, so that --help answers at once.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
-from imagen_pl import __version__
+from imagen_pl import __version__, parsers
 from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.runs import is_main_process
 
@@ -25,6 +24,8 @@ verbs:
   fit            train a model by a configuration file
   validate       score a checkpoint of a run
   sample         draw pictures for prompts
+  interpolate    go from one prompt to the next in a film
+  edit           keep the latent and change the words, side by side
   evaluate       score a model's pictures: distances, coverage, retrieval, memorisation
   data           rebuild the shipped emoji, or look into a data set
   caption        say what pictures show
@@ -38,6 +39,8 @@ examples:
   imagen-pl validate --config runs/photos/config.yaml --ckpt_path best
   imagen-pl sample runs/quickstart "a red heart, fluent style" --num_images 4 --seed 7 --out hearts.png
   imagen-pl sample runs/quickstart --prompts prompts.csv --out pictures/
+  imagen-pl interpolate runs/quickstart "red heart, noto style" "blue square, noto style" --out film.gif
+  imagen-pl edit runs/quickstart "red heart, fluent style" --to "blue heart, fluent style" --out edit.png
   imagen-pl evaluate runs/quickstart --out evaluation/
   imagen-pl data inspect my_photos/
   imagen-pl fit-captioner --config configs/captioner.yaml
@@ -59,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fit": _train,
         "validate": _train,
         "sample": _sample,
+        "interpolate": _interpolate,
+        "edit": _edit,
         "evaluate": _evaluate,
         "data": _data,
         "caption": _caption,
@@ -130,7 +135,7 @@ def _train(words: list[str]) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------- data
+# ---------------------------------------------------------------------- the other verbs
 
 
 def _data(words: list[str]) -> int:
@@ -139,141 +144,34 @@ def _data(words: list[str]) -> int:
     return data(words[1:]) or 0
 
 
-# ---------------------------------------------------------------------- sample
-
-
 def _sample(words: list[str]) -> int:
     from imagen_pl.sampling import sample
 
-    return sample(_sample_parser().parse_args(words[1:]))
+    return sample(parsers.sample_parser().parse_args(words[1:]))
 
 
-def _sample_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl sample",
-        description="Draw pictures for prompts. A picture is decided by its prompt and its seed.",
-        epilog=(
-            "A file of prompts is .txt (one a line), .csv or .jsonl (field `prompt`; a field `seed` "
-            "overrules --seed). --out DIR then gets one PNG a prompt and a metadata.jsonl with file_name, "
-            "prompt, seed and every other field of the row, so that DIR is itself a data set to train on."
-        ),
-    )
-    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
-    parser.add_argument("prompt", nargs="*", help="what to draw; a row of the grid each")
-    parser.add_argument("--prompts", metavar="FILE", help="read the prompts from a .txt, .csv or .jsonl file")
-    parser.add_argument("--num_images", type=int, default=1, metavar="N", help="pictures each (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first picture (default: 0)")
-    parser.add_argument(
-        "--truncation",
-        type=float,
-        default=1.0,
-        metavar="T",
-        help="0 to 1; less than 1 gives more typical, less varied pictures (default: 1)",
-    )
-    parser.add_argument(
-        "--out", metavar="PATH", help="the grid's file (default: sample.png); with --prompts, a folder"
-    )
-    parser.add_argument("--plain", action="store_true", help="leave the prompts out of the grid")
-    parser.add_argument("--singles", metavar="DIR", help="write each picture to a file here as well")
-    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
-    return parser
+def _interpolate(words: list[str]) -> int:
+    from imagen_pl.editing import film
+
+    return film(parsers.interpolate_parser().parse_args(words[1:]))
 
 
-# ---------------------------------------------------------------------- evaluate
+def _edit(words: list[str]) -> int:
+    from imagen_pl.editing import edit
+
+    return edit(parsers.edit_parser().parse_args(words[1:]))
 
 
 def _evaluate(words: list[str]) -> int:
     from imagen_pl.evaluating import evaluate
 
-    return evaluate(_evaluate_parser().parse_args(words[1:]))
-
-
-def _evaluate_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl evaluate",
-        description="Score a model's pictures against real images, and write JSON, Markdown and a sheet.",
-        epilog=(
-            "Of near-alike images (data.balance_groups) one each is taken. What is known of the real images "
-            "is kept in the package's cache. Networks that taught the model are refused."
-        ),
-    )
-    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
-    parser.add_argument(
-        "--data", help="as `imagen-pl data inspect` takes it (default: what the model was trained on)"
-    )
-    parser.add_argument("--split", help="of the data (default: test where there is one, else validation)")
-    parser.add_argument(
-        "--val_fraction",
-        type=float,
-        default=0.05,
-        metavar="F",
-        help="as data.val_fraction in training, where no split is held out (default: 0.05)",
-    )
-    parser.add_argument(
-        "--num_images", type=int, default=1000, metavar="N", help="captions to draw (default: 1000)"
-    )
-    parser.add_argument(
-        "--train_images",
-        type=int,
-        default=10_000,
-        metavar="N",
-        help="training images to look for copies among; 0 looks for none (default: 10000)",
-    )
-    parser.add_argument(
-        "--extractors",
-        nargs="+",
-        metavar="NAME",
-        help="efficientnet_lite0, efficientnet_lite1, inception_v3 (FID), or a network of transformers by "
-        "its hub name or folder, as facebook/dinov2-small (default: one that ships and did not teach)",
-    )
-    parser.add_argument("--clip", metavar="NAME", help="CLIP or its like, by hub name or folder: CLIP score")
-    parser.add_argument(
-        "--fid_weights", metavar="FILE", help="Inception's weights, where there is no network"
-    )
-    parser.add_argument("--distractors", type=int, default=99, metavar="N", help="in retrieval (default: 99)")
-    parser.add_argument(
-        "--style_after",
-        default=", ",
-        metavar="TEXT",
-        help='parts the style from a caption, as in "red heart, noto style" (default: ", ")',
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of captions and pictures (default: 0)")
-    parser.add_argument("--truncation", type=float, default=1.0, metavar="T", help="0 to 1 (default: 1)")
-    parser.add_argument("--out", default="evaluation", metavar="DIR", help="folder (default: evaluation)")
-    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
-    return parser
-
-
-# ---------------------------------------------------------------------- caption, fit-captioner
+    return evaluate(parsers.evaluate_parser().parse_args(words[1:]))
 
 
 def _caption(words: list[str]) -> int:
     from imagen_pl.describing import describe
 
-    return describe(_caption_parser().parse_args(words[1:]))
-
-
-def _caption_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl caption",
-        description="Say what pictures show. A drawn caption is decided by its picture and its seed.",
-    )
-    parser.add_argument("model", help="a captioner's folder, or a run or .ckpt that was trained with one")
-    parser.add_argument("image", nargs="+", help="a picture")
-    parser.add_argument(
-        "--num_beams",
-        type=int,
-        default=1,
-        metavar="N",
-        help="beginnings to keep; more find likelier captions",
-    )
-    parser.add_argument(
-        "--num_captions", type=int, metavar="N", help="draw so many each, instead of the likeliest one"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the first caption drawn (default: 0)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line: image, caption, seed")
-    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
-    return parser
+    return describe(parsers.caption_parser().parse_args(words[1:]))
 
 
 def _fit_captioner(words: list[str]) -> int:

@@ -1,14 +1,17 @@
-"""Sheets of pictures with their captions."""
+"""Pictures: to and from tensors, in sheets with captions, in files that say where they come from."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 _MARGIN = 6
@@ -74,6 +77,26 @@ def labelled_grid(
         for n, line in enumerate(lines):
             draw.text((left, top + height + 1 + n * line_height), line, fill="#222222", font=face)
     return sheet
+
+
+def save_picture(picture: Image.Image, file: Path, facts: Mapping[str, object]) -> None:
+    """Write a picture, and in it where it comes from.
+
+    Args:
+        picture: of any kind that the file's can hold.
+        file: .png keeps the facts as text chunks, one each; .webp and .jpg as JSON in EXIF's
+            ImageDescription.
+        facts: as its prompt, seed and model.
+    """
+    if file.suffix.lower() == ".png":
+        chunks = PngInfo()
+        for name, value in facts.items():
+            chunks.add_itxt(name, str(value))
+        picture.save(file, pnginfo=chunks)
+        return
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = json.dumps(dict(facts))
+    picture.save(file, exif=exif, quality=95)
 
 
 def wrap(label: str, width: int, face: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:

@@ -1,4 +1,4 @@
-"""`imagen-pl sample`: prompts, on the line or in a file, to PNG files."""
+"""`imagen-pl sample`: prompts, on the line or in a file, to pictures in files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import imagen_pl
 from imagen_pl.errors import UserError
 from imagen_pl.inference import TextToImage, load
-from imagen_pl.pictures import labelled_grid, strip
+from imagen_pl.pictures import labelled_grid, save_picture, strip
 from imagen_pl.prompts import Prompt, read_prompts
 
 T = TypeVar("T")
@@ -40,27 +41,41 @@ def _check_line(arguments: argparse.Namespace) -> None:
     if not arguments.prompt:
         raise UserError('name at least one prompt, as "a red heart, fluent style", or a file with --prompts')
     _check_number(arguments)
-    out = Path(arguments.out or "sample.png")
-    if out.is_dir() or out.suffix.lower() != ".png":
-        raise UserError(f"--out {out} must be a .png file, unless --prompts names a file of prompts")
+    check_picture(Path(arguments.out or "sample.png"), "unless --prompts names a file of prompts")
+
+
+def check_picture(out: Path, unless: str = "") -> None:
+    """Raise UserError where --out is no file for a picture."""
+    if out.is_dir() or out.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
+        raise UserError(f"--out {out} must be a .png, .webp or .jpg file{', ' + unless if unless else ''}")
 
 
 def _grid(model: TextToImage, arguments: argparse.Namespace) -> None:
     out = Path(arguments.out or "sample.png")
     pairs = [(p, arguments.seed + k) for p in arguments.prompt for k in range(arguments.num_images)]
-    pictures = list(_watched(model.draw(pairs, arguments.truncation), len(pairs)))
+    pictures = list(watched(model.draw(pairs, arguments.truncation), len(pairs)))
     n = arguments.num_images
     rows = [strip(pictures[i : i + n], smallest=128) for i in range(0, len(pictures), n)]
     labels = [""] * len(rows) if arguments.plain else arguments.prompt
     out.parent.mkdir(parents=True, exist_ok=True)
-    labelled_grid(rows, labels, columns=1).save(out)
-    print(f"{out}: {_count(len(pictures))} of {model.resolution} px, seeds from {arguments.seed}")
+    about = facts(model, arguments)
+    prompts = "\n".join(arguments.prompt)
+    save_picture(
+        labelled_grid(rows, labels, columns=1), out, {"prompt": prompts, "seed": arguments.seed, **about}
+    )
+    told = _Told(arguments.json)
+    told.add(f"{out}: {_count(len(pictures))} of {model.resolution} px, seeds from {arguments.seed}")
     if arguments.singles:
         folder = Path(arguments.singles)
         folder.mkdir(parents=True, exist_ok=True)
-        for i, picture in enumerate(pictures):
-            picture.save(folder / _file_name(i // n, i % n, n))
-        print(f"{folder}: one file a picture")
+        for i, (picture, (prompt, seed)) in enumerate(zip(pictures, pairs, strict=True)):
+            file = folder / _file_name(i // n, i % n, n, arguments.format)
+            save_picture(picture, file, {"prompt": prompt, "seed": seed, **about})
+            told.file(file, prompt, seed)
+        told.add(f"{folder}: one file a picture")
+    else:
+        for prompt in arguments.prompt:
+            told.file(out, prompt, arguments.seed)
 
 
 # ---------------------------------------------------------------------- prompts in a file
@@ -75,7 +90,7 @@ def _check_file(arguments: argparse.Namespace) -> tuple[list[Prompt], Path]:
     if arguments.out is None:
         raise UserError("--prompts writes a folder: name it with --out DIR")
     out = Path(arguments.out)
-    if out.is_file() or out.suffix.lower() == ".png":
+    if out.is_file() or out.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg"):
         raise UserError(f"--out {out} must be a folder where --prompts names a file of prompts")
     if (out / "metadata.jsonl").exists():
         raise UserError(f"--out {out} already holds a metadata.jsonl: name another folder")
@@ -89,13 +104,15 @@ def _folder(model: TextToImage, prompts: list[Prompt], out: Path, arguments: arg
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
     out.mkdir(parents=True, exist_ok=True)
     with (out / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-        drawn = _watched(model.draw(pairs, arguments.truncation), len(pairs))
+        drawn = watched(model.draw(pairs, arguments.truncation), len(pairs))
+        about, told = facts(model, arguments), _Told(arguments.json)
         for i, (picture, (text, seed)) in enumerate(zip(drawn, pairs, strict=True)):
-            name = _file_name(i // n, i % n, n)
-            picture.save(out / name)
+            name = _file_name(i // n, i % n, n, arguments.format)
+            save_picture(picture, out / name, {"prompt": text, "seed": seed, **about})
+            told.file(out / name, text, seed)
             row = {"file_name": name, "prompt": text, "seed": seed, **prompts[i // n].fields}
             metadata.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(f"{out}: {_count(len(pairs))} of {model.resolution} px and metadata.jsonl")
+    told.add(f"{out}: {_count(len(pairs))} of {model.resolution} px and metadata.jsonl")
 
 
 # ---------------------------------------------------------------------- both
@@ -112,11 +129,40 @@ def _count(pictures: int) -> str:
     return f"{pictures:,} picture{'s' * (pictures != 1)}"
 
 
-def _file_name(row: int, k: int, num_images: int) -> str:
-    return f"{row:06d}.png" if num_images == 1 else f"{row:06d}-{k}.png"
+def _file_name(row: int, k: int, num_images: int, kind: str) -> str:
+    return f"{row:06d}.{kind}" if num_images == 1 else f"{row:06d}-{k}.{kind}"
 
 
-def _watched(pictures: Iterable[T], total: int) -> Iterator[T]:
+class _Told:
+    """What is printed: lines for people, or a JSON object a picture for programs.
+
+    Args:
+        json: the latter.
+    """
+
+    def __init__(self, json: bool) -> None:
+        self.json = json
+
+    def add(self, line: str) -> None:
+        if not self.json:
+            print(line)
+
+    def file(self, file: Path, prompt: str, seed: int) -> None:
+        if self.json:
+            print(json.dumps({"file": str(file), "prompt": prompt, "seed": seed}, ensure_ascii=False))
+
+
+def facts(model: TextToImage, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where a picture comes from, besides its prompt and seed."""
+    return {
+        "model": arguments.model,
+        "images_seen": model.description.get("images_seen", ""),
+        "truncation": arguments.truncation,
+        "software": f"imagen_pl {imagen_pl.__version__}",
+    }
+
+
+def watched(pictures: Iterable[T], total: int) -> Iterator[T]:
     """The same, with a progress bar once it takes more than two seconds."""
     from tqdm import tqdm
 

@@ -8,7 +8,17 @@ def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) 
     for words in ([], ["--help"], ["-h"]):
         assert main(words) == 0
         assert capsys.readouterr().out == HELP
-    for verb in ("fit", "validate", "sample", "evaluate", "data", "caption", "fit-captioner"):
+    for verb in (
+        "fit",
+        "validate",
+        "sample",
+        "interpolate",
+        "edit",
+        "evaluate",
+        "data",
+        "caption",
+        "fit-captioner",
+    ):
         assert f"imagen-pl {verb} " in HELP
 
 
@@ -20,7 +30,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: unknown verb 'train': use fit, validate, sample, evaluate, data"
+        "error: unknown verb 'train': use fit, validate, sample, interpolate, edit, evaluate, data"
     )
 
 

@@ -70,7 +70,10 @@ ALLOWED: dict[str, set[str]] = {
     "callbacks": LEAVES | {"files", "pictures", "runs", "schedules", "types"},
     "inference": LEAVES
     | {"", "checkpoints", "files", "generators.base", "latents", "pictures", "text", "trained", "types"},
-    "sampling": LEAVES | {"inference", "pictures", "prompts"},
+    "sampling": LEAVES | {"", "inference", "pictures", "prompts"},
+    "films": LEAVES | {"files", "pictures"},
+    "interpolation": LEAVES | {"inference", "latents", "pictures", "types"},
+    "editing": LEAVES | {"films", "inference", "interpolation", "pictures", "sampling"},
     "evaluation_report": {"metrics.evaluation", "metrics.retrieval"},
     "evaluating": LEAVES
     | {
@@ -99,13 +102,16 @@ ALLOWED: dict[str, set[str]] = {
         "text",
         "types",
     },
+    "parsers": set(),
     "cli": LEAVES
     | {
         "",
+        "parsers",
         "callbacks",
         "captioner_fitting",
         "data",
         "describing",
+        "editing",
         "evaluating",
         "fitting",
         "runs",

@@ -1,0 +1,162 @@
+"""What the verbs that do not train take on the command line; it imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def sample_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl sample",
+        description="Draw pictures for prompts. A picture is decided by its prompt and its seed.",
+        epilog=(
+            "A file of prompts is .txt (one a line), .csv or .jsonl (field `prompt`; a field `seed` "
+            "overrules --seed). --out DIR then gets one PNG a prompt and a metadata.jsonl with file_name, "
+            "prompt, seed and every other field of the row, so that DIR is itself a data set to train on."
+        ),
+    )
+    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    parser.add_argument("prompt", nargs="*", help="what to draw; a row of the grid each")
+    parser.add_argument("--prompts", metavar="FILE", help="read the prompts from a .txt, .csv or .jsonl file")
+    parser.add_argument("--num_images", type=int, default=1, metavar="N", help="pictures each (default: 1)")
+    parser.add_argument(
+        "--out", metavar="PATH", help="the grid's file (default: sample.png); with --prompts, a folder"
+    )
+    parser.add_argument(
+        "--format", choices=("png", "webp", "jpg"), default="png", help="of single pictures (default: png)"
+    )
+    parser.add_argument("--plain", action="store_true", help="leave the prompts out of the grid")
+    parser.add_argument("--singles", metavar="DIR", help="write each picture to a file here as well")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object a picture: file, prompt, seed"
+    )
+    _add_drawing(parser)
+    return parser
+
+
+def interpolate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl interpolate",
+        description="Go from one prompt to the next, or from one latent to the next, in a film.",
+        epilog="The first and the last frame of a stretch are the pictures that `sample` draws.",
+    )
+    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    parser.add_argument("prompt", nargs="+", help="where to go, in this order")
+    parser.add_argument(
+        "--num_latents", type=int, default=1, metavar="N", help="latents of each prompt (default: 1)"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=24, metavar="N", help="from one to the next (default: 24)"
+    )
+    parser.add_argument("--fps", type=float, default=12.0, metavar="N", help="frames a second (default: 12)")
+    parser.add_argument("--loop", action="store_true", help="go back to the first, and on for ever")
+    parser.add_argument(
+        "--out", default="film.gif", metavar="FILE", help=".gif, .webp or .mp4 (default: film.gif)"
+    )
+    _add_drawing(parser)
+    return parser
+
+
+def edit_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl edit", description="Keep the latent and change the words: pictures side by side."
+    )
+    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    parser.add_argument("prompt", help="before")
+    parser.add_argument("--to", nargs="+", required=True, metavar="PROMPT", help="after; a column each")
+    parser.add_argument("--num_images", type=int, default=4, metavar="N", help="latents (default: 4)")
+    parser.add_argument(
+        "--out", default="edit.png", metavar="FILE", help=".png, .webp or .jpg (default: edit.png)"
+    )
+    _add_drawing(parser)
+    return parser
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl evaluate",
+        description="Score a model's pictures against real images, and write JSON, Markdown and a sheet.",
+        epilog=(
+            "Of near-alike images (data.balance_groups) one each is taken. What is known of the real images "
+            "is kept in the package's cache. Networks that taught the model are refused."
+        ),
+    )
+    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    parser.add_argument(
+        "--data", help="as `imagen-pl data inspect` takes it (default: what the model was trained on)"
+    )
+    parser.add_argument("--split", help="of the data (default: test where there is one, else validation)")
+    parser.add_argument(
+        "--val_fraction",
+        type=float,
+        default=0.05,
+        metavar="F",
+        help="as data.val_fraction in training, where no split is held out (default: 0.05)",
+    )
+    parser.add_argument(
+        "--num_images", type=int, default=1000, metavar="N", help="captions to draw (default: 1000)"
+    )
+    parser.add_argument(
+        "--train_images",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="training images to look for copies among; 0 looks for none (default: 10000)",
+    )
+    parser.add_argument(
+        "--extractors",
+        nargs="+",
+        metavar="NAME",
+        help="efficientnet_lite0, efficientnet_lite1, inception_v3 (FID), or a network of transformers by "
+        "its hub name or folder, as facebook/dinov2-small (default: one that ships and did not teach)",
+    )
+    parser.add_argument("--clip", metavar="NAME", help="CLIP or its like, by hub name or folder: CLIP score")
+    parser.add_argument(
+        "--fid_weights", metavar="FILE", help="Inception's weights, where there is no network"
+    )
+    parser.add_argument("--distractors", type=int, default=99, metavar="N", help="in retrieval (default: 99)")
+    parser.add_argument(
+        "--style_after",
+        default=", ",
+        metavar="TEXT",
+        help='parts the style from a caption, as in "red heart, noto style" (default: ", ")',
+    )
+    parser.add_argument("--out", default="evaluation", metavar="DIR", help="folder (default: evaluation)")
+    _add_drawing(parser)
+    return parser
+
+
+def caption_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl caption",
+        description="Say what pictures show. A drawn caption is decided by its picture and its seed.",
+    )
+    parser.add_argument("model", help="a captioner's folder, or a run or .ckpt that was trained with one")
+    parser.add_argument("image", nargs="+", help="a picture")
+    parser.add_argument(
+        "--num_beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="beginnings to keep; more find likelier captions",
+    )
+    parser.add_argument(
+        "--num_captions", type=int, metavar="N", help="draw so many each, instead of the likeliest one"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first caption drawn (default: 0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: image, caption, seed")
+    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
+    return parser
+
+
+def _add_drawing(parser: argparse.ArgumentParser) -> None:
+    """What every verb that draws takes."""
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture (default: 0)")
+    parser.add_argument(
+        "--truncation",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="0 to 1; less than 1 gives more typical, less varied pictures (default: 1)",
+    )
+    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
