@@ -27,6 +27,7 @@ verbs:
   interpolate    go from one prompt to the next in a film
   edit           keep the latent and change the words, side by side
   evaluate       score a model's pictures: distances, coverage, retrieval, memorisation
+  export         write a model for other programs: safetensors, ONNX, torch.export
   data           rebuild the shipped emoji, or look into a data set
   caption        say what pictures show
   fit-captioner  train the network that says it, by itself
@@ -42,6 +43,7 @@ examples:
   imagen-pl interpolate runs/quickstart "red heart, noto style" "blue square, noto style" --out film.gif
   imagen-pl edit runs/quickstart "red heart, fluent style" --to "blue heart, fluent style" --out edit.png
   imagen-pl evaluate runs/quickstart --out evaluation/
+  imagen-pl export runs/quickstart --to onnx --out onnx/
   imagen-pl data inspect my_photos/
   imagen-pl fit-captioner --config configs/captioner.yaml
   imagen-pl caption runs/captioner picture.png
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "interpolate": _interpolate,
         "edit": _edit,
         "evaluate": _evaluate,
+        "export": _export,
         "data": _data,
         "caption": _caption,
         "fit-captioner": _fit_captioner,
@@ -166,6 +169,12 @@ def _evaluate(words: list[str]) -> int:
     from imagen_pl.evaluating import evaluate
 
     return evaluate(parsers.evaluate_parser().parse_args(words[1:]))
+
+
+def _export(words: list[str]) -> int:
+    from imagen_pl.exporting import export
+
+    return export(parsers.export_parser().parse_args(words[1:]))
 
 
 def _caption(words: list[str]) -> int:

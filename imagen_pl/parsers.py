@@ -126,6 +126,24 @@ def evaluate_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def export_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl export",
+        description="Write a model for other programs, and hold it against the original.",
+        epilog=(
+            "onnx and torch-export hold the generator and the text encoder, any number of captions at once, "
+            "the tokenizer, and a README.md with the few lines of code that draw."
+        ),
+    )
+    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    parser.add_argument(
+        "--to", choices=("safetensors", "onnx", "torch-export"), required=True, help="kind of files"
+    )
+    parser.add_argument("--half", action="store_true", help="safetensors of half the size, in float16")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    return parser
+
+
 def caption_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imagen-pl caption",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
@@ -82,6 +82,13 @@ class FrozenTextEncoder(TextEncoder):
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str], device: torch.device | str = "cpu") -> TextFeatures:
+        ids, mask = (x.to(device) for x in self.tokenize(captions))
+        self.network.to(device)
+        with torch.autocast(torch.device(device).type, enabled=False):
+            return self.read(ids, mask)
+
+    def tokenize(self, captions: Sequence[str]) -> tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"]]:
+        """Numbers of the captions' tokens, filled up to the longest caption, and 1 where they are real."""
         words = self._tokenizer(
             # Half a pair of surrogates, as JSON files may hold, is no text.
             [caption.encode(errors="replace").decode() for caption in captions],
@@ -90,19 +97,26 @@ class FrozenTextEncoder(TextEncoder):
             max_length=self.max_tokens,
             return_tensors="pt",
             return_attention_mask=True,
-        ).to(device)
-        ids, mask = words.input_ids, words.attention_mask.bool()
-        seen_mask: Tensor | None = words.attention_mask
+        )
+        return words.input_ids, words.attention_mask
+
+    def read(self, ids: Int64[Tensor, "b t"], attention_mask: Int64[Tensor, "b t"]) -> TextFeatures:
+        """Features of captions that are tokens already, on the network's device."""
+        mask = attention_mask.bool()
+        seen_mask: Tensor | None = attention_mask
         if self._reads_padding:
             room = _longest(self._config) - ids.shape[1]
             ids, seen_mask = nn.functional.pad(ids, (0, room), value=self._tokenizer.pad_token_id), None
-        with torch.autocast(torch.device(device).type, enabled=False):
-            seen = self._model.to(device)(input_ids=ids, attention_mask=seen_mask)
+        seen = self.network(input_ids=ids, attention_mask=seen_mask)
         tokens = seen.last_hidden_state[:, : mask.shape[1]].float().masked_fill(~mask[..., None], 0)
         pooled = getattr(seen, "pooler_output", None) if self._pools else None
         if pooled is None:
             pooled = tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         return TextFeatures(_unit_power(tokens), mask, _unit_power(pooled.float()))
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write what turns captions into tokens, as `transformers` and `tokenizers` open it."""
+        self._tokenizer.save_pretrained(folder)
 
     @property
     def _pools(self) -> bool:
@@ -126,7 +140,8 @@ class FrozenTextEncoder(TextEncoder):
         return tokenizer
 
     @cached_property
-    def _model(self) -> nn.Module:
+    def network(self) -> nn.Module:
+        """The frozen network; it is read when it is first asked for."""
         model, report = opened(
             _model_class(self._config), self._path, what=_WHAT, config=self._config, output_loading_info=True
         )
@@ -142,7 +157,7 @@ class FrozenTextEncoder(TextEncoder):
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers and copies load the weights again if they need them at all.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_model", "_tokenizer")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("network", "_tokenizer")}
 
 
 def _shipped() -> str:

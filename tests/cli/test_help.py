@@ -30,7 +30,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: unknown verb 'train': use fit, validate, sample, interpolate, edit, evaluate, data"
+        "error: unknown verb 'train': use fit, validate, sample, interpolate, edit, evaluate, export, data"
     )
 
 

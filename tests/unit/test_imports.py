@@ -73,6 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     "sampling": LEAVES | {"", "inference", "pictures", "prompts"},
     "films": LEAVES | {"files", "pictures"},
     "interpolation": LEAVES | {"inference", "latents", "pictures", "types"},
+    "exporting": LEAVES | {"files", "inference", "latents", "text", "types"},
     "editing": LEAVES | {"films", "inference", "interpolation", "pictures", "sampling"},
     "evaluation_report": {"metrics.evaluation", "metrics.retrieval"},
     "evaluating": LEAVES
@@ -113,6 +114,7 @@ ALLOWED: dict[str, set[str]] = {
         "describing",
         "editing",
         "evaluating",
+        "exporting",
         "fitting",
         "runs",
         "sampling",

@@ -74,8 +74,8 @@ def test_it_needs_no_network_and_is_frozen(shipped: FrozenTextEncoder) -> None:
     features = shipped.encode(["a"])
     assert not features.tokens.requires_grad
     assert not features.pooled.requires_grad
-    assert not any(p.requires_grad for p in shipped._model.parameters())
-    assert not shipped._model.training
+    assert not any(p.requires_grad for p in shipped.network.parameters())
+    assert not shipped.network.training
 
 
 # ------------------------------------------------------------------ every family
@@ -150,7 +150,7 @@ def test_siglip_is_read_as_it_was_trained(folders: dict[str, Path]) -> None:
 def test_of_t5_the_encoder_alone_is_loaded(folders: dict[str, Path]) -> None:
     encoder = FrozenTextEncoder(str(folders["t5"]))
     encoder.encode(["cat"])
-    assert not any("decoder" in name for name, _ in encoder._model.named_parameters())
+    assert not any("decoder" in name for name, _ in encoder.network.named_parameters())
 
 
 # ------------------------------------------------------------------ odd input
@@ -177,7 +177,7 @@ def test_zero_vectors_stay_zero() -> None:
 
 def test_features_of_padding_that_are_no_numbers_are_zero(bert: FrozenTextEncoder) -> None:
     """Some attention gives NaN where a row is all padding."""
-    plain = bert._model.forward
+    plain = bert.network.forward
 
     def broken(**options: torch.Tensor) -> object:
         seen = plain(**options)
@@ -186,7 +186,7 @@ def test_features_of_padding_that_are_no_numbers_are_zero(bert: FrozenTextEncode
         )
         return seen
 
-    bert._model.forward = broken  # type: ignore[method-assign]
+    bert.network.forward = broken  # type: ignore[method-assign]
     features = bert.encode(["a red heart", "cat"])
     assert features.tokens.isfinite().all()
     assert features.pooled.isfinite().all()
