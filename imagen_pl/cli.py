@@ -28,6 +28,7 @@ verbs:
   edit           keep the latent and change the words, side by side
   evaluate       score a model's pictures: distances, coverage, retrieval, memorisation
   export         write a model for other programs: safetensors, ONNX, torch.export
+  push           publish a model on the Hugging Face hub, with its card
   data           rebuild the shipped emoji, or look into a data set
   caption        say what pictures show
   fit-captioner  train the network that says it, by itself
@@ -44,6 +45,7 @@ examples:
   imagen-pl edit runs/quickstart "red heart, fluent style" --to "blue heart, fluent style" --out edit.png
   imagen-pl evaluate runs/quickstart --out evaluation/
   imagen-pl export runs/quickstart --to onnx --out onnx/
+  imagen-pl push runs/quickstart owner/name --evaluation evaluation/evaluation.json
   imagen-pl data inspect my_photos/
   imagen-pl fit-captioner --config configs/captioner.yaml
   imagen-pl caption runs/captioner picture.png
@@ -68,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "edit": _edit,
         "evaluate": _evaluate,
         "export": _export,
+        "push": _push,
         "data": _data,
         "caption": _caption,
         "fit-captioner": _fit_captioner,
@@ -175,6 +178,12 @@ def _export(words: list[str]) -> int:
     from imagen_pl.exporting import export
 
     return export(parsers.export_parser().parse_args(words[1:]))
+
+
+def _push(words: list[str]) -> int:
+    from imagen_pl.publishing import push
+
+    return push(parsers.push_parser().parse_args(words[1:]))
 
 
 def _caption(words: list[str]) -> int:

@@ -144,6 +144,27 @@ def export_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def push_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl push",
+        description="Publish a model on the Hugging Face hub: half-precision weights, a card, and samples.",
+        epilog="Read the card there, and complete it: it says of the data only what the model knows of them.",
+    )
+    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    parser.add_argument("hub_id", metavar="OWNER/NAME", help="its name on the hub")
+    parser.add_argument("--private", action="store_true", help="let nobody else see it, where it is new")
+    parser.add_argument(
+        "--license", default="mit", help="of the weights, as the hub spells it (default: mit)"
+    )
+    parser.add_argument(
+        "--evaluation", metavar="FILE", help="evaluation.json of `imagen-pl evaluate`: scores for the card"
+    )
+    parser.add_argument(
+        "--prompts", nargs="+", metavar="PROMPT", help="of the card's samples, drawn with seed 0"
+    )
+    return parser
+
+
 def caption_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imagen-pl caption",

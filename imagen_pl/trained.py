@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from torch import Tensor
 from imagen_pl.checkpoints import check_same_tensors, read_checkpoint
 from imagen_pl.errors import UserError
 from imagen_pl.generators.base import Generator
+from imagen_pl.pretrained import hub_has_address
 from imagen_pl.runs import RunFolder
 
 RELEASE_FORMAT = 1
+# A model's name on the Hugging Face hub, as "owner/name".
+HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 _EMA = "ema.generator."
 
 
@@ -25,12 +29,12 @@ def model_file(path: str | Path) -> Path:
     Of a run, the best checkpoint is taken where it has the resolution of the newest, else the newest.
 
     Args:
-        path: a run's folder, a .ckpt file, or a release's folder.
+        path: a run's folder, a .ckpt file, a release's folder, or a release's name on the Hugging Face hub.
 
     Raises:
         UserError: nothing is there.
     """
-    path = Path(path)
+    name, path = str(path), Path(path)
     if path.is_file():
         return path
     if (path / "config.json").is_file():
@@ -40,7 +44,26 @@ def model_file(path: str | Path) -> Path:
         return file
     if path.is_dir():
         return _of_run(path)
+    if re.fullmatch(HUB_ID, name) and not path.parent.exists():
+        return _of_hub(name)
     raise UserError(f"model {path}: there is no such run, checkpoint or release")
+
+
+def _of_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    offline = not hub_has_address()
+    try:
+        files = ["config.json", "model.safetensors"]
+        folder = snapshot_download(name, allow_patterns=files, local_files_only=offline)
+    except Exception as error:  # of many kinds, by what is wrong
+        raise UserError(
+            f"model {name}: there is no such run, checkpoint or release here, and the Hugging Face hub "
+            "does not give it: check the name and the network"
+        ) from error
+    if not (Path(folder) / "model.safetensors").is_file():
+        raise UserError(f"model {name}: what the hub has of this name is no release of imagen_pl")
+    return Path(folder) / "model.safetensors"
 
 
 def _of_run(folder: Path) -> Path:

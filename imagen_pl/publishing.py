@@ -1,0 +1,92 @@
+"""`imagen-pl push`: a release on the Hugging Face hub, with its card; and back from there."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+
+from imagen_pl.errors import UserError
+from imagen_pl.inference import TextToImage, load
+from imagen_pl.model_card import model_card, read_evaluation
+from imagen_pl.pictures import labelled_grid
+from imagen_pl.trained import HUB_ID
+
+# Drawn for the card with seed 0: nothing is picked.
+_PROMPTS = (
+    "red heart, fluent style",
+    "blue square, twemoji style",
+    "grinning face, noto style",
+    "cat face, fluent style",
+    "orange heart, noto style",
+    "rose, twemoji style",
+    "robot, fluent style",
+    "palm tree, noto style",
+)
+
+
+def push(arguments: argparse.Namespace) -> int:
+    """Do what the parsed command line says.
+
+    Raises:
+        UserError: the name is none, there is nobody logged in, or the hub refuses.
+    """
+    if not re.fullmatch(HUB_ID, arguments.hub_id):
+        raise UserError(f"{arguments.hub_id} is no name on the hub: give OWNER/NAME")
+    evaluation = None if arguments.evaluation is None else read_evaluation(Path(arguments.evaluation))
+    model = load(arguments.model, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        release = write_release(
+            model,
+            Path(folder),
+            arguments.hub_id,
+            arguments.license,
+            evaluation,
+            arguments.prompts or list(_PROMPTS),
+        )
+        names = sorted(file.name for file in release.iterdir())
+        _upload(release, arguments.hub_id, arguments.private)
+    print(f"{arguments.hub_id}: {', '.join(names)}")
+    print(f'Use it: imagen-pl sample {arguments.hub_id} "{(arguments.prompts or _PROMPTS)[0]}"')
+    return 0
+
+
+def write_release(
+    model: TextToImage,
+    folder: Path,
+    name: str,
+    licence: str,
+    evaluation: dict[str, object] | None,
+    prompts: list[str],
+) -> Path:
+    """Weights in half precision, description, card and samples of fixed prompts."""
+    # The path of the data on this machine says nothing to others.
+    source = model.description.get("data")
+    model.description = {
+        **model.description,
+        "data": None if source is None or "Emoji" not in source["class_path"] else source,
+    }
+    model.save(folder, torch.float16)
+    labelled_grid(model.sample(prompts), prompts, columns=4, smallest=128).save(folder / "samples.png")
+    described = {**model.description, "data": source}
+    card = model_card(name, described, licence=licence, evaluation=evaluation, samples="samples.png")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def _upload(folder: Path, hub_id: str, private: bool) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        api.create_repo(hub_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="Upload by imagen_pl")
+    except LocalTokenNotFoundError:
+        raise UserError("nobody is logged in to the hub: run `hf auth login`, or set HF_TOKEN") from None
+    except (HfHubHTTPError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"the hub does not take {hub_id}: {reason}") from error

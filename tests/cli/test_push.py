@@ -1,0 +1,130 @@
+"""`imagen-pl push`, the card, and models by their name on the hub. The hub is a folder here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import yaml
+from huggingface_hub.errors import LocalTokenNotFoundError
+from PIL import Image
+
+from imagen_pl import load
+from imagen_pl.cli import main
+from imagen_pl.errors import UserError
+from imagen_pl.model_card import model_card
+from tests.cli.conftest import Tiny
+
+EVALUATION: dict[str, Any] = {
+    "pictures": 501,
+    "real_images": 501,
+    "split": "test",
+    "resolution": 8,
+    "seed": 0,
+    "scores": [
+        {
+            "extractor": "efficientnet_lite1",
+            "frechet": 111.91,
+            "frechet_of_halves": 56.3,
+            "precision": 0.25,
+            "recall": 0.0,
+            "retrieval": {"top5": 0.246, "candidates": 100},
+            "shuffled": {"top5": 0.056},
+        }
+    ],
+}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What was uploaded, by name."""
+    folder = tmp_path / "hub"
+
+    def upload(api: Any, repo_id: str, folder_path: Path, commit_message: str) -> None:
+        shutil.copytree(folder_path, folder / repo_id)
+
+    def download(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(name)
+        return str(folder / name)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda *_, **__: None)
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return folder
+
+
+def test_a_model_goes_to_the_hub_and_comes_back(
+    trained: Tiny, hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("evaluation.json").write_text(json.dumps(EVALUATION))
+    words = ["push", str(trained.run), "me/tiny-hearts", "--evaluation", "evaluation.json"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "me/tiny-hearts: README.md, config.json, model.safetensors, samples.png" in told
+    card = (hub / "me/tiny-hearts/README.md").read_text()
+    _, head, body = card.split("---\n", 2)
+    assert yaml.safe_load(head)["license"] == "mit"
+    assert yaml.safe_load(head)["pipeline_tag"] == "text-to-image"
+    assert 'load("me/tiny-hearts")' in body
+    assert "| efficientnet_lite1 | 111.9 (56.3) | 0.250 / 0.000 | 24.6% of 100 (5.6%) |" in body
+    assert "501 pictures against 501 real images of the split test" in body
+    assert "None of these is FID" in body
+    with Image.open(hub / "me/tiny-hearts/samples.png") as samples:
+        assert samples.size[0] > 500
+
+    own, back = load(trained.run), load("me/tiny-hearts")
+    assert back.resolution == own.resolution == 8
+    assert main(["sample", "me/tiny-hearts", "a red heart"]) == 0
+
+
+def test_no_path_of_this_machine_is_published(trained: Tiny, hub: Path, photos: Path) -> None:
+    assert main(["push", str(trained.run), "me/tiny"]) == 0
+    for name in ("README.md", "config.json"):
+        text = (hub / "me/tiny" / name).read_text()
+        assert str(photos) not in text
+        assert str(trained.run) not in text
+    assert "read by FolderSource" in (hub / "me/tiny/README.md").read_text()
+    assert "None were measured." in (hub / "me/tiny/README.md").read_text()
+
+
+def test_the_emoji_s_makers_are_named() -> None:
+    described = {
+        "resolution": 32,
+        "imagen_pl": "0.1.0",
+        "images_seen": 61_280,
+        "generator": {"class_path": "a.StyleGenerator", "init_args": {"latent_dim": 64}},
+        "text_encoder": {"class_path": "a.FrozenTextEncoder", "init_args": {"name": "somewhere"}},
+        "taught_by": ["efficientnet_lite0"],
+        "data": {"class_path": "imagen_pl.data.sources.emoji.EmojiSource"},
+    }
+    card = model_card("me/emoji", described)
+    for said in ("Twemoji (CC-BY 4.0", "61,280", "StyleGenerator (latent_dim 64)", "| efficientnet_lite0 |"):
+        assert said in card
+    assert "somewhere" not in card
+
+
+def test_bad_input_is_one_line(
+    trained: Tiny, hub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["push", str(trained.run)]
+    assert main([*words, "nobody"]) == 2
+    assert "nobody is no name on the hub: give OWNER/NAME" in capsys.readouterr().err
+    Path("other.json").write_text("{}")
+    assert main([*words, "me/tiny", "--evaluation", "other.json"]) == 2
+    assert "other.json is not an evaluation.json" in capsys.readouterr().err
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise LocalTokenNotFoundError
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    assert main([*words, "me/tiny"]) == 2
+    assert "nobody is logged in to the hub" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"model me/none: .* the Hugging Face hub does not give it"):
+        load("me/none")
+    with pytest.raises(UserError, match="there is no such run, checkpoint or release"):
+        load("runs/none")
