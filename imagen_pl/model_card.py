@@ -23,9 +23,9 @@ model = load("{name}")
 pictures = model.sample(["red heart, fluent style"], seed=7)
 ```"""
 _LIMITS = (
-    "It draws what its training pictures show and little else: subjects that it never saw come out worse, and "
-    "long sentences, numbers of things and negations are mostly not understood. It can repeat what is biased "
-    "in its data. Look at its pictures before you use them."
+    "It draws what its training pictures show and little else: subjects that it never saw come out worse, "
+    "and long sentences, numbers of things and negations are mostly not understood. It can repeat what is "
+    "biased in its data. Look at its pictures before you use them."
 )
 _SCORES_HEAD = (
     "| features of | Fréchet distance (halves of the real images) | precision / recall "
