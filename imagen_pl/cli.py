@@ -26,6 +26,7 @@ verbs:
   sample         draw pictures for prompts
   interpolate    go from one prompt to the next in a film
   edit           keep the latent and change the words, side by side
+  demo           serve a page to try a model on
   evaluate       score a model's pictures: distances, coverage, retrieval, memorisation
   export         write a model for other programs: safetensors, ONNX, torch.export
   push           publish a model on the Hugging Face hub, with its card
@@ -43,6 +44,7 @@ examples:
   imagen-pl sample runs/quickstart --prompts prompts.csv --out pictures/
   imagen-pl interpolate runs/quickstart "red heart, noto style" "blue square, noto style" --out film.gif
   imagen-pl edit runs/quickstart "red heart, fluent style" --to "blue heart, fluent style" --out edit.png
+  imagen-pl demo runs/quickstart
   imagen-pl evaluate runs/quickstart --out evaluation/
   imagen-pl export runs/quickstart --to onnx --out onnx/
   imagen-pl push runs/quickstart owner/name --evaluation evaluation/evaluation.json
@@ -68,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sample": _sample,
         "interpolate": _interpolate,
         "edit": _edit,
+        "demo": _demo,
         "evaluate": _evaluate,
         "export": _export,
         "push": _push,
@@ -166,6 +169,12 @@ def _edit(words: list[str]) -> int:
     from imagen_pl.editing import edit
 
     return edit(parsers.edit_parser().parse_args(words[1:]))
+
+
+def _demo(words: list[str]) -> int:
+    from imagen_pl.app.serving import demo
+
+    return demo(parsers.demo_parser().parse_args(words[1:]))
 
 
 def _evaluate(words: list[str]) -> int:

@@ -165,6 +165,29 @@ def push_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def demo_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl demo",
+        description="Serve a page to try a model on: draw, change words, film, caption.",
+    )
+    parser.add_argument(
+        "model", help="a run's folder, a .ckpt file, a release's folder, or OWNER/NAME on the hub"
+    )
+    parser.add_argument("--captioner", metavar="PATH", help="of another run (default: the model's own)")
+    parser.add_argument("--examples", nargs="+", metavar="PROMPT", help="to click on")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument(
+        "--server_name",
+        default="127.0.0.1",
+        help="0.0.0.0 serves other machines too (default: this one alone)",
+    )
+    parser.add_argument(
+        "--share", action="store_true", help="give it a public address for three days, by Gradio"
+    )
+    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
+    return parser
+
+
 def caption_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imagen-pl caption",

@@ -14,6 +14,7 @@ def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) 
         "sample",
         "interpolate",
         "edit",
+        "demo",
         "evaluate",
         "export",
         "push",
@@ -32,7 +33,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: unknown verb 'train': use fit, validate, sample, interpolate, edit, evaluate, export, "
+        "error: unknown verb 'train': use fit, validate, sample, interpolate, edit, demo, "
     )
 
 

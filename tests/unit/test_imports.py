@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "text": LEAVES | {"backbones", "files", "pretrained", "types"},
     "text.adapter": {"layers", "types"},
     "trained": LEAVES | {"checkpoints", "generators.base", "pretrained", "runs"},
+    "app": LEAVES | {"describing", "films", "inference", "interpolation", "pictures"},
     "model_card": LEAVES,
     "publishing": LEAVES | {"inference", "model_card", "pictures", "trained"},
     "data": LEAVES | {"schedules", "types", "pictures"},
@@ -110,6 +111,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "",
         "parsers",
+        "app",
         "callbacks",
         "captioner_fitting",
         "data",

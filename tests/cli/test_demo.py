@@ -1,0 +1,163 @@
+"""The page's work without the page, and the page served to a client."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from imagen_pl import load
+from imagen_pl.app.page import MAX_PROMPT, Studio, check_upload, make_page
+from imagen_pl.cli import main
+from imagen_pl.errors import UserError
+from tests.unit.data_fixtures import noise
+
+
+@pytest.fixture
+def studio(trained_once: Path, tmp_path: Path) -> Studio:
+    return Studio(load(trained_once / "runs/tiny", device="cpu"), "runs/tiny", None, tmp_path)
+
+
+# ------------------------------------------------------------------ without the page
+
+
+def test_pictures_are_files_that_say_where_they_come_from(studio: Studio) -> None:
+    drawn = studio.draw("  a red\nheart ", 7, 0.5, 3)
+    assert [label for _, label in drawn] == ["seed 7", "seed 8", "seed 9"]
+    expected = studio.model.sample("a red heart", seed=7, num_images=3, truncation=0.5)
+    for (file, _), picture, seed in zip(drawn, expected, (7, 8, 9), strict=True):
+        with Image.open(file) as found:
+            assert found.size == (256, 256)
+            assert found.info["prompt"] == "a red heart"
+            assert found.info["seed"] == str(seed)
+            assert found.resize((8, 8), Image.Resampling.NEAREST).tobytes() == picture.tobytes()
+
+
+def test_an_edit_keeps_the_latents(studio: Studio) -> None:
+    labels = [label for _, label in studio.edit("a red heart", "a cat", 3, 1.0)]
+    assert labels[:3] == ["a red heart (seed 3)", "a cat (seed 3)", "a red heart (seed 4)"]
+    assert len(labels) == 8
+
+
+def test_a_film_comes_back(studio: Studio) -> None:
+    with Image.open(studio.film("a red heart", "a cat", 0, 1.0, 4)) as film:
+        assert film.n_frames == 8
+
+
+def test_old_files_go(studio: Studio) -> None:
+    old, new = Path(studio.draw("a cat", 0, 1.0, 1)[0][0]), Path(studio.draw("a cat", 1, 1.0, 1)[0][0])
+    hours_ago = time.time() - 2 * 3600
+    os.utime(old, (hours_ago, hours_ago))
+    studio.draw("a cat", 2, 1.0, 1)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("", 0, 1.0, 1), "write a prompt first"),
+        ((None, 0, 1.0, 1), "write a prompt first"),
+        (("x" * (MAX_PROMPT + 1), 0, 1.0, 1), "the prompt has 301 letters"),
+        (("a cat", -1, 1.0, 1), "seed -1 is not a whole number"),
+        (("a cat", None, 1.0, 1), "seed None is not"),
+        (("a cat", 0.5, 1.0, 1), "seed 0.5 is not a whole number"),
+        (("a cat", 0, 7, 1), "truncation 7 is not between 0 and 1"),
+        (("a cat", 0, 1.0, 1000), "1000 is not between 1 and 16"),
+    ],
+)
+def test_what_comes_from_outside_is_checked(studio: Studio, given: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        studio.draw(*given)
+    assert not list(studio.folder.glob("*.png"))
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG file of a few bytes that says it is so large."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (png_of(10_000, 10_000), "10000 x 10000 pixels: use 25 million at most"),
+        (png_of(60_000, 60_000), "more than 25 million pixels"),
+        (b"no picture", "cannot be read as a picture"),
+        (b"", "cannot be read as a picture"),
+        (b"\0" * (11 * 2**20), "larger than 10 MB"),
+    ],
+    ids=["100 megapixels", "bomb", "text", "empty", "11 MB"],
+)
+def test_uploads_are_judged_by_their_header(tmp_path: Path, data: bytes, said: str) -> None:
+    file = tmp_path / "upload.png"
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=said):
+        check_upload(file)
+
+
+def test_a_good_upload_passes(tmp_path: Path) -> None:
+    made = io.BytesIO()
+    noise(20, 12).save(made, "PNG")
+    (tmp_path / "upload.png").write_bytes(made.getvalue())
+    check_upload(tmp_path / "upload.png")
+
+
+# ------------------------------------------------------------------ the page
+
+
+@pytest.fixture
+def client(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Somebody who has opened the page."""
+    gradio_client = pytest.importorskip("gradio_client")
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    page = make_page(studio, ["a red heart", "a cat"])
+    page.launch(
+        server_name="127.0.0.1", allowed_paths=[str(studio.folder)], quiet=True, prevent_thread_lock=True
+    )
+    yield gradio_client.Client(page.local_url, verbose=False, download_files=str(studio.folder / "downloads"))
+    page.close(verbose=False)
+
+
+@pytest.mark.slow
+def test_a_client_draws_edits_and_films(client: Any) -> None:
+    pictures = client.predict("a red heart", 7, 1.0, 2, api_name="/draw")
+    assert [picture["caption"] for picture in pictures] == ["seed 7", "seed 8"]
+    with Image.open(pictures[0]["image"]) as downloaded:
+        assert downloaded.info["prompt"] == "a red heart"
+    assert len(client.predict("a red heart", "a cat", 0, 1.0, api_name="/edit")) == 8
+    assert Path(client.predict("a red heart", "a cat", 0, 1.0, 4, api_name="/interpolate")).is_file()
+
+
+@pytest.mark.slow
+def test_a_client_is_told_its_mistakes(client: Any) -> None:
+    with pytest.raises(Exception, match="write a prompt first"):
+        client.predict(" ", 7, 1.0, 2, api_name="/draw")
+    with pytest.raises(Exception, match="greater than maximum"):
+        client.predict("a cat", 7, 1.0, 10_000, api_name="/draw")
+
+
+def test_without_gradio_one_line_says_what_to_install(
+    trained_once: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["demo", str(trained_once / "runs/tiny")]) == 2
+    assert "pip install gradio" in capsys.readouterr().err
