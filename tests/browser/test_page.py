@@ -1,0 +1,158 @@
+"""The page in a real browser: type a prompt, see pictures, download one. Needs Debian's chromium.
+
+SCREENSHOTS=folder keeps what the browser showed, to look at.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from imagen_pl import load
+from imagen_pl.app.page import Studio, make_page
+from imagen_pl.cli import main
+from imagen_pl.describing import Describer
+from imagen_pl.types import Growth
+from tests.captioners import tiny_captioner
+from tests.cli.conftest import tiny_config
+from tests.cli.models import save_bert
+from tests.cli.test_demo import png_of
+from tests.unit.data_fixtures import noise, write_photos
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a served page, with a tiny model and an untaught captioner."""
+    import yaml
+
+    folder = tmp_path_factory.mktemp("served")
+    torch.set_num_threads(1)
+    config = tiny_config(write_photos(folder / "photos", count=12, side=16), save_bert(folder / "bert"))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        assert main(["fit", "--config", "tiny.yaml"]) == 0
+        captioner = tiny_captioner()
+        captioner.prepare(lambda: ["a red heart", "a cat"])
+        (folder / "files").mkdir()
+        studio = Studio(
+            load("runs/tiny", device="cpu"), "runs/tiny", Describer(captioner, Growth(8)), folder / "files"
+        )
+        page = make_page(studio, ["a red heart", "a cat, fluent style"])
+        page.launch(
+            server_name="127.0.0.1",
+            allowed_paths=[str(folder / "files")],
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+        yield page.local_url
+        page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 375, "height": 740}
+
+
+def visit(browser: Any, url: str, size: dict[str, int]) -> Any:
+    page = browser.new_page(viewport=size, accept_downloads=True)
+    page.set_default_timeout(60_000)
+    page.goto(url)
+    page.get_by_role("button", name="Draw", exact=True).wait_for()
+    return page
+
+
+def keep(page: Any, name: str) -> None:
+    if os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=str(Path(os.environ["SCREENSHOTS"]) / f"{name}.png"), full_page=True)
+
+
+def draw(page: Any, prompt: str) -> Any:
+    """Type a prompt and wait for the pictures."""
+    page.get_by_label("Prompt").first.fill(prompt)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    pictures = page.locator(".grid-container img, .gallery-item img, button.thumbnail-item img")
+    pictures.first.wait_for()
+    return pictures
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_a_prompt_becomes_pictures(browser: Any, url: str, size: dict[str, int], tmp_path: Path) -> None:
+    page = visit(browser, url, size)
+    pictures = draw(page, "a cat, fluent style")
+    assert pictures.count() == 8
+    assert pictures.first.evaluate("image => image.complete && image.naturalWidth") == 256
+    keep(page, f"draw-{size['width']}")
+    # Nothing sticks out at the side.
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+
+    pictures.first.click()
+    with page.expect_download() as waited:
+        page.get_by_role("button", name="Download").or_(page.get_by_label("Download")).first.click()
+    waited.value.save_as(tmp_path / "downloaded.png")
+    with Image.open(tmp_path / "downloaded.png") as downloaded:
+        assert downloaded.info["prompt"] == "a cat, fluent style"
+    page.close()
+
+
+def test_an_empty_prompt_is_told(browser: Any, url: str) -> None:
+    page = visit(browser, url, WIDE)
+    page.get_by_label("Prompt").first.fill("   ")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("write a prompt first").first.wait_for()
+    page.close()
+
+
+def test_words_are_changed_and_a_film_is_made(browser: Any, url: str) -> None:
+    page = visit(browser, url, WIDE)
+    page.get_by_role("tab", name="Change words").click()
+    page.get_by_role("button", name="Draw both").click()
+    page.get_by_text("(seed 0)").first.wait_for()
+    keep(page, "edit")
+    page.get_by_role("tab", name="From one to the other").click()
+    page.get_by_role("button", name="Film").click()
+    page.locator("img[src$='.gif']").first.wait_for()
+    keep(page, "film")
+    page.close()
+
+
+def test_an_upload_is_captioned_and_a_bomb_is_refused(browser: Any, url: str, tmp_path: Path) -> None:
+    noise(20, 12).save(tmp_path / "good.png")
+    (tmp_path / "bomb.png").write_bytes(png_of(10_000, 10_000))
+    page = visit(browser, url, WIDE)
+    page.get_by_role("tab", name="Caption").click()
+    page.locator("input[type=file]").last.set_input_files(str(tmp_path / "bomb.png"))
+    page.get_by_text("bomb.png").first.wait_for()
+    page.get_by_role("button", name="What does it show?").click()
+    page.get_by_text("10000 x 10000 pixels").first.wait_for()
+    keep(page, "bomb")
+    page.get_by_label("Clear").last.click()
+    page.locator("input[type=file]").last.set_input_files(str(tmp_path / "good.png"))
+    page.get_by_text("good.png").first.wait_for()
+    page.get_by_role("button", name="What does it show?").click()
+    page.wait_for_function(
+        "[...document.querySelectorAll('textarea')].some(t => t.disabled && t.value.length > 0)"
+    )
+    keep(page, "caption")
+    page.close()
