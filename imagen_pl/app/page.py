@@ -24,6 +24,10 @@ MAX_UPLOAD_MB = 10
 MAX_UPLOAD_PIXELS = 25_000_000
 _SHOWN = 256  # px: small pictures are enlarged, pixel by pixel
 _KEPT_S = 3600
+# Of the server that shows the page: two pictures side by side on a phone, and all of them without scrolling.
+CSS = """
+@media (max-width: 640px) { .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
+"""
 _EXAMPLES = ("red heart, fluent style", "grinning face, noto style", "blue square, twemoji style")
 
 
@@ -186,7 +190,9 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             prompt = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT, autofocus=True)
             number = gr.Slider(1, MAX_IMAGES, 8, step=1, label="Number of images")
             go = gr.Button("Draw", variant="primary")
-            pictures = gr.Gallery(label="Pictures", columns=4, object_fit="contain", format="png")
+            pictures = gr.Gallery(
+                label="Pictures", columns=4, height="auto", object_fit="contain", format="png"
+            )
             gr.Examples([[text] for text in examples], inputs=[prompt], cache_examples=False)
             for event in (go.click, prompt.submit):
                 event(told(studio.draw), [prompt, seed, truncation, number], pictures, api_name="draw")
@@ -195,7 +201,7 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             after = gr.Textbox(label="Changed", value=examples[-1], max_length=MAX_PROMPT)
             go = gr.Button("Draw both", variant="primary")
             sheet = gr.Gallery(
-                label="Left before, right after", columns=2, object_fit="contain", format="png"
+                label="Left before, right after", columns=2, height="auto", object_fit="contain", format="png"
             )
             go.click(told(studio.edit), [before, after, seed, truncation], sheet, api_name="edit")
         with gr.Tab("From one to the other"):

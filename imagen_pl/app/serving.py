@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from imagen_pl.app.page import MAX_UPLOAD_MB, Studio, make_page
+from imagen_pl.app.page import CSS, MAX_UPLOAD_MB, Studio, make_page
 from imagen_pl.describing import Describer, load_captioner
 from imagen_pl.errors import UserError
 from imagen_pl.inference import load
@@ -37,6 +37,7 @@ def demo(arguments: argparse.Namespace) -> int:
                 share=arguments.share,
                 allowed_paths=[folder],
                 max_file_size=f"{MAX_UPLOAD_MB}mb",
+                css=CSS,
                 quiet=True,
                 prevent_thread_lock=True,
             )

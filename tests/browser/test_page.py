@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from imagen_pl import load
-from imagen_pl.app.page import Studio, make_page
+from imagen_pl.app.page import CSS, Studio, make_page
 from imagen_pl.cli import main
 from imagen_pl.describing import Describer
 from imagen_pl.types import Growth
@@ -56,6 +56,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         page.launch(
             server_name="127.0.0.1",
             allowed_paths=[str(folder / "files")],
+            css=CSS,
             quiet=True,
             prevent_thread_lock=True,
         )
@@ -104,8 +105,9 @@ def test_a_prompt_becomes_pictures(browser: Any, url: str, size: dict[str, int],
     assert pictures.count() == 8
     assert pictures.first.evaluate("image => image.complete && image.naturalWidth") == 256
     keep(page, f"draw-{size['width']}")
-    # Nothing sticks out at the side.
+    # Nothing sticks out at the side, of the page or of the gallery.
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    assert pictures.last.evaluate("x => x.getBoundingClientRect().right - window.innerWidth") <= 0
 
     pictures.first.click()
     with page.expect_download() as waited:
@@ -147,7 +149,10 @@ def test_an_upload_is_captioned_and_a_bomb_is_refused(browser: Any, url: str, tm
     page.get_by_role("button", name="What does it show?").click()
     page.get_by_text("10000 x 10000 pixels").first.wait_for()
     keep(page, "bomb")
-    page.get_by_label("Clear").last.click()
+    page.close()
+
+    page = visit(browser, url, WIDE)
+    page.get_by_role("tab", name="Caption").click()
     page.locator("input[type=file]").last.set_input_files(str(tmp_path / "good.png"))
     page.get_by_text("good.png").first.wait_for()
     page.get_by_role("button", name="What does it show?").click()
