@@ -15,7 +15,7 @@ def sample_parser() -> argparse.ArgumentParser:
             "prompt, seed and every other field of the row, so that DIR is itself a data set to train on."
         ),
     )
-    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    _add_model(parser)
     parser.add_argument("prompt", nargs="*", help="what to draw; a row of the grid each")
     parser.add_argument("--prompts", metavar="FILE", help="read the prompts from a .txt, .csv or .jsonl file")
     parser.add_argument("--num_images", type=int, default=1, metavar="N", help="pictures each (default: 1)")
@@ -40,7 +40,7 @@ def interpolate_parser() -> argparse.ArgumentParser:
         description="Go from one prompt to the next, or from one latent to the next, in a film.",
         epilog="The first and the last frame of a stretch are the pictures that `sample` draws.",
     )
-    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    _add_model(parser)
     parser.add_argument("prompt", nargs="+", help="where to go, in this order")
     parser.add_argument(
         "--num_latents", type=int, default=1, metavar="N", help="latents of each prompt (default: 1)"
@@ -61,7 +61,7 @@ def edit_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imagen-pl edit", description="Keep the latent and change the words: pictures side by side."
     )
-    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    _add_model(parser)
     parser.add_argument("prompt", help="before")
     parser.add_argument("--to", nargs="+", required=True, metavar="PROMPT", help="after; a column each")
     parser.add_argument("--num_images", type=int, default=4, metavar="N", help="latents (default: 4)")
@@ -81,7 +81,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
             "is kept in the package's cache. Networks that taught the model are refused."
         ),
     )
-    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    _add_model(parser)
     parser.add_argument(
         "--data", help="as `imagen-pl data inspect` takes it (default: what the model was trained on)"
     )
@@ -135,7 +135,7 @@ def export_parser() -> argparse.ArgumentParser:
             "the tokenizer, and a README.md with the few lines of code that draw."
         ),
     )
-    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    _add_model(parser)
     parser.add_argument(
         "--to", choices=("safetensors", "onnx", "torch-export"), required=True, help="kind of files"
     )
@@ -150,7 +150,7 @@ def push_parser() -> argparse.ArgumentParser:
         description="Publish a model on the Hugging Face hub: half-precision weights, a card, and samples.",
         epilog="Read the card there, and complete it: it says of the data only what the model knows of them.",
     )
-    parser.add_argument("model", help="a run's folder, a .ckpt file, or a release's folder")
+    _add_model(parser)
     parser.add_argument("hub_id", metavar="OWNER/NAME", help="its name on the hub")
     parser.add_argument("--private", action="store_true", help="let nobody else see it, where it is new")
     parser.add_argument(
@@ -170,9 +170,7 @@ def demo_parser() -> argparse.ArgumentParser:
         prog="imagen-pl demo",
         description="Serve a page to try a model on: draw, change words, film, caption.",
     )
-    parser.add_argument(
-        "model", help="a run's folder, a .ckpt file, a release's folder, or OWNER/NAME on the hub"
-    )
+    _add_model(parser)
     parser.add_argument("--captioner", metavar="PATH", help="of another run (default: the model's own)")
     parser.add_argument("--examples", nargs="+", metavar="PROMPT", help="to click on")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
@@ -222,3 +220,11 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
         help="0 to 1; less than 1 gives more typical, less varied pictures (default: 1)",
     )
     parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """What every verb that opens a model takes."""
+    parser.add_argument(
+        "model",
+        help="a run's folder, a .ckpt file, a release's folder, or OWNER/NAME on the Hugging Face hub",
+    )
