@@ -28,6 +28,7 @@ verbs:
   edit           keep the latent and change the words, side by side
   demo           serve a page to try a model on
   evaluate       score a model's pictures: distances, coverage, retrieval, memorisation
+  grow-report    write a page of a run: curves, and samples as they grew
   export         write a model for other programs: safetensors, ONNX, torch.export
   push           publish a model on the Hugging Face hub, with its card
   data           rebuild the shipped emoji, or look into a data set
@@ -46,6 +47,7 @@ examples:
   imagen-pl edit runs/quickstart "red heart, fluent style" --to "blue heart, fluent style" --out edit.png
   imagen-pl demo runs/quickstart
   imagen-pl evaluate runs/quickstart --out evaluation/
+  imagen-pl grow-report runs/quickstart
   imagen-pl export runs/quickstart --to onnx --out onnx/
   imagen-pl push runs/quickstart owner/name --evaluation evaluation/evaluation.json
   imagen-pl data inspect my_photos/
@@ -72,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "edit": _edit,
         "demo": _demo,
         "evaluate": _evaluate,
+        "grow-report": _grow_report,
         "export": _export,
         "push": _push,
         "data": _data,
@@ -181,6 +184,12 @@ def _evaluate(words: list[str]) -> int:
     from imagen_pl.evaluating import evaluate
 
     return evaluate(parsers.evaluate_parser().parse_args(words[1:]))
+
+
+def _grow_report(words: list[str]) -> int:
+    from imagen_pl.run_report import report
+
+    return report(parsers.report_parser().parse_args(words[1:]))
 
 
 def _export(words: list[str]) -> int:

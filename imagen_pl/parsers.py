@@ -186,6 +186,18 @@ def demo_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def report_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl grow-report",
+        description="Write a page of a run: its curves, and how its samples grew.",
+    )
+    parser.add_argument("run", help="its folder, as runs/quickstart")
+    parser.add_argument(
+        "--out", metavar="FILE", help="an .html file (default: report.html in the run's folder)"
+    )
+    return parser
+
+
 def caption_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imagen-pl caption",

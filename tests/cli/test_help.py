@@ -16,6 +16,7 @@ def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) 
         "edit",
         "demo",
         "evaluate",
+        "grow-report",
         "export",
         "push",
         "data",
