@@ -204,7 +204,7 @@ def test_they_order_blurs_and_noise() -> None:
     )
     found = [score(metric, real, fake, captions) for fake in (real, blur(16), blur(8), noise)]
     rising = ["mmd_efficientnet_lite0"]
-    falling = [f"{name}_efficientnet_lite0" for name in ("precision", "coverage", "top1", "top5", "mrr")]
+    falling = [f"{name}_efficientnet_lite0" for name in ("coverage", "top1", "top5", "mrr")]
     for name in rising:
         values = [each[name] for each in found]
         assert values == sorted(values)
@@ -213,6 +213,10 @@ def test_they_order_blurs_and_noise() -> None:
         values = [each[name] for each in found]
         assert values == sorted(values, reverse=True), name
         assert values[0] > 0.9 > values[3], name
+    # A few real images far from the others have balls wide enough for blurred ones (arXiv:2002.09797,
+    # section 3.1), so that precision does not order the two blurs.
+    precision = [each["precision_efficientnet_lite0"] for each in found]
+    assert precision[0] == 1 > max(precision[1:3]) > precision[3] == 0
 
 
 # ------------------------------------------------------------------ networks of transformers

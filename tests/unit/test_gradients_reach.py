@@ -80,7 +80,7 @@ def seen_by_lite0() -> PerceptualMatching:
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> FrozenTextEncoder:
     """A real one, whose weights could take a gradient if they were let."""
     made = FrozenTextEncoder(str(save_bert(tmp_path_factory.mktemp("bert"))))
-    made._model.requires_grad_(True)
+    made.network.requires_grad_(True)
     return made
 
 
@@ -97,7 +97,7 @@ def parts_of(system: TextToImageGAN) -> dict[str, list[nn.Parameter]]:
     return parts | {
         "the term's own": list(system.terms.parameters()),
         "average": list(system.ema.parameters()),
-        "text encoder": list(system.text_encoder._model.parameters()),
+        "text encoder": list(system.text_encoder.network.parameters()),
     }
 
 
