@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import re
 import tempfile
 from pathlib import Path
@@ -64,7 +65,7 @@ def write_release(
 ) -> Path:
     """Weights in half precision, description, card and samples of fixed prompts."""
     # The path of the data on this machine says nothing to others.
-    source = model.description.get("data")
+    source, model = model.description.get("data"), copy.copy(model)
     model.description = {
         **model.description,
         "data": None if source is None or "Emoji" not in source["class_path"] else source,
