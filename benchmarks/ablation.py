@@ -1,12 +1,13 @@
-"""Train the grid of benchmarks/ablation/grid.yaml on the shipped emoji, and say what each pillar is worth.
+"""Train a grid of recipes on the shipped emoji, and say what each is worth: by default, each of the pillars.
 
     python benchmarks/ablation.py                        # what is missing, then the table in RESULTS.md
     python benchmarks/ablation.py --only "all off" growing --seeds 0
     python benchmarks/ablation.py --table                # the table alone, from the JSON files
+    python benchmarks/ablation.py --grid benchmarks/ablation/growing_grid.yaml
 
 Every run trains for the same time, one after the other, and is scored by benchmarks/quality.py. A run whose
-JSON file exists in benchmarks/results/ablation/ is skipped, so the grid can be stopped and gone on with; the
-file holds its scores, its speed and its curves. A run that diverged is kept as such, with its curves. Beside
+JSON file exists in benchmarks/results/ under the grid's name is skipped, so the grid can be stopped and gone on
+with; the file holds its scores, its speed and its curves. A run that diverged is kept as such, with its curves. Beside
 the files of the grid's first seed lie what it drew at the end. notebooks/ablations.ipynb plots all of it.
 """
 
@@ -32,10 +33,9 @@ from imagen_pl.callbacks.tracking import git_state
 from imagen_pl.files import written_whole
 
 REPOSITORY = Path(__file__).parents[1]
-GRID = REPOSITORY / "benchmarks/ablation/grid.yaml"
-RESULTS = REPOSITORY / "benchmarks/results/ablation"
+GRID = REPOSITORY / "benchmarks/ablation/pillars_grid.yaml"
+RESULTS = REPOSITORY / "benchmarks/results"
 REPORT = REPOSITORY / "benchmarks/RESULTS.md"
-BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
 # Of the numbers in metrics.csv: what explains why a pillar helps or not.
 CURVES = ("loss", "grad_norm", "margin", "nlg", "rotation", "reconstruction", "colour", "instance", "val/")
 POINTS = 60
@@ -45,11 +45,22 @@ POINTS = 60
 class Grid:
     """What is to be trained; see the comments in the YAML file."""
 
+    name: str
     minutes: float
     seeds: list[int]
     base: list[str]
     extractor: str
     runs: dict[str, list[str]]
+
+    @property
+    def results(self) -> Path:
+        """Folder of its runs' JSON files."""
+        return RESULTS / self.name
+
+    @property
+    def marks(self) -> tuple[str, str]:
+        """Between which its table stands in the report."""
+        return f"<!-- {self.name}: begin -->", f"<!-- {self.name}: end -->"
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,8 @@ class Run:
     def slug(self) -> str:
         return f"{self.name.replace(' ', '-')}-{self.seed}"
 
-    @property
-    def result(self) -> Path:
-        return RESULTS / f"{self.slug}.json"
+    def result(self, grid: Grid) -> Path:
+        return grid.results / f"{self.slug}.json"
 
 
 def read_grid(file: Path) -> Grid:
@@ -121,11 +131,11 @@ def train_and_score(grid: Grid, run: Run, runs_dir: Path) -> dict[str, Any]:
     return result
 
 
-def keep_pictures(run: Run, runs_dir: Path) -> None:
+def keep_pictures(run: Run, grid: Grid, runs_dir: Path) -> None:
     """The fixed captions as they were drawn last, beside the result."""
     drawn = sorted((runs_dir / run.slug / "samples").glob("*.png"))
     if drawn:
-        shutil.copyfile(drawn[-1], run.result.with_suffix(".png"))
+        shutil.copyfile(drawn[-1], run.result(grid).with_suffix(".png"))
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
@@ -193,22 +203,23 @@ def table(grid: Grid, results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def read_results() -> list[dict[str, Any]]:
+def read_results(grid: Grid) -> list[dict[str, Any]]:
     """What is kept of every run that was made."""
-    return [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    return [json.loads(file.read_text()) for file in sorted(grid.results.glob("*.json"))]
 
 
 def write_report(grid: Grid, report: Path) -> None:
     """Put the table between its two marks."""
-    results = read_results()
+    results = read_results(grid)
     made = table(grid, results)
     print(made)
     text = report.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{report} has no place for the table: add {BEGIN} and {END}")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    begin, end = grid.marks
+    if begin not in text or end not in text:
+        raise SystemExit(f"{report} has no place for the table: add {begin} and {end}")
+    before, after = text.split(begin)[0], text.split(end)[1]
     with written_whole(report) as file:
-        file.write(f"{before}{BEGIN}\n{made}\n{END}{after}".encode())
+        file.write(f"{before}{begin}\n{made}\n{end}{after}".encode())
 
 
 # ------------------------------------------------------------------ the command
@@ -221,23 +232,27 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, default=GRID, help="the grid (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="RUN", help="these runs of the grid alone")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these seeds alone")
-    parser.add_argument("--runs_dir", type=Path, default=Path("runs/ablation"), help="where the runs go")
+    parser.add_argument(
+        "--runs_dir", type=Path, help="where the runs go (default: runs/ and the grid's name)"
+    )
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
     grid = read_grid(options.grid)
+    runs_dir = options.runs_dir or Path("runs") / grid.name
+    grid.results.mkdir(parents=True, exist_ok=True)
     unknown = set(options.only or ()) - set(grid.runs)
     if unknown:
         parser.error(f"--only {', '.join(sorted(unknown))}: the grid has {', '.join(grid.runs)}")
     # Seed by seed, so that a grid that is stopped can be compared as far as it came.
     wanted = [Run(name, seed) for seed in options.seeds or grid.seeds for name in options.only or grid.runs]
-    missing = [run for run in wanted if not run.result.exists()]
+    missing = [run for run in wanted if not run.result(grid).exists()]
     for number, run in enumerate(missing if not options.table else [], start=1):
         print(f"{number} of {len(missing)}: {run.name}, seed {run.seed}", flush=True)
-        result = train_and_score(grid, run, options.runs_dir)
-        with written_whole(run.result) as file:
+        result = train_and_score(grid, run, runs_dir)
+        with written_whole(run.result(grid)) as file:
             file.write((json.dumps(result, indent=1) + "\n").encode())
         if run.seed == grid.seeds[0]:
-            keep_pictures(run, options.runs_dir)
+            keep_pictures(run, grid, runs_dir)
     write_report(grid, REPORT)
 
 

@@ -31,29 +31,40 @@ def _result(name: str, seed: int, fd: float | None) -> dict[str, Any]:
     return result
 
 
-def test_every_run_s_files_exist_and_the_pillars_are_there(ablation: ModuleType) -> None:
+GRIDS = sorted((REPOSITORY / "benchmarks").glob("*/*_grid.yaml"))
+
+
+def test_the_pillars_are_measured_long_enough(ablation: ModuleType) -> None:
     grid = ablation.read_grid(ablation.GRID)
 
     assert {"all off", "growing", "in turn", "captioning", "self-supervision", "all on"} <= grid.runs.keys()
     assert grid.minutes >= 4
     assert len(grid.seeds) >= 3
+
+
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_every_run_s_files_exist_and_its_table_has_a_place(ablation: ModuleType, file: Path) -> None:
+    grid = ablation.read_grid(file)
+
+    assert all(mark in ablation.REPORT.read_text() for mark in grid.marks)
     missing = [
         f for files in (grid.base, *grid.runs.values()) for f in files if not (REPOSITORY / f).exists()
     ]
     assert missing == []
 
 
-def test_every_run_s_command_is_understood(ablation: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_every_run_s_command_is_understood(ablation: ModuleType, file: Path, tmp_path: Path) -> None:
     """By the real parser, with the networks made; the seed reaches weights, latents and order."""
     from imagen_pl.fitting import TrainingCLI
 
-    grid = ablation.read_grid(ablation.GRID)
+    grid = ablation.read_grid(file)
     for name in grid.runs:
         words = ablation.fit_command(grid, ablation.Run(name, 7), tmp_path)[2:]
         assert words[0] == "fit"
         cli = TrainingCLI(words[1:], run=False)
         assert (cli.config.seed_everything, cli.model.seed, cli.datamodule._training.seed) == (7, 7, 7)
-        full = name in ("all off", "in turn", "captioning", "self-supervision", "perceptual")
+        full = any("full_resolution" in file for file in grid.runs[name])
         assert cli.config.growth.stages[0].resolution == (32 if full else 8)
 
 
@@ -61,16 +72,18 @@ def test_the_last_pictures_are_kept_beside_the_result(
     ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ablation, "RESULTS", tmp_path)
+    grid = ablation.Grid("pillars", 4, [0], [], "x", {})
+    grid.results.mkdir()
     samples = tmp_path / "runs/all-off-0/samples"
     samples.mkdir(parents=True)
     for name in ("000020kimg", "000031kimg"):
         (samples / f"{name}.png").write_bytes(name.encode())
 
-    ablation.keep_pictures(ablation.Run("all off", 0), tmp_path / "runs")
-    ablation.keep_pictures(ablation.Run("never drew", 0), tmp_path / "runs")
+    ablation.keep_pictures(ablation.Run("all off", 0), grid, tmp_path / "runs")
+    ablation.keep_pictures(ablation.Run("never drew", 0), grid, tmp_path / "runs")
 
-    assert [f.name for f in tmp_path.glob("*.png")] == ["all-off-0.png"]
-    assert (tmp_path / "all-off-0.png").read_bytes() == b"000031kimg"
+    assert [f.name for f in grid.results.glob("*.png")] == ["all-off-0.png"]
+    assert (grid.results / "all-off-0.png").read_bytes() == b"000031kimg"
 
 
 def test_speed_is_images_over_time(ablation: ModuleType) -> None:
@@ -92,7 +105,7 @@ def test_curves_are_means_of_stretches(ablation: ModuleType) -> None:
 
 
 def test_table_gives_mean_and_spread_and_tells_what_diverged(ablation: ModuleType) -> None:
-    grid = ablation.Grid(4, [0, 1], [], "x", {"all off": [], "growing": [], "never run": []})
+    grid = ablation.Grid("pillars", 4, [0, 1], [], "x", {"all off": [], "growing": [], "never run": []})
     results = [
         _result("growing", 0, 100.0),
         _result("growing", 1, 110.0),
@@ -111,11 +124,13 @@ def test_the_table_goes_between_its_marks(
     ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ablation, "RESULTS", tmp_path)
-    (tmp_path / "growing-0.json").write_text(json.dumps(_result("growing", 0, 99.0)))
+    grid = ablation.Grid("pillars", 4, [0], [], "x", {"growing": []})
+    grid.results.mkdir()
+    (grid.results / "growing-0.json").write_text(json.dumps(_result("growing", 0, 99.0)))
     report = tmp_path / "RESULTS.md"
-    report.write_text(f"above\n{ablation.BEGIN}\nold\n{ablation.END}\nbelow\n")
+    report.write_text("above\n<!-- pillars: begin -->\nold\n<!-- pillars: end -->\nbelow\n")
 
-    ablation.write_report(ablation.Grid(4, [0], [], "x", {"growing": []}), report)
+    ablation.write_report(grid, report)
 
     text = report.read_text()
     assert text.startswith("above\n")
@@ -124,4 +139,4 @@ def test_the_table_goes_between_its_marks(
     assert "old" not in text
     report.write_text("no marks")
     with pytest.raises(SystemExit, match="has no place for the table"):
-        ablation.write_report(ablation.Grid(4, [0], [], "x", {}), report)
+        ablation.write_report(grid, report)
