@@ -6,9 +6,10 @@
     python benchmarks/ablation.py --grid benchmarks/ablation/growing_grid.yaml
 
 Every run trains for the same time, one after the other, and is scored by benchmarks/quality.py. A run whose
-JSON file exists in benchmarks/results/ under the grid's name is skipped, so the grid can be stopped and gone on
-with; the file holds its scores, its speed and its curves. A run that diverged is kept as such, with its curves. Beside
-the files of the grid's first seed lie what it drew at the end. notebooks/ablations.ipynb plots all of it.
+JSON file exists in benchmarks/results/, under the grid's name, is skipped, so the grid can be stopped and
+gone on with; the file holds its scores, its speed and its curves. A run that diverged is kept as such, with
+its curves. Beside the files of the grid's first seed lie what it drew at the end.
+notebooks/ablations.ipynb plots what is known of the pillars.
 """
 
 from __future__ import annotations
