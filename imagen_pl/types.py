@@ -51,6 +51,14 @@ class TextFeatures:
     def pin_memory(self) -> TextFeatures:
         return TextFeatures(self.tokens.pin_memory(), self.mask.pin_memory(), self.pooled.pin_memory())
 
+    def with_noise(self, share: float) -> TextFeatures:
+        """Add to each vector Gaussian noise of about `share` of its length; rows of padding stay zero."""
+
+        def noisy(x: Tensor) -> Tensor:
+            return x + share * torch.randn_like(x) * x.square().mean(-1, keepdim=True).sqrt()
+
+        return TextFeatures(noisy(self.tokens), self.mask, noisy(self.pooled))
+
     def roll(self, shift: int = 1) -> TextFeatures:
         """Give every row its neighbour's caption: the mismatched pairs of GAN-INT-CLS (arXiv:1605.05396)."""
         return TextFeatures(self.tokens.roll(shift, 0), self.mask.roll(shift, 0), self.pooled.roll(shift, 0))

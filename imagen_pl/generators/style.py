@@ -46,6 +46,9 @@ class StyleGenerator(Generator):
             blocks (StyleGAN).
         mean_decay: how slowly the tracked mean of the latent's style moves, 0 to 1, a step.
         block: makes the block of a resolution; a subclass of StyleBlock by its class_path is another kind.
+        text_noise: noise added to captions' vectors in training, as a share of their length: what is learnt
+            of one caption is spread to those near it (conditioning augmentation, as in StackGAN,
+            arXiv:1612.03242, section 3.2, of a fixed width). Samples are drawn without.
         stem_from: a run's folder, a checkpoint or a release, whose generator's average a new training
             starts from: what both have by name, as the mapping and the blocks of shared resolutions. It is
             read once, and need not be there for a resume or to draw.
@@ -66,6 +69,7 @@ class StyleGenerator(Generator):
         noise: bool = False,
         style_mixing: float = 0.0,
         mean_decay: float = 0.998,
+        text_noise: float = 0.0,
         block: Callable[[BlockPlan], StyleBlock] = StyleBlock,
         stem_from: str | None = None,
         text_adapter: TextAdapter | None = None,
@@ -79,7 +83,7 @@ class StyleGenerator(Generator):
         self.resolutions = tuple(channels)
         self.latent_dim, self.text_dim = latent_dim, text_dim
         self.output, self.style_mixing, self.mean_decay = output, style_mixing, mean_decay
-        self.stem_from = stem_from
+        self.text_noise, self.stem_from = text_noise, stem_from
         if text_adapter is not None:
             text_adapter.check(text_dim)
         self.text_adapter = text_adapter
@@ -119,6 +123,8 @@ class StyleGenerator(Generator):
         growth = growth or Growth(self.resolutions[-1])
         if growth.resolution not in self.resolutions:
             raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
+        if self.training and self.text_noise:
+            text = text.with_noise(self.text_noise)
         if self.text_adapter is not None:
             text = self.text_adapter(text)
         style = self.mapping(z, text.pooled, self.latent_mean, truncation)

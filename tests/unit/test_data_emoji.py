@@ -111,6 +111,22 @@ def test_source_gives_the_splits_and_chosen_styles() -> None:
     assert two.image(rows[0])[8:12] == b"WEBP"  # type: ignore[index]
 
 
+def test_tags_name_training_images_alone_and_half_of_the_time() -> None:
+    plain, tagged = (EmojiSource(tag_captions=tags).load(Problems()) for tags in (False, True))
+    for split in ("validation", "test", "composition"):
+        assert [row.captions for row in tagged[split]] == [row.captions for row in plain[split]]
+    for before, row in zip(plain["train"], tagged["train"], strict=True):
+        assert row.captions[: len(row.captions) // 2] == before.captions * (len(row.captions) // 2)
+    captions = {row.captions[0]: row.captions for row in tagged["train"]}
+    assert captions["cupcake, fluent style"][2:] == (
+        "cupcake (sprinkles, treat), fluent style",
+        "bakery, sprinkles, treat, fluent style",
+    )
+    by_tags = captions["waving hand: medium-dark skin tone, noto style"][-1]
+    assert by_tags.endswith(", medium-dark skin tone, noto style")
+    assert EmojiSource(tag_captions=True).load(Problems())["train"] == tagged["train"]
+
+
 # ------------------------------------------------------------------ building
 
 

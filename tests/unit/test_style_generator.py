@@ -172,6 +172,18 @@ def test_the_same_seed_gives_the_same_picture(latents: Tensor) -> None:
     assert not torch.equal(draw(3), draw(4))
 
 
+def test_text_noise_is_for_training_alone(latents: Tensor) -> None:
+    generator, plain = small_generator(text_noise=0.5), small_generator()
+    awaken(generator), awaken(plain)
+    text = text_features()
+
+    with torch.no_grad():
+        generator.train(), plain.train()
+        assert not torch.allclose(generator(latents, text), generator(latents, text), atol=1e-3)
+        assert torch.equal(plain(latents, text), plain(latents, text))
+        assert torch.equal(generator.eval()(latents, text), plain.eval()(latents, text))
+
+
 def test_style_mixing_changes_training_alone(latents: Tensor) -> None:
     mixing, plain = small_generator(style_mixing=1.0), small_generator()
     text = text_features()

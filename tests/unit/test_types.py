@@ -30,6 +30,21 @@ def test_text_features_roll_whole_rows() -> None:
     assert torch.equal(rolled.roll(3).pooled, text.pooled)
 
 
+def test_noise_has_its_share_of_each_vector_s_length_and_spares_padding() -> None:
+    text = text_features(400)
+    torch.manual_seed(0)
+
+    noisy = text.with_noise(0.5)
+
+    moved = (noisy.pooled - text.pooled).norm(dim=1) / text.pooled.norm(dim=1)
+    assert moved.square().mean().sqrt() == pytest.approx(0.5, abs=0.03)
+    real = text.mask
+    moved = (noisy.tokens - text.tokens)[real].norm(dim=1) / text.tokens[real].norm(dim=1)
+    assert moved.square().mean().sqrt() == pytest.approx(0.5, abs=0.03)
+    assert not noisy.tokens[~real].any()
+    assert torch.equal(noisy.mask, text.mask)
+
+
 def test_rows_are_taken_by_slice_and_by_number() -> None:
     text = text_features(4)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from imagen_pl.data.emoji import SHIPPED
 from imagen_pl.data.sources.parquet import ParquetSource
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pyarrow
 
 
@@ -22,16 +22,38 @@ class EmojiSource(ParquetSource):
     Args:
         path: file made by `imagen-pl data emoji`, for other sizes; None takes the one that ships, 64 px.
         styles: the hands to take; None takes all three.
+        tag_captions: call a training image by emojibase's tags as well, half of the time: "cupcake (sprinkles,
+            treat), fluent style" and "bakery, sprinkles, treat, fluent style". Other splits keep their names.
     """
 
     def __init__(
-        self, path: str | None = None, styles: list[Literal["fluent", "noto", "twemoji"]] | None = None
+        self,
+        path: str | None = None,
+        styles: list[Literal["fluent", "noto", "twemoji"]] | None = None,
+        tag_captions: bool = False,
     ) -> None:
         super().__init__(str(SHIPPED) if path is None else path)
         self.styles = styles
+        self.tag_captions = tag_captions
 
     def keeps(self, table: pyarrow.Table, i: int) -> bool:
         return self.styles is None or table["style"][i].as_py() in self.styles
+
+    def _captions(
+        self, table: pyarrow.Table, i: int, captions: tuple[str, ...], split: str
+    ) -> tuple[str, ...]:
+        tags = table["tags"][i].as_py() if self.tag_captions and split == "train" else []
+        if not tags:
+            return captions
+        name, style, tones = (table[column][i].as_py() for column in ("name", "style", "skin_tone"))
+        draw = random.Random(self._name(Path(self.path), table, i))  # the same words in every run
+        some = [sorted(draw.sample(tags, min(count, len(tags)))) for count in (2, 3)]
+        skin = [f"{tone} skin tone" for tone in tones.split(", ") if tone]
+        by_tags = (
+            f"{name} ({', '.join(some[0])}), {style} style",
+            ", ".join([*some[1], *skin, f"{style} style"]),
+        )
+        return captions * len(by_tags) + by_tags
 
     def _groups(self, table: pyarrow.Table) -> list[str]:
         """The skin tones of a subject in one hand."""

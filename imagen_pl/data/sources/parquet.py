@@ -63,9 +63,11 @@ class ParquetSource(Source):
             groups = self._groups(table)
             for i, cell in enumerate(captions):
                 split = _split_of_file(file) if split_cells is None else str(split_cells[i])
-                row = Row(self._name(file, table, i), as_captions(cell), (number, i), groups[i])
+                split = SPLITS.get(split, split)
+                words = self._captions(table, i, as_captions(cell), split)
+                row = Row(self._name(file, table, i), words, (number, i), groups[i])
                 if self.keeps(table, i):
-                    splits.setdefault(SPLITS.get(split, split), []).append(row)
+                    splits.setdefault(split, []).append(row)
         if not any(splits.values()):
             raise UserError(f"{self.path} holds no rows")
         return splits
@@ -84,6 +86,12 @@ class ParquetSource(Source):
     def keeps(self, table: pyarrow.Table, i: int) -> bool:
         """Whether row i belongs to the source."""
         return True
+
+    def _captions(
+        self, table: pyarrow.Table, i: int, captions: tuple[str, ...], split: str
+    ) -> tuple[str, ...]:
+        """What row i is called, of which one is drawn each time that it is seen."""
+        return captions
 
     def _groups(self, table: pyarrow.Table) -> list[str]:
         """What each row's near-alike ones share."""
