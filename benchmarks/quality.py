@@ -58,6 +58,8 @@ Features = Float[Tensor, "n f"]
 
 COUNTS = {"train": 600, "test": 300, "composition": 100}
 SIZE = 64
+# Of a folder that another program wrote: a picture for each caption (benchmarks/baselines/pictures_of.py).
+PICTURES = "pictures.npy"
 EXTRACTORS: dict[str, type[Extractor]] = {e.name: e for e in (EfficientNetLite0, EfficientNetLite1)}
 _BATCH = 16
 _TOLD_EVERY_S = 0.2 if sys.stderr.isatty() else 15
@@ -267,6 +269,16 @@ def draw_pictures(model: TextToImage, ruler: Ruler) -> Images:
     return shrink(torch.stack(drawn).permute(0, 3, 1, 2), ruler.resolution)
 
 
+def read_drawn(folder: Path, ruler: Ruler) -> Images:
+    """The same of another program."""
+    drawn = torch.from_numpy(np.load(folder / PICTURES)).permute(0, 3, 1, 2)
+    if len(drawn) != len(ruler.asked) or ruler.seed != 0:
+        raise UserError(
+            f"{folder} holds {len(drawn)} pictures, for other captions than --seed {ruler.seed} asks"
+        )
+    return shrink(drawn, ruler.resolution)
+
+
 # ------------------------------------------------------------------ what is told
 
 
@@ -317,7 +329,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", type=Path, help="run folders, checkpoints or releases")
+    parser.add_argument(
+        "models", nargs="*", type=Path, help="runs, checkpoints, releases or others' pictures"
+    )
     parser.add_argument("--out", type=Path, default=Path("quality.json"), help="the JSON file to write")
     parser.add_argument("--seed", type=int, default=0, help="of captions, pictures and distractors")
     parser.add_argument("--resolution", type=int, help="px; at most 64; by default the first model's, or 32")
@@ -351,7 +365,8 @@ def run(
 ) -> None:
     start = time.monotonic()
     extractor = EXTRACTORS[extractor_name]()
-    loaded = [(path, imagen_pl.load(path, device="cpu")) for path in models]
+    drawn = [path for path in models if (path / PICTURES).is_file()]
+    loaded = [(path, imagen_pl.load(path, device="cpu")) for path in models if path not in drawn]
     for path, model in loaded:
         check_teachers(path, model, extractor)
     largest = min([SIZE, *(model.resolution for _, model in loaded)]) if loaded else 32
@@ -363,6 +378,8 @@ def run(
     for path, model in loaded:
         features = extract(extractor, draw_pictures(model, ruler), str(path))
         scores.append(score(ruler, str(path), features))
+    for path in drawn:
+        scores.append(score(ruler, str(path), extract(extractor, read_drawn(path, ruler), str(path))))
     scores += score_real(ruler, extractor)
     about = circumstances(ruler, extractor, models)
     about["seconds"] = round(time.monotonic() - start, 1)

@@ -21,6 +21,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.runs import RunFolder
 from imagen_pl.text.captioner import Captioner
 from imagen_pl.text.captioner_weights import WEIGHTS, load_weights
+from imagen_pl.trained import CAPTIONER, released
 from imagen_pl.types import Growth
 
 _HOW = (
@@ -92,19 +93,22 @@ def load_captioner(path: str | Path, device: str | torch.device | None = None) -
     """A captioner from its folder, or from a run or .ckpt file that was trained with one.
 
     Args:
-        path: as runs/captioner, runs/quickstart or runs/quickstart/checkpoints/last.ckpt.
+        path: as runs/captioner, runs/quickstart, runs/quickstart/checkpoints/last.ckpt, or a release, or the
+            name of one that ships, that holds a captioner.
         device: where to look; None takes the first CUDA device if there is one.
 
     Raises:
         UserError: nothing is there, it is damaged, or there is no captioner in it.
     """
-    path = Path(path)
+    path = released(path)
+    if (path / CAPTIONER / WEIGHTS).is_file():
+        path /= CAPTIONER
     if path.is_file():
         found = _from_checkpoint(path)
     elif (path / WEIGHTS).is_file():
         found = _from_folder(path)
     elif (path / DESCRIPTION).is_file():
-        raise UserError(f"model {path} is a release, which holds no captioner: {_HOW}")
+        raise UserError(f"model {path} is a release that holds no captioner: {_HOW}")
     elif path.is_dir():
         newest = RunFolder(path).newest_checkpoint()
         if newest is None:

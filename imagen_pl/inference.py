@@ -126,8 +126,8 @@ def load(path: str | Path, device: str | torch.device | None = None) -> TextToIm
     Of a run, the best checkpoint is taken where it has the resolution of the newest, else the newest.
 
     Args:
-        path: as runs/quickstart, runs/quickstart/checkpoints/last.ckpt, a release's folder, or its name on
-            the Hugging Face hub, as "owner/name".
+        path: as runs/quickstart, runs/quickstart/checkpoints/last.ckpt, a release's folder, its name on the
+            Hugging Face hub, as "owner/name", or "emoji", which comes with this package.
         device: where to draw; None takes the first CUDA device if there is one.
 
     Raises:

@@ -203,7 +203,11 @@ def caption_parser() -> argparse.ArgumentParser:
         prog="imagen-pl caption",
         description="Say what pictures show. A drawn caption is decided by its picture and its seed.",
     )
-    parser.add_argument("model", help="a captioner's folder, or a run or .ckpt that was trained with one")
+    parser.add_argument(
+        "model",
+        help="a captioner's folder, a run or .ckpt that was trained with one, or emoji, which comes with "
+        "this package",
+    )
     parser.add_argument("image", nargs="+", help="a picture")
     parser.add_argument(
         "--num_beams",
@@ -238,5 +242,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     """What every verb that opens a model takes."""
     parser.add_argument(
         "model",
-        help="a run's folder, a .ckpt file, a release's folder, or OWNER/NAME on the Hugging Face hub",
+        help="a run's folder, a .ckpt file, a release's folder, OWNER/NAME on the Hugging Face hub, or "
+        "emoji, which comes with this package",
     )

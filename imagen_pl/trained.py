@@ -18,6 +18,10 @@ from imagen_pl.pretrained import hub_has_address
 from imagen_pl.runs import RunFolder
 
 RELEASE_FORMAT = 1
+# Models that come with the package, a folder each.
+RELEASED = Path(__file__).parent / "released"
+# A release may hold a captioner, in this folder.
+CAPTIONER = "captioner"
 # A model's name on the Hugging Face hub, as "owner/name".
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 _EMA = "ema.generator."
@@ -29,12 +33,13 @@ def model_file(path: str | Path) -> Path:
     Of a run, the best checkpoint is taken where it has the resolution of the newest, else the newest.
 
     Args:
-        path: a run's folder, a .ckpt file, a release's folder, or a release's name on the Hugging Face hub.
+        path: a run's folder, a .ckpt file, a release's folder, the name of a model that ships, or a release's
+            name on the Hugging Face hub.
 
     Raises:
         UserError: nothing is there.
     """
-    name, path = str(path), Path(path)
+    name, path = str(path), released(path)
     if path.is_file():
         return path
     if (path / "config.json").is_file():
@@ -46,7 +51,17 @@ def model_file(path: str | Path) -> Path:
         return _of_run(path)
     if re.fullmatch(HUB_ID, name) and not path.parent.exists():
         return _of_hub(name)
-    raise UserError(f"model {path}: there is no such run, checkpoint or release")
+    ship = ", ".join(sorted(file.parent.name for file in RELEASED.glob("*/config.json")))
+    advice = f"; this package brings {ship}" if ship and path.parent == Path() else ""
+    raise UserError(f"model {path}: there is no such run, checkpoint or release{advice}")
+
+
+def released(path: str | Path) -> Path:
+    """The folder of a model that comes with the package, if that is what is named; else the path as it is."""
+    path = Path(path)
+    folder = RELEASED / path.name
+    ships = path.parent == Path() and not path.exists() and (folder / "config.json").is_file()
+    return folder if ships else path
 
 
 def _of_hub(name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from imagen_pl.errors import UserError
@@ -13,12 +14,15 @@ from imagen_pl.text.captioner import Captioner
 WEIGHTS = "captioner.safetensors"
 
 
-def save_weights(captioner: Captioner, folder: str | Path) -> Path:
-    """Write the file, whole or not at all."""
+def save_weights(captioner: Captioner, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write the file, whole or not at all; torch.float16 halves it."""
     from safetensors.torch import save
 
     file = Path(folder) / WEIGHTS
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in _each_once(captioner).items()}
+    weights = {
+        name: tensor.detach().to(dtype if tensor.is_floating_point() else None).cpu().contiguous()
+        for name, tensor in _each_once(captioner).items()
+    }
     with written_whole(file) as opened:
         opened.write(save(weights, {"format": "pt"}))
     return file

@@ -22,8 +22,9 @@ class EmojiSource(ParquetSource):
     Args:
         path: file made by `imagen-pl data emoji`, for other sizes; None takes the one that ships, 64 px.
         styles: the hands to take; None takes all three.
-        tag_captions: call a training image by emojibase's tags as well, half of the time: "cupcake (sprinkles,
-            treat), fluent style" and "bakery, sprinkles, treat, fluent style". Other splits keep their names.
+        tag_captions: call a training image by emojibase's tags as well, half of the time: "cupcake
+            (sprinkles, treat), fluent style" and "bakery, sprinkles, treat, fluent style". Other splits are
+            called by their names.
     """
 
     def __init__(

@@ -1,0 +1,28 @@
+"""What other programs hand to benchmarks/quality.py: their pictures, and what these took."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from quality import PICTURES, choose, read_pictures
+
+
+def asked_captions(seed: int = 0) -> list[str]:
+    """The ruler's 1,000 captions, in its order."""
+    pictures, _ = read_pictures()
+    return [pictures[row].caption for row in choose(pictures, seed)]
+
+
+def write_pictures(folder: Path, pictures: UInt8[np.ndarray, "n h w 3"], about: Mapping[str, object]) -> None:
+    """One picture for each of `asked_captions`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / PICTURES, pictures)
+    (folder / "about.json").write_text(json.dumps(dict(about), indent=1) + "\n")
