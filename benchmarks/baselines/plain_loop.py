@@ -5,8 +5,8 @@
 
 No growing, no words but the pooled vector, no captioner, no questions, no teacher: a generator steered by
 scale and shift (FiLM, arXiv:1709.07871), a discriminator by projection (arXiv:1802.05637), the relativistic
-loss with both penalties of R3GAN (arXiv:2501.05441), captions rolled by one as mismatches. It shares the data,
-the encoded captions and the ruler with imagen_pl, and nothing else.
+loss with both penalties of R3GAN (arXiv:2501.05441), captions rolled by one as mismatches. It shares the
+data, the encoded captions and the ruler with imagen_pl, and nothing else.
 """
 
 from __future__ import annotations
