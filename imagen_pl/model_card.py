@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,9 @@ def model_card(
     description: Mapping[str, Any],
     *,
     licence: str = "mit",
-    evaluation: Mapping[str, Any] | None = None,
+    evaluations: Sequence[Mapping[str, Any]] = (),
     samples: str | None = None,
+    further: Mapping[str, str] | None = None,
 ) -> str:
     """Markdown with the head that the hub reads.
 
@@ -47,8 +48,10 @@ def model_card(
         name: of the model, as it is loaded.
         description: a release's config.json.
         licence: of the weights, as the hub spells it.
-        evaluation: what `imagen-pl evaluate` wrote as evaluation.json; None says that nothing was measured.
+        evaluations: what `imagen-pl evaluate` wrote as evaluation.json, one a split; none says that nothing
+            was measured.
         samples: a picture file beside the card.
+        further: sections by their titles, before that of the limits.
     """
     head = {
         "license": licence,
@@ -65,7 +68,8 @@ def model_card(
         _USE.format(name=name),
         f"## Data\n\n{_data(description)}",
         f"## Recipe\n\n{_recipe(description)}",
-        f"## Scores\n\n{_scores(evaluation)}",
+        f"## Scores\n\n{_scores(evaluations)}",
+        *(f"## {title}\n\n{text}" for title, text in (further or {}).items()),
         f"## Limits\n\n{_LIMITS}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -75,7 +79,7 @@ def read_evaluation(file: Path) -> dict[str, Any]:
     """Raises UserError where it is not what `imagen-pl evaluate` writes."""
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        _scores(found)
+        _scores([found])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--evaluation {file} is not an evaluation.json of `imagen-pl evaluate` ({type(error).__name__})"
@@ -108,9 +112,16 @@ def _short(network: Mapping[str, Any]) -> str:
     return f"{network['class_path'].rpartition('.')[2]}{' (' + told + ')' if told else ''}"
 
 
-def _scores(evaluation: Mapping[str, Any] | None) -> str:
-    if evaluation is None:
+def _scores(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    if not evaluations:
         return "None were measured."
+    lines = [line for each in evaluations for line in (*_scores_of(each), "")]
+    if "inception_v3" not in [e["extractor"] for each in evaluations for e in each["scores"]]:
+        lines.append("None of these is FID: that is Inception's alone.")
+    return "\n".join(lines).strip()
+
+
+def _scores_of(evaluation: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{evaluation['pictures']:,} pictures against {evaluation['real_images']:,} real images of the split "
         f"{evaluation['split']}, {evaluation['resolution']} px, seed {evaluation['seed']}. Distances fall as "
@@ -125,6 +136,4 @@ def _scores(evaluation: Mapping[str, Any] | None) -> str:
         covered = "" if e["precision"] is None else f"{e['precision']:.3f} / {e['recall']:.3f}"
         found = "" if right is None else f"{right['top5']:.1%} of {right['candidates']} ({wrong['top5']:.1%})"
         lines.append(f"| {e['extractor']} | {e['frechet']:.1f}{halves} | {covered} | {found} |")
-    if "inception_v3" not in [e["extractor"] for e in evaluation["scores"]]:
-        lines += ["", "None of these is FID: that is Inception's alone."]
-    return "\n".join(lines)
+    return lines

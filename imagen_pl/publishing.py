@@ -73,7 +73,8 @@ def write_release(
     model.save(folder, torch.float16)
     labelled_grid(model.sample(prompts), prompts, columns=4, smallest=128).save(folder / "samples.png")
     described = {**model.description, "data": source}
-    card = model_card(name, described, licence=licence, evaluation=evaluation, samples="samples.png")
+    scores = [] if evaluation is None else [evaluation]
+    card = model_card(name, described, licence=licence, evaluations=scores, samples="samples.png")
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
 

@@ -1,0 +1,163 @@
+"""Make the model that ships with the package, and its card, from a run and a captioner.
+
+    python benchmarks/release.py runs/emoji64 --captioner runs/captioner64
+
+Writes imagen_pl/released/emoji/: the generator's average and the captioner in half precision, config.json,
+and README.md, the card, with every score of `imagen-pl evaluate` on the splits train, composition and test,
+what benchmarks/words.py and benchmarks/captions.py say, samples that nobody picked, and the worst of the test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from ablation import images_per_second, read_metrics
+from quality import Ruler, circumstances, draw_pictures, extract, make_ruler
+from torch import Tensor
+
+from imagen_pl import load
+from imagen_pl.describing import load_captioner
+from imagen_pl.inference import TextToImage
+from imagen_pl.metrics.extractors import EfficientNetLite1
+from imagen_pl.model_card import model_card
+from imagen_pl.pictures import labelled_grid, strip, to_pil
+from imagen_pl.text.captioner_weights import save_weights
+from imagen_pl.trained import CAPTIONER, RELEASED
+
+REPOSITORY = Path(__file__).parents[1]
+SPLITS = ("train", "composition", "test")
+LARGEST_MB = 50
+
+
+def write_weights(model: TextToImage, captioner: Path, out: Path) -> None:
+    model.save(out, torch.float16)
+    describer = load_captioner(captioner, "cpu")
+    save_weights(describer.captioner, out / CAPTIONER, torch.float16)
+    shutil.copyfile(captioner / "config.json", out / CAPTIONER / "config.json")
+
+
+def measure(out: Path, work: Path) -> tuple[list[dict[str, Any]], str, str]:
+    """Scores of what was written, by the commands that anyone can repeat."""
+    found = []
+    for split in SPLITS:
+        folder = work / split
+        words = ["-m", "imagen_pl.cli", "evaluate", str(out), "--split", split, "--out", str(folder)]
+        call(words)
+        found.append(json.loads((folder / "evaluation.json").read_text()))
+    words_table = call(
+        ["benchmarks/words.py", str(out), "--extractor", EfficientNetLite1.name, "--out", str(work / "words")]
+    )
+    captions_table = call(
+        ["benchmarks/captions.py", str(out), "--split", "test", "--out", str(work / "captions.json")]
+    )
+    return found, markdown(words_table, out), markdown(captions_table, out)
+
+
+def call(words: list[str]) -> str:
+    done = subprocess.run(
+        [sys.executable, *words], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
+
+
+def markdown(printed: str, out: Path) -> str:
+    """The tables among what was printed, with the model's own name for its folder."""
+    lines = [line for line in printed.splitlines() if line.startswith("|")]
+    return "\n".join(lines).replace(str(out), out.name)
+
+
+def pages(model: TextToImage, ruler: Ruler, out: Path) -> None:
+    """samples.png: captions spread evenly over each split; failures.png: the test's worst, and the real ones."""
+    pictures = draw_pictures(model, ruler)
+    rows = {
+        split: [k for k, r in enumerate(ruler.asked) if ruler.pictures[r].split == split] for split in SPLITS
+    }
+    shown = [k for split in SPLITS for k in rows[split][:: max(1, len(rows[split]) // 16)][:16]]
+    labelled_grid(
+        [to_pil(pictures[k : k + 1])[0] for k in shown],
+        [ruler.pictures[ruler.asked[k]].caption for k in shown],
+        columns=8,
+        smallest=96,
+    ).save(out / "samples.png")
+    worst = sorted(
+        rows["test"], key=dict(zip(rows["test"], ranks(ruler, pictures, rows["test"]), strict=True)).get
+    )
+    worst = worst[-16:]
+    pairs = [torch.stack([pictures[k], ruler.images[ruler.asked[k]]]) for k in worst]
+    labelled_grid(
+        [strip(to_pil(pair), smallest=96) for pair in pairs],
+        [ruler.pictures[ruler.asked[k]].caption for k in worst],
+        columns=4,
+    ).save(out / "failures.png")
+
+
+def ranks(ruler: Ruler, pictures: Tensor, rows: list[int]) -> list[int]:
+    """Of the real image among those of its style, for each of these pictures."""
+    real = ruler.features[[ruler.asked[k] for k in rows]].double()
+    drawn = extract(EfficientNetLite1(), pictures[rows], "test pictures").double()
+    a, b = (torch.nn.functional.normalize(x - real.mean(0), dim=1) for x in (drawn, real))
+    styles = [ruler.pictures[ruler.asked[k]].style for k in rows]
+    alike = torch.tensor([[s == t for t in styles] for s in styles])
+    nearness = a @ b.T
+    return ((nearness > nearness.diagonal()[:, None]) & alike).sum(1).tolist()
+
+
+def made_by(run: Path, model: TextToImage, about: dict[str, Any]) -> str:
+    rows = read_metrics(run / "metrics.csv")
+    hours = rows[-1]["images_seen"] / images_per_second(rows) / 3600
+    cpu = about["machine"]
+    return (
+        "`imagen-pl fit --config configs/experiment/emoji64.yaml` and `imagen-pl fit-captioner --config "
+        "configs/captioner.yaml --data.resolution 64`, then `python benchmarks/release.py`, which also measured "
+        f"what stands here. {hours:.1f} hours of training, {images_per_second(rows):.0f} images/s, on "
+        f"{cpu['cores']} cores of an {cpu['cpu']}, no GPU; torch {about['torch']}, bfloat16; commit "
+        f"{about['git']['commit'][:7]}, seed 0, one run."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--captioner", type=Path, required=True, help="a run of `imagen-pl fit-captioner`")
+    parser.add_argument("--out", type=Path, default=RELEASED / "emoji", help="default: %(default)s")
+    parser.add_argument("--work", type=Path, default=Path("runs/release"), help="where the scores go")
+    options = parser.parse_args()
+    write_weights(load(options.run, "cpu"), options.captioner, options.out)
+    size = sum(f.stat().st_size for f in options.out.rglob("*.safetensors")) / 1e6
+    if size > LARGEST_MB:
+        raise SystemExit(f"{options.out} has {size:.0f} MB of weights: {LARGEST_MB} at most may ship")
+    model = load(options.out, "cpu")
+    ruler = make_ruler(EfficientNetLite1(), model.resolution, seed=0)
+    pages(model, ruler, options.out)
+    evaluations, words, captions = measure(options.out, options.work)
+    about = circumstances(ruler, EfficientNetLite1(), [options.run])
+    card = model_card(
+        "emoji",
+        model.description,
+        evaluations=evaluations,
+        samples="samples.png",
+        further={
+            "How it was made": made_by(options.run, model, about),
+            "Samples": "Above, seed 0 and not picked: two rows of captions that it was trained on, two of pairs "
+            "of subject and style that it never saw together, two of subjects that it never saw.",
+            "Which words it understands": f"{words}\n\n`benchmarks/words.py` says how each is scored.",
+            "The captioner": f"`imagen-pl caption emoji PICTURE`.\n\n{captions}",
+            "Where it fails": "Of the test subjects, the sixteen whose real image is farthest behind others of "
+            "its style: what was drawn, and the real one.\n\n![Failures](failures.png)",
+        },
+    )
+    (options.out / "README.md").write_text(card, encoding="utf-8")
+    print(f"{options.out}: {size:.1f} MB of weights")
+
+
+if __name__ == "__main__":
+    main()
