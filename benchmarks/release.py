@@ -4,7 +4,7 @@
 
 Writes imagen_pl/released/emoji/: the generator's average and the captioner in half precision, config.json,
 and README.md, the card, with every score of `imagen-pl evaluate` on the splits train, composition and test,
-what benchmarks/words.py and benchmarks/captions.py say, samples that nobody picked, and the worst of the test.
+what benchmarks/words.py and benchmarks/captions.py say, samples that nobody picked, and the test's worst.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def markdown(printed: str, out: Path) -> str:
 
 
 def pages(model: TextToImage, ruler: Ruler, out: Path) -> None:
-    """samples.png: captions spread evenly over each split; failures.png: the test's worst, and the real ones."""
+    """samples.png: captions spread evenly over the splits; failures.png: the test's worst, and real ones."""
     pictures = draw_pictures(model, ruler)
     rows = {
         split: [k for k, r in enumerate(ruler.asked) if ruler.pictures[r].split == split] for split in SPLITS
@@ -115,8 +115,8 @@ def made_by(run: Path, model: TextToImage, about: dict[str, Any]) -> str:
     cpu = about["machine"]
     return (
         "`imagen-pl fit --config configs/experiment/emoji64.yaml` and `imagen-pl fit-captioner --config "
-        "configs/captioner.yaml --data.resolution 64`, then `python benchmarks/release.py`, which also measured "
-        f"what stands here. {hours:.1f} hours of training, {images_per_second(rows):.0f} images/s, on "
+        "configs/captioner.yaml --data.resolution 64`, then `python benchmarks/release.py`, which also "
+        f"measured what stands here. {hours:.1f} hours, {images_per_second(rows):.0f} images/s, on "
         f"{cpu['cores']} cores of an {cpu['cpu']}, no GPU; torch {about['torch']}, bfloat16; commit "
         f"{about['git']['commit'][:7]}, seed 0, one run."
     )
@@ -147,12 +147,12 @@ def main() -> None:
         samples="samples.png",
         further={
             "How it was made": made_by(options.run, model, about),
-            "Samples": "Above, seed 0 and not picked: two rows of captions that it was trained on, two of pairs "
-            "of subject and style that it never saw together, two of subjects that it never saw.",
+            "Samples": "Above, seed 0 and not picked: two rows of captions that it was trained on, two of "
+            "pairs of subject and style that it never saw together, two of subjects that it never saw.",
             "Which words it understands": f"{words}\n\n`benchmarks/words.py` says how each is scored.",
             "The captioner": f"`imagen-pl caption emoji PICTURE`.\n\n{captions}",
-            "Where it fails": "Of the test subjects, the sixteen whose real image is farthest behind others of "
-            "its style: what was drawn, and the real one.\n\n![Failures](failures.png)",
+            "Where it fails": "Of the test subjects, the sixteen whose real image is farthest behind others "
+            "of its style: what was drawn, and the real one.\n\n![Failures](failures.png)",
         },
     )
     (options.out / "README.md").write_text(card, encoding="utf-8")

@@ -250,7 +250,9 @@ def test_sample_tells_mistakes_in_one_line(
 
 def test_sample_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "nowhere", "a cat"]) == 2
-    assert capsys.readouterr().err == "error: model nowhere: there is no such run, checkpoint or release\n"
+    told = capsys.readouterr().err
+    assert told.startswith("error: model nowhere: there is no such run, checkpoint or release")
+    assert told.count("\n") == 1
 
 
 def test_a_text_adapter_comes_along(tiny: Tiny, tmp_path: Path) -> None:

@@ -106,6 +106,26 @@ def test_the_emoji_s_makers_are_named() -> None:
     for said in ("Twemoji (CC-BY 4.0", "61,280", "StyleGenerator (latent_dim 64)", "| efficientnet_lite0 |"):
         assert said in card
     assert "somewhere" not in card
+    assert "None were measured." in card
+
+
+def test_a_card_tells_several_splits_and_further_sections() -> None:
+    described = {
+        "resolution": 32,
+        "imagen_pl": "0.1.0",
+        "images_seen": 1,
+        "generator": {"class_path": "a.StyleGenerator"},
+        "text_encoder": {"class_path": "a.FrozenTextEncoder"},
+    }
+    scores = [{**EVALUATION, "split": split} for split in ("train", "test")]
+    card = model_card("emoji", described, evaluations=scores, further={"How it was made": "By hand."})
+    assert (
+        card.index("of the split train")
+        < card.index("of the split test")
+        < card.index("None of these is FID")
+    )
+    assert card.count("None of these is FID") == 1
+    assert card.index("## Scores") < card.index("## How it was made\n\nBy hand.") < card.index("## Limits")
 
 
 def test_bad_input_is_one_line(
