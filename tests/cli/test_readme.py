@@ -104,7 +104,7 @@ def test_command(command: str, clone: Path) -> None:
     if "--out" in words:
         assert (clone / words[words.index("--out") + 1]).exists()
     if command == "make quickstart":
-        assert "val/fd_efficientnet_lite0" in told
+        assert "val/fd_efficientnet_lite1" in told
         assert (clone / "runs/quickstart/checkpoints/last.ckpt").is_file()
         assert re.search(r"Pictures: (.*\.png)", told)
 
