@@ -30,7 +30,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from quality import cpu_model, extract, kept, make_ruler, shrink
+from quality import cpu_model
+from ruler import extract, kept, make_ruler, shrink
 from torch import Tensor
 from tqdm import tqdm
 

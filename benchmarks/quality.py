@@ -22,244 +22,35 @@ What real images score is kept in the package's cache, so that only the first ca
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
-from torch import Tensor
-from tqdm import tqdm
+from ablation import images_per_second, read_metrics
+from ruler import COUNTS, SIZE, Images, Ruler, Score, Took, extract, make_ruler, score, score_real, shrink
 
 import imagen_pl
 from imagen_pl.callbacks.tracking import git_state
-from imagen_pl.data.emoji import SHIPPED, STYLES
-from imagen_pl.data.transforms import decode
+from imagen_pl.checkpoints import read_checkpoint
+from imagen_pl.data.emoji import SHIPPED
 from imagen_pl.errors import UserError
-from imagen_pl.files import cache_dir, written_whole
+from imagen_pl.files import written_whole
 from imagen_pl.inference import TextToImage
-from imagen_pl.metrics.distances import frechet_distance, kernel_distance
 from imagen_pl.metrics.extractors import EfficientNetLite0, EfficientNetLite1, Extractor
-from imagen_pl.metrics.retrieval import Retrieval, retrieval_accuracy
+from imagen_pl.metrics.retrieval import Retrieval
+from imagen_pl.trained import model_file
 
-Images = UInt8[Tensor, "n 3 h w"]
-Features = Float[Tensor, "n f"]
-
-COUNTS = {"train": 600, "test": 300, "composition": 100}
-SIZE = 64
 # Of a folder that another program wrote: a picture for each caption (benchmarks/baselines/pictures_of.py).
 PICTURES = "pictures.npy"
 EXTRACTORS: dict[str, type[Extractor]] = {e.name: e for e in (EfficientNetLite0, EfficientNetLite1)}
-_BATCH = 16
-_TOLD_EVERY_S = 0.2 if sys.stderr.isatty() else 15
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One real image; `place` is its row in the file."""
-
-    caption: str
-    subject: str
-    style: str
-    split: str
-    place: int
-
-
-@dataclass
-class Ruler:
-    """The captions asked for, and the features of all real images at one resolution.
-
-    pictures: one skin tone a subject and style, of the three splits; rows of `features`.
-    asked: rows of the 1,000 that are asked for. rest: the other rows.
-    """
-
-    resolution: int
-    seed: int
-    pictures: list[Picture]
-    images: Images
-    features: Features
-    asked: list[int]
-    rest: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        taken = set(self.asked)
-        self.rest = [i for i in range(len(self.pictures)) if i not in taken]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One row of the table. What a row has no sense for is None."""
-
-    name: str
-    images: int
-    fd: float | None
-    kd: float | None
-    retrieval: Retrieval | None
-    shuffled: Retrieval | None
-    test_retrieval: Retrieval | None
-    test_shuffled: Retrieval | None
-
-
-# ------------------------------------------------------------------ what is asked for
-
-
-def read_pictures() -> tuple[list[Picture], list[bytes]]:
-    """The plain one, which comes first, of each subject and style of the three splits."""
-    from pyarrow import parquet
-
-    table = parquet.read_table(SHIPPED)
-    first: dict[tuple[str, str], Picture] = {}
-    for place, row in enumerate(table.drop_columns(["image"]).to_pylist()):
-        words = {name: row[name] for name in ("caption", "subject", "style", "split")}
-        if row["split"] in COUNTS:
-            first.setdefault((row["subject"], row["style"]), Picture(**words, place=place))
-    pictures = list(first.values())
-    encoded = [table["image"][p.place]["bytes"].as_py() for p in pictures]
-    return pictures, encoded
-
-
-def choose(pictures: list[Picture], seed: int) -> list[int]:
-    """Rows to ask for: of each split its number, the styles alike."""
-    draw = np.random.default_rng(seed)
-    rows: list[int] = []
-    for split, count in COUNTS.items():
-        for k, style in enumerate(STYLES):
-            share = count // len(STYLES) + (k < count % len(STYLES))
-            held = [i for i, p in enumerate(pictures) if (p.split, p.style) == (split, style)]
-            rows += sorted(draw.choice(held, share, replace=False).tolist())
-    return rows
-
-
-# ------------------------------------------------------------------ images and their features
-
-
-def shrink(images: Images, resolution: int) -> Images:
-    """To fewer pixels by their area."""
-    if images.shape[-1] == resolution:
-        return images
-    return F.interpolate(images.float(), (resolution, resolution), mode="area").round().to(torch.uint8)
-
-
-def blur(images: Images, factor: int) -> Images:
-    """To fewer pixels and back, by bicubic interpolation."""
-    side = images.shape[-1]
-    few = F.interpolate(images.float(), (side // factor, side // factor), mode="bicubic", antialias=True)
-    back = F.interpolate(few, (side, side), mode="bicubic")
-    return back.round().clamp(0, 255).to(torch.uint8)
-
-
-def extract(extractor: Extractor, images: Images, name: str) -> Features:
-    parts = images.split(_BATCH)
-    shown = tqdm(parts, desc=f"features of {name}", delay=2, leave=False, mininterval=_TOLD_EVERY_S)
-    return torch.cat([extractor(part) for part in shown])
-
-
-def kept(key: str, make: Callable[[], Features]) -> Features:
-    """From the cache, or made and put there."""
-    code = hashlib.sha256(f"{key} {hash_of(SHIPPED)}".encode()).hexdigest()[:24]
-    file = cache_dir() / "quality" / f"{code}.pt"
-    try:
-        found: Features = torch.load(file, weights_only=True)
-        return found
-    except Exception:  # not there, or damaged
-        made = make()
-    with written_whole(file) as opened:
-        torch.save(made, opened)
-    return made
-
-
-def hash_of(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def make_ruler(extractor: Extractor, resolution: int, seed: int) -> Ruler:
-    pictures, encoded = read_pictures()
-    images = shrink(torch.stack([decode(data, SIZE) for data in encoded]), resolution)
-    key = f"{extractor.name} real {resolution}"
-    features = kept(key, lambda: extract(extractor, images, "real images"))
-    return Ruler(resolution, seed, pictures, images, features, choose(pictures, seed))
-
-
-# ------------------------------------------------------------------ scores
-
-
-def score(ruler: Ruler, name: str, features: Features, distances: bool = True) -> Score:
-    """Of features whose rows stand for `ruler.asked`."""
-    rest = ruler.features[ruler.rest]
-    test = [k for k, row in enumerate(ruler.asked) if ruler.pictures[row].split == "test"]
-    everything = list(range(len(ruler.asked)))
-    return Score(
-        name=name,
-        images=len(features),
-        fd=frechet_distance(rest, features) if distances else None,
-        kd=kernel_distance(rest, features) if distances else None,
-        retrieval=retrieve(ruler, features, everything, shuffled=False),
-        shuffled=retrieve(ruler, features, everything, shuffled=True),
-        test_retrieval=retrieve(ruler, features, test, shuffled=False),
-        test_shuffled=retrieve(ruler, features, test, shuffled=True),
-    )
-
-
-def retrieve(ruler: Ruler, features: Features, which: list[int], shuffled: bool) -> Retrieval:
-    rows = [ruler.asked[k] for k in which]
-    return retrieval_accuracy(
-        features[which],
-        ruler.features[rows],
-        [ruler.pictures[row].subject for row in rows],
-        [ruler.pictures[row].style for row in rows],
-        seed=ruler.seed,
-        shuffled=shuffled,
-    )
-
-
-def score_real(ruler: Ruler, extractor: Extractor) -> list[Score]:
-    """What the real images score themselves: in another style, blurred, and noise in their place."""
-    asked = ruler.images[ruler.asked]
-    noise = torch.randint(
-        0, 256, asked.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(ruler.seed)
-    )
-    spoilt = {
-        "real, blurred by half": blur(asked, 2),
-        "real, blurred by a quarter": blur(asked, 4),
-        "uniform noise": noise,
-    }
-    rows = [score(ruler, "real images", ruler.features[ruler.asked])]
-    rows.append(score_other_style(ruler, "noto", "twemoji"))
-    for name, images in spoilt.items():
-        key = f"{extractor.name} bicubic, {name} {ruler.resolution} {ruler.seed}"
-        rows.append(score(ruler, name, kept(key, partial(extract, extractor, images, name))))
-    return rows
-
-
-def score_other_style(ruler: Ruler, drawn: str, asked: str) -> Score:
-    """The real image in one style stands for a model's answer in another."""
-    place = {(p.subject, p.style): row for row, p in enumerate(ruler.pictures)}
-    answers = {
-        row: place[ruler.pictures[row].subject, drawn]
-        for row in ruler.asked
-        if ruler.pictures[row].style == asked and (ruler.pictures[row].subject, drawn) in place
-    }
-    part = Ruler(ruler.resolution, ruler.seed, ruler.pictures, ruler.images, ruler.features, list(answers))
-    features = ruler.features[list(answers.values())]
-    name = f"real, {drawn} for {asked}"
-    everything = list(range(len(answers)))
-    return Score(
-        name, len(answers), None, None,
-        retrieve(part, features, everything, shuffled=False),
-        retrieve(part, features, everything, shuffled=True),
-        None, None,
-    )  # fmt: skip
 
 
 def draw_pictures(model: TextToImage, ruler: Ruler) -> Images:
@@ -279,18 +70,54 @@ def read_drawn(folder: Path, ruler: Ruler) -> Images:
     return shrink(drawn, ruler.resolution)
 
 
+def took_by_run(path: Path, model: TextToImage) -> Took:
+    """From a run's checkpoint and metrics.csv; of a release, little is known."""
+    seen = model.description.get("images_seen")
+    drawer = sum(p.numel() for p in model.generator.parameters())
+    if not (path / "metrics.csv").is_file():
+        return Took(images_seen=seen, generator_parameters=drawer)
+    rows = read_metrics(path / "metrics.csv")
+    held = read_checkpoint(model_file(path), mmap=True)["state_dict"]
+    memory = [row["train/peak_memory_gb"] for row in rows if "train/peak_memory_gb" in row]
+    return Took(
+        images_seen=seen,
+        images_per_second=images_per_second(rows),
+        generator_parameters=drawer,
+        discriminator_parameters=sum(held[n].numel() for n in held if n.startswith("discriminator.")),
+        peak_memory_gb=max(memory, default=None),
+    )
+
+
 # ------------------------------------------------------------------ what is told
 
 
 def table(scores: list[Score]) -> str:
-    head = "| | images | FD | KD | top-1 / top-5 / MRR (shuffled) | test subjects (shuffled) |"
-    lines = [head, "|---|---|---|---|---|---|"]
+    lines = [
+        "| | images/s | images seen | parameters G + D | peak memory | FD | KD "
+        "| top-1 / top-5 / MRR (shuffled) | test subjects (shuffled) |",
+        "|" + "---|" * 9,
+    ]
     for s in scores:
         fd = "" if s.fd is None else f"{s.fd:.1f}"
         kd = "" if s.kd is None else f"{s.kd:.4f}"
         both = (pair(s.retrieval, s.shuffled), pair(s.test_retrieval, s.test_shuffled))
-        lines.append(f"| {s.name} | {s.images} | {fd} | {kd} | {both[0]} | {both[1]} |")
+        lines.append(f"| {s.name} | {cost(s.took)} | {fd} | {kd} | {both[0]} | {both[1]} |")
     return "\n".join(lines)
+
+
+def cost(took: Took | None) -> str:
+    """Four cells."""
+    if took is None:
+        return " | | | "
+    millions = [
+        f"{n / 1e6:.2f} M"
+        for n in (took.generator_parameters, took.discriminator_parameters)
+        if n is not None
+    ]
+    speed = "" if took.images_per_second is None else f"{took.images_per_second:.1f}"
+    seen = "" if took.images_seen is None else f"{took.images_seen:,}"
+    memory = "" if took.peak_memory_gb is None else f"{took.peak_memory_gb:.1f} GiB"
+    return f"{speed} | {seen} | {' + '.join(millions)} | {memory}"
 
 
 def pair(found: Retrieval | None, shuffled: Retrieval | None) -> str:
@@ -377,9 +204,12 @@ def run(
     scores = []
     for path, model in loaded:
         features = extract(extractor, draw_pictures(model, ruler), str(path))
-        scores.append(score(ruler, str(path), features))
+        scores.append(replace(score(ruler, str(path), features), took=took_by_run(path, model)))
     for path in drawn:
-        scores.append(score(ruler, str(path), extract(extractor, read_drawn(path, ruler), str(path))))
+        features = extract(extractor, read_drawn(path, ruler), str(path))
+        about = json.loads((path / "about.json").read_text())
+        took = Took(**{f.name: about.get(f.name) for f in fields(Took)})
+        scores.append(replace(score(ruler, str(path), features), took=took))
     scores += score_real(ruler, extractor)
     about = circumstances(ruler, extractor, models)
     about["seconds"] = round(time.monotonic() - start, 1)

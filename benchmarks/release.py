@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 from ablation import images_per_second, read_metrics
-from quality import Ruler, circumstances, draw_pictures, extract, make_ruler
+from quality import circumstances, draw_pictures
+from ruler import Ruler, extract, make_ruler
 from torch import Tensor
 
 from imagen_pl import load

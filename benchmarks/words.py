@@ -33,7 +33,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageCms
-from quality import EXTRACTORS, Ruler, check_teachers, extract, make_ruler, shrink
+from quality import EXTRACTORS, check_teachers
+from ruler import Ruler, extract, make_ruler, shrink
 from scipy import ndimage
 from torch import Tensor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,18 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from imagen_pl.system import TextToImageGAN
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most that was in use so far, GiB: a GPU's own memory, else this process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 class Reporter:
@@ -67,6 +80,7 @@ class Reporter:
         if system.images_seen > seen:
             numbers["train/images_per_second"] = (system.images_seen - seen) / (perf_counter() - since)
             self._timed_from = (system.images_seen, perf_counter())
+            numbers |= {"train/peak_memory_gb": peak_memory_gb(system.device)}
         self._log(system, numbers)
 
     def report_scores(self, system: TextToImageGAN, scores: dict[str, float]) -> None:

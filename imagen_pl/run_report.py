@@ -28,6 +28,7 @@ _PLOTS = (
     ("Validation", ("val/fd_", "val/fid", "val/cmmd", "val/mmd"), False),
     ("Validation: shares", ("val/precision", "val/recall", "val/coverage", "val/top1", "val/top5"), False),
     ("Images a second", ("train/images_per_second",), False),
+    ("Peak memory, GiB", ("train/peak_memory_gb",), False),
 )
 _STRIP = 6  # sample grids
 _STYLE = """

@@ -11,7 +11,9 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def benchmark(name: str) -> ModuleType:
-    """benchmarks/NAME.py, loaded without running its command."""
+    """benchmarks/NAME.py, loaded without running its command; it finds its neighbours."""
+    if (folder := str(REPOSITORY / "benchmarks")) not in sys.path:
+        sys.path.append(folder)
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

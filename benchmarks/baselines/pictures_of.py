@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from quality import PICTURES, choose, read_pictures
+from quality import PICTURES
+from ruler import choose, read_pictures
 
 
 def asked_captions(seed: int = 0) -> list[str]:

@@ -46,7 +46,8 @@ def test_what_is_logged_at_each_batch() -> None:
     expected |= {"growth/stage", "growth/resolution", "growth/fade", "images_seen"}
     assert rows[0][1].keys() == expected  # the first batch warms up, so it has no speed
     for step, row in rows[1:]:
-        assert row.keys() == expected | {"train/images_per_second"}, step
+        assert row.keys() == expected | {"train/images_per_second", "train/peak_memory_gb"}, step
+        assert 0.1 < row["train/peak_memory_gb"] < 100  # of a process that holds torch
         assert row["train/images_per_second"] > 0
         assert row["train/d_margin"] == pytest.approx(
             row["train/real_logits"] - row["train/fake_logits"], abs=1e-6

@@ -1,4 +1,4 @@
-"""Retrieval on hand-made sets with known answers, and on the ruler of benchmarks/quality.py."""
+"""Retrieval on hand-made sets with known answers, and on the ruler of benchmarks/ruler.py."""
 
 from __future__ import annotations
 
@@ -140,15 +140,15 @@ def test_too_few_subjects_are_told() -> None:
 
 
 @pytest.fixture(scope="module")
-def quality() -> ModuleType:
-    return benchmark("quality")
+def ruler() -> ModuleType:
+    return benchmark("ruler")
 
 
-def test_the_ruler_asks_for_the_mix_that_it_tells(quality: ModuleType) -> None:
-    pictures, encoded = quality.read_pictures()
+def test_the_ruler_asks_for_the_mix_that_it_tells(ruler: ModuleType) -> None:
+    pictures, encoded = ruler.read_pictures()
     assert len(pictures) == len(encoded) == 5107
     assert len({(p.subject, p.style) for p in pictures}) == len(pictures)  # one skin tone
-    rows = quality.choose(pictures, seed=0)
+    rows = ruler.choose(pictures, seed=0)
     asked = [pictures[row] for row in rows]
     assert len(set(rows)) == 1000
     for split, count in {"train": 600, "test": 300, "composition": 100}.items():
@@ -156,26 +156,26 @@ def test_the_ruler_asks_for_the_mix_that_it_tells(quality: ModuleType) -> None:
         assert len(styles) == count
         assert max(map(styles.count, styles)) - min(map(styles.count, styles)) <= 1
     assert all(p.caption.endswith(f", {p.style} style") for p in asked)
-    assert quality.choose(pictures, seed=0) == rows != quality.choose(pictures, seed=1)
+    assert ruler.choose(pictures, seed=0) == rows != ruler.choose(pictures, seed=1)
 
 
-def test_the_rulers_blur_and_shrinking_keep_the_mean(quality: ModuleType) -> None:
+def test_the_rulers_blur_and_shrinking_keep_the_mean(ruler: ModuleType) -> None:
     draw = torch.Generator().manual_seed(0)
     smooth = torch.rand(2, 3, 4, 4, generator=draw) * 128 + 64
     images = torch.nn.functional.interpolate(smooth, (64, 64), mode="bicubic").round().to(torch.uint8)
-    small = quality.shrink(images, 32)
+    small = ruler.shrink(images, 32)
     assert small.shape == (2, 3, 32, 32)
     means = images.float().view(2, 3, 32, 2, 32, 2).mean((3, 5))
     assert (small.float() - means).abs().max() <= 0.5
-    assert quality.shrink(small, 32) is small
-    softer = [quality.blur(small, factor) for factor in (2, 4)]
+    assert ruler.shrink(small, 32) is small
+    softer = [ruler.blur(small, factor) for factor in (2, 4)]
     gaps = [(soft.float() - small.float()).abs().mean() for soft in softer]
     assert 0 < gaps[0] < gaps[1]
     assert all(abs(soft.float().mean() - small.float().mean()) < 0.5 for soft in softer)
 
 
 def test_features_of_real_images_are_kept(
-    quality: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ruler: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path))
     made: list[int] = []
@@ -184,11 +184,11 @@ def test_features_of_real_images_are_kept(
         made.append(1)
         return torch.ones(2, 3)
 
-    assert torch.equal(quality.kept("a", make), quality.kept("a", make))
+    assert torch.equal(ruler.kept("a", make), ruler.kept("a", make))
     assert made == [1]
-    quality.kept("b", make)
+    ruler.kept("b", make)
     assert made == [1, 1]
     for file in (tmp_path / "quality").iterdir():
         file.write_bytes(b"damaged")
-    assert torch.equal(quality.kept("a", make), torch.ones(2, 3))
+    assert torch.equal(ruler.kept("a", make), torch.ones(2, 3))
     assert made == [1, 1, 1]

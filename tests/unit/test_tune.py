@@ -26,7 +26,6 @@ first: [{{}}, {{noise: "0.3"}}]
 
 @pytest.fixture(scope="module")
 def tune() -> ModuleType:
-    benchmark("ablation")
     return benchmark("tune")
 
 

@@ -10,22 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.scripts import REPOSITORY, benchmark
+from tests.scripts import benchmark
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def words() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-        return benchmark("words")
+    return benchmark("words")
 
 
 @pytest.fixture(scope="module")
 def judge(words: ModuleType) -> Any:
     """With the means of each image's quarters for features, which need no network."""
-    from quality import Ruler, read_pictures, shrink
+    from ruler import Ruler, read_pictures, shrink
 
     from imagen_pl.data.transforms import decode
 

@@ -1,0 +1,60 @@
+"""The ruler's table: what a run took, and what other programs hand in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from imagen_pl import load
+from imagen_pl.errors import UserError
+from tests.cli.conftest import Tiny
+from tests.scripts import benchmark
+
+
+@pytest.fixture(scope="module")
+def quality() -> ModuleType:
+    return benchmark("quality")
+
+
+def test_what_a_run_took_is_read_from_its_folder(quality: ModuleType, trained: Tiny) -> None:
+    model = load(trained.run, "cpu")
+    took = quality.took_by_run(trained.run, model)
+    held = torch.load(trained.run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    sizes = {
+        kind: sum(held[n].numel() for n in held if n.startswith(f"{kind}."))
+        for kind in ("discriminator", "ema")
+    }
+    assert took.discriminator_parameters == sizes["discriminator"]
+    assert took.generator_parameters <= sizes["ema"]  # buffers are held there too
+    assert took.images_seen == model.description["images_seen"] > 0
+    assert took.images_per_second > 0
+    assert 0.1 < took.peak_memory_gb < 100
+
+
+def test_of_a_release_little_is_known(quality: ModuleType, trained: Tiny) -> None:
+    folder = load(trained.run, "cpu").save("release")
+    took = quality.took_by_run(folder, load(folder, "cpu"))
+    assert took.generator_parameters > 0
+    assert took.discriminator_parameters is took.images_per_second is took.peak_memory_gb is None
+
+
+def test_costs_are_told_where_they_are_known(quality: ModuleType) -> None:
+    took = quality.Took(61_280, 127.96, 3_500_000, 1_600_000, 1.04)
+    assert quality.cost(took) == "128.0 | 61,280 | 3.50 M + 1.60 M | 1.0 GiB"
+    assert quality.cost(quality.Took(generator_parameters=3_500_000)) == " |  | 3.50 M | "
+    assert quality.cost(None).count("|") == 3
+
+
+def test_pictures_of_another_program_are_taken_in_the_ruler_s_order(
+    quality: ModuleType, tmp_path: Path
+) -> None:
+    pictures = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
+    np.save(tmp_path / quality.PICTURES, pictures)
+    ruler = SimpleNamespace(asked=[5, 6, 7], seed=0, resolution=4)
+    assert np.array_equal(quality.read_drawn(tmp_path, ruler).permute(0, 2, 3, 1).numpy(), pictures)
+    with pytest.raises(UserError, match="holds 3 pictures, for other captions than --seed 1 asks"):
+        quality.read_drawn(tmp_path, SimpleNamespace(asked=[5, 6, 7], seed=1, resolution=4))
