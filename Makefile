@@ -1,6 +1,7 @@
 # make quickstart   train on the shipped emoji; MINUTES=2 for a look
+# make quality      the quickstart and a plain loop, equally long, scored by one ruler: benchmarks/RESULTS.md
 # make test         style, types and the whole test suite
-# Both make .venv first, and can be run twice. PYTHON=python3.12 picks another interpreter.
+# All make .venv first, and can be run twice. PYTHON=python3.12 picks another interpreter.
 
 MINUTES ?= 8
 # What `make test` hands to pytest: a file, or -k with a name; by default everything.
@@ -15,12 +16,18 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test clean
+.PHONY: quickstart quality test clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/imagen-pl fit --config $(CONFIG) --existing move \
 		--trainer.max_time "$$($(BIN)/python -c 'm = round(60 * $(MINUTES)); print(f"00:{m // 3600:02}:{m // 60 % 60:02}:{m % 60:02}")')" \
 		--growth.kimg_scale "$$($(BIN)/python -c 'print($(MINUTES) / $(TUNED_MINUTES))')"
+
+# What benchmarks/baselines/gigagan.py has left in runs/gigagan is scored too.
+quality: quickstart
+	$(BIN)/python benchmarks/baselines/plain_loop.py --minutes $(MINUTES) --out runs/plain_loop
+	$(BIN)/python benchmarks/quality.py runs/quickstart runs/plain_loop $(wildcard runs/gigagan) \
+		--extractor efficientnet_lite1 --out benchmarks/results/quality.json
 
 test: $(INSTALLED)
 	$(BIN)/ruff check

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from imagen_pl.data.problems import Problems
 from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.data.transforms import decode
+from imagen_pl.reporting import peak_memory_gb
 from imagen_pl.text.cache import TextCache
 from imagen_pl.text.encoder import FrozenTextEncoder
 
@@ -143,10 +144,12 @@ def train(minutes: float, batch: int, seed: int) -> tuple[Generator, dict[str, f
             for mean, new in zip(average.parameters(), g.parameters(), strict=True):
                 mean.lerp_(new, 1 - decay)
         bar.update()
-    seen = step * batch
-    return average, {"images_seen": seen, "images_per_second": seen / seconds, "seconds": seconds} | {
-        name: sum(p.numel() for p in network.parameters())
-        for name, network in (("generator_parameters", g), ("discriminator_parameters", d))
+    return average, {
+        "images_seen": step * batch,
+        "images_per_second": step * batch / seconds,
+        "generator_parameters": sum(p.numel() for p in g.parameters()),
+        "discriminator_parameters": sum(p.numel() for p in d.parameters()),
+        "peak_memory_gb": peak_memory_gb(torch.device("cpu")),
     }
 
 
