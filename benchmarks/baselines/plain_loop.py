@@ -105,7 +105,9 @@ def training_set() -> tuple[UInt8[Tensor, "n 3 32 32"], Float[Tensor, "n c"]]:
     return images, TextCache.build(encoder, captions)(captions).pooled
 
 
-def train(minutes: float, batch: int, seed: int) -> tuple[Generator, dict[str, float]]:
+def train(
+    minutes: float, images_wanted: int | None, batch: int, seed: int
+) -> tuple[Generator, dict[str, float]]:
     images, texts = training_set()
     torch.manual_seed(seed)
     g, d = (
@@ -117,7 +119,11 @@ def train(minutes: float, batch: int, seed: int) -> tuple[Generator, dict[str, f
     opt_d = torch.optim.Adam(d.parameters(), lr=4e-4, betas=(0.0, 0.99), fused=True)
     bar = tqdm(desc="images", unit_scale=batch, mininterval=10)
     start, step = time.monotonic(), 0
-    while (seconds := time.monotonic() - start) < 60 * minutes:
+
+    def over(seconds: float) -> bool:
+        return seconds >= 60 * minutes if images_wanted is None else step * batch >= images_wanted
+
+    while not over(seconds := time.monotonic() - start):
         real, text = _some(images, texts, batch)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
@@ -179,12 +185,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--images", type=int, help="see so many, however long it takes: on a busy machine")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/plain_loop"))
     options = parser.parse_args()
     torch.set_num_threads(2)
-    generator, about = train(options.minutes, options.batch, options.seed)
+    generator, about = train(options.minutes, options.images, options.batch, options.seed)
     write_pictures(options.out, draw(generator, asked_captions(), options.seed), about)
     print(json.dumps(about))
 
