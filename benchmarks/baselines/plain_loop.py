@@ -36,8 +36,8 @@ from imagen_pl.text.encoder import FrozenTextEncoder
 
 LATENT, TEXT, STYLE = 64, 384, 256
 # 32 px is reached by, and left by, shuffling pixels into channels: cheap, at the price of a checkerboard.
-WIDTHS_G = {4: 256, 8: 224, 16: 128}
-WIDTHS_D = {16: 96, 8: 160, 4: 224}
+WIDTHS_G = {4: 192, 8: 128, 16: 96}
+WIDTHS_D = {16: 64, 8: 128, 4: 192}
 
 
 class Film(nn.Module):
@@ -62,7 +62,7 @@ class Generator(nn.Module):
             nn.Linear(LATENT + TEXT, STYLE), nn.LeakyReLU(0.2), nn.Linear(STYLE, STYLE)
         )
         widths = list(WIDTHS_G.values())
-        self.start = nn.Parameter(torch.randn(1, widths[0], 4, 4))
+        self.start = nn.Linear(STYLE, widths[0] * 16)
         self.blocks = nn.ModuleList(
             Film(before, width) for before, width in zip([widths[0], *widths], widths, strict=False)
         )
@@ -70,7 +70,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, text: Tensor) -> Float[Tensor, "b 3 32 32"]:
         style = self.style(torch.cat([F.normalize(z) * LATENT**0.5, text], 1))
-        x = self.start.expand(len(z), -1, -1, -1)
+        x = self.start(style).unflatten(1, (-1, 4, 4))
         for i, block in enumerate(self.blocks):
             x = block(F.interpolate(x, scale_factor=2.0) if i else x, style)
         return F.pixel_shuffle(self.paint(x), 2).float()
