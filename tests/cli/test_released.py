@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from imagen_pl import load
 from imagen_pl import trained as trained_models
@@ -16,7 +24,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.text.captioner import Captioner
 from imagen_pl.text.captioner_weights import save_weights
 from tests.captioners import Pixels
-from tests.cli.conftest import Tiny
+from tests.cli.conftest import REPOSITORY, Tiny
 from tests.cli.test_caption import CAPTIONER
 from tests.unit.data_fixtures import noise
 
@@ -64,3 +72,82 @@ def test_a_wrong_name_is_told_the_right_ones(hearts: Path) -> None:
         UserError, match=r"there is no such run, checkpoint or release; this package brings hearts"
     ):
         load("harts")
+
+
+# ---------------------------------------------------------------------- the one that ships
+
+EMOJI = trained_models.RELEASED / "emoji"
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing can be reached, and nothing is kept from before."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_shipped_model_draws_offline(offline: None) -> None:
+    assert main(["sample", "emoji", "a cupcake, fluent style", "--out", "cupcake.png"]) == 0
+    with Image.open("cupcake.png") as picture:
+        assert min(picture.size) >= 128
+    model = load("emoji", "cpu")
+    assert model.resolution == 64
+    red, blue = (
+        np.array(model.sample(f"{colour} heart, noto style")[0]).mean((0, 1)) for colour in ("red", "blue")
+    )
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
+
+
+def test_the_shipped_captioner_reads_a_picture_offline(
+    offline: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load("emoji", "cpu").sample("red heart, noto style")[0].save("heart.png")
+    capsys.readouterr()
+    assert main(["caption", "emoji", "heart.png"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("heart.png: ")
+    assert said.rstrip().endswith(" style")
+
+
+def test_it_is_small_and_says_what_it_is() -> None:
+    assert sum(file.stat().st_size for file in EMOJI.rglob("*") if file.is_file()) < 50e6
+    card = (EMOJI / "README.md").read_text()
+    for title in ("Data", "Recipe", "Scores", "How it was made", "The captioner", "Where it fails", "Limits"):
+        assert f"\n## {title}\n" in card
+    for split in ("train", "composition", "test"):
+        assert f"real images of the split {split}" in card
+    for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", card):
+        assert (EMOJI / target).is_file()
+    for file in (EMOJI / "README.md", EMOJI / "config.json", EMOJI / "captioner/config.json"):
+        assert not re.search(r"(^|[\s\"'(])/(home|root|tmp|work|mnt|Users)/", file.read_text())
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_draws(tmp_path: Path) -> None:
+    """From what pip would install, with nothing of this repository in reach."""
+    source = tmp_path / "source"  # a build in place would take along what older builds have left
+    shutil.copytree(REPOSITORY / "imagen_pl", source / "imagen_pl")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    words = ["wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run([sys.executable, "-m", "pip", *words], check=True)
+    (wheel,) = tmp_path.glob("imagen_pl-*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    code = (
+        "import imagen_pl, sys; from imagen_pl.cli import main; print(imagen_pl.__file__); "
+        "sys.exit(main(['sample', 'emoji', 'red heart, noto style', '--out', 'heart.png']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "site") in done.stdout
+    assert (tmp_path / "heart.png").is_file()
