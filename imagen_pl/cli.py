@@ -24,6 +24,8 @@ verbs:
   fit            train a model by a configuration file
   validate       score a checkpoint of a run
   sample         draw pictures for prompts
+  sheet          draw drafts for a brief of prompts, on a PDF or HTML sheet
+  variants       draw a subject in every style, side by side
   interpolate    go from one prompt to the next in a film
   edit           keep the latent and change the words, side by side
   demo           serve a page to try a model on
@@ -43,6 +45,9 @@ examples:
   imagen-pl validate --config runs/photos/config.yaml --ckpt_path best
   imagen-pl sample runs/quickstart "a red heart, fluent style" --num_images 4 --seed 7 --out hearts.png
   imagen-pl sample runs/quickstart --prompts prompts.csv --out pictures/
+  imagen-pl sample runs/quickstart "crown, fluent style" --transparent --plain --out crown.png
+  imagen-pl sheet runs/quickstart brief.csv --out drafts.pdf
+  imagen-pl variants runs/quickstart "cupcake" "red heart" --out variants.png
   imagen-pl interpolate runs/quickstart "red heart, noto style" "blue square, noto style" --out film.gif
   imagen-pl edit runs/quickstart "red heart, fluent style" --to "blue heart, fluent style" --out edit.png
   imagen-pl demo runs/quickstart
@@ -70,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fit": _train,
         "validate": _train,
         "sample": _sample,
+        "sheet": _sheet,
+        "variants": _variants,
         "interpolate": _interpolate,
         "edit": _edit,
         "demo": _demo,
@@ -160,6 +167,18 @@ def _sample(words: list[str]) -> int:
     from imagen_pl.sampling import sample
 
     return sample(parsers.sample_parser().parse_args(words[1:]))
+
+
+def _sheet(words: list[str]) -> int:
+    from imagen_pl.contact_sheet import sheet
+
+    return sheet(parsers.sheet_parser().parse_args(words[1:]))
+
+
+def _variants(words: list[str]) -> int:
+    from imagen_pl.variants import variants
+
+    return variants(parsers.variants_parser().parse_args(words[1:]))
 
 
 def _interpolate(words: list[str]) -> int:

@@ -26,9 +26,61 @@ def sample_parser() -> argparse.ArgumentParser:
         "--format", choices=("png", "webp", "jpg"), default="png", help="of single pictures (default: png)"
     )
     parser.add_argument("--plain", action="store_true", help="leave the prompts out of the grid")
+    parser.add_argument(
+        "--transparent",
+        action="store_true",
+        help="cut the pictures out of their white background; PNG or WebP",
+    )
     parser.add_argument("--singles", metavar="DIR", help="write each picture to a file here as well")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object a picture: file, prompt, seed"
+    )
+    _add_drawing(parser)
+    return parser
+
+
+def sheet_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl sheet",
+        description="Draw drafts for each prompt of a brief, on a sheet to print or to send.",
+        epilog=(
+            "A brief is .txt (one a line), .csv or .jsonl (field `prompt`; a field `seed` overrules --seed). "
+            "Every other field is printed with its drafts, and so is the command that draws them again."
+        ),
+    )
+    _add_model(parser)
+    parser.add_argument("brief", help="a .txt, .csv or .jsonl file of prompts")
+    parser.add_argument("--num_images", type=int, default=4, metavar="N", help="drafts each (default: 4)")
+    parser.add_argument(
+        "--out", default="drafts.pdf", metavar="FILE", help=".pdf or .html (default: drafts.pdf)"
+    )
+    _add_drawing(parser)
+    return parser
+
+
+def variants_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagen-pl variants",
+        description="Draw a subject in every style, side by side, to choose from.",
+        epilog="Pictures of one seed share a latent, whatever the style.",
+    )
+    _add_model(parser)
+    parser.add_argument("subject", nargs="+", help='as "cupcake"; a row each')
+    parser.add_argument(
+        "--styles",
+        nargs="+",
+        metavar="STYLE",
+        help="a column each (default: fluent, noto and twemoji, for a model trained on the emoji)",
+    )
+    parser.add_argument(
+        "--wording",
+        default="{subject}, {style} style",
+        metavar="TEXT",
+        help='how a prompt is made of both (default: "{subject}, {style} style")',
+    )
+    parser.add_argument("--num_images", type=int, default=4, metavar="N", help="of each (default: 4)")
+    parser.add_argument(
+        "--out", default="variants.png", metavar="FILE", help=".png, .webp or .jpg (default: variants.png)"
     )
     _add_drawing(parser)
     return parser

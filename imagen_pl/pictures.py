@@ -31,16 +31,22 @@ def to_pil(images: UInt8[Tensor, "b 3 h w"]) -> list[Image.Image]:
 def strip(images: Sequence[Image.Image], smallest: int = 96) -> Image.Image:
     """Equally large pictures side by side, each at least `smallest` px wide.
 
-    Small ones are enlarged by a whole number, pixel by pixel, so that nothing is invented.
+    Small ones are enlarged by a whole number, pixel by pixel, so that nothing is invented. Of pictures with
+    transparency (RGBA) the strip is transparent as well.
     """
     width, height = images[0].size
     scale = max(1, math.ceil(smallest / width))
     width, height = width * scale, height * scale
     gap = 2
-    row = Image.new("RGB", (len(images) * (width + gap) - gap, height), "white")
+    row = _blank(images[0].mode, (len(images) * (width + gap) - gap, height))
     for i, image in enumerate(images):
         row.paste(image.resize((width, height), Image.Resampling.NEAREST), (i * (width + gap), 0))
     return row
+
+
+def _blank(mode: str, size: tuple[int, int]) -> Image.Image:
+    """White, and transparent where the mode can be."""
+    return Image.new("RGBA", size, (255, 255, 255, 0)) if mode == "RGBA" else Image.new("RGB", size, "white")
 
 
 def labelled_grid(
@@ -64,10 +70,9 @@ def labelled_grid(
     label_height = max(map(len, wrapped)) * line_height
     columns = min(columns, len(cells))
     rows = math.ceil(len(cells) / columns)
-    sheet = Image.new(
-        "RGB",
+    sheet = _blank(
+        cells[0].mode,
         (columns * (width + _MARGIN) + _MARGIN, rows * (height + label_height + _MARGIN) + _MARGIN),
-        "white",
     )
     draw = ImageDraw.Draw(sheet)
     for i, (cell, lines) in enumerate(zip(cells, wrapped, strict=True)):
@@ -96,11 +101,14 @@ def save_picture(picture: Image.Image, file: Path, facts: Mapping[str, object]) 
         return
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = json.dumps(dict(facts))
-    picture.save(file, exif=exif, quality=95)
+    # exact: the colour below transparent pixels is kept, which filtered textures take in.
+    picture.save(file, exif=exif, quality=95, exact=True)
 
 
-def wrap(label: str, width: int, face: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    """A label in up to three lines of at most `width` px; what does not fit ends in an ellipsis."""
+def wrap(
+    label: str, width: float, face: ImageFont.ImageFont | ImageFont.FreeTypeFont, most: int = _LABEL_LINES
+) -> list[str]:
+    """A label in up to `most` lines of at most `width` px; what does not fit ends in an ellipsis."""
     lines: list[str] = []
     line = ""
     for word in label.split():
@@ -111,12 +119,12 @@ def wrap(label: str, width: int, face: ImageFont.ImageFont | ImageFont.FreeTypeF
         line = longer
     if line:
         lines.append(line)
-    if len(lines) > _LABEL_LINES:
-        lines = [*lines[: _LABEL_LINES - 1], " ".join(lines[_LABEL_LINES - 1 :])]
+    if len(lines) > most:
+        lines = [*lines[: most - 1], " ".join(lines[most - 1 :])]
     return [_shorten(line, width, face) for line in lines]
 
 
-def _shorten(line: str, width: int, face: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+def _shorten(line: str, width: float, face: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
     if face.getlength(line) <= width:
         return line
     while line and face.getlength(line + "…") > width:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+from PIL import Image
 
 import imagen_pl
 from imagen_pl.errors import UserError
 from imagen_pl.inference import TextToImage, load
+from imagen_pl.matte import cut_out
 from imagen_pl.pictures import labelled_grid, save_picture, strip
 from imagen_pl.prompts import Prompt, read_prompts
 
@@ -40,8 +43,10 @@ def sample(arguments: argparse.Namespace) -> int:
 def _check_line(arguments: argparse.Namespace) -> None:
     if not arguments.prompt:
         raise UserError('name at least one prompt, as "a red heart, fluent style", or a file with --prompts')
-    _check_number(arguments)
-    check_picture(Path(arguments.out or "sample.png"), "unless --prompts names a file of prompts")
+    check_drawing(arguments)
+    out = Path(arguments.out or "sample.png")
+    check_picture(out, "unless --prompts names a file of prompts")
+    _check_transparent(arguments, out.suffix)
 
 
 def check_picture(out: Path, unless: str = "") -> None:
@@ -53,7 +58,7 @@ def check_picture(out: Path, unless: str = "") -> None:
 def _grid(model: TextToImage, arguments: argparse.Namespace) -> None:
     out = Path(arguments.out or "sample.png")
     pairs = [(p, arguments.seed + k) for p in arguments.prompt for k in range(arguments.num_images)]
-    pictures = list(watched(model.draw(pairs, arguments.truncation), len(pairs)))
+    pictures = list(_draw(model, pairs, arguments))
     n = arguments.num_images
     rows = [strip(pictures[i : i + n], smallest=128) for i in range(0, len(pictures), n)]
     labels = [""] * len(rows) if arguments.plain else arguments.prompt
@@ -86,7 +91,8 @@ def _check_file(arguments: argparse.Namespace) -> tuple[list[Prompt], Path]:
         raise UserError("give prompts on the line or in --prompts FILE, not both")
     if arguments.singles:
         raise UserError("--singles goes with prompts on the line; --prompts writes single files anyway")
-    _check_number(arguments)
+    check_drawing(arguments)
+    _check_transparent(arguments)
     if arguments.out is None:
         raise UserError("--prompts writes a folder: name it with --out DIR")
     out = Path(arguments.out)
@@ -99,12 +105,11 @@ def _check_file(arguments: argparse.Namespace) -> tuple[list[Prompt], Path]:
 
 def _folder(model: TextToImage, prompts: list[Prompt], out: Path, arguments: argparse.Namespace) -> None:
     n = arguments.num_images
-    # Another seed for each row: pictures of a large set must not all share one latent.
-    seeds = [arguments.seed + row * n if p.seed is None else p.seed for row, p in enumerate(prompts)]
+    seeds = row_seeds(prompts, arguments.seed, n)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
     out.mkdir(parents=True, exist_ok=True)
     with (out / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-        drawn = watched(model.draw(pairs, arguments.truncation), len(pairs))
+        drawn = _draw(model, pairs, arguments)
         about, told = facts(model, arguments), _Told(arguments.json)
         for i, (picture, (text, seed)) in enumerate(zip(drawn, pairs, strict=True)):
             name = _file_name(i // n, i % n, n, arguments.format)
@@ -118,11 +123,29 @@ def _folder(model: TextToImage, prompts: list[Prompt], out: Path, arguments: arg
 # ---------------------------------------------------------------------- both
 
 
-def _check_number(arguments: argparse.Namespace) -> None:
+def check_drawing(arguments: argparse.Namespace) -> None:
+    """Raise UserError where --num_images or --truncation are out of range."""
     if arguments.num_images < 1:
         raise UserError(f"--num_images {arguments.num_images} must be 1 or more")
     if not 0 <= arguments.truncation <= 1:
         raise UserError(f"--truncation {arguments.truncation} is not between 0 and 1")
+
+
+def _check_transparent(arguments: argparse.Namespace, ending: str = "") -> None:
+    if arguments.transparent and ("jpg" in arguments.format or ending.lower() in (".jpg", ".jpeg")):
+        raise UserError("--transparent needs .png or .webp: a JPEG file cannot be transparent")
+
+
+def _draw(
+    model: TextToImage, pairs: list[tuple[str, int]], arguments: argparse.Namespace
+) -> Iterator[Image.Image]:
+    drawn = watched(model.draw(pairs, arguments.truncation), len(pairs))
+    return map(cut_out, drawn) if arguments.transparent else drawn
+
+
+def row_seeds(prompts: Sequence[Prompt], seed: int, num_images: int) -> list[int]:
+    """The first seed of each row: its own, or another for each, lest all pictures share one latent."""
+    return [seed + row * num_images if p.seed is None else p.seed for row, p in enumerate(prompts)]
 
 
 def _count(pictures: int) -> str:

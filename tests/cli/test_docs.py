@@ -31,7 +31,7 @@ from imagen_pl.text.encoder import TextEncoder
 from tests.cli.conftest import Tiny
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 EXAMPLES = dict(
     re.findall(
         r'^```\w+ title="([\w.]+)"\n(.*?)^```',

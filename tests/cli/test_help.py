@@ -12,6 +12,8 @@ def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) 
         "fit",
         "validate",
         "sample",
+        "sheet",
+        "variants",
         "interpolate",
         "edit",
         "demo",
@@ -34,7 +36,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: unknown verb 'train': use fit, validate, sample, interpolate, edit, demo, "
+        "error: unknown verb 'train': use fit, validate, sample, sheet, variants, interpolate, edit, demo, "
     )
 
 

@@ -74,7 +74,11 @@ ALLOWED: dict[str, set[str]] = {
     "callbacks": LEAVES | {"files", "pictures", "runs", "schedules", "types"},
     "inference": LEAVES
     | {"", "checkpoints", "files", "generators.base", "latents", "pictures", "text", "trained", "types"},
-    "sampling": LEAVES | {"", "inference", "pictures", "prompts"},
+    "matte": set(),
+    "sampling": LEAVES | {"", "inference", "matte", "pictures", "prompts"},
+    "contact_pdf": LEAVES | {"pictures"},
+    "contact_sheet": LEAVES | {"contact_pdf", "files", "inference", "pictures", "prompts", "sampling"},
+    "variants": LEAVES | {"data.emoji", "inference", "pictures", "sampling"},
     "films": LEAVES | {"files", "pictures"},
     "interpolation": LEAVES | {"inference", "latents", "pictures", "types"},
     "exporting": LEAVES | {"files", "inference", "latents", "text", "types"},
@@ -115,6 +119,7 @@ ALLOWED: dict[str, set[str]] = {
         "app",
         "callbacks",
         "captioner_fitting",
+        "contact_sheet",
         "data",
         "describing",
         "editing",
@@ -125,6 +130,7 @@ ALLOWED: dict[str, set[str]] = {
         "run_report",
         "runs",
         "sampling",
+        "variants",
     },
 }
 # These watch the system at work and are handed it, so they know its type; loading them must not load it.

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Draw the pictures of these pages again: docs/use-cases/make.sh [MODEL], from anywhere. The drafts' picture is
+# of the HTML sheet, by Chromium.
+set -eu
+MODEL=${1:-emoji}
+PYTHON=${PYTHON:-python}
+CHROMIUM=${CHROMIUM:-chromium}
+# A run may be named from where the caller stands.
+if [ -e "$MODEL" ]; then MODEL=$(realpath "$MODEL"); fi
+cd "$(dirname "$0")"
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+draw() { "$PYTHON" -m imagen_pl.cli "$@"; }
+
+draw variants "$MODEL" "red heart" "cupcake" --num_images 4 --out "$made/variants.png"
+
+draw sample "$MODEL" "red heart, fluent style" "crown, noto style" "rocket, noto style" \
+    --num_images 2 --transparent --plain --out "$made/grid.png" --singles "$made/props"
+"$PYTHON" - "$made" <<'PYTHON'
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from imagen_pl.pictures import strip
+
+made = Path(sys.argv[1])
+# Saved again without what they say of the model: where it lies on this machine is nobody's business.
+Image.open(made / "variants.png").save("variants.png", optimize=True)
+props = strip([Image.open(file) for file in sorted((made / "props").glob("*.png"))], smallest=128)
+scene = Image.new("RGBA", props.size, "#28406e")
+draw = ImageDraw.Draw(scene)
+for y in range(0, props.height, 16):
+    for x in range(y % 32, props.width, 32):
+        draw.rectangle((x, y, x + 15, y + 15), fill="#1c2c4e")
+scene.alpha_composite(props)
+scene.convert("RGB").save("props.png", optimize=True)
+PYTHON
+
+draw sheet "$MODEL" brief.csv --out "$made/drafts.html"
+# For the same reason.
+sed -i "s#$MODEL#emoji#g" "$made/drafts.html"
+"$CHROMIUM" --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=620,1240 \
+    --screenshot="$PWD/drafts.png" "file://$made/drafts.html" 2>/dev/null
+ls -l ./*.png
