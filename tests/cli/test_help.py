@@ -77,7 +77,7 @@ def test_sample_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> No
 def test_caption_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["caption", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "a captioner's folder, or a run or .ckpt that was trained with one" in told
+    assert "a captioner's folder, a run or .ckpt that was trained with one, or emoji" in told
     assert "draw so many each, instead of the likeliest one" in told
 
 

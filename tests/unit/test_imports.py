@@ -100,7 +100,7 @@ ALLOWED: dict[str, set[str]] = {
     "captioner_training": LEAVES | {"data", "files", "latents", "schedules", "text", "types"},
     "captioner_fitting": LEAVES
     | {"", "arguments", "callbacks", "captioner_training", "checkpoints", "data", "runs", "text"},
-    "describing": LEAVES
+    "describing": LEAVES | {"trained"}
     | {
         "arguments",
         "captioner_training",
