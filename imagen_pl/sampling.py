@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import imagen_pl
 from imagen_pl.errors import UserError
-from imagen_pl.inference import TextToImage, load
+from imagen_pl.inference import TextToImage, check_guidance, load
 from imagen_pl.pictures import labelled_grid, save_picture, strip
 from imagen_pl.prompts import Prompt, read_prompts
 
@@ -53,7 +53,7 @@ def check_picture(out: Path, unless: str = "") -> None:
 def _grid(model: TextToImage, arguments: argparse.Namespace) -> None:
     out = Path(arguments.out or "sample.png")
     pairs = [(p, arguments.seed + k) for p in arguments.prompt for k in range(arguments.num_images)]
-    pictures = list(watched(model.draw(pairs, arguments.truncation), len(pairs)))
+    pictures = list(watched(model.draw(pairs, arguments.truncation, arguments.guidance), len(pairs)))
     n = arguments.num_images
     rows = [strip(pictures[i : i + n], smallest=128) for i in range(0, len(pictures), n)]
     labels = [""] * len(rows) if arguments.plain else arguments.prompt
@@ -104,7 +104,7 @@ def _folder(model: TextToImage, prompts: list[Prompt], out: Path, arguments: arg
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
     out.mkdir(parents=True, exist_ok=True)
     with (out / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-        drawn = watched(model.draw(pairs, arguments.truncation), len(pairs))
+        drawn = watched(model.draw(pairs, arguments.truncation, arguments.guidance), len(pairs))
         about, told = facts(model, arguments), _Told(arguments.json)
         for i, (picture, (text, seed)) in enumerate(zip(drawn, pairs, strict=True)):
             name = _file_name(i // n, i % n, n, arguments.format)
@@ -123,6 +123,7 @@ def _check_number(arguments: argparse.Namespace) -> None:
         raise UserError(f"--num_images {arguments.num_images} must be 1 or more")
     if not 0 <= arguments.truncation <= 1:
         raise UserError(f"--truncation {arguments.truncation} is not between 0 and 1")
+    check_guidance(arguments.guidance, "--guidance")
 
 
 def _count(pictures: int) -> str:
@@ -158,6 +159,7 @@ def facts(model: TextToImage, arguments: argparse.Namespace) -> dict[str, Any]:
         "model": arguments.model,
         "images_seen": model.description.get("images_seen", ""),
         "truncation": arguments.truncation,
+        "guidance": arguments.guidance,
         "software": f"imagen_pl {imagen_pl.__version__}",
     }
 

@@ -76,7 +76,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"", "checkpoints", "files", "generators.base", "latents", "pictures", "text", "trained", "types"},
     "sampling": LEAVES | {"", "inference", "pictures", "prompts"},
     "films": LEAVES | {"files", "pictures"},
-    "interpolation": LEAVES | {"inference", "latents", "pictures", "types"},
+    "interpolation": LEAVES | {"inference", "latents", "types"},
     "exporting": LEAVES | {"files", "inference", "latents", "text", "types"},
     "editing": LEAVES | {"films", "inference", "interpolation", "pictures", "sampling"},
     "evaluation_report": {"metrics.evaluation", "metrics.retrieval"},
