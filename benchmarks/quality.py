@@ -53,10 +53,10 @@ PICTURES = "pictures.npy"
 EXTRACTORS: dict[str, type[Extractor]] = {e.name: e for e in (EfficientNetLite0, EfficientNetLite1)}
 
 
-def draw_pictures(model: TextToImage, ruler: Ruler) -> Images:
+def draw_pictures(model: TextToImage, ruler: Ruler, guidance: float = 1.0) -> Images:
     """A picture for each caption, each with a seed of its own."""
     pairs = [(ruler.pictures[row].caption, ruler.seed + k) for k, row in enumerate(ruler.asked)]
-    drawn = [torch.from_numpy(np.array(picture)) for picture in model.draw(pairs)]
+    drawn = [torch.from_numpy(np.array(picture)) for picture in model.draw(pairs, guidance=guidance)]
     return shrink(torch.stack(drawn).permute(0, 3, 1, 2), ruler.resolution)
 
 
@@ -165,9 +165,13 @@ def main() -> None:
     parser.add_argument(
         "--extractor", choices=EXTRACTORS, default="efficientnet_lite0", help="whose features"
     )
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help="0 to 10; more than 1 heeds the words more"
+    )
     options = parser.parse_args()
     try:
-        run(options.models, options.out, options.seed, options.resolution, options.extractor)
+        settings = (options.seed, options.resolution, options.extractor, options.guidance)
+        run(options.models, options.out, *settings)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
 
@@ -189,6 +193,7 @@ def run(
     seed: int,
     resolution: int | None,
     extractor_name: str = "efficientnet_lite0",
+    guidance: float = 1.0,
 ) -> None:
     start = time.monotonic()
     extractor = EXTRACTORS[extractor_name]()
@@ -203,7 +208,7 @@ def run(
     ruler = make_ruler(extractor, resolution, seed)
     scores = []
     for path, model in loaded:
-        features = extract(extractor, draw_pictures(model, ruler), str(path))
+        features = extract(extractor, draw_pictures(model, ruler, guidance), str(path))
         scores.append(replace(score(ruler, str(path), features), took=took_by_run(path, model)))
     for path in drawn:
         features = extract(extractor, read_drawn(path, ruler), str(path))
@@ -212,6 +217,7 @@ def run(
         scores.append(replace(score(ruler, str(path), features), took=took))
     scores += score_real(ruler, extractor)
     about = circumstances(ruler, extractor, models)
+    about["guidance"] = guidance
     about["seconds"] = round(time.monotonic() - start, 1)
     print(f"{extractor.name} features, {resolution} px, seed {seed}, {len(ruler.rest)} real images\n")
     print(table(scores))

@@ -60,7 +60,7 @@ def sheet(arguments: argparse.Namespace) -> int:
     seeds = row_seeds(prompts, arguments.seed, n)
     model = load(arguments.model, arguments.device)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
-    drawn = list(watched(model.draw(pairs, arguments.truncation), len(pairs)))
+    drawn = list(watched(model.draw(pairs, arguments.truncation, arguments.guidance), len(pairs)))
     rows = [
         Drafts(
             prompt.text,
@@ -95,8 +95,9 @@ def _command(arguments: argparse.Namespace, prompt: str, seed: int) -> str:
     """What draws a row's drafts again."""
     words = ["imagen-pl", "sample", arguments.model, prompt, "--num_images", str(arguments.num_images)]
     words += ["--seed", str(seed)]
-    if arguments.truncation != 1:
-        words += ["--truncation", str(arguments.truncation)]
+    for name in ("truncation", "guidance"):
+        if getattr(arguments, name) != 1:
+            words += [f"--{name}", str(getattr(arguments, name))]
     return shlex.join(words)
 
 

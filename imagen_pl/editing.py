@@ -29,7 +29,9 @@ def film(arguments: argparse.Namespace) -> int:
     if len(keyframes) < 2:
         raise UserError("name two prompts or more to go between, or give one with --num_latents 2 or more")
     model = load(arguments.model, arguments.device)
-    steps = interpolate(model, keyframes, arguments.frames, arguments.loop, arguments.truncation)
+    steps = interpolate(
+        model, keyframes, arguments.frames, arguments.loop, arguments.truncation, arguments.guidance
+    )
     total = arguments.frames * (len(keyframes) if arguments.loop else len(keyframes) - 1)
     out.parent.mkdir(parents=True, exist_ok=True)
     count = write_film(watched(steps, total), out, arguments.fps, arguments.loop)
@@ -50,7 +52,7 @@ def edit(arguments: argparse.Namespace) -> int:
     model = load(arguments.model, arguments.device)
     prompts = [arguments.prompt, *arguments.to]
     pairs = [(prompt, arguments.seed + k) for k in range(arguments.num_images) for prompt in prompts]
-    pictures = list(watched(model.draw(pairs, arguments.truncation), len(pairs)))
+    pictures = list(watched(model.draw(pairs, arguments.truncation, arguments.guidance), len(pairs)))
     sheet = labelled_grid(pictures, [prompt for prompt, _ in pairs], columns=len(prompts))
     about = {"prompt": arguments.prompt, "to": "\n".join(arguments.to), "seed": arguments.seed}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,8 @@ def report(about: dict[str, Any], found: list[Evaluation]) -> Iterator[str]:
     yield (
         f"{about['model']}: {about['pictures']:,} pictures, one a caption, against "
         f"{about['real_images']:,} real images of the split {about['split']} at "
-        f"{about['resolution']} px, seed {about['seed']}, truncation {about['truncation']:g}"
+        f"{about['resolution']} px, seed {about['seed']}, truncation {about['truncation']:g}, "
+        f"guidance {about['guidance']:g}"
     )
     yield ""
     yield "| | " + " | ".join(each.extractor for each in found) + " |"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import logging
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from jaxtyping import Float
 from PIL import Image
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
@@ -22,8 +26,11 @@ from imagen_pl.latents import latents
 from imagen_pl.pictures import to_pil, to_uint8
 from imagen_pl.text.encoder import TextEncoder
 from imagen_pl.trained import RELEASE_FORMAT, average_of, model_file, read_release
-from imagen_pl.types import Growth
+from imagen_pl.types import Growth, TextFeatures
 
+log = logging.getLogger(__name__)
+
+MAX_GUIDANCE = 10.0
 _PIXELS_A_BATCH = 2**19
 
 
@@ -56,10 +63,16 @@ class TextToImage:
     def to(self, device: str | torch.device) -> TextToImage:
         """Draw on another device."""
         self.generator.to(device)
+        self.__dict__.pop("_wordless", None)  # it lies on the other device
         return self
 
     def sample(
-        self, prompts: Sequence[str] | str, seed: int = 0, num_images: int = 1, truncation: float = 1.0
+        self,
+        prompts: Sequence[str] | str,
+        seed: int = 0,
+        num_images: int = 1,
+        truncation: float = 1.0,
+        guidance: float = 1.0,
     ) -> list[Image.Image]:
         """Pictures for prompts: all of the first prompt, then all of the second.
 
@@ -71,30 +84,65 @@ class TextToImage:
             seed: of the first picture of each prompt.
             num_images: pictures a prompt.
             truncation: 0 to 1; less than 1 gives more typical, less varied pictures.
+            guidance: 0 to 10; more than 1 heeds the words more, less than 1 less.
 
         Raises:
-            UserError: num_images is below 1, or truncation is not between 0 and 1.
+            UserError: num_images is below 1, truncation or guidance is out of range, or the model's generator
+                knows no guidance.
         """
         if num_images < 1:
             raise UserError(f"num_images {num_images} must be 1 or more")
         prompts = [prompts] if isinstance(prompts, str) else prompts
         pairs = [(prompt, seed + k) for prompt in prompts for k in range(num_images)]
-        return list(self.draw(pairs, truncation))
+        return list(self.draw(pairs, truncation, guidance))
 
-    def draw(self, pairs: Sequence[tuple[str, int]], truncation: float = 1.0) -> Iterator[Image.Image]:
+    def draw(
+        self, pairs: Sequence[tuple[str, int]], truncation: float = 1.0, guidance: float = 1.0
+    ) -> Iterator[Image.Image]:
         """Pictures for pairs of a prompt and a seed, a batch at a time, in order."""
         if not 0 <= truncation <= 1:
             raise UserError(f"truncation {truncation} is not between 0 and 1")
+        check_guidance(guidance)
         size = max(1, min(64, _PIXELS_A_BATCH // self.resolution**2))
         for start in range(0, len(pairs), size):
-            yield from self._batch(pairs[start : start + size], truncation)
+            yield from self._batch(pairs[start : start + size], truncation, guidance)
 
-    @torch.inference_mode()
-    def _batch(self, pairs: Sequence[tuple[str, int]], truncation: float) -> list[Image.Image]:
+    def _batch(
+        self, pairs: Sequence[tuple[str, int]], truncation: float, guidance: float
+    ) -> list[Image.Image]:
         z = torch.cat([latents([0], seed, self.generator.latent_dim) for _, seed in pairs])
         text = self.text_encoder.encode([prompt for prompt, _ in pairs], self.device)
-        images = self.generator(z.to(self.device), text, self.growth, truncation)
+        return self.pictures(z.to(self.device), text, truncation, guidance)
+
+    @torch.inference_mode()
+    def pictures(
+        self, z: Float[Tensor, "b z"], text: TextFeatures, truncation: float = 1.0, guidance: float = 1.0
+    ) -> list[Image.Image]:
+        """Pictures for latents and captions' features, all at once, as `sample` draws them."""
+        if guidance == 1:  # a generator that knows no guidance draws, too
+            images = self.generator(z, text, self.growth, truncation)
+        else:
+            images = self.generator(z, text, self.growth, truncation, guidance, self._wordless)
         return to_pil(to_uint8(images))
+
+    @cached_property
+    def _wordless(self) -> TextFeatures:
+        """Captions that stand for none in particular: their styles' mean is what guidance leads away from.
+
+        "" where training has dropped captions (classifier-free guidance, arXiv:2207.12598); else some of
+        training. A GAN needs no unconditional half: the mean over conditions will do (Zhang et al., Exploring
+        Guided Sampling of Conditional GANs, ECCV 2024). Away from an untaught "", pictures got worse at a
+        guidance where away from this mean they got better (benchmarks/RESULTS.md).
+        """
+        if "guidance" not in inspect.signature(self.generator.forward).parameters:
+            raise UserError(f"{type(self.generator).__name__} knows no guidance: leave it at 1")
+        captions = [""] if self.description.get("caption_dropout") else self.description.get("captions")
+        if not captions:
+            log.warning(
+                'guidance leads away from the caption "", which this model is not known to have learnt: '
+                "pictures may get worse. Train again, with data.caption_dropout"
+            )
+        return self.text_encoder.encode(captions or [""], self.device)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         """Write a release: model.safetensors and config.json, each complete or not at all.
@@ -118,6 +166,13 @@ class TextToImage:
         with written_whole(folder / "config.json") as file:
             file.write((json.dumps(description, indent=2) + "\n").encode())
         return folder
+
+
+def check_guidance(guidance: float | None, name: str = "guidance") -> float:
+    """Raises UserError, which names it so, where it is out of range."""
+    if guidance is None or not 0 <= guidance <= MAX_GUIDANCE:
+        raise UserError(f"{name} {guidance} is not between 0 and {MAX_GUIDANCE:g}")
+    return float(guidance)
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> TextToImage:
@@ -148,6 +203,7 @@ def _from_checkpoint(path: Path) -> TextToImage:
             f"checkpoint {path} does not say which networks it holds: it was not written by `imagen-pl fit`"
         )
     config = yaml.safe_load(checkpoint["config"])
+    data = config.get("data", {})
     description = {
         "format": RELEASE_FORMAT,
         "imagen_pl": imagen_pl.__version__,
@@ -157,7 +213,9 @@ def _from_checkpoint(path: Path) -> TextToImage:
         "fade": checkpoint["growth_fade"],
         "images_seen": checkpoint["images_seen"],
         "taught_by": checkpoint.get("taught_by", []),
-        "data": config.get("data", {}).get("source"),
+        "data": data.get("source"),
+        "caption_dropout": data.get("caption_dropout", 0.0),
+        "captions": checkpoint.get("captions", []),
     }
     return _build(description, weights, path)
 

@@ -13,9 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from imagen_pl.errors import UserError
-from imagen_pl.inference import TextToImage
+from imagen_pl.inference import TextToImage, check_guidance
 from imagen_pl.latents import latents
-from imagen_pl.pictures import to_pil, to_uint8
 from imagen_pl.types import TextFeatures
 
 _AT_ONCE = 32
@@ -27,6 +26,7 @@ def interpolate(
     frames: int = 24,
     loop: bool = False,
     truncation: float = 1.0,
+    guidance: float = 1.0,
 ) -> Iterator[Image.Image]:
     """Pictures on the way through keyframes.
 
@@ -38,6 +38,7 @@ def interpolate(
         frames: from one keyframe to the next.
         loop: go back from the last to the first; the first frame does not come twice.
         truncation: 0 to 1; less than 1 gives more typical, less varied pictures.
+        guidance: 0 to 10; more than 1 heeds the words more, less than 1 less.
 
     Raises:
         UserError: there are fewer than two keyframes, or a number is out of range.
@@ -48,7 +49,8 @@ def interpolate(
         raise UserError(f"frames {frames} must be 1 or more")
     if not 0 <= truncation <= 1:
         raise UserError(f"truncation {truncation} is not between 0 and 1")
-    return _drawn(model, keyframes, _places(len(keyframes), frames, loop), truncation)
+    check_guidance(guidance)
+    return _drawn(model, keyframes, _places(len(keyframes), frames, loop), truncation, guidance)
 
 
 @torch.inference_mode()
@@ -57,6 +59,7 @@ def _drawn(
     keyframes: Sequence[tuple[str, int]],
     places: list[tuple[int, int, float]],
     truncation: float,
+    guidance: float,
 ) -> Iterator[Image.Image]:
     z = torch.cat([latents([0], seed, model.generator.latent_dim) for _, seed in keyframes])
     text = model.text_encoder.encode([prompt for prompt, _ in keyframes])
@@ -65,7 +68,7 @@ def _drawn(
         a, b, t = torch.tensor(before), torch.tensor(after), torch.tensor(shares)
         between = slerp(z[a], z[b], t).to(model.device)
         words = blend(text[a], text[b], t).to(model.device)
-        yield from to_pil(to_uint8(model.generator(between, words, model.growth, truncation)))
+        yield from model.pictures(between, words, truncation, guidance)
 
 
 def _places(keyframes: int, frames: int, loop: bool) -> list[tuple[int, int, float]]:

@@ -287,6 +287,13 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="0 to 1; less than 1 gives more typical, less varied pictures (default: 1)",
     )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        metavar="G",
+        help="0 to 10; more than 1 heeds the words more, less than 1 less (default: 1)",
+    )
     parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
 
 

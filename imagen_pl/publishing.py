@@ -64,12 +64,10 @@ def write_release(
     prompts: list[str],
 ) -> Path:
     """Weights in half precision, description, card and samples of fixed prompts."""
-    # The path of the data on this machine says nothing to others.
+    # The path of the data on this machine says nothing to others, and their captions may not be for others.
     source, model = model.description.get("data"), copy.copy(model)
-    model.description = {
-        **model.description,
-        "data": None if source is None or "Emoji" not in source["class_path"] else source,
-    }
+    if source is None or "Emoji" not in source["class_path"]:
+        model.description = {**model.description, "data": None, "captions": []}
     model.save(folder, torch.float16)
     labelled_grid(model.sample(prompts), prompts, columns=4, smallest=128).save(folder / "samples.png")
     described = {**model.description, "data": source}

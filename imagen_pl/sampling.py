@@ -13,7 +13,7 @@ from PIL import Image
 
 import imagen_pl
 from imagen_pl.errors import UserError
-from imagen_pl.inference import TextToImage, load
+from imagen_pl.inference import TextToImage, check_guidance, load
 from imagen_pl.matte import cut_out
 from imagen_pl.pictures import labelled_grid, save_picture, strip
 from imagen_pl.prompts import Prompt, read_prompts
@@ -129,6 +129,7 @@ def check_drawing(arguments: argparse.Namespace) -> None:
         raise UserError(f"--num_images {arguments.num_images} must be 1 or more")
     if not 0 <= arguments.truncation <= 1:
         raise UserError(f"--truncation {arguments.truncation} is not between 0 and 1")
+    check_guidance(arguments.guidance, "--guidance")
 
 
 def _check_transparent(arguments: argparse.Namespace, ending: str = "") -> None:
@@ -139,7 +140,7 @@ def _check_transparent(arguments: argparse.Namespace, ending: str = "") -> None:
 def _draw(
     model: TextToImage, pairs: list[tuple[str, int]], arguments: argparse.Namespace
 ) -> Iterator[Image.Image]:
-    drawn = watched(model.draw(pairs, arguments.truncation), len(pairs))
+    drawn = watched(model.draw(pairs, arguments.truncation, arguments.guidance), len(pairs))
     return map(cut_out, drawn) if arguments.transparent else drawn
 
 
@@ -181,6 +182,7 @@ def facts(model: TextToImage, arguments: argparse.Namespace) -> dict[str, Any]:
         "model": arguments.model,
         "images_seen": model.description.get("images_seen", ""),
         "truncation": arguments.truncation,
+        "guidance": arguments.guidance,
         "software": f"imagen_pl {imagen_pl.__version__}",
     }
 

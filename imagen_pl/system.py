@@ -133,6 +133,7 @@ class TextToImageGAN(ManualOptimization):
         self.last_resolution = generator.resolutions[-1]
         self.growth = Growth(self.last_resolution)
         self.stage: Stage | None = None
+        self.example_captions: list[str] = []
         self._base_lrs: list[float] = []
 
     # ------------------------------------------------------------------ the algorithm
@@ -361,6 +362,8 @@ class TextToImageGAN(ManualOptimization):
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, CaptionedImages) and (term := self.terms.taught) is not None:
             term.prepare(data.some_captions)
+        if stage == "fit" and isinstance(data, CaptionedImages):
+            self.example_captions = data.example_captions()
         captions = data.captions() if isinstance(data, CaptionedImages) else None
         if data is None or captions is None:
             return
@@ -386,6 +389,7 @@ class TextToImageGAN(ManualOptimization):
         checkpoint["growth_resolution"] = self.growth.resolution
         checkpoint["growth_fade"] = self.growth.fade
         checkpoint["taught_by"] = frozen_names(self.discriminator, self.terms)
+        checkpoint["captions"] = self.example_captions  # for guidance when drawing
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]

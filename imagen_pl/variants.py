@@ -35,7 +35,7 @@ def variants(arguments: argparse.Namespace) -> int:
     ]
     seeds = range(arguments.seed, arguments.seed + n)
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
-    pictures = list(watched(model.draw(pairs, arguments.truncation), len(pairs)))
+    pictures = list(watched(model.draw(pairs, arguments.truncation, arguments.guidance), len(pairs)))
     labels, side = [f"seed {seed}" for seed in seeds], math.ceil(math.sqrt(n))
     cells = [labelled_grid(pictures[i : i + n], labels, side) for i in range(0, len(pictures), n)]
     grid = labelled_grid(cells, prompts, columns=len(styles))

@@ -13,7 +13,7 @@ from PIL import Image
 from imagen_pl.describing import Describer
 from imagen_pl.errors import UserError
 from imagen_pl.films import write_film
-from imagen_pl.inference import TextToImage
+from imagen_pl.inference import MAX_GUIDANCE, TextToImage, check_guidance
 from imagen_pl.interpolation import interpolate
 from imagen_pl.pictures import save_picture, strip
 
@@ -44,32 +44,39 @@ class Studio:
     def __init__(self, model: TextToImage, name: str, describer: Describer | None, folder: Path) -> None:
         self.model, self.name, self.describer, self.folder = model, name, describer, folder
 
-    def draw(self, prompt: str, seed: float, truncation: float, num_images: float) -> list[tuple[str, str]]:
+    def draw(
+        self, prompt: str, seed: float, truncation: float, guidance: float, num_images: float
+    ) -> list[tuple[str, str]]:
         """Files of pictures, each with its label."""
         prompt, seed, count = check_prompt(prompt), check_seed(seed), check_number(num_images, MAX_IMAGES)
-        pictures = self.model.sample(prompt, seed, count, check_truncation(truncation))
+        pictures = self.model.sample(
+            prompt, seed, count, check_truncation(truncation), check_guidance(guidance)
+        )
         labels = [f"seed {seed + k}" for k in range(count)]
         rows = zip(pictures, range(seed, seed + count), labels, strict=True)
-        return [(self._kept(picture, prompt, k, truncation), label) for picture, k, label in rows]
+        return [(self._kept(picture, prompt, k, truncation, guidance), label) for picture, k, label in rows]
 
-    def edit(self, prompt: str, to: str, seed: float, truncation: float) -> list[tuple[str, str]]:
+    def edit(
+        self, prompt: str, to: str, seed: float, truncation: float, guidance: float
+    ) -> list[tuple[str, str]]:
         """The same latents with one prompt and with the other."""
         prompts = (check_prompt(prompt), check_prompt(to))
         seed, truncation = check_seed(seed), check_truncation(truncation)
         pairs = [(words, seed + k) for k in range(4) for words in prompts]
-        drawn = self.model.draw(pairs, truncation)
+        drawn = self.model.draw(pairs, truncation, check_guidance(guidance))
         return [
-            (self._kept(picture, words, k, truncation), f"{words} (seed {k})")
+            (self._kept(picture, words, k, truncation, guidance), f"{words} (seed {k})")
             for picture, (words, k) in zip(drawn, pairs, strict=True)
         ]
 
-    def film(self, first: str, second: str, seed: float, truncation: float, frames: float) -> str:
+    def film(
+        self, first: str, second: str, seed: float, truncation: float, guidance: float, frames: float
+    ) -> str:
         """A file that goes from one prompt to the other and back."""
         seed = check_seed(seed)
         keyframes = [(check_prompt(first), seed), (check_prompt(second), seed)]
-        steps = interpolate(
-            self.model, keyframes, check_number(frames, MAX_FRAMES), True, check_truncation(truncation)
-        )
+        frames, truncation = check_number(frames, MAX_FRAMES), check_truncation(truncation)
+        steps = interpolate(self.model, keyframes, frames, True, truncation, check_guidance(guidance))
         file = self._file(".gif")
         write_film(steps, file, fps=12, loop=True)
         return str(file)
@@ -83,9 +90,10 @@ class Studio:
         check_upload(Path(file))
         return self.describer.caption(Path(file))
 
-    def _kept(self, picture: Image.Image, prompt: str, seed: int, truncation: float) -> str:
+    def _kept(self, picture: Image.Image, prompt: str, seed: int, truncation: float, guidance: float) -> str:
         file = self._file(".png")
-        facts = {"prompt": prompt, "seed": seed, "truncation": truncation, "model": self.name}
+        drawn = {"truncation": truncation, "guidance": guidance}
+        facts = {"prompt": prompt, "seed": seed, **drawn, "model": self.name}
         save_picture(strip([picture], _SHOWN), file, facts)
         return str(file)
 
@@ -184,7 +192,11 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
         with gr.Row():
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=2)
             dice = gr.Button("Another seed", scale=1)
-            truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation: less is more typical", scale=3)
+            with gr.Column(scale=3):
+                truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation: less is more typical")
+                guidance = gr.Slider(
+                    0, MAX_GUIDANCE, 1, step=0.05, label="Guidance: more heeds the words more"
+                )
         dice.click(new_seed, outputs=seed, show_progress="hidden")
         with gr.Tab("Draw"):
             prompt = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT, autofocus=True)
@@ -195,7 +207,9 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             )
             gr.Examples([[text] for text in examples], inputs=[prompt], cache_examples=False)
             for event in (go.click, prompt.submit):
-                event(told(studio.draw), [prompt, seed, truncation, number], pictures, api_name="draw")
+                event(
+                    told(studio.draw), [prompt, seed, truncation, guidance, number], pictures, api_name="draw"
+                )
         with gr.Tab("Change words"):
             before = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT)
             after = gr.Textbox(label="Changed", value=examples[-1], max_length=MAX_PROMPT)
@@ -203,16 +217,15 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             sheet = gr.Gallery(
                 label="Left before, right after", columns=2, height="auto", object_fit="contain", format="png"
             )
-            go.click(told(studio.edit), [before, after, seed, truncation], sheet, api_name="edit")
+            go.click(told(studio.edit), [before, after, seed, truncation, guidance], sheet, api_name="edit")
         with gr.Tab("From one to the other"):
             first = gr.Textbox(label="From", value=examples[0], max_length=MAX_PROMPT)
             second = gr.Textbox(label="To", value=examples[-1], max_length=MAX_PROMPT)
             frames = gr.Slider(4, MAX_FRAMES, 16, step=1, label="Frames each way")
             go = gr.Button("Film", variant="primary")
             film = gr.Image(label="Film", type="filepath", interactive=False)
-            go.click(
-                told(studio.film), [first, second, seed, truncation, frames], film, api_name="interpolate"
-            )
+            asked = [first, second, seed, truncation, guidance, frames]
+            go.click(told(studio.film), asked, film, api_name="interpolate")
         if studio.describer is not None:
             with gr.Tab("Caption"):
                 # Not gr.Image, which would decode whatever comes.

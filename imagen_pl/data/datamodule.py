@@ -140,6 +140,14 @@ class CaptionedImages(LightningDataModule):
         read = (row for shard in self._loaded.shards for row, _ in self.source.read(shard, problems))
         return [caption for row in islice(read, _STREAMED) for caption in row.captions]
 
+    def example_captions(self, number: int = 64) -> list[str]:
+        """Captions of training from all over the data set; none of a stream, which would have to be read."""
+        if self.is_stream:
+            return []
+        captions = self.some_captions()
+        places = np.linspace(0, len(captions) - 1, num=min(number, len(captions)), dtype=int)
+        return [captions[i] for i in places]
+
     @property
     def is_stream(self) -> bool:
         return isinstance(self.source, StreamSource)

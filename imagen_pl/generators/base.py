@@ -32,6 +32,8 @@ class Generator(nn.Module, ABC):
         text: TextFeatures,
         growth: Growth | None = None,
         truncation: float = 1.0,
+        guidance: float = 1.0,
+        away_from: TextFeatures | None = None,
     ) -> Float[Tensor, "b 3 r r"]:
         """Images, about -1 to 1, at `growth.resolution` (None: the largest, fully grown).
 
@@ -41,6 +43,13 @@ class Generator(nn.Module, ABC):
             growth: how far the network has grown; blocks beyond it do not run.
             truncation: 0 to 1; less than 1 trades variety for typical pictures, by drawing the
                 latent's style towards its mean. The words are left alone.
+            guidance: 0 or more; 1 draws to the bit what is drawn without it, more heeds the words more, less
+                than 1 less. A generator that knows no guidance leaves out this argument and the next.
+            away_from: captions, any number of rows, that stand for no caption in particular, as "" alone
+                does; guidance other than 1 leads from there to `text` and beyond.
+
+        Raises:
+            ValueError: the resolution is unknown, or guidance is not 1 and `away_from` is missing.
         """
 
     @abstractmethod

@@ -119,6 +119,8 @@ class StyleGenerator(Generator):
         text: TextFeatures,
         growth: Growth | None = None,
         truncation: float = 1.0,
+        guidance: float = 1.0,
+        away_from: TextFeatures | None = None,
     ) -> Float[Tensor, "b 3 r r"]:
         growth = growth or Growth(self.resolutions[-1])
         if growth.resolution not in self.resolutions:
@@ -128,6 +130,8 @@ class StyleGenerator(Generator):
         if self.text_adapter is not None:
             text = self.text_adapter(text)
         style = self.mapping(z, text.pooled, self.latent_mean, truncation)
+        if guidance != 1:
+            style = torch.lerp(self._style_without(z, away_from, truncation), style, guidance)
         mixed, crossover = self._mixed_style(style, text)
         start = self.resolutions[0]
         x = self.first_map(style).unflatten(1, (-1, start, start))
@@ -142,6 +146,19 @@ class StyleGenerator(Generator):
             rgb = self._paint(block.to_rgb(x, style_here), rgb, growth.fade if newest else 1.0)
         assert rgb is not None  # the first resolution is never beyond the growth
         return at_least_float32(rgb)
+
+    def _style_without(
+        self, z: Float[Tensor, "b z"], away_from: TextFeatures | None, truncation: float
+    ) -> Float[Tensor, "b style"]:
+        """Each latent's style without its caption: the mean over those that guidance leads away from."""
+        if away_from is None:
+            raise ValueError("guidance other than 1 needs the captions to lead away from: give away_from")
+        if self.text_adapter is not None:
+            away_from = self.text_adapter(away_from)
+        rows = len(away_from)
+        pooled = away_from.pooled.repeat(len(z), 1)
+        styles = self.mapping(z.repeat_interleave(rows, 0), pooled, self.latent_mean, truncation)
+        return styles.unflatten(0, (len(z), rows)).mean(1)
 
     def _block(self, resolution: int) -> StyleBlock:
         block = self.grown[str(resolution)]

@@ -30,47 +30,53 @@ def studio(trained_once: Path, tmp_path: Path) -> Studio:
 
 
 def test_pictures_are_files_that_say_where_they_come_from(studio: Studio) -> None:
-    drawn = studio.draw("  a red\nheart ", 7, 0.5, 3)
+    drawn = studio.draw("  a red\nheart ", 7, 0.5, 1.5, 3)
     assert [label for _, label in drawn] == ["seed 7", "seed 8", "seed 9"]
-    expected = studio.model.sample("a red heart", seed=7, num_images=3, truncation=0.5)
+    expected = studio.model.sample("a red heart", seed=7, num_images=3, truncation=0.5, guidance=1.5)
     for (file, _), picture, seed in zip(drawn, expected, (7, 8, 9), strict=True):
         with Image.open(file) as found:
             assert found.size == (256, 256)
             assert found.info["prompt"] == "a red heart"
             assert found.info["seed"] == str(seed)
+            assert (found.info["truncation"], found.info["guidance"]) == ("0.5", "1.5")
             assert found.resize((8, 8), Image.Resampling.NEAREST).tobytes() == picture.tobytes()
 
 
 def test_an_edit_keeps_the_latents(studio: Studio) -> None:
-    labels = [label for _, label in studio.edit("a red heart", "a cat", 3, 1.0)]
+    labels = [label for _, label in studio.edit("a red heart", "a cat", 3, 1.0, 1.0)]
     assert labels[:3] == ["a red heart (seed 3)", "a cat (seed 3)", "a red heart (seed 4)"]
     assert len(labels) == 8
 
 
 def test_a_film_comes_back(studio: Studio) -> None:
-    with Image.open(studio.film("a red heart", "a cat", 0, 1.0, 4)) as film:
+    with Image.open(studio.film("a red heart", "a cat", 0, 1.0, 1.0, 4)) as film:
         assert film.n_frames == 8
 
 
 def test_old_files_go(studio: Studio) -> None:
-    old, new = Path(studio.draw("a cat", 0, 1.0, 1)[0][0]), Path(studio.draw("a cat", 1, 1.0, 1)[0][0])
+    old, new = (
+        Path(studio.draw("a cat", 0, 1.0, 1.0, 1)[0][0]),
+        Path(studio.draw("a cat", 1, 1.0, 1.0, 1)[0][0]),
+    )
     hours_ago = time.time() - 2 * 3600
     os.utime(old, (hours_ago, hours_ago))
-    studio.draw("a cat", 2, 1.0, 1)
+    studio.draw("a cat", 2, 1.0, 1.0, 1)
     assert (old.exists(), new.exists()) == (False, True)
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("", 0, 1.0, 1), "write a prompt first"),
-        ((None, 0, 1.0, 1), "write a prompt first"),
-        (("x" * (MAX_PROMPT + 1), 0, 1.0, 1), "the prompt has 301 letters"),
-        (("a cat", -1, 1.0, 1), "seed -1 is not a whole number"),
-        (("a cat", None, 1.0, 1), "seed None is not"),
-        (("a cat", 0.5, 1.0, 1), "seed 0.5 is not a whole number"),
-        (("a cat", 0, 7, 1), "truncation 7 is not between 0 and 1"),
-        (("a cat", 0, 1.0, 1000), "1000 is not between 1 and 16"),
+        (("", 0, 1.0, 1.0, 1), "write a prompt first"),
+        ((None, 0, 1.0, 1.0, 1), "write a prompt first"),
+        (("x" * (MAX_PROMPT + 1), 0, 1.0, 1.0, 1), "the prompt has 301 letters"),
+        (("a cat", -1, 1.0, 1.0, 1), "seed -1 is not a whole number"),
+        (("a cat", None, 1.0, 1.0, 1), "seed None is not"),
+        (("a cat", 0.5, 1.0, 1.0, 1), "seed 0.5 is not a whole number"),
+        (("a cat", 0, 7, 1.0, 1), "truncation 7 is not between 0 and 1"),
+        (("a cat", 0, 1.0, 11, 1), "guidance 11 is not between 0 and 10"),
+        (("a cat", 0, 1.0, None, 1), "guidance None is not between 0 and 10"),
+        (("a cat", 0, 1.0, 1.0, 1000), "1000 is not between 1 and 16"),
     ],
 )
 def test_what_comes_from_outside_is_checked(studio: Studio, given: tuple[Any, ...], said: str) -> None:
@@ -137,20 +143,31 @@ def client(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_a_client_draws_edits_and_films(client: Any) -> None:
-    pictures = client.predict("a red heart", 7, 1.0, 2, api_name="/draw")
+    pictures = client.predict("a red heart", 7, 1.0, 2.5, 2, api_name="/draw")
     assert [picture["caption"] for picture in pictures] == ["seed 7", "seed 8"]
     with Image.open(pictures[0]["image"]) as downloaded:
         assert downloaded.info["prompt"] == "a red heart"
-    assert len(client.predict("a red heart", "a cat", 0, 1.0, api_name="/edit")) == 8
-    assert Path(client.predict("a red heart", "a cat", 0, 1.0, 4, api_name="/interpolate")).is_file()
+        assert downloaded.info["guidance"] == "2.5"
+    assert len(client.predict("a red heart", "a cat", 0, 1.0, 1.0, api_name="/edit")) == 8
+    assert Path(client.predict("a red heart", "a cat", 0, 1.0, 1.0, 4, api_name="/interpolate")).is_file()
+
+
+def test_the_guidance_slider_is_next_under_truncation_and_starts_at_one(studio: Studio) -> None:
+    gradio = pytest.importorskip("gradio")
+    sliders = [b for b in make_page(studio).blocks.values() if isinstance(b, gradio.Slider)]
+    truncation, guidance = sliders[:2]
+    assert truncation.label.startswith("Truncation")
+    assert guidance.label.startswith("Guidance")
+    assert guidance.parent is truncation.parent
+    assert (guidance.minimum, guidance.maximum, guidance.value) == (0, 10, 1)
 
 
 @pytest.mark.slow
 def test_a_client_is_told_its_mistakes(client: Any) -> None:
     with pytest.raises(Exception, match="write a prompt first"):
-        client.predict(" ", 7, 1.0, 2, api_name="/draw")
+        client.predict(" ", 7, 1.0, 1.0, 2, api_name="/draw")
     with pytest.raises(Exception, match="greater than maximum"):
-        client.predict("a cat", 7, 1.0, 10_000, api_name="/draw")
+        client.predict("a cat", 7, 1.0, 1.0, 10_000, api_name="/draw")
 
 
 def test_without_gradio_one_line_says_what_to_install(

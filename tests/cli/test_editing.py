@@ -40,13 +40,14 @@ def apart(a: Image.Image, b: Image.Image) -> int:
 # ------------------------------------------------------------------ the way between
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("loop", [False, True])
-def test_keyframes_are_what_sample_draws(model: TextToImage, loop: bool) -> None:
+def test_keyframes_are_what_sample_draws(model: TextToImage, loop: bool, guidance: float) -> None:
     keyframes = [(HEART, 3), (CAT, 3), ("a cat", 4)]
-    steps = list(interpolate(model, keyframes, frames=5, loop=loop))
+    steps = list(interpolate(model, keyframes, frames=5, loop=loop, guidance=guidance))
     assert len(steps) == (15 if loop else 11)
     for k, (prompt, seed) in enumerate(keyframes):
-        assert apart(steps[5 * k], model.sample(prompt, seed=seed)[0]) <= 1
+        assert apart(steps[5 * k], model.sample(prompt, seed=seed, guidance=guidance)[0]) <= 1
 
 
 def test_steps_are_even_and_small(model: TextToImage) -> None:
@@ -137,6 +138,7 @@ def test_without_av_one_line_says_what_to_install(
         ([HEART, CAT, "--frames", "0"], "frames 0 must be 1 or more"),
         ([HEART, "--num_latents", "0"], "--num_latents 0 must be 1 or more"),
         ([HEART, CAT, "--truncation", "3"], "truncation 3.0 is not between 0 and 1"),
+        ([HEART, CAT, "--guidance", "30"], "guidance 30.0 is not between 0 and 10"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -164,6 +166,15 @@ def test_an_edit_is_a_sheet_of_the_same_latents(trained: Tiny, capsys: pytest.Ca
         beside = sheet.convert("RGB").crop((108, 6, 204, 102)).resize((8, 8), Image.Resampling.NEAREST)
     assert apart(first, model.sample(HEART, seed=5)[0]) <= 1
     assert apart(beside, model.sample(CAT, seed=5)[0]) <= 1
+
+
+def test_an_edit_with_guidance(trained: Tiny) -> None:
+    words = ["edit", str(trained.run), HEART, "--to", CAT, "--num_images", "1", "--guidance", "2"]
+    assert main(words) == 0
+    with Image.open("edit.png") as sheet:
+        assert sheet.info["guidance"] == "2.0"
+        first = sheet.convert("RGB").crop((6, 6, 102, 102)).resize((8, 8), Image.Resampling.NEAREST)
+    assert apart(first, load(trained.run).sample(HEART, guidance=2.0)[0]) <= 1
 
 
 def test_bad_edits_are_one_line(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,11 @@ def test_the_same_twice(evaluated: list[str]) -> None:
     assert Path("first/evaluation.json").read_text() == Path("second/evaluation.json").read_text()
     assert main([*evaluated, "--out", "third", "--seed", "1"]) == 0
     assert Path("third/evaluation.json").read_text() != Path("first/evaluation.json").read_text()
+    assert main([*evaluated, "--out", "guided", "--guidance", "3"]) == 0
+    plain, guided = (json.loads(Path(f"{out}/evaluation.json").read_text()) for out in ("first", "guided"))
+    assert (plain["guidance"], guided["guidance"]) == (1.0, 3.0)
+    assert plain["scores"][0]["frechet"] != guided["scores"][0]["frechet"]
+    assert "truncation 1, guidance 3" in Path("guided/evaluation.md").read_text()
 
 
 def test_held_out_images_are_those_of_training(trained: Tiny, photos: Path) -> None:
@@ -75,6 +80,7 @@ def test_a_release_and_a_clip(evaluated: list[str], trained: Tiny, tmp_path: Pat
     [
         (["--num_images", "1"], "--num_images 1 must be 2 or more"),
         (["--truncation", "2"], "--truncation 2.0 is not between 0 and 1"),
+        (["--guidance", "nan"], "--guidance nan is not between 0 and 10"),
         (["--val_fraction", "0"], "--val_fraction 0.0 is not above 0"),
         (["--data", "nowhere"], "nowhere does not exist: check the path"),
         (["--split", "tests"], "has no split tests: it has train"),

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 import imagen_pl
 from imagen_pl.cli import main
+from imagen_pl.data.rows import held_out
+from imagen_pl.data.sources.folder import FolderSource
 from imagen_pl.errors import UserError
 from imagen_pl.inference import TextToImage, load
 from tests.cli.conftest import Tiny
@@ -26,6 +28,14 @@ def model(trained_once: Path) -> TextToImage:
 
 def same(a: Image.Image, b: Image.Image) -> bool:
     return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def training_captions(folder: Path) -> list[str]:
+    """Of the tiny run, whose folder of photos is split by name."""
+    config = yaml.safe_load((folder / "tiny.yaml").read_text())["data"]
+    source = FolderSource(config["source"]["init_args"]["path"])
+    train = held_out(source, "validation", config["val_fraction"]).train
+    return [caption for row in train for caption in row.captions]
 
 
 def close(a: Image.Image, b: Image.Image) -> bool:
@@ -73,6 +83,61 @@ def test_truncation_draws_towards_the_mean(model: TextToImage) -> None:
         model.sample("a cat", num_images=0)
 
 
+def test_guidance_of_one_is_the_plain_picture_and_leaves_other_captions_unread(model: TextToImage) -> None:
+    plain = model.sample(["a red heart", "a cat"], 3, 2)
+    assert all(
+        same(a, b)
+        for a, b in zip(model.sample(["a red heart", "a cat"], 3, 2, guidance=1.0), plain, strict=True)
+    )
+    assert "_wordless" not in model.__dict__
+    assert not same(model.sample("a red heart", 3, guidance=3.0)[0], plain[0])
+    # At 0 the prompt is left out of the style, and this model has no attention that reads it besides.
+    heart, cat = model.sample(["a red heart", "a cat"], 3, guidance=0.0)
+    assert close(heart, cat)
+    assert not close(plain[0], plain[2])
+    with pytest.raises(UserError, match=r"guidance 10\.5 is not between 0 and 10"):
+        model.sample("a cat", guidance=10.5)
+    with pytest.raises(UserError, match="guidance nan is not"):
+        model.sample("a cat", guidance=float("nan"))
+
+
+def test_guidance_leads_away_from_what_the_model_learnt_to_draw_without_words(
+    trained_once: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From "" after caption dropout; else from the mean style of training captions."""
+
+    def drawn(**described: object) -> Image.Image:
+        model = load(trained_once / "runs/tiny", device="cpu")
+        model.description |= described
+        (picture,) = model.sample("a red heart", guidance=0.0)
+        model.sample("a cat", guidance=0.0)
+        return picture
+
+    model = load(trained_once / "runs/tiny", device="cpu")
+    assert model.description["caption_dropout"] == 0.0
+    assert model.description["captions"] == training_captions(trained_once)  # so few that all are kept
+    wordless, cat = model.sample("")[0], model.sample("a cat")[0]
+    assert close(drawn(caption_dropout=0.1), wordless)
+    assert close(drawn(captions=["a cat", "a cat"]), cat)
+    assert not close(wordless, cat)
+    assert not caplog.messages
+    assert close(drawn(captions=[]), wordless)
+    assert len(caplog.messages) == 1  # of two calls
+    assert "which this model is not known to have learnt" in caplog.messages[0]
+
+
+def test_a_generator_without_guidance_draws_and_says_so(model: TextToImage) -> None:
+    class Plain(type(model.generator)):  # type: ignore[misc]
+        def forward(self, z, text, growth=None, truncation=1.0):  # type: ignore[no-untyped-def]
+            return super().forward(z, text, growth, truncation)
+
+    expected = model.sample("a cat")[0]
+    model.generator.__class__ = Plain
+    assert same(model.sample("a cat")[0], expected)
+    with pytest.raises(UserError, match="Plain knows no guidance: leave it at 1"):
+        model.sample("a cat", guidance=2.0)
+
+
 def test_a_release_draws_the_same_to_the_bit(model: TextToImage, tmp_path: Path) -> None:
     folder = model.save(tmp_path / "release")
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
@@ -80,8 +145,9 @@ def test_a_release_draws_the_same_to_the_bit(model: TextToImage, tmp_path: Path)
     for name, tensor in model.generator.state_dict().items():
         assert torch.equal(loaded.generator.state_dict()[name], tensor), name
     prompts = ["a red heart", "a cat, fluent style"]
-    before, after = model.sample(prompts, 3, 2), loaded.sample(prompts, 3, 2)
-    assert all(same(a, b) for a, b in zip(before, after, strict=True))
+    for settings in ({}, {"guidance": 2.0}):
+        before, after = (m.sample(prompts, 3, 2, **settings) for m in (model, loaded))
+        assert all(same(a, b) for a, b in zip(before, after, strict=True))
     description = json.loads((folder / "config.json").read_text())
     assert description["resolution"] == 8
     assert description["generator"]["class_path"] == "imagen_pl.generators.style.StyleGenerator"
@@ -172,6 +238,22 @@ def test_sample_draws_a_row_a_prompt(trained: Tiny, capsys: pytest.CaptureFixtur
     assert all(same(Image.open(f"single/{n}"), e) for n, e in zip(names, expected, strict=True))
 
 
+def test_guidance_is_drawn_with_and_told_in_the_file(trained: Tiny) -> None:
+    words = ["sample", str(trained.run), "a cat", "--guidance", "2.5", "--singles", "single", "--seed", "4"]
+    assert main(words) == 0
+    with Image.open("single/000000.png") as picture:
+        assert picture.info["guidance"] == "2.5"
+        assert same(picture, load(trained.run).sample("a cat", seed=4, guidance=2.5)[0])
+    with Image.open("sample.png") as sheet:
+        assert sheet.info["guidance"] == "2.5"
+    Path("p.txt").write_text("a cat\n")
+    words = ["sample", str(trained.run), "--prompts", "p.txt", "--out", "pictures", "--guidance", "0"]
+    assert main(words) == 0
+    with Image.open("pictures/000000.png") as picture:
+        assert picture.info["guidance"] == "0.0"
+        assert same(picture, load(trained.run).sample("a cat", guidance=0.0)[0])
+
+
 def test_sample_writes_sample_png_by_default(trained: Tiny) -> None:
     assert main(["sample", str(trained.run), "a cat"]) == 0
     labelled = Image.open("sample.png").height
@@ -228,6 +310,8 @@ def test_the_folder_opens_as_a_hugging_face_imagefolder(
         (["a cat", "--out", "x.gif"], "must be a .png, .webp or .jpg file"),
         (["a cat", "--num_images", "0"], "--num_images 0 must be 1 or more"),
         (["a cat", "--truncation", "2"], "--truncation 2.0 is not between 0 and 1"),
+        (["a cat", "--guidance", "-1"], "--guidance -1.0 is not between 0 and 10"),
+        (["--prompts", "p.txt", "--out", "d", "--guidance", "11"], "--guidance 11.0 is not between 0 and 10"),
     ],
 )
 def test_sample_tells_mistakes_in_one_line(

@@ -66,6 +66,8 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     assert main(words) == 0
     told = capsys.readouterr().out
     assert "me/tiny-hearts: README.md, config.json, model.safetensors, samples.png" in told
+    described = json.loads((hub / "me/tiny-hearts/config.json").read_text())
+    assert (described["data"], described["captions"]) == (None, [])  # they are not for others
     card = (hub / "me/tiny-hearts/README.md").read_text()
     _, head, body = card.split("---\n", 2)
     assert yaml.safe_load(head)["license"] == "mit"

@@ -170,6 +170,15 @@ def test_cache_is_bounded() -> None:
     assert list(loader.dataset._cache) == [8]  # type: ignore[attr-defined]
 
 
+def test_example_captions_are_from_all_over_the_training_rows() -> None:
+    data = module(Solid(40), val_fraction=0)
+    data.setup("fit")
+    every = data.some_captions()
+    found = data.example_captions(5)
+    assert (len(found), found[0], found[-1]) == (5, every[0], every[-1])
+    assert data.example_captions(1000) == every
+
+
 def test_caption_dropout_and_flips_are_functions_of_the_number() -> None:
     def served() -> list[CaptionedBatch]:
         data = module(Solid(10), val_fraction=0, caption_dropout=0.25, epoch_kimg=1, seed=5)

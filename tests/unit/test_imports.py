@@ -80,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
     "contact_sheet": LEAVES | {"contact_pdf", "files", "inference", "pictures", "prompts", "sampling"},
     "variants": LEAVES | {"data.emoji", "inference", "pictures", "sampling"},
     "films": LEAVES | {"files", "pictures"},
-    "interpolation": LEAVES | {"inference", "latents", "pictures", "types"},
+    "interpolation": LEAVES | {"inference", "latents", "types"},
     "exporting": LEAVES | {"files", "inference", "latents", "text", "types"},
     "editing": LEAVES | {"films", "inference", "interpolation", "pictures", "sampling"},
     "evaluation_report": {"metrics.evaluation", "metrics.retrieval"},
@@ -100,7 +100,8 @@ ALLOWED: dict[str, set[str]] = {
     "captioner_training": LEAVES | {"data", "files", "latents", "schedules", "text", "types"},
     "captioner_fitting": LEAVES
     | {"", "arguments", "callbacks", "captioner_training", "checkpoints", "data", "runs", "text"},
-    "describing": LEAVES | {"trained"}
+    "describing": LEAVES
+    | {"trained"}
     | {
         "arguments",
         "captioner_training",

@@ -1,8 +1,8 @@
-"""StyleGenerator: growth, truncation, noise, style mixing, and that words count."""
+"""StyleGenerator: growth, truncation, guidance, noise, style mixing, and that words count."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from imagen_pl.generators.style import StyleGenerator
 from imagen_pl.layers.resampling import upsample
-from imagen_pl.types import Growth
-from tests.networks import awaken, small_generator, text_features
+from imagen_pl.text.adapter import TextAdapter
+from imagen_pl.types import Growth, TextFeatures
+from tests.networks import TEXT_DIM, awaken, small_generator, text_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,6 +108,64 @@ def test_truncation_to_zero_leaves_only_the_words(latents: Tensor) -> None:
     torch.testing.assert_close(alike, alike[:1].expand(4, -1, -1, -1))
     assert apart.std(0).mean() > 1e-2
     assert spread[0] < 1e-6 < spread[1] < spread[2]
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_guidance_of_one_changes_no_bit_and_reads_no_other_caption(latents: Tensor, adapted: bool) -> None:
+    generator = small_generator(text_adapter=TextAdapter(TEXT_DIM, 8) if adapted else None).eval()
+    awaken(generator)
+    mapped = []
+    generator.mapping.register_forward_hook(lambda *_: mapped.append(1))
+
+    with torch.no_grad():
+        plain = generator(latents, text_features())
+        assert torch.equal(
+            generator(latents, text_features(), None, 1.0, 1.0, text_features(1, seed=9)), plain
+        )
+        assert len(mapped) == 2  # one pass each
+        assert not torch.allclose(
+            generator(latents, text_features(), guidance=1.5, away_from=text_features(1, seed=9)), plain
+        )
+
+
+def test_guidance_is_on_a_line_through_the_mean_style_of_what_it_leads_away_from(latents: Tensor) -> None:
+    generator = small_generator(text_adapter=TextAdapter(TEXT_DIM, 8)).eval()
+    awaken(generator)
+    text, others = text_features(4), text_features(3, seed=9)
+    styles = []
+    generator.first_map.register_forward_pre_hook(lambda _, given: styles.append(given[0]))
+
+    def style(text: TextFeatures, **settings: Any) -> Tensor:
+        with torch.no_grad():
+            generator(latents, text, **settings)
+        return styles.pop()
+
+    plain = style(text)
+    mean = torch.stack([style(others[torch.full((4,), row)]) for row in range(3)]).mean(0)
+    for guidance in (0.0, 0.5, 1.5, 3.0):
+        expected = mean + guidance * (plain - mean)
+        torch.testing.assert_close(style(text, guidance=guidance, away_from=others), expected)
+    truncated = style(others[torch.zeros(4, dtype=torch.int64)], truncation=0.5)
+    found = style(text, truncation=0.5, guidance=0.0, away_from=others[:1])
+    torch.testing.assert_close(found, truncated)  # with the same, truncated latents
+
+
+def test_without_guidance_only_the_tokens_speak(latents: Tensor) -> None:
+    """At 0 the style is that of `away_from`; attention still reads the caption's own tokens."""
+    generator, text, other = small_generator().eval(), text_features(4), text_features(1, seed=9)
+    awaken(generator)
+    same_tokens = text_features(4)
+    same_tokens.pooled = -text.pooled
+
+    with torch.no_grad():
+        drawn = generator(latents, text, guidance=0.0, away_from=other)
+        assert torch.equal(generator(latents, same_tokens, guidance=0.0, away_from=other), drawn)
+        assert not torch.allclose(generator(latents, text.roll(), guidance=0.0, away_from=other), drawn)
+
+
+def test_guidance_from_nowhere_is_told(latents: Tensor) -> None:
+    with pytest.raises(ValueError, match="give away_from"):
+        small_generator()(latents, text_features(), guidance=2.0)
 
 
 def test_both_latent_and_words_change_the_picture(latents: Tensor) -> None:
