@@ -24,6 +24,8 @@ from ruler import Ruler, extract, make_ruler
 from torch import Tensor
 
 from imagen_pl import load
+from imagen_pl.data.problems import Problems
+from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.describing import load_captioner
 from imagen_pl.inference import TextToImage
 from imagen_pl.metrics.extractors import EfficientNetLite1
@@ -38,6 +40,9 @@ LARGEST_MB = 50
 
 
 def write_weights(model: TextToImage, captioner: Path, out: Path) -> None:
+    if not model.description.get("captions"):  # of a checkpoint from before these were kept: for --guidance
+        rows = EmojiSource().load(Problems())["train"]
+        model.description["captions"] = [row.captions[0] for row in rows[:: len(rows) // 63]]
     model.save(out, torch.float16)
     describer = load_captioner(captioner, "cpu")
     save_weights(describer.captioner, out / CAPTIONER, torch.float16)
