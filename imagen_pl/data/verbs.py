@@ -1,10 +1,22 @@
-"""`imagen-pl data ...`: look into a data set, rebuild the emoji."""
+"""`imagen-pl data ...`: look into a data set, write it as shards, rebuild the emoji."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
+
+from imagen_pl.errors import UserError
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+class _Examples(argparse.HelpFormatter):
+    """Wraps what it is given, save for examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,7 +28,13 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="imagen-pl data", description="Look into a data set, or make one.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _add_inspect(verbs)
+    _add_shards(verbs)
+    _add_emoji(verbs)
+    return parser
 
+
+def _add_inspect(verbs: Verbs) -> None:
     inspect = verbs.add_parser(
         "inspect",
         help="print counts, sizes, caption lengths and problems; write a contact sheet",
@@ -42,6 +60,48 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.set_defaults(run=_inspect)
 
+
+def _add_shards(verbs: Verbs) -> None:
+    shards = verbs.add_parser(
+        "shards",
+        help="write a data set as WebDataset shards",
+        description="Write a data set as WebDataset shards, tar files that are read in a stream: for sets of "
+        "too many files, or to train from over a network. Images are mixed, splits are kept, and what cannot "
+        "be read is skipped and counted.",
+        epilog="""examples:
+  imagen-pl data shards my_photos/ --out shards/
+  imagen-pl data shards coco/ --out shards/ --shrink 256 --size_mb 200
+  imagen-pl fit --config configs/experiment/folder64.yaml --config configs/data/webdataset.yaml \\
+      --data.source.path shards/""",
+        formatter_class=_Examples,
+    )
+    shards.add_argument(
+        "source", help="what `imagen-pl data inspect` takes, save for shards: a folder, Parquet, COCO, ..."
+    )
+    shards.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one"
+    )
+    size = shards.add_mutually_exclusive_group()
+    size.add_argument(
+        "--size_mb",
+        type=float,
+        default=100.0,
+        metavar="N",
+        help="about how large a shard is; have at least as many train shards as loading processes over all "
+        "GPUs (default: %(default)g)",
+    )
+    size.add_argument("--size_images", type=_positive, metavar="N", help="most images in a shard, instead")
+    shards.add_argument(
+        "--shrink",
+        type=_positive,
+        metavar="PX",
+        help="shrink images whose shorter side has more px, to this (default: keep all bytes as they are)",
+    )
+    shards.add_argument("--seed", type=int, default=0, help="of the order (default: %(default)s)")
+    shards.set_defaults(run=_shards)
+
+
+def _add_emoji(verbs: Verbs) -> None:
     emoji = verbs.add_parser(
         "emoji",
         help="rebuild the emoji data set, up to 256 px",
@@ -55,7 +115,6 @@ def _parser() -> argparse.ArgumentParser:
         "--packages", type=Path, help="folder with the packages' .tgz files; without it npm fetches them"
     )
     emoji.set_defaults(run=_emoji)
-    return parser
 
 
 def _positive(text: str) -> int:
@@ -69,6 +128,25 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from imagen_pl.data.inspect import inspect_source
 
     for line in inspect_source(arguments.source, arguments.out, arguments.limit).lines():
+        print(line)
+    return 0
+
+
+def _shards(arguments: argparse.Namespace) -> int:
+    from imagen_pl.data.inspect import guess_source
+    from imagen_pl.data.shards import write_shards
+    from imagen_pl.data.sources.base import StreamSource
+
+    source = guess_source(arguments.source)
+    if isinstance(source, StreamSource):
+        raise UserError(
+            f"{arguments.source} holds shards already: train from it with "
+            f"--config configs/data/webdataset.yaml --data.source.path {arguments.source}"
+        )
+    done = write_shards(
+        source, arguments.out, arguments.size_mb, arguments.size_images, arguments.shrink, arguments.seed
+    )
+    for line in done.lines():
         print(line)
     return 0
 

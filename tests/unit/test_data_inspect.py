@@ -119,6 +119,10 @@ def test_help_names_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
     for verb, words in (
         ("inspect", ["--out", "--limit", "emoji"]),
         ("emoji", ["--size", "--packages", "256 px"]),
+        (
+            "shards",
+            ["--size_mb", "--size_images", "--shrink", "--seed", "examples:\n  imagen-pl data shards"],
+        ),
     ):
         with pytest.raises(SystemExit) as stop:
             main([verb, "--help"])

@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "run_report": LEAVES | {"files", "runs"},
     "model_card": LEAVES,
     "publishing": LEAVES | {"inference", "model_card", "pictures", "trained"},
-    "data": LEAVES | {"schedules", "types", "pictures"},
+    "data": LEAVES | {"files", "schedules", "types", "pictures"},
     "data.augment": set(),
     "metrics": LEAVES | {"backbones", "dual_encoders", "files", "pretrained", "types"},
     "validation": {"metrics", "types"},
