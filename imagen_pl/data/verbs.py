@@ -1,4 +1,4 @@
-"""`imagen-pl data ...`: look into a data set, write it as shards, rebuild the emoji."""
+"""`imagen-pl data ...`: look into a data set, caption its images, write it as shards, rebuild the emoji."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="imagen-pl data", description="Look into a data set, or make one.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _add_inspect(verbs)
+    _add_captions(verbs)
     _add_shards(verbs)
     _add_emoji(verbs)
     return parser
@@ -59,6 +60,41 @@ def _add_inspect(verbs: Verbs) -> None:
         help="images to decode whole; of shards, images to read (default: %(default)s)",
     )
     inspect.set_defaults(run=_inspect)
+
+
+def _add_captions(verbs: Verbs) -> None:
+    captions = verbs.add_parser(
+        "captions",
+        help="write a caption beside each image that has none",
+        description="Caption a folder of images: NAME.txt beside each, which `imagen-pl fit` reads. Images "
+        "that have a caption, in a .txt or in metadata.jsonl or .csv, are left alone; so the same command "
+        "goes on where it was broken off.",
+        epilog="""examples:
+  imagen-pl data captions my_photos/ --captioner runs/captioner
+  imagen-pl data captions my_photos/ --captioner runs/captioner --num_beams 4 --overwrite""",
+        formatter_class=_Examples,
+    )
+    captions.add_argument("folder", help="a folder of images, with subfolders as you like")
+    captions.add_argument(
+        "--captioner",
+        required=True,
+        metavar="MODEL",
+        help="a captioner's folder, or a run, .ckpt or release that has one: what `imagen-pl caption` takes",
+    )
+    captions.add_argument(
+        "--num_beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="beginnings to keep; more find likelier captions, and take longer (default: %(default)s)",
+    )
+    captions.add_argument(
+        "--overwrite", action="store_true", help="write anew what stands in .txt files; begins from the start"
+    )
+    captions.add_argument(
+        "--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)"
+    )
+    captions.set_defaults(run=_captions)
 
 
 def _add_shards(verbs: Verbs) -> None:
@@ -130,6 +166,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
     for line in inspect_source(arguments.source, arguments.out, arguments.limit).lines():
         print(line)
     return 0
+
+
+def _captions(arguments: argparse.Namespace) -> int:
+    from imagen_pl.caption_folder import caption_folder
+
+    return caption_folder(arguments)
 
 
 def _shards(arguments: argparse.Namespace) -> int:

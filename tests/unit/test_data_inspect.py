@@ -123,6 +123,7 @@ def test_help_names_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
             "shards",
             ["--size_mb", "--size_images", "--shrink", "--seed", "examples:\n  imagen-pl data shards"],
         ),
+        ("captions", ["--captioner", "--num_beams", "--overwrite", "examples:\n  imagen-pl data captions"]),
     ):
         with pytest.raises(SystemExit) as stop:
             main([verb, "--help"])
