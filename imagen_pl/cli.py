@@ -33,7 +33,7 @@ verbs:
   grow-report    write a page of a run: curves, and samples as they grew
   export         write a model for other programs: safetensors, ONNX, torch.export
   push           publish a model on the Hugging Face hub, with its card
-  data           rebuild the shipped emoji, or look into a data set
+  data           look into a data set, caption its images, write it as shards, rebuild the emoji
   caption        say what pictures show
   fit-captioner  train the network that says it, by itself
 
@@ -56,6 +56,8 @@ examples:
   imagen-pl export runs/quickstart --to onnx --out onnx/
   imagen-pl push runs/quickstart owner/name --evaluation evaluation/evaluation.json
   imagen-pl data inspect my_photos/
+  imagen-pl data captions my_photos/ --captioner runs/captioner
+  imagen-pl data shards my_photos/ --out shards/
   imagen-pl fit-captioner --config configs/captioner.yaml
   imagen-pl caption runs/captioner picture.png
 

@@ -76,6 +76,10 @@ class Describer:
         """The likeliest caption of a picture, encoded or in a file. Raises one of UNREADABLE."""
         return self.captioner.caption(self._open(image), num_beams)[0]
 
+    def caption_batch(self, images: UInt8[Tensor, "b 3 h w"], num_beams: int = 1) -> list[str]:
+        """The likeliest caption of each of several images of its resolution, as `decode` gives them."""
+        return self.captioner.caption(self.look(images), num_beams)
+
     def draw(self, image: bytes | Path, num_captions: int, seed: int = 0) -> list[str]:
         """Captions drawn at random; the k-th depends on the picture and `seed + k` alone."""
         memory, drawn = self._open(image), []

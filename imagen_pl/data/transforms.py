@@ -67,7 +67,7 @@ def decode(
         # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target keeps the antialiasing exact.
         opened.draft(None, (2 * resolution, 2 * resolution))
         profile = opened.info.get("icc_profile")
-        turn = _exif_turn(opened)
+        turn = exif_turn(opened)
         opened.load()
         picture = _to_rgb(opened, background)
     picture = _fit(picture, resolution, fit, background)
@@ -94,7 +94,7 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def _exif_turn(picture: Image.Image) -> Image.Transpose | None:
+def exif_turn(picture: Image.Image) -> Image.Transpose | None:
     """How a camera that was held on its side wants its image turned."""
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
@@ -107,7 +107,7 @@ def _to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Ima
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith(("I", "F")):
-        return _wide_grey_to_rgb(picture)
+        return wide_grey_to_rgb(picture)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         # Before resizing: the hidden colour of transparent pixels must not bleed into the edges.
         layer = picture.convert("RGBA")
@@ -117,7 +117,7 @@ def _to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Ima
     return picture.convert("RGB")
 
 
-def _wide_grey_to_rgb(picture: Image.Image) -> Image.Image:
+def wide_grey_to_rgb(picture: Image.Image) -> Image.Image:
     """16-bit integers by 1/257; floats by the range that they are in. Pillow itself would clip at 255."""
     values = np.asarray(picture, dtype=np.float32)
     if picture.mode == "F":

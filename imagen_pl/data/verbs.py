@@ -1,10 +1,22 @@
-"""`imagen-pl data ...`: look into a data set, rebuild the emoji."""
+"""`imagen-pl data ...`: look into a data set, caption its images, write it as shards, rebuild the emoji."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
+
+from imagen_pl.errors import UserError
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+class _Examples(argparse.HelpFormatter):
+    """Wraps what it is given, save for examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,7 +28,14 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="imagen-pl data", description="Look into a data set, or make one.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _add_inspect(verbs)
+    _add_captions(verbs)
+    _add_shards(verbs)
+    _add_emoji(verbs)
+    return parser
 
+
+def _add_inspect(verbs: Verbs) -> None:
     inspect = verbs.add_parser(
         "inspect",
         help="print counts, sizes, caption lengths and problems; write a contact sheet",
@@ -42,6 +61,83 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.set_defaults(run=_inspect)
 
+
+def _add_captions(verbs: Verbs) -> None:
+    captions = verbs.add_parser(
+        "captions",
+        help="write a caption beside each image that has none",
+        description="Caption a folder of images: NAME.txt beside each, which `imagen-pl fit` reads. Images "
+        "that have a caption, in a .txt or in metadata.jsonl or .csv, are left alone; so the same command "
+        "goes on where it was broken off.",
+        epilog="""examples:
+  imagen-pl data captions my_photos/ --captioner runs/captioner
+  imagen-pl data captions my_photos/ --captioner runs/captioner --num_beams 4 --overwrite""",
+        formatter_class=_Examples,
+    )
+    captions.add_argument("folder", help="a folder of images, with subfolders as you like")
+    captions.add_argument(
+        "--captioner",
+        required=True,
+        metavar="MODEL",
+        help="a captioner's folder, or a run, .ckpt or release that has one: what `imagen-pl caption` takes",
+    )
+    captions.add_argument(
+        "--num_beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="beginnings to keep; more find likelier captions, and take longer (default: %(default)s)",
+    )
+    captions.add_argument(
+        "--overwrite", action="store_true", help="write anew what stands in .txt files; begins from the start"
+    )
+    captions.add_argument(
+        "--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)"
+    )
+    captions.set_defaults(run=_captions)
+
+
+def _add_shards(verbs: Verbs) -> None:
+    shards = verbs.add_parser(
+        "shards",
+        help="write a data set as WebDataset shards",
+        description="Write a data set as WebDataset shards, tar files that are read in a stream: for sets of "
+        "too many files, or to train from over a network. Images are mixed, splits are kept, and what cannot "
+        "be read is skipped and counted.",
+        epilog="""examples:
+  imagen-pl data shards my_photos/ --out shards/
+  imagen-pl data shards coco/ --out shards/ --shrink 256 --size_mb 200
+  imagen-pl fit --config configs/experiment/folder64.yaml --config configs/data/webdataset.yaml \\
+      --data.source.path shards/""",
+        formatter_class=_Examples,
+    )
+    shards.add_argument(
+        "source", help="what `imagen-pl data inspect` takes, save for shards: a folder, Parquet, COCO, ..."
+    )
+    shards.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one"
+    )
+    size = shards.add_mutually_exclusive_group()
+    size.add_argument(
+        "--size_mb",
+        type=float,
+        default=100.0,
+        metavar="N",
+        help="about how large a shard is; have at least as many train shards as loading processes over all "
+        "GPUs (default: %(default)g)",
+    )
+    size.add_argument("--size_images", type=_positive, metavar="N", help="most images in a shard, instead")
+    shards.add_argument(
+        "--shrink",
+        type=_positive,
+        metavar="PX",
+        help="shrink images whose shorter side has more px, to this (default: keep all bytes as they are)",
+    )
+    shards.add_argument("--seed", type=int, default=0, help="of the order (default: %(default)s)")
+    shards.set_defaults(run=_shards)
+
+
+def _add_emoji(verbs: Verbs) -> None:
     emoji = verbs.add_parser(
         "emoji",
         help="rebuild the emoji data set, up to 256 px",
@@ -55,7 +151,6 @@ def _parser() -> argparse.ArgumentParser:
         "--packages", type=Path, help="folder with the packages' .tgz files; without it npm fetches them"
     )
     emoji.set_defaults(run=_emoji)
-    return parser
 
 
 def _positive(text: str) -> int:
@@ -69,6 +164,31 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from imagen_pl.data.inspect import inspect_source
 
     for line in inspect_source(arguments.source, arguments.out, arguments.limit).lines():
+        print(line)
+    return 0
+
+
+def _captions(arguments: argparse.Namespace) -> int:
+    from imagen_pl.caption_folder import caption_folder
+
+    return caption_folder(arguments)
+
+
+def _shards(arguments: argparse.Namespace) -> int:
+    from imagen_pl.data.inspect import guess_source
+    from imagen_pl.data.shards import write_shards
+    from imagen_pl.data.sources.base import StreamSource
+
+    source = guess_source(arguments.source)
+    if isinstance(source, StreamSource):
+        raise UserError(
+            f"{arguments.source} holds shards already: train from it with "
+            f"--config configs/data/webdataset.yaml --data.source.path {arguments.source}"
+        )
+    done = write_shards(
+        source, arguments.out, arguments.size_mb, arguments.size_images, arguments.shrink, arguments.seed
+    )
+    for line in done.lines():
         print(line)
     return 0
 

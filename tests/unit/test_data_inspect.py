@@ -119,6 +119,11 @@ def test_help_names_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
     for verb, words in (
         ("inspect", ["--out", "--limit", "emoji"]),
         ("emoji", ["--size", "--packages", "256 px"]),
+        (
+            "shards",
+            ["--size_mb", "--size_images", "--shrink", "--seed", "examples:\n  imagen-pl data shards"],
+        ),
+        ("captions", ["--captioner", "--num_beams", "--overwrite", "examples:\n  imagen-pl data captions"]),
     ):
         with pytest.raises(SystemExit) as stop:
             main([verb, "--help"])

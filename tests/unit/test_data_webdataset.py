@@ -121,6 +121,27 @@ def test_validation_from_shards_of_its_own_or_from_the_last(tmp_path: Path) -> N
     assert data.fingerprint != both.fingerprint
 
 
+def test_shards_of_a_folder_are_of_the_split_that_they_are_called_by(tmp_path: Path) -> None:
+    shard = {"a.png": encoded(Image.new("RGB", (8, 8))), "a.txt": b"a"}
+    named = ("train-000000", "train-000001", "val_0", "composition-000000")
+    for name in named:
+        write_tar(tmp_path / "named" / f"{name}.tar", shard)
+
+    def stems(source: WebDatasetSource) -> dict[str, list[str]]:
+        return {split: [Path(file).stem for file in files] for split, files in source.shards().items()}
+
+    folder = str(tmp_path / "named")
+    found = {"composition": [named[3]], "train": [*named[:2]], "validation": [named[2]]}
+    assert stems(WebDatasetSource(folder)) == found
+    other = WebDatasetSource(folder, val_path=f"{folder}/{named[3]}.tar")
+    assert stems(other) == {**found, "validation": [named[3]]}
+    # Shards that are listed are all meant, and where no name says train, none says validation either.
+    assert stems(WebDatasetSource(f"{folder}/{{train-000000,val_0}}.tar")) == {"train": [named[0], named[2]]}
+    for name in ("val-0", "flowers-0"):
+        write_tar(tmp_path / "free" / f"{name}.tar", shard)
+    assert stems(WebDatasetSource(str(tmp_path / "free"))) == {"train": ["flowers-0", "val-0"]}
+
+
 def test_captions_in_json_and_of_a_chosen_ending(tmp_path: Path) -> None:
     image = encoded(Image.new("RGB", (8, 8)))
     files = {

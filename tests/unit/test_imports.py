@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "run_report": LEAVES | {"files", "runs"},
     "model_card": LEAVES,
     "publishing": LEAVES | {"inference", "model_card", "pictures", "trained"},
-    "data": LEAVES | {"schedules", "types", "pictures"},
+    "data": LEAVES | {"files", "schedules", "types", "pictures"},
+    "data.verbs": LEAVES | {"caption_folder", "data"},
     "data.augment": set(),
     "metrics": LEAVES | {"backbones", "dual_encoders", "files", "pretrained", "types"},
     "validation": {"metrics", "types"},
@@ -112,6 +113,7 @@ ALLOWED: dict[str, set[str]] = {
         "text",
         "types",
     },
+    "caption_folder": LEAVES | {"data", "describing", "files"},
     "parsers": set(),
     "cli": LEAVES
     | {
@@ -122,6 +124,7 @@ ALLOWED: dict[str, set[str]] = {
         "captioner_fitting",
         "contact_sheet",
         "data",
+        "data.verbs",
         "describing",
         "editing",
         "evaluating",

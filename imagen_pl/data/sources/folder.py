@@ -48,22 +48,11 @@ class FolderSource(Source):
 
     def load(self, problems: Problems) -> dict[str, list[Row]]:
         root = existing(self.path)
-        if not root.is_dir():
-            raise UserError(f"{self.path} is a file, not a folder of images: {_hint(root)}")
-        files = sorted(p for p in root.rglob("*") if not _hidden(p.relative_to(root)))
-        images = {p for p in files if p.suffix.lower() in IMAGE_SUFFIXES}
-        captions: dict[Path, tuple[str, ...]] = {}
-        for metadata in (p for p in files if p.name in _METADATA):
-            for file, found in self._read_metadata(metadata):
-                captions[file] = captions.get(file, ()) + found
+        images, captions = self.images()
         for image in images - captions.keys():
             text = image.with_suffix(".txt")
             if text.is_file():
-                captions[image] = _lines(text)
-        if not images:
-            raise UserError(
-                f"{self.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}): check the path"
-            )
+                captions[image] = captions_in(text)
         if not captions.keys() & images:
             raise UserError(f"{self.path}: none of its {len(images)} images has a caption: {_HOW}")
         splits: dict[str, list[Row]] = {}
@@ -80,6 +69,29 @@ class FolderSource(Source):
 
     def image(self, row: Row) -> Path:
         return Path(row.place)
+
+    def images(self) -> tuple[set[Path], dict[Path, tuple[str, ...]]]:
+        """The image files, and what the metadata says of these and of files that are not there.
+
+        A .txt beside an image counts only where the metadata does not name the image.
+
+        Raises:
+            UserError: there is no such folder, it holds no images, or its metadata is broken.
+        """
+        root = existing(self.path)
+        if not root.is_dir():
+            raise UserError(f"{self.path} is a file, not a folder of images: {_hint(root)}")
+        files = sorted(p for p in root.rglob("*") if not _hidden(p.relative_to(root)))
+        images = {p for p in files if p.suffix.lower() in IMAGE_SUFFIXES}
+        if not images:
+            raise UserError(
+                f"{self.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}): check the path"
+            )
+        captions: dict[Path, tuple[str, ...]] = {}
+        for metadata in (p for p in files if p.name in _METADATA):
+            for file, found in self._read_metadata(metadata):
+                captions[file] = captions.get(file, ()) + found
+        return images, captions
 
     def _read_metadata(self, file: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
         rows = _jsonl_rows(file) if file.suffix == ".jsonl" else _csv_rows(file)
@@ -108,7 +120,8 @@ def _hint(file: Path) -> str:
     return "give the folder that holds it"
 
 
-def _lines(file: Path) -> tuple[str, ...]:
+def captions_in(file: Path) -> tuple[str, ...]:
+    """The captions of a .txt file, one a line. Raises UserError for what is not UTF-8."""
     return as_captions(_text(file).split("\n"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from imagen_pl.data.problems import Problems
 from imagen_pl.data.sources.base import (
     CAPTION_COLUMNS,
     IMAGE_SUFFIXES,
+    SPLITS,
     Row,
     StreamSource,
     as_captions,
@@ -25,11 +27,15 @@ class WebDatasetSource(StreamSource):
     caption as caption, captions, text, prompt, description or sentences. Use many shards: each
     worker of each process reads shards of its own.
 
+    In a folder, the first word of a shard's name is its split, as in train-000000.tar and
+    validation-000000.tar, which `imagen-pl data shards` writes; where none begins with train, all are
+    for training.
+
     Args:
         path: a folder of .tar files, or one or many of them as "shards/{00000..00099}.tar"; an http(s)
             address or "pipe:" command that `webdataset` opens will do as well.
-        val_path: shards to validate on, written the same way; None holds out data.val_fraction of the
-            shards, the last ones.
+        val_path: shards to validate on, written the same way; None takes the folder's own, or holds out
+            data.val_fraction of the shards, the last ones.
         caption_key: the ending with the caption, as txt; None takes .txt, .caption, then .json.
     """
 
@@ -39,7 +45,8 @@ class WebDatasetSource(StreamSource):
         self.caption_key = caption_key
 
     def shards(self) -> dict[str, list[str]]:
-        found = {"train": _expand(self.path)}
+        shards = _expand(self.path)
+        found = _by_split(shards) if _is_folder(self.path) else {"train": shards}
         if self.val_path is not None:
             found["validation"] = _expand(self.val_path)
         return found
@@ -75,12 +82,31 @@ class WebDatasetSource(StreamSource):
         return ()
 
 
+def _by_split(shards: list[str]) -> dict[str, list[str]]:
+    words = [re.split("[-_.]", Path(shard).name.lower())[0] for shard in shards]
+    splits = [SPLITS.get(word, word) for word in words]
+    if "train" not in splits:
+        return {"train": shards}
+    found: dict[str, list[str]] = {}
+    for split, shard in zip(splits, shards, strict=True):
+        found.setdefault(split, []).append(shard)
+    return found
+
+
+def _is_address(path: str) -> bool:
+    return path.startswith("pipe:") or "://" in path
+
+
+def _is_folder(path: str) -> bool:
+    return not _is_address(path) and "{" not in path and existing(path).is_dir()
+
+
 def _expand(path: str) -> list[str]:
     from webdataset.shardlists import expand_urls
 
-    if path.startswith("pipe:") or "://" in path:
+    if _is_address(path):
         return list(expand_urls(path))
-    if "{" not in path and existing(path).is_dir():
+    if _is_folder(path):
         shards = [str(file) for file in sorted(existing(path).rglob("*.tar"))]
         if not shards:
             raise UserError(f"{path} holds no .tar files: check the path")
