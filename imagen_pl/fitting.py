@@ -189,6 +189,9 @@ class TrainingCLI(OneLineCLI):
                 arguments["name"] = arguments.get("name") or self.settings.name
                 if not arguments.get("version"):
                     arguments["id"] = arguments.get("id") or self.run_id
+                if not any(arguments.get(way) for way in ("resume", "resume_from", "fork_from")):
+                    # The parser hands on wandb.init's null, by which a known id would be written anew.
+                    arguments["resume"] = "allow"
             elif kind in ("TensorBoardLogger", "CSVLogger"):
                 arguments["name"], arguments["version"] = "", kind.removesuffix("Logger").lower()
         return loggers
