@@ -27,7 +27,7 @@ from imagen_pl.callbacks.train_in_turn import TrainInTurn
 from imagen_pl.checkpoints import AtomicCheckpointIO, check_same_tensors, read_checkpoint
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import UserError
-from imagen_pl.runs import Existing, RunFolder, is_main_process
+from imagen_pl.runs import Existing, RunFolder, is_main_process, sweep_trial
 from imagen_pl.system import TextToImageGAN
 
 # Of one start, not of the run: they are not kept with its configuration.
@@ -141,6 +141,8 @@ class TrainingCLI(OneLineCLI):
         files = settings.get("config") or []
         if settings.name is None:
             settings.name = Path(str(files[0])).stem if files else "run"
+            if trial := sweep_trial():  # they all start by one command, and each wants its own folder
+                settings.name += f"-{trial}"
         if not settings.name or Path(settings.name).name != settings.name:
             raise UserError(f"--name {settings.name!r} must be a plain name; --runs_dir says where it lies")
         self.run_folder = RunFolder(Path(settings.runs_dir) / settings.name)
@@ -158,9 +160,10 @@ class TrainingCLI(OneLineCLI):
             self.run_folder.check_free()
 
     def _identify(self) -> None:
-        """The run's id: a new one, or on a resume that which its charts have."""
+        """The run's id: its sweep's, or on a resume that which its charts have, or a new one."""
         resumed = self.settings.get("ckpt_path") is not None
-        self.run_id = str((resumed and self.run_folder.read_record().get("id")) or secrets.token_hex(4))
+        known = sweep_trial() or (resumed and self.run_folder.read_record().get("id"))
+        self.run_id = str(known or secrets.token_hex(4))
 
     def _writes(self) -> bool:
         return is_main_process() and not self.settings.trainer.fast_dev_run
@@ -189,6 +192,9 @@ class TrainingCLI(OneLineCLI):
                 arguments["name"] = arguments.get("name") or self.settings.name
                 if not arguments.get("version"):
                     arguments["id"] = arguments.get("id") or self.run_id
+                if not any(arguments.get(way) for way in ("resume", "resume_from", "fork_from")):
+                    # The parser hands on wandb.init's null, by which a known id would be written anew.
+                    arguments["resume"] = "allow"
             elif kind in ("TensorBoardLogger", "CSVLogger"):
                 arguments["name"], arguments["version"] = "", kind.removesuffix("Logger").lower()
         return loggers

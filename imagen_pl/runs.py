@@ -118,6 +118,11 @@ class RunFolder:
         return f"imagen-pl fit --config {shlex.quote(str(self.config))} --ckpt_path last"
 
 
+def sweep_trial() -> str | None:
+    """The id that an agent of a W&B sweep gave to this trial; None outside of a sweep."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
 def is_main_process() -> bool:
     """Whether this is the one process that writes, told by the launcher's variables.
 

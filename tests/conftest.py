@@ -19,6 +19,7 @@ check_calls()
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Encoded captions and statistics of the tests stay out of the user's cache; subprocesses inherit it."""
     os.environ["IMAGEN_PL_CACHE"] = str(tmp_path_factory.mktemp("imagen_pl_cache"))
+    os.environ["WANDB_DATA_DIR"] = str(tmp_path_factory.mktemp("wandb_data"))  # copies of artifacts
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from functools import cached_property
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -21,7 +21,8 @@ from imagen_pl.data.problems import Problems
 from imagen_pl.data.rows import Checked, by_group, check_rows, held_out, read_stream
 from imagen_pl.data.sampling import GroupedShuffle, Shuffle, TrainingBatches, ValidationBatches
 from imagen_pl.data.sources.base import Source, StreamSource
-from imagen_pl.data.transforms import UNREADABLE, parse_background
+from imagen_pl.data.transforms import parse_background
+from imagen_pl.data.version import add_rows, data_version
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import Stage
 from imagen_pl.types import CaptionedBatch
@@ -161,15 +162,12 @@ class CaptionedImages(LightningDataModule):
         rows, recipe = self._rows.validation, self._scoring
         settings = (len(rows), recipe.fit, recipe.background, self.val_samples, self.balance_groups)
         digest = hashlib.sha256(repr(settings).encode())
-        for row in rows:
-            digest.update(f"{row.name}\0{row.captions}\0".encode())
-        for i in np.linspace(0, len(rows) - 1, num=min(16, len(rows)), dtype=int):
-            try:
-                image = self._rows.source.image(rows[i])
-                digest.update(image if isinstance(image, bytes) else image.read_bytes())
-            except UNREADABLE:
-                digest.update(b"unreadable")
+        add_rows(digest, self._rows.source, rows)
         return digest.hexdigest()[:16]
+
+    def version(self) -> dict[str, Any]:
+        """What is trained on and scored, with a digest that changes with it; see `data_version`."""
+        return data_version(self.source, self._rows)
 
     @cached_property
     def _loaded(self) -> Checked:

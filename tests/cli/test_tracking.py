@@ -1,9 +1,7 @@
 """What a run writes for W&B, TensorBoard and the record, read back."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ import yaml
 from imagen_pl.callbacks.tracking import git_state
 from imagen_pl.cli import main
 from tests.cli.conftest import Tiny
-from tests.cli.wandb_file import records
+from tests.cli.wandb_file import fit, records
 
 NEEDED = {
     "train/d_loss",
@@ -25,18 +23,6 @@ NEEDED = {
     "growth/resolution",
     "growth/fade",
 }
-
-
-def fit(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: W&B keeps one session a process."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return subprocess.run(
-        [sys.executable, "-m", "imagen_pl.cli", "fit", *words],
-        env=kept | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def add_logger(name: str, **arguments: object) -> list[str]:

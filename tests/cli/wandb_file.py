@@ -1,5 +1,8 @@
-"""Reads what W&B wrote offline: a LevelDB log of protobuf records."""
+"""Trains in a process of its own, and reads what W&B wrote offline: a LevelDB log of protobuf records."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from struct import unpack_from
@@ -28,3 +31,15 @@ def records(path: Path) -> Iterator[Any]:
             record.ParseFromString(b"".join(parts))
             parts = []
             yield record
+
+
+def fit(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: W&B keeps one session a process."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return subprocess.run(
+        [sys.executable, "-m", "imagen_pl.cli", "fit", *words],
+        env=kept | {"WANDB_DATA_DIR": str(Path("wandb-data").resolve())} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

@@ -72,7 +72,7 @@ ALLOWED: dict[str, set[str]] = {
         "types",
         "validation",
     },
-    "callbacks": LEAVES | {"files", "pictures", "runs", "schedules", "types"},
+    "callbacks": LEAVES | {"checkpoints", "files", "pictures", "runs", "schedules", "types"},
     "inference": LEAVES
     | {"", "checkpoints", "files", "generators.base", "latents", "pictures", "text", "trained", "types"},
     "matte": set(),
