@@ -53,7 +53,7 @@ def agent_words(sweep: dict[str, Any], chosen: dict[str, Any]) -> list[str]:
 def test_it_is_a_sweep(sweep: dict[str, Any]) -> None:
     assert sweep.keys() == TOP
     assert sweep["method"] in ("bayes", "random", "grid")
-    assert sweep["metric"] == {"name": "val/fd_efficientnet_lite0", "goal": "minimize"}
+    assert sweep["metric"] == {"name": "val/fd_efficientnet_lite1", "goal": "minimize"}
     assert sweep["early_terminate"].keys() <= {"type", "min_iter", "eta", "strict"}
     assert sweep["early_terminate"]["type"] == "hyperband"
     assert isinstance(sweep["early_terminate"]["min_iter"], int)
