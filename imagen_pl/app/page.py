@@ -13,7 +13,7 @@ from PIL import Image
 from imagen_pl.describing import Describer
 from imagen_pl.errors import UserError
 from imagen_pl.films import write_film
-from imagen_pl.inference import MAX_GUIDANCE, TextToImage, check_guidance
+from imagen_pl.inference import TextToImage, check_guidance
 from imagen_pl.interpolation import interpolate
 from imagen_pl.pictures import save_picture, strip
 
@@ -194,9 +194,8 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             dice = gr.Button("Another seed", scale=1)
             with gr.Column(scale=3):
                 truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation: less is more typical")
-                guidance = gr.Slider(
-                    0, MAX_GUIDANCE, 1, step=0.05, label="Guidance: more heeds the words more"
-                )
+                # From 2 on colours glare and shapes break: no need for all of what the command takes.
+                guidance = gr.Slider(0, 3, 1, step=0.05, label="Guidance: more heeds the words more")
         dice.click(new_seed, outputs=seed, show_progress="hidden")
         with gr.Tab("Draw"):
             prompt = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT, autofocus=True)

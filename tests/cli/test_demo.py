@@ -159,7 +159,7 @@ def test_the_guidance_slider_is_next_under_truncation_and_starts_at_one(studio: 
     assert truncation.label.startswith("Truncation")
     assert guidance.label.startswith("Guidance")
     assert guidance.parent is truncation.parent
-    assert (guidance.minimum, guidance.maximum, guidance.value) == (0, 10, 1)
+    assert (guidance.minimum, guidance.maximum, guidance.value) == (0, 3, 1)
 
 
 @pytest.mark.slow
