@@ -37,6 +37,11 @@ from imagen_pl.trained import CAPTIONER, RELEASED
 REPOSITORY = Path(__file__).parents[1]
 SPLITS = ("train", "composition", "test")
 LARGEST_MB = 50
+_AFTERWARDS = (
+    "imagen-pl fit-captioner --config configs/captioner.yaml --name captioner64 --data.resolution 64 "
+    "--model.kimg 24 --model.learning_rate_schedule.init_args.kimg 24",
+    "python benchmarks/release.py runs/emoji64 --captioner runs/captioner64",
+)
 
 
 def write_weights(model: TextToImage, captioner: Path, out: Path) -> None:
@@ -115,17 +120,18 @@ def ranks(ruler: Ruler, pictures: Tensor, rows: list[int]) -> list[int]:
     return ((nearness > nearness.diagonal()[:, None]) & alike).sum(1).tolist()
 
 
-def made_by(run: Path, model: TextToImage, about: dict[str, Any]) -> str:
+def made_by(run: Path, about: dict[str, Any]) -> str:
+    starts = json.loads((run / "run.json").read_text())["starts"]
+    commands = [*(start["command"] for start in starts), *_AFTERWARDS]
     rows = read_metrics(run / "metrics.csv")
-    hours = rows[-1]["images_seen"] / images_per_second(rows) / 3600
-    cpu = about["machine"]
-    return (
-        "`imagen-pl fit --config configs/experiment/emoji64.yaml` and `imagen-pl fit-captioner --config "
-        "configs/captioner.yaml --data.resolution 64`, then `python benchmarks/release.py`, which also "
-        f"measured what stands here. {hours:.1f} hours, {images_per_second(rows):.0f} images/s, on "
-        f"{cpu['cores']} cores of an {cpu['cpu']}, no GPU; torch {about['torch']}, bfloat16; commit "
-        f"{about['git']['commit'][:7]}, seed 0, one run."
+    speed, cpu = images_per_second(rows), about["machine"]
+    minutes = rows[-1]["images_seen"] / speed / 60
+    told = (
+        f"The last of these also measured what stands here. {minutes:.0f} minutes, {speed:.0f} images/s "
+        f"on average, on {cpu['cores']} cores of an {cpu['cpu']} that other work shared, no GPU; torch "
+        f"{about['torch']}, bfloat16; commit {starts[0]['git']['commit'][:7]}, seed 0, one run."
     )
+    return "\n".join(["```", *commands, "```", "", told])
 
 
 def main() -> None:
@@ -152,7 +158,7 @@ def main() -> None:
         evaluations=evaluations,
         samples="samples.png",
         further={
-            "How it was made": made_by(options.run, model, about),
+            "How it was made": made_by(options.run, about),
             "Samples": "Above, seed 0 and not picked: two rows of captions that it was trained on, two of "
             "pairs of subject and style that it never saw together, two of subjects that it never saw.",
             "Which words it understands": f"{words}\n\n`benchmarks/words.py` says how each is scored.",
