@@ -38,7 +38,9 @@ REPOSITORY = Path(__file__).parents[1]
 SPLITS = ("train", "composition", "test")
 LARGEST_MB = 50
 _AFTERWARDS = (
-    "imagen-pl fit-captioner --config configs/captioner.yaml --name captioner64 --data.resolution 64",
+    # Sixty thousand images were no better: val/nlg 2.39 against 2.31.
+    "imagen-pl fit-captioner --config configs/captioner.yaml --name captioner64 --data.resolution 64 "
+    "--model.kimg 24 --model.learning_rate_schedule.init_args.kimg 24",
     "python benchmarks/release.py runs/emoji64 --captioner runs/captioner64",
 )
 
