@@ -103,7 +103,9 @@ def test_a_prompt_becomes_pictures(browser: Any, url: str, size: dict[str, int],
     page = visit(browser, url, size)
     pictures = draw(page, "a cat, fluent style")
     assert pictures.count() == 8
-    assert pictures.first.evaluate("image => image.complete && image.naturalWidth") == 256
+    # On a busy machine the page shows a picture before all of it has come.
+    page.wait_for_function("image => image.complete", arg=pictures.first.element_handle())
+    assert pictures.first.evaluate("image => image.naturalWidth") == 256
     keep(page, f"draw-{size['width']}")
     # Nothing sticks out at the side, of the page or of the gallery.
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
