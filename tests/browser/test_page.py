@@ -141,13 +141,28 @@ def test_words_are_changed_and_a_film_is_made(browser: Any, url: str) -> None:
     page.close()
 
 
+def upload(page: Any, file: Path) -> None:
+    """Hand over a file; again if the page was not yet listening, as on a busy machine."""
+    from playwright.sync_api import TimeoutError as TooLong
+
+    for _ in range(3):
+        chooser = page.locator("input[type=file]").last
+        if chooser.count():  # it goes as soon as a file has come
+            chooser.set_input_files(str(file))
+        try:
+            page.get_by_text(file.name).first.wait_for(timeout=25_000)
+            return
+        except TooLong:
+            continue
+    raise AssertionError(f"the page never showed {file.name}")
+
+
 def test_an_upload_is_captioned_and_a_bomb_is_refused(browser: Any, url: str, tmp_path: Path) -> None:
     noise(20, 12).save(tmp_path / "good.png")
     (tmp_path / "bomb.png").write_bytes(png_of(10_000, 10_000))
     page = visit(browser, url, WIDE)
     page.get_by_role("tab", name="Caption").click()
-    page.locator("input[type=file]").last.set_input_files(str(tmp_path / "bomb.png"))
-    page.get_by_text("bomb.png").first.wait_for()
+    upload(page, tmp_path / "bomb.png")
     page.get_by_role("button", name="What does it show?").click()
     page.get_by_text("10000 x 10000 pixels").first.wait_for()
     keep(page, "bomb")
@@ -155,8 +170,7 @@ def test_an_upload_is_captioned_and_a_bomb_is_refused(browser: Any, url: str, tm
 
     page = visit(browser, url, WIDE)
     page.get_by_role("tab", name="Caption").click()
-    page.locator("input[type=file]").last.set_input_files(str(tmp_path / "good.png"))
-    page.get_by_text("good.png").first.wait_for()
+    upload(page, tmp_path / "good.png")
     page.get_by_role("button", name="What does it show?").click()
     page.wait_for_function(
         "[...document.querySelectorAll('textarea')].some(t => t.disabled && t.value.length > 0)"
