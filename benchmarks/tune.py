@@ -60,17 +60,23 @@ def read_space(file: Path) -> Space:
     return space
 
 
-def open_study(file: Path, space: Space) -> optuna.Study:
-    """The study as it was left, with those of the first trials waiting that have not ended well."""
+def open_study(file: Path) -> optuna.Study:
+    """The study as it was left."""
     import optuna
 
-    study = optuna.create_study(
+    return optuna.create_study(
         study_name=file.stem,
         storage=f"sqlite:///{file.with_suffix('.db')}",
         directions=["minimize", "maximize"],
         sampler=optuna.samplers.TPESampler(seed=0, multivariate=True),
         load_if_exists=True,
     )
+
+
+def make_ready(study: optuna.Study, space: Space) -> None:
+    """Fail what was broken off, and let those of the first trials wait that have not ended well."""
+    import optuna
+
     for broken in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(broken.number, state=optuna.trial.TrialState.FAIL)
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.WAITING)
@@ -81,7 +87,6 @@ def open_study(file: Path, space: Space) -> optuna.Study:
     for chosen in map(space.whole, space.first):
         if chosen not in known:
             study.enqueue_trial(chosen)
-    return study
 
 
 def run_trial(trial: optuna.Trial, space: Space, runs_dir: Path) -> tuple[float, float]:
@@ -129,8 +134,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
     space = read_space(options.study)
-    study = open_study(options.study, space)
+    study = open_study(options.study)
     if not options.table:
+        make_ready(study, space)
         study.optimize(lambda trial: run_trial(trial, space, options.runs_dir), n_trials=options.trials)
     print(table(study, space))
 

@@ -82,23 +82,28 @@ def test_trials_are_taken_from_the_list_and_recorded(
         monkeypatch.setattr("sys.argv", arguments)
         tune.main()
         space = tune.read_space(study_file)
-        assert tune.open_study(study_file, space).trials[number].values == [140.0, 0.2]
+        assert tune.open_study(study_file).trials[number].values == [140.0, 0.2]
 
-    trials = tune.open_study(study_file, space).trials
+    trials = tune.open_study(study_file).trials
     assert [t.params for t in trials] == [{"noise": "0", "words": "all"}, {"noise": "0.3", "words": "all"}]
     assert "--noise=0.3" in commands[1]
     assert trials[1].user_attrs["images_seen"] == 20
     assert trials[1].user_attrs["git"] == {"commit": "abc"}
-    assert "| 1 | noise: 0.3 | 20 | 140.0 | 0.200 |" in tune.table(tune.open_study(study_file, space), space)
+    assert "| 1 | noise: 0.3 | 20 | 140.0 | 0.200 |" in tune.table(tune.open_study(study_file), space)
 
 
 def test_a_trial_that_broke_off_is_failed_and_its_place_taken_again(
-    tune: ModuleType, study_file: Path
+    tune: ModuleType, study_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = tune.read_space(study_file)
-    tune.open_study(study_file, space).ask()
+    study = tune.open_study(study_file)
+    tune.make_ready(study, space)
+    study.ask()
+    monkeypatch.setattr("sys.argv", ["tune.py", "--study", str(study_file), "--table"])
+    tune.main()
+    assert study.trials[0].state.name == "RUNNING"  # looking at the table touches nothing
 
-    study = tune.open_study(study_file, space)
+    tune.make_ready(study, space)
 
     assert study.trials[0].state.name == "FAIL"
     assert [t.system_attrs["fixed_params"] for t in study.trials[1:]] == [
