@@ -10,11 +10,13 @@ from types import ModuleType
 REPOSITORY = Path(__file__).parents[1]
 
 
-def benchmark(name: str) -> ModuleType:
-    """benchmarks/NAME.py, loaded without running its command; it finds its neighbours."""
-    if (folder := str(REPOSITORY / "benchmarks")) not in sys.path:
+def benchmark(path: str) -> ModuleType:
+    """benchmarks/PATH.py, loaded without running its command; it finds its neighbours."""
+    file = REPOSITORY / "benchmarks" / f"{path}.py"
+    if (folder := str(file.parent)) not in sys.path:
         sys.path.append(folder)
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{name}.py")
+    name = file.stem
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -21,7 +21,8 @@ class SampleGrid(Callback):
     `samples/000123kimg.png` in the run's folder, and to W&B and TensorBoard where those are used.
 
     Args:
-        captions: what to draw; a caption named twice is drawn from two latents. An empty list
+        captions: what to draw; a caption named twice is drawn from two latents. None takes sixteen of the
+            data set: eight of training and eight held out, of a stream the latter alone. An empty list
             switches the grid off.
         every_kimg: how often, in thousands of images seen; also once at the end.
         seed: of the latents.
@@ -39,10 +40,15 @@ class SampleGrid(Callback):
             raise UserError(f"samples.every_kimg {every_kimg} must be more than 0")
         if columns < 1:
             raise UserError(f"samples.columns {columns} must be 1 or more")
-        self.captions, self.every_kimg = list(captions or []), every_kimg
+        self.captions, self.every_kimg = captions, every_kimg
         self.seed, self.columns = seed, columns
         self._clock = 0
         self._drawn_at: int | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if self.captions is None and hasattr(data, "captions_to_watch"):
+            self.captions = data.captions_to_watch()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -72,17 +78,24 @@ class SampleGrid(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         sheet.save(folder / f"{self._kimg(system.images_seen)}kimg.png")
         for logger in trainer.loggers:
-            self._log(logger, pictures, sheet, system.images_seen)
+            self._log(logger, pictures, self.captions, sheet, system.images_seen)
 
     def _kimg(self, images_seen: int) -> str:
         """As 000123, or 000000.5 where grids come oftener than each thousand."""
         return f"{images_seen // 1000:06d}" if self.every_kimg >= 1 else f"{images_seen / 1000:08.1f}"
 
-    def _log(self, logger: Logger, pictures: list[Image.Image], sheet: Image.Image, images_seen: int) -> None:
+    def _log(
+        self,
+        logger: Logger,
+        pictures: list[Image.Image],
+        captions: list[str],
+        sheet: Image.Image,
+        images_seen: int,
+    ) -> None:
         if isinstance(logger, WandbLogger):
             import wandb
 
-            images = [wandb.Image(p, caption=c) for p, c in zip(pictures, self.captions, strict=True)]
+            images = [wandb.Image(p, caption=c) for p, c in zip(pictures, captions, strict=True)]
             logger.experiment.log({"samples": images, "images_seen": images_seen})
         elif isinstance(logger, TensorBoardLogger):
             import numpy as np

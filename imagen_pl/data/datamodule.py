@@ -145,9 +145,13 @@ class CaptionedImages(LightningDataModule):
         """Captions of training from all over the data set; none of a stream, which would have to be read."""
         if self.is_stream:
             return []
-        captions = self.some_captions()
-        places = np.linspace(0, len(captions) - 1, num=min(number, len(captions)), dtype=int)
-        return [captions[i] for i in places]
+        return _spread(self.some_captions(), number)
+
+    def captions_to_watch(self, number: int = 16) -> list[str]:
+        """What to draw while a model learns: half of training, none of them of a stream, and half held out."""
+        held_out = [row.captions[0] for row in self._rows.validation]
+        half = number // 2 if held_out else number
+        return self.example_captions(half) + _spread(held_out, half)
 
     @property
     def is_stream(self) -> bool:
@@ -286,6 +290,12 @@ class CaptionedImages(LightningDataModule):
 
     def _process(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def _spread(captions: list[str], number: int) -> list[str]:
+    """So many of them, from the first to the last."""
+    places = np.linspace(0, len(captions) - 1, num=min(number, len(captions)), dtype=int)
+    return [captions[i] for i in places]
 
 
 def _cpu_cores() -> int:

@@ -193,6 +193,8 @@ def test_every_file_trains(
         thinner = {"vocab_size": 300, "dim": 16, "layers": 1, "heads": 2}
         changes["model"]["captioning"] = {"init_args": {"every": 1, "captioner": {"init_args": thinner}}}
         changes["trainer"]["max_steps"] = 6 * len(changes["growth"]["stages"])
+    if merged["model"]["generator"].get("init_args", {}).get("stem_from"):  # tests/cli/test_stem.py
+        changes["model"]["generator"]["init_args"]["stem_from"] = None
     encoder = merged["model"]["text_encoder"].get("init_args", {}).get("name", "shipped")
     changes["model"]["text_encoder"] = {"init_args": {"name": str(encoders[encoder])}}
     if name != base and not name.startswith("metrics/"):  # the bases have tried theirs

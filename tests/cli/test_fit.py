@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+from imagen_pl.callbacks import sample_grid
 from imagen_pl.callbacks.stopping import SaveWhenStopped
 from imagen_pl.cli import main
+from imagen_pl.pictures import labelled_grid
 from tests.cli.conftest import Tiny
 
 Told = Callable[[], tuple[str, str]]
@@ -44,6 +47,24 @@ def test_a_run_leaves_its_folder(tiny: Tiny, capsys: pytest.CaptureFixture[str])
     told = capsys.readouterr().out
     assert "Trained on 160 images." in told
     assert f"imagen-pl fit --config {tiny.run}/config.yaml --ckpt_path last" in told
+
+
+@pytest.mark.parametrize(("given", "drawn"), [("null", 12), ("[]", 0), ("[a cat]", 1)])
+def test_the_grid_draws_the_data_s_own_captions_unless_others_are_named(
+    tiny: Tiny, photos: Path, given: str, drawn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of twelve images four are held out: eight of each at most, so all."""
+    asked: list[list[str]] = []
+
+    def watched(pictures: list[Image.Image], captions: list[str], columns: int) -> Image.Image:
+        asked.append(captions)
+        return labelled_grid(pictures, captions, columns)
+
+    monkeypatch.setattr(sample_grid, "labelled_grid", watched)
+    assert main(["fit", *tiny.words, "--samples.captions", given, "--trainer.max_steps", "8"]) == 0
+    assert [len(captions) for captions in asked] == ([drawn] if drawn else [])
+    written = {path.read_text().strip() for path in photos.glob("*.txt")}
+    assert given != "null" or set(asked[0]) == written
 
 
 def test_checkpoints_hold_the_clock_and_the_configuration(trained: Tiny) -> None:

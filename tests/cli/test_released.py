@@ -130,13 +130,16 @@ def test_it_is_small_and_says_what_it_is() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_alone_draws(tmp_path: Path) -> None:
-    """From what pip would install, with nothing of this repository in reach."""
+def test_the_wheel_of_the_source_archive_draws(tmp_path: Path) -> None:
+    """From what pip would install of an index, with nothing of this repository in reach."""
     source = tmp_path / "source"  # a build in place would take along what older builds have left
     shutil.copytree(REPOSITORY / "imagen_pl", source / "imagen_pl")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
-    words = ["wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
+    archive = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", archive], cwd=source, check=True, stdout=subprocess.DEVNULL)
+    (packed,) = tmp_path.glob("imagen_pl-*.tar.gz")
+    words = ["wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(packed)]
     subprocess.run([sys.executable, "-m", "pip", *words], check=True)
     (wheel,) = tmp_path.glob("imagen_pl-*.whl")
     shutil.unpack_archive(wheel, tmp_path / "site", "zip")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import yaml
 from imagen_pl import load
 from imagen_pl.cli import main
 from tests.blocks import LoudBlock
-from tests.cli.conftest import Tiny
+from tests.cli.conftest import REPOSITORY, Tiny
 from tests.cli.test_turns import FEW, overlay, weights
 
 GROWN = {"growth": {"stages": [{"resolution": 16, "kimg": 1.0, "batch_size": 8}]}}
@@ -95,3 +96,27 @@ def test_a_block_that_is_none_is_told(tiny: Tiny, capsys: pytest.CaptureFixture[
     told = capsys.readouterr().err
     assert "torch.nn.Identity" in told
     assert told.count("\n") == 1
+
+
+def test_the_shipped_model_is_taken_to_other_pictures(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command in configs/model/finetune.yaml, with the stages cut to a batch each."""
+    monkeypatch.chdir(tmp_path)
+    files = ["experiment/emoji64.yaml", "data/folder.yaml", "model/finetune.yaml"]
+    command = (REPOSITORY / "configs/model/finetune.yaml").read_text().splitlines()[1]
+    assert [f"configs/{file}" for file in files] == re.findall(r"--config (\S+)", command)
+    words = [word for file in files for word in ("--config", str(REPOSITORY / "configs" / file))]
+    stages = [{"resolution": r, "kimg": 0.002, "batch_size": 2, "fade_kimg": 0} for r in (8, 16, 32, 64)]
+    few = {"growth": {"stages": stages}, "model": {"metrics": []}, "checkpoint": {"monitor": None}}
+    words += overlay(**few, data={"min_size": 8, "source": {"init_args": {"path": str(photos)}}})
+    assert main(["fit", *words, "--name", "mine", "--trainer.max_steps", "16"]) == 0
+    assert "Stem of emoji: blocks 4, 8, 16, 32, 64" in capsys.readouterr().err
+    before, after = load("emoji", "cpu"), load("runs/mine", "cpu")
+    assert (after.resolution, list((tmp_path / "runs/mine/samples").glob("*.png")) != []) == (64, True)
+    moved = {
+        name: (tensor - after.generator.state_dict()[name]).abs().max().item()
+        for name, tensor in before.generator.state_dict().items()
+        if name.endswith("weight")
+    }
+    assert 0 < max(moved.values()) < 0.02  # eight small steps away, not anew

@@ -179,6 +179,16 @@ def test_example_captions_are_from_all_over_the_training_rows() -> None:
     assert data.example_captions(1000) == every
 
 
+def test_half_of_the_captions_to_watch_are_held_out(tmp_path: Path) -> None:
+    data = module(WithSplits(40))
+    data.setup("fit")
+    found = data.captions_to_watch(6)
+    assert found == ["number 6", "number 22", "number 39", "number 0", "number 1", "number 3"]
+    data = module(Solid(40), val_fraction=0)
+    data.setup("fit")
+    assert data.captions_to_watch(6) == data.example_captions(6)
+
+
 def test_caption_dropout_and_flips_are_functions_of_the_number() -> None:
     def served() -> list[CaptionedBatch]:
         data = module(Solid(10), val_fraction=0, caption_dropout=0.25, epoch_kimg=1, seed=5)

@@ -1,0 +1,67 @@
+"""The script that makes the released model and its card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from tests.scripts import benchmark
+
+
+@pytest.fixture(scope="module")
+def release() -> ModuleType:
+    return benchmark("release")
+
+
+def test_tables_are_taken_from_what_a_script_prints(release: ModuleType) -> None:
+    printed = "200 prompts\n\n| | style |\n|---|---|\n| imagen_pl/released/emoji | 47% |\nseed 0\n"
+    assert release.markdown(printed, Path("imagen_pl/released/emoji")) == (
+        "| | style |\n|---|---|\n| emoji | 47% |"
+    )
+
+
+def test_the_worst_are_those_whose_real_image_is_far_behind_others(
+    release: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features that are one number a side: a drawing near its own real image ranks 0, an opposite one last."""
+    real = torch.tensor([[3.0, 0.0], [0.0, 3.0], [-3.0, 0.0], [0.0, -3.0], [9.0, 9.0]])
+    drawn = torch.tensor([[2.0, 0.1], [0.1, 2.0], [2.0, 0.2], [0.1, -2.0], [-9.0, -9.0]])
+    pictures = [SimpleNamespace(style="noto")] * 4 + [SimpleNamespace(style="fluent")]
+    ruler = SimpleNamespace(features=real, asked=list(range(5)), pictures=pictures)
+    monkeypatch.setattr(release, "extract", lambda _, images, told: images)
+    # The third looks like the first and is behind all its style; the last is alone in its style.
+    assert release.ranks(ruler, drawn, [0, 1, 2, 3]) == [0, 0, 3, 0]
+    assert release.ranks(ruler, drawn, [4]) == [0]
+
+
+def test_the_card_tells_the_commands_time_and_commit(release: ModuleType, tmp_path: Path) -> None:
+    starts = [
+        {"command": "imagen-pl fit --config a.yaml", "git": {"commit": "0123456789"}},
+        {"command": "imagen-pl fit --config runs/a/config.yaml --ckpt_path last", "git": {"commit": "98"}},
+    ]
+    (tmp_path / "run.json").write_text(json.dumps({"starts": starts}))
+    (tmp_path / "metrics.csv").write_text("images_seen,train/images_per_second\n0,\n6000,50\n12000,50\n")
+    about = {"machine": {"cores": 2, "cpu": "Some CPU"}, "torch": "2.15.0"}
+    told = release.made_by(tmp_path, about)
+    assert told.startswith(f"```\n{starts[0]['command']}\n{starts[1]['command']}\nimagen-pl fit-captioner")
+    assert "4 minutes, 50 images/s on average, on 2 cores of an Some CPU" in told
+    assert "commit 0123456, seed 0" in told
+
+
+def test_what_is_too_large_does_not_ship(
+    release: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "load", lambda *_: None)
+    monkeypatch.setattr(
+        release,
+        "write_weights",
+        lambda _, __, out: (out / "model.safetensors").write_bytes(b"0" * 51_000_000),
+    )
+    words = ["release.py", "run", "--captioner", "captioner", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit, match="has 51 MB of weights: 50 at most may ship"):
+        release.main()
