@@ -65,6 +65,11 @@ class TurnPolicy(ABC):
         """The blocks and networks that its settings name; each is looked for before training begins."""
         return ()
 
+    @property
+    def waits_for_growth(self) -> bool:
+        """Whether it does nothing where there is one stage alone, which is told before training begins."""
+        return False
+
 
 class AllLearn(TurnPolicy):
     """Every block learns in every step."""
@@ -104,6 +109,10 @@ class NewestLearns(TurnPolicy):
 
     def names(self) -> Iterable[str]:
         return () if self.stem_resolution is None else [f"generator.{self.stem_resolution}"]
+
+    @property
+    def waits_for_growth(self) -> bool:
+        return self.stem_resolution is None
 
 
 class Alternate(TurnPolicy):

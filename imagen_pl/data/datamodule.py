@@ -148,7 +148,7 @@ class CaptionedImages(LightningDataModule):
         return _spread(self.some_captions(), number)
 
     def captions_to_watch(self, number: int = 16) -> list[str]:
-        """What to draw while a model learns: half of training, none of them of a stream, and half held out."""
+        """What to draw while a model learns: half of training (of a stream none), half held out."""
         held_out = [row.captions[0] for row in self._rows.validation]
         half = number // 2 if held_out else number
         return self.example_captions(half) + _spread(held_out, half)

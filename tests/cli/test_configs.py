@@ -35,27 +35,26 @@ def read(name: str) -> dict[str, Any]:
     return config
 
 
-def base_of(name: str) -> str:
-    """What an overlay is laid on: the first file of the command in its own comment."""
+def files_of(name: str) -> list[str]:
+    """A base stands by itself; an overlay with what the command in its own comment lays it on, in order."""
     if name in BASES:
-        return name
-    found = re.findall(r"--config configs/(\S+\.yaml)", (CONFIGS / name).read_text(encoding="utf-8"))
+        return [name]
+    found: list[str] = re.findall(r"--config configs/(\S+\.yaml)", (CONFIGS / name).read_text(encoding="utf-8"))
     assert found[-1] == name, f"{name} shows no command that uses it"
     assert found[0] in BASES
-    return str(found[0])
+    return found
 
 
-def small(base: str) -> dict[str, Any]:
-    """The base's own structure, with thin networks, through all its stages in two batches of 4 each."""
-    config = read(base)
+def small(base: dict[str, Any], growth: dict[str, Any]) -> dict[str, Any]:
+    """The base's own structure, with thin networks, through all stages in two batches of 4 each."""
     stages = [
         {**stage, "kimg": 0.008, "fade_kimg": 0.008 if stage.get("fade_kimg") else 0.0, "batch_size": 4}
-        for stage in config["growth"]["stages"]
+        for stage in growth["stages"]
     ]
     networks = {
         name: {
             "init_args": {
-                "channels": {r: min(c, 8) for r, c in config["model"][name]["init_args"]["channels"].items()}
+                "channels": {r: min(c, 8) for r, c in base["model"][name]["init_args"]["channels"].items()}
             }
         }
         for name in ("generator", "discriminator")
@@ -171,13 +170,13 @@ def test_every_file_trains(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    base = base_of(name)
-    files = [base] if name == base else [base, name]
-    merged: dict[str, Any] = {"model": {}, "data": {}}
+    files = files_of(name)
+    base = files[0]
+    merged: dict[str, Any] = {"growth": {}, "model": {}, "data": {}}
     for file in files:
         for section in merged:
             merged[section] |= read(file).get(section, {})
-    changes = small(base)
+    changes = small(read(base), merged["growth"])
     source = merged["data"]["source"]["class_path"]
     changes["data"]["source"] = {
         "class_path": source,

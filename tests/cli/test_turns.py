@@ -55,11 +55,18 @@ def test_turns_by_yaml_stand_in_the_runs_configuration_and_in_its_numbers(tiny: 
             "error: turns.policy names generators, which the networks do not have: use discriminator.",
         ),
         (
+            [
+                *("--turns.policy", "NewestLearns"),
+                *("--growth.stages", "[{resolution: 8, kimg: 1, batch_size: 4, fade_kimg: 0}]"),
+            ],
+            "error: turns.policy NewestLearns waits for growth, and growth.stages has one stage: add more",
+        ),
+        (
             ["--turns.policy", "NewestLearns", "--turns.policy.kimg=-1"],
             "error: NewestLearns: kimg -1.0 must be more than 0\n",
         ),
     ],
-    ids=["factor", "group", "kimg"],
+    ids=["factor", "group", "no growth", "kimg"],
 )
 def test_mistakes_are_told_in_one_line(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], words: list[str], message: str

@@ -64,9 +64,9 @@ def test_every_run_s_command_is_understood(ablation: ModuleType, file: Path, tmp
         assert words[0] == "fit"
         cli = TrainingCLI(words[1:], run=False)
         assert (cli.config.seed_everything, cli.model.seed, cli.datamodule._training.seed) == (7, 7, 7)
-        full = any("full_resolution" in file for file in grid.runs[name])
+        grows = any("growing" in file for file in grid.runs[name])
         stages = cli.config.growth.stages
-        assert stages[0].resolution == (stages[-1].resolution if full else 8)
+        assert stages[0].resolution == (8 if grows else stages[-1].resolution)
 
 
 def test_the_last_pictures_are_kept_beside_the_result(

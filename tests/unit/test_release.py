@@ -27,7 +27,7 @@ def test_tables_are_taken_from_what_a_script_prints(release: ModuleType) -> None
 def test_the_worst_are_those_whose_real_image_is_far_behind_others(
     release: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Features that are one number a side: a drawing near its own real image ranks 0, an opposite one last."""
+    """Drawings near their own real image rank 0, one that looks like another's ranks last."""
     real = torch.tensor([[3.0, 0.0], [0.0, 3.0], [-3.0, 0.0], [0.0, -3.0], [9.0, 9.0]])
     drawn = torch.tensor([[2.0, 0.1], [0.1, 2.0], [2.0, 0.2], [0.1, -2.0], [-9.0, -9.0]])
     pictures = [SimpleNamespace(style="noto")] * 4 + [SimpleNamespace(style="fluent")]
