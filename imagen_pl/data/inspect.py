@@ -28,6 +28,7 @@ _SHEET_IMAGES = 30
 _SHEET_COLUMNS = 6
 _SHEET_SIZE = 128
 _LONG_CAPTION = 50
+_KEPT = 0.75  # of an image, by the middle square, else it is told
 _TINY = 4
 
 
@@ -67,13 +68,18 @@ class Report:
         more = " (as far as it was read: --limit)" if self.truncated else ""
         yield f"images     {sum(self.splits.values()):,}: {splits}{more}"
         if self.widths:
-            sides = sorted(map(min, self.widths, self.heights))
-            square = sum(w == h for w, h in zip(self.widths, self.heights, strict=True)) / len(sides)
+            shapes = [(min(size), max(size)) for size in zip(self.widths, self.heights, strict=True)]
+            square = sum(short == long for short, long in shapes) / len(shapes)
             yield (
                 f"sizes      width {_spread(self.widths)}, height {_spread(self.heights)} px "
                 f"(smallest, median, largest); {square:.0%} square"
             )
-            yield f"           half have a shorter side of {statistics.median_low(sides)} px or more"
+            half = statistics.median_low(short for short, _ in shapes)
+            yield f"           half have a shorter side of {half} px or more"
+            cut = sum(short < _KEPT * long for short, long in shapes)
+            if cut:
+                told = "lose over a quarter to the middle square: --data.fit pad keeps them whole"
+                yield f"           {cut:,} {told}"
         if self.caption_words:
             each = max(self.captions_per_image)
             yield (

@@ -39,7 +39,8 @@ def files_of(name: str) -> list[str]:
     """A base stands by itself; an overlay with what the command in its own comment lays it on, in order."""
     if name in BASES:
         return [name]
-    found: list[str] = re.findall(r"--config configs/(\S+\.yaml)", (CONFIGS / name).read_text(encoding="utf-8"))
+    text = (CONFIGS / name).read_text(encoding="utf-8")
+    found: list[str] = re.findall(r"--config configs/(\S+\.yaml)", text)
     assert found[-1] == name, f"{name} shows no command that uses it"
     assert found[0] in BASES
     return found

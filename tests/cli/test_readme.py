@@ -25,7 +25,9 @@ SMALL = (
     "--trainer.max_steps 4 --trainer.val_check_interval 2 --data.val_samples 4 --data.num_workers 0 "
     "--trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto"
 )
-GROWN = "[{resolution: 8, kimg: 0.008, batch_size: 4}, {resolution: 16, kimg: 1, batch_size: 4, fade_kimg: 0}]"
+GROWN = (
+    "[{resolution: 8, kimg: 0.008, batch_size: 4}, {resolution: 16, kimg: 1, batch_size: 4, fade_kimg: 0}]"
+)
 # What a command gets in addition. One that the README names and this does not is run as it stands.
 SHORTER = {
     "make quickstart": "MINUTES=0.05",
@@ -37,7 +39,7 @@ SHORTER = {
     "--data.val_fraction 0.5 --data.source.path coco/captions.json --data.source.images coco/images",
     "imagen-pl fit --config configs/experiment/emoji64.yaml": f"{SMALL} --data.val_fraction 0.2",
     "imagen-pl fit --config configs/quickstart.yaml --config configs/model/growing.yaml": f"{SMALL} "
-    f"--growth.stages '{GROWN}' --trainer.max_steps 12",
+    f"--growth.stages '{TWO_STAGES}' --trainer.max_steps 12",
     "imagen-pl fit --config configs/quickstart.yaml": f"{SMALL} --existing move",
 }
 

@@ -17,7 +17,7 @@ from tests.unit.data_fixtures import encoded, truncated_jpeg, write_photos, writ
 
 def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = write_photos(tmp_path / "photos", 7)
-    Image.new("RGB", (64, 48), "red").save(photos / "wide.png")
+    Image.new("RGB", (72, 48), "red").save(photos / "wide.png")
     (photos / "wide.txt").write_text("a wide picture " + "word " * 60 + "\na second caption")
     (photos / "003.png").write_bytes(truncated_jpeg())
     (photos / "004.txt").write_text("")
@@ -25,8 +25,9 @@ def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == [
         f"{photos}: read by imagen_pl.data.sources.folder.FolderSource",
         "images     8: train 8",
-        "sizes      width 32, 32, 64, height 32, 32, 48 px (smallest, median, largest); 86% square",
+        "sizes      width 32, 32, 72, height 32, 32, 48 px (smallest, median, largest); 86% square",
         "           half have a shorter side of 32 px or more",
+        "           1 lose over a quarter to the middle square: --data.fit pad keeps them whole",
         "captions   8, 8 of them different; up to 2 an image",
         "           3, 4, 63 words (smallest, median, largest)",
         "           1 have over 50 words: text encoders may cut them off",
