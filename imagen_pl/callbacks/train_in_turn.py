@@ -76,9 +76,10 @@ class TrainInTurn(Callback):
         self._check("learning_rate_factors", self.learning_rate_factors)
         growing = _growing(trainer)
         if self.policy.waits_for_growth and growing is not None and len(growing.stages) == 1:
+            name = type(self.policy).__name__
             raise UserError(
-                f"turns.policy {type(self.policy).__name__} waits for growth, and growth.stages has one stage: "
-                "add more, as configs/model/growing.yaml does, or name another policy"
+                f"turns.policy {name} waits for growth, and growth.stages has one stage: add more, as "
+                "configs/model/growing.yaml does, or name another policy"
             )
         system.learning_rate_factors = {(b.network, b.name): self._factor(b) for b in self._blocks}
         self._learn = None
