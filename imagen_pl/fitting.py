@@ -281,9 +281,10 @@ class TrainingCLI(OneLineCLI):
                 f"Best {keeper.monitor}: {float(keeper.best_model_score):.4g}, in {run.checkpoints}/best.ckpt"
             )
         pictures = sorted(run.samples.glob("*.png"))
-        if pictures:
+        drawn = next(c for c in callbacks_of(trainer) if isinstance(c, SampleGrid)).captions
+        if pictures and drawn:
             self.say(f"Pictures: {pictures[-1]}")
-            prompt = next(c for c in callbacks_of(trainer) if isinstance(c, SampleGrid)).captions[0]
+            prompt = drawn[0]
             self.say(f'Draw more: imagen-pl sample {run.path} "{prompt}" --num_images 4 --out more.png')
         self.say(f"Go on: {run.resume_command()}")
 

@@ -47,7 +47,7 @@ class SampleGrid(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
-        if self.captions is None and hasattr(data, "captions_to_watch"):
+        if self.captions is None and data is not None and hasattr(data, "captions_to_watch"):
             self.captions = data.captions_to_watch()
 
     def on_train_batch_start(
