@@ -8,20 +8,33 @@ import pkgutil
 import re
 import sys
 import warnings
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from imagen_pl.errors import UserError
+from imagen_pl.verb_help import KeptLines, examples_of
 
-USAGE = "imagen-pl {} --config FILE [--config FILE ...] [--SECTION.SETTING VALUE ...]"
 # Packages whose classes YAML names.
 _FAMILIES = ("generators", "discriminators", "losses", "text", "data", "data.sources", "metrics")
-DESCRIPTION = (
-    "{} Every setting below can stand in a configuration file or on the line; the later one counts, and a "
-    "list replaces a list. `--model.generator.help CLASS` and its like explain what a class takes."
-)
+
+
+class Help(KeptLines, DefaultHelpFormatter):
+    """Lays help out as the other verbs' is, and says the settings' defaults as jsonargparse does."""
+
+
+def parser_settings(verb: str, description: str) -> dict[str, Any]:
+    """What the help of a verb that takes configuration files says before and after the settings."""
+    return {
+        "usage": f"imagen-pl {verb} --config FILE [--config FILE ...] [--SECTION.SETTING VALUE ...]",
+        "description": f"{description} Every setting below can stand in a configuration file or on the line; "
+        "the later one counts, and a list replaces a list. `--model.generator.help CLASS` and its like say "
+        "what a class takes.",
+        "epilog": examples_of(verb),
+        "formatter_class": Help,
+    }
 
 
 class OneLineCLI(LightningCLI):

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 import imagen_pl
-from imagen_pl.arguments import DESCRIPTION, USAGE, OneLineCLI, Parser, import_families, quieten
+from imagen_pl.arguments import OneLineCLI, Parser, import_families, parser_settings, quieten
 from imagen_pl.callbacks.stopping import Interrupted, SaveWhenStopped
 from imagen_pl.callbacks.tracking import MetricsFile, Tracking
 from imagen_pl.captioner_training import CaptionerProgress, CaptionerTraining, KeepCaptioner
@@ -52,8 +52,7 @@ class CaptionerCLI(OneLineCLI):
             parser_class=Parser,
             parser_kwargs={
                 "prog": f"imagen-pl {_VERB}",
-                "usage": USAGE.format(_VERB),
-                "description": DESCRIPTION.format("Train a captioner alone, on real pairs."),
+                **parser_settings(_VERB, "Train a captioner alone, on real pairs."),
             },
             args=self.words,
             run=False,

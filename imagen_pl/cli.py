@@ -9,11 +9,13 @@ import errno
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from imagen_pl import __version__, parsers
 from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.runs import is_main_process
+from imagen_pl.verb_help import EXAMPLES
 
 HELP = """\
 usage: imagen-pl VERB ...
@@ -38,32 +40,11 @@ verbs:
   fit-captioner  train the network that says it, by itself
 
 examples:
-  imagen-pl fit --config configs/quickstart.yaml
-  imagen-pl fit --config configs/experiment/folder64.yaml --data.source.path my_photos/ --name photos
-  imagen-pl fit --config runs/photos/config.yaml --ckpt_path last                  # resume
-  imagen-pl fit --config configs/experiment/coco256.yaml --trainer.devices 8 --trainer.num_nodes 4
-  imagen-pl validate --config runs/photos/config.yaml --ckpt_path best
-  imagen-pl sample runs/quickstart "a red heart, fluent style" --num_images 4 --seed 7 --out hearts.png
-  imagen-pl sample runs/quickstart --prompts prompts.csv --out pictures/
-  imagen-pl sample runs/quickstart "crown, fluent style" --transparent --plain --out crown.png
-  imagen-pl sheet runs/quickstart brief.csv --out drafts.pdf
-  imagen-pl variants runs/quickstart "cupcake" "red heart" --out variants.png
-  imagen-pl interpolate runs/quickstart "red heart, noto style" "blue square, noto style" --out film.gif
-  imagen-pl edit runs/quickstart "red heart, fluent style" --to "blue heart, fluent style" --out edit.png
-  imagen-pl demo runs/quickstart
-  imagen-pl evaluate runs/quickstart --out evaluation/
-  imagen-pl grow-report runs/quickstart
-  imagen-pl export runs/quickstart --to onnx --out onnx/
-  imagen-pl push runs/quickstart owner/name --evaluation evaluation/evaluation.json
-  imagen-pl data inspect my_photos/
-  imagen-pl data captions my_photos/ --captioner runs/captioner
-  imagen-pl data shards my_photos/ --out shards/
-  imagen-pl fit-captioner --config configs/captioner.yaml
-  imagen-pl caption runs/captioner picture.png
+{examples}
 
 `imagen-pl VERB --help` explains each setting. A run lives in runs/NAME: config.yaml, checkpoints/,
 samples/, metrics.csv.
-"""
+""".format(examples=textwrap.indent(EXAMPLES.rstrip(), "  "))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from imagen_pl.arguments import DESCRIPTION, USAGE, OneLineCLI, Parser, import_families, one_line, quieten
+from imagen_pl.arguments import Help, OneLineCLI, Parser, import_families, one_line, parser_settings, quieten
 from imagen_pl.callbacks.base import callbacks_of, is_dry_run
 from imagen_pl.callbacks.checkpoint import KeepCheckpoints
 from imagen_pl.callbacks.grow_resolution import GrowResolution
@@ -60,11 +61,9 @@ class TrainingCLI(OneLineCLI):
             parser_class=Parser,
             parser_kwargs={
                 "prog": "imagen-pl",
-                "fit": {"usage": USAGE.format("fit"), "description": DESCRIPTION.format("Train a model.")},
-                "validate": {
-                    "usage": USAGE.format("validate"),
-                    "description": DESCRIPTION.format("Score a checkpoint of a run (by default its last)."),
-                },
+                "formatter_class": Help,  # the subcommands take it over
+                "fit": parser_settings("fit", "Train a model."),
+                "validate": parser_settings("validate", "Score a checkpoint of a run (by default its last)."),
             },
             args=self.words,
             run=run,
@@ -284,8 +283,8 @@ class TrainingCLI(OneLineCLI):
         drawn = next(c for c in callbacks_of(trainer) if isinstance(c, SampleGrid)).captions
         if pictures and drawn:
             self.say(f"Pictures: {pictures[-1]}")
-            prompt = drawn[0]
-            self.say(f'Draw more: imagen-pl sample {run.path} "{prompt}" --num_images 4 --out more.png')
+            prompt = shlex.quote(drawn[0])
+            self.say(f"Draw more: imagen-pl sample {run.path} {prompt} --num_images 4 --out more.png")
         self.say(f"Go on: {run.resume_command()}")
 
     def after_validate(self) -> None:

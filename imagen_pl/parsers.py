@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from imagen_pl.verb_help import verb_parser
+
 
 def sample_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl sample",
+    parser = verb_parser(
+        "sample",
         description="Draw pictures for prompts. A picture is decided by its prompt and its seed.",
-        epilog=(
+        notes=(
             "A file of prompts is .txt (one a line), .csv or .jsonl (field `prompt`; a field `seed` "
             "overrules --seed). --out DIR then gets one PNG a prompt and a metadata.jsonl with file_name, "
             "prompt, seed and every other field of the row, so that DIR is itself a data set to train on."
@@ -40,10 +42,10 @@ def sample_parser() -> argparse.ArgumentParser:
 
 
 def sheet_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl sheet",
+    parser = verb_parser(
+        "sheet",
         description="Draw drafts for each prompt of a brief, on a sheet to print or to send.",
-        epilog=(
+        notes=(
             "A brief is .txt (one a line), .csv or .jsonl (field `prompt`; a field `seed` overrules --seed). "
             "Every other field is printed with its drafts, and so is the command that draws them again."
         ),
@@ -59,10 +61,10 @@ def sheet_parser() -> argparse.ArgumentParser:
 
 
 def variants_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl variants",
+    parser = verb_parser(
+        "variants",
         description="Draw a subject in every style, side by side, to choose from.",
-        epilog="Pictures of one seed share a latent, whatever the style.",
+        notes="Pictures of one seed share a latent, whatever the style.",
     )
     _add_model(parser)
     parser.add_argument("subject", nargs="+", help='as "cupcake"; a row each')
@@ -87,10 +89,10 @@ def variants_parser() -> argparse.ArgumentParser:
 
 
 def interpolate_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl interpolate",
+    parser = verb_parser(
+        "interpolate",
         description="Go from one prompt to the next, or from one latent to the next, in a film.",
-        epilog="The first and the last frame of a stretch are the pictures that `sample` draws.",
+        notes="The first and the last frame of a stretch are the pictures that `sample` draws.",
     )
     _add_model(parser)
     parser.add_argument("prompt", nargs="+", help="where to go, in this order")
@@ -110,9 +112,7 @@ def interpolate_parser() -> argparse.ArgumentParser:
 
 
 def edit_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl edit", description="Keep the latent and change the words: pictures side by side."
-    )
+    parser = verb_parser("edit", description="Keep the latent and change the words: pictures side by side.")
     _add_model(parser)
     parser.add_argument("prompt", help="before")
     parser.add_argument("--to", nargs="+", required=True, metavar="PROMPT", help="after; a column each")
@@ -125,10 +125,10 @@ def edit_parser() -> argparse.ArgumentParser:
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl evaluate",
+    parser = verb_parser(
+        "evaluate",
         description="Score a model's pictures against real images, and write JSON, Markdown and a sheet.",
-        epilog=(
+        notes=(
             "Of near-alike images (data.balance_groups) one each is taken. What is known of the real images "
             "is kept in the package's cache. Networks that taught the model are refused."
         ),
@@ -179,10 +179,10 @@ def evaluate_parser() -> argparse.ArgumentParser:
 
 
 def export_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl export",
+    parser = verb_parser(
+        "export",
         description="Write a model for other programs, and hold it against the original.",
-        epilog=(
+        notes=(
             "onnx and torch-export hold the generator and the text encoder, any number of captions at once, "
             "the tokenizer, and a README.md with the few lines of code that draw."
         ),
@@ -197,10 +197,10 @@ def export_parser() -> argparse.ArgumentParser:
 
 
 def push_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl push",
+    parser = verb_parser(
+        "push",
         description="Publish a model on the Hugging Face hub: half-precision weights, a card, and samples.",
-        epilog="Read the card there, and complete it: it says of the data only what the model knows of them.",
+        notes="Read the card there, and complete it: it says of the data only what the model knows of them.",
     )
     _add_model(parser)
     parser.add_argument("hub_id", metavar="OWNER/NAME", help="its name on the hub")
@@ -218,8 +218,8 @@ def push_parser() -> argparse.ArgumentParser:
 
 
 def demo_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl demo",
+    parser = verb_parser(
+        "demo",
         description="Serve a page to try a model on: draw, change words, film, caption.",
     )
     _add_model(parser)
@@ -239,8 +239,8 @@ def demo_parser() -> argparse.ArgumentParser:
 
 
 def report_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl grow-report",
+    parser = verb_parser(
+        "grow-report",
         description="Write a page of a run: its curves, and how its samples grew.",
     )
     parser.add_argument("run", help="its folder, as runs/quickstart")
@@ -251,8 +251,8 @@ def report_parser() -> argparse.ArgumentParser:
 
 
 def caption_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imagen-pl caption",
+    parser = verb_parser(
+        "caption",
         description="Say what pictures show. A drawn caption is decided by its picture and its seed.",
     )
     parser.add_argument(

@@ -8,15 +8,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from imagen_pl.errors import UserError
+from imagen_pl.verb_help import KeptLines, examples_of
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-class _Examples(argparse.HelpFormatter):
-    """Wraps what it is given, save for examples."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,6 +34,8 @@ def _add_inspect(verbs: Verbs) -> None:
         "inspect",
         help="print counts, sizes, caption lengths and problems; write a contact sheet",
         description="Print what a data set holds and what is wrong with it, and write a contact sheet.",
+        epilog=examples_of("data inspect"),
+        formatter_class=KeptLines,
     )
     inspect.add_argument(
         "source",
@@ -69,10 +65,8 @@ def _add_captions(verbs: Verbs) -> None:
         description="Caption a folder of images: NAME.txt beside each, which `imagen-pl fit` reads. Images "
         "that have a caption, in a .txt or in metadata.jsonl or .csv, are left alone; so the same command "
         "goes on where it was broken off.",
-        epilog="""examples:
-  imagen-pl data captions my_photos/ --captioner runs/captioner
-  imagen-pl data captions my_photos/ --captioner runs/captioner --num_beams 4 --overwrite""",
-        formatter_class=_Examples,
+        epilog=examples_of("data captions"),
+        formatter_class=KeptLines,
     )
     captions.add_argument("folder", help="a folder of images, with subfolders as you like")
     captions.add_argument(
@@ -104,12 +98,8 @@ def _add_shards(verbs: Verbs) -> None:
         description="Write a data set as WebDataset shards, tar files that are read in a stream: for sets of "
         "too many files, or to train from over a network. Images are mixed, splits are kept, and what cannot "
         "be read is skipped and counted.",
-        epilog="""examples:
-  imagen-pl data shards my_photos/ --out shards/
-  imagen-pl data shards coco/ --out shards/ --shrink 256 --size_mb 200
-  imagen-pl fit --config configs/experiment/folder64.yaml --config configs/data/webdataset.yaml \\
-      --data.source.path shards/""",
-        formatter_class=_Examples,
+        epilog=examples_of("data shards"),
+        formatter_class=KeptLines,
     )
     shards.add_argument(
         "source", help="what `imagen-pl data inspect` takes, save for shards: a folder, Parquet, COCO, ..."
@@ -142,6 +132,8 @@ def _add_emoji(verbs: Verbs) -> None:
         "emoji",
         help="rebuild the emoji data set, up to 256 px",
         description="Build the emoji data set as one Parquet file, from npm packages.",
+        epilog=examples_of("data emoji"),
+        formatter_class=KeptLines,
     )
     emoji.add_argument("--out", type=Path, required=True, help="Parquet file to write")
     emoji.add_argument(

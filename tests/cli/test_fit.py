@@ -51,7 +51,12 @@ def test_a_run_leaves_its_folder(tiny: Tiny, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(("given", "drawn"), [("null", 12), ("[]", 0), ("[a cat]", 1)])
 def test_the_grid_draws_the_data_s_own_captions_unless_others_are_named(
-    tiny: Tiny, photos: Path, given: str, drawn: int, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny,
+    photos: Path,
+    given: str,
+    drawn: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of twelve images four are held out: eight of each at most, so all."""
     asked: list[list[str]] = []
@@ -65,6 +70,8 @@ def test_the_grid_draws_the_data_s_own_captions_unless_others_are_named(
     assert [len(captions) for captions in asked] == ([drawn] if drawn else [])
     written = {path.read_text().strip() for path in photos.glob("*.txt")}
     assert given != "null" or set(asked[0]) == written
+    told = capsys.readouterr().out
+    assert ("Draw more" in told) == (drawn > 0)
 
 
 def test_checkpoints_hold_the_clock_and_the_configuration(trained: Tiny) -> None:

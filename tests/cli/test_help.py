@@ -2,6 +2,13 @@ import pytest
 
 from imagen_pl import __version__
 from imagen_pl.cli import HELP, main
+from imagen_pl.verb_help import EXAMPLES
+
+
+def _words(example: str) -> list[str]:
+    """The verb of a line of examples: one word, or two as in "data inspect"."""
+    words = example.split()[1:3]
+    return words if words[0] == "data" else words[:1]
 
 
 def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +33,16 @@ def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) 
         "fit-captioner",
     ):
         assert f"imagen-pl {verb} " in HELP
+
+
+@pytest.mark.parametrize("verb", sorted({" ".join(_words(line)) for line in EXAMPLES.splitlines()}))
+def test_a_verb_s_help_ends_with_its_examples_whole(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*verb.split(), "--help"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    own = [f"  {line}" for line in EXAMPLES.splitlines() if " ".join(_words(line)) == verb]
+    place = told.index("examples:")
+    assert told[place + 1 : place + 1 + len(own)] == own
+    assert max(map(len, told[place + 1 + len(own) :]), default=0) <= 80  # what comes after is wrapped
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
