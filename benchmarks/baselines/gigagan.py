@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import sys
 import time
 from pathlib import Path
 
@@ -40,6 +38,7 @@ from tqdm import tqdm
 from imagen_pl.data.problems import Problems
 from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.data.transforms import decode
+from imagen_pl.reporting import peak_memory_gb
 from imagen_pl.text.cache import TextCache
 from imagen_pl.text.encoder import FrozenTextEncoder
 
@@ -122,15 +121,9 @@ def train(
         "seconds": seconds,
         "generator_parameters": gan.unwrapped_G.total_params,
         "discriminator_parameters": gan.unwrapped_D.total_params,
-        "peak_memory_gb": peak_memory_gb(),
+        "peak_memory_gb": peak_memory_gb(torch.device("cpu")),
         "losses": {"discriminator": loss_d._asdict(), "generator": loss_g._asdict()},
     }
-
-
-def peak_memory_gb() -> float:
-    """Of this process, in 10^9 bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def draw(gan: GigaGAN, captions: list[str], seed: int) -> UInt8[np.ndarray, "n 32 32 3"]:
