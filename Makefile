@@ -7,8 +7,6 @@ MINUTES ?= 8
 # What `make test` hands to pytest: a file, or -k with a name; by default everything.
 TESTS ?=
 CONFIG := configs/quickstart.yaml
-# The configuration is tuned for this many minutes; growth is scaled to the minutes given.
-TUNED_MINUTES := 8
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -20,8 +18,7 @@ INSTALLED := .venv/installed
 
 quickstart: $(INSTALLED)
 	$(BIN)/imagen-pl fit --config $(CONFIG) --existing move \
-		--trainer.max_time "$$($(BIN)/python -c 'm = round(60 * $(MINUTES)); print(f"00:{m // 3600:02}:{m // 60 % 60:02}:{m % 60:02}")')" \
-		--growth.kimg_scale "$$($(BIN)/python -c 'print($(MINUTES) / $(TUNED_MINUTES))')"
+		--trainer.max_time "$$($(BIN)/python -c 'm = round(60 * $(MINUTES)); print(f"00:{m // 3600:02}:{m // 60 % 60:02}:{m % 60:02}")')"
 
 # What benchmarks/baselines/gigagan.py has left in runs/gigagan is scored too.
 quality: quickstart

@@ -30,8 +30,8 @@ def parser_settings(verb: str, description: str) -> dict[str, Any]:
     return {
         "usage": f"imagen-pl {verb} --config FILE [--config FILE ...] [--SECTION.SETTING VALUE ...]",
         "description": f"{description} Every setting below can stand in a configuration file or on the line; "
-        "the later one counts, and a list replaces a list. `--model.generator.help CLASS` and its like say "
-        "what a class takes.",
+        "the later one counts. A list replaces a list; if both are equally long it takes over what its items "
+        "leave out. `--model.generator.help CLASS` and its like say what a class takes.",
         "epilog": examples_of(verb),
         "formatter_class": Help,
     }

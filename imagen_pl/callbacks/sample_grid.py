@@ -22,7 +22,7 @@ class SampleGrid(Callback):
 
     Args:
         captions: what to draw; a caption named twice is drawn from two latents. None takes sixteen of the
-            data set: eight of training and eight held out, of a stream the latter alone. An empty list
+            data set, half of training and half held out; of a stream held-out ones alone. An empty list
             switches the grid off.
         every_kimg: how often, in thousands of images seen; also once at the end.
         seed: of the latents.

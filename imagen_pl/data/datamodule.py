@@ -148,10 +148,10 @@ class CaptionedImages(LightningDataModule):
         return _spread(self.some_captions(), number)
 
     def captions_to_watch(self, number: int = 16) -> list[str]:
-        """What to draw while a model learns: half of training (of a stream none), half held out."""
+        """What to draw while a model learns: half of training and half held out; of a stream the latter."""
         held_out = [row.captions[0] for row in self._rows.validation]
-        half = number // 2 if held_out else number
-        return self.example_captions(half) + _spread(held_out, half)
+        trained = self.example_captions(number // 2 if held_out else number)
+        return trained + _spread(held_out, number - len(trained))
 
     @property
     def is_stream(self) -> bool:

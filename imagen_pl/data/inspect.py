@@ -28,7 +28,7 @@ _SHEET_IMAGES = 30
 _SHEET_COLUMNS = 6
 _SHEET_SIZE = 128
 _LONG_CAPTION = 50
-_KEPT = 0.75  # of an image, by the middle square, else it is told
+_KEPT = 0.75  # of an image; where the middle square keeps less, the report says so
 _TINY = 4
 
 

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from imagen_pl.cli import main
+from imagen_pl.fitting import TrainingCLI
 from imagen_pl.schedules import Stage, check_stages
 from tests.cli.conftest import REPOSITORY, Tiny
 from tests.cli.models import save_bert, save_clip_text
@@ -237,6 +238,16 @@ def test_stages_as_they_stand(name: str) -> None:
         assert {s.resolution for s in stages} <= read(name)["model"][network]["init_args"]["channels"].keys()
     if "coco" in name:  # its comment says so
         assert all(s.batch_size % 8 == 0 and s.batch_size % 32 == 0 for s in stages)
+
+
+@pytest.mark.parametrize("taken", [[0, 3, 3], [0, 0]])
+def test_a_list_as_long_takes_over_what_its_items_leave_out(tmp_path: Path, taken: list[int]) -> None:
+    """As docs/faq.md and --help say: growing.yaml has three stages, the last two with fades of 3."""
+    stages = [{"resolution": 8 * 2**i, "kimg": 5, "batch_size": 4} for i in range(len(taken))]
+    (tmp_path / "stages.yaml").write_text(yaml.safe_dump({"growth": {"stages": stages}}))
+    files = [CONFIGS / "quickstart.yaml", CONFIGS / "model/growing.yaml", tmp_path / "stages.yaml"]
+    cli = TrainingCLI([word for file in files for word in ("--config", str(file))], run=False)
+    assert [stage.fade_kimg for stage in cli.config.growth.stages] == taken
 
 
 @pytest.mark.parametrize("name", FILES)

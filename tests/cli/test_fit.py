@@ -70,6 +70,7 @@ def test_the_grid_draws_the_data_s_own_captions_unless_others_are_named(
     assert [len(captions) for captions in asked] == ([drawn] if drawn else [])
     written = {path.read_text().strip() for path in photos.glob("*.txt")}
     assert given != "null" or set(asked[0]) == written
+    assert given != "[a cat]" or asked == [["a cat"]]
     told = capsys.readouterr().out
     assert ("Draw more" in told) == (drawn > 0)
 

@@ -1,7 +1,10 @@
+import shlex
+
 import pytest
 
-from imagen_pl import __version__
+from imagen_pl import __version__, parsers
 from imagen_pl.cli import HELP, main
+from imagen_pl.data import verbs
 from imagen_pl.verb_help import EXAMPLES
 
 
@@ -43,6 +46,18 @@ def test_a_verb_s_help_ends_with_its_examples_whole(verb: str, capsys: pytest.Ca
     place = told.index("examples:")
     assert told[place + 1 : place + 1 + len(own)] == own
     assert max(map(len, told[place + 1 + len(own) :]), default=0) <= 80  # what comes after is wrapped
+
+
+@pytest.mark.parametrize("line", EXAMPLES.splitlines())
+def test_examples_are_understood(line: str) -> None:
+    verb, *words = shlex.split(line, comments=True)[1:]
+    if verb == "data":
+        assert verbs._parser().parse_args(words).run
+    elif verb in ("fit", "validate", "fit-captioner"):  # the README's and the configurations' tests run those
+        assert words[0] == "--config"
+    else:
+        name = verb.replace("grow-report", "report")
+        getattr(parsers, f"{name}_parser")().parse_args(words)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ SMALL = (
     "--trainer.max_steps 4 --trainer.val_check_interval 2 --data.val_samples 4 --data.num_workers 0 "
     "--trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto"
 )
-GROWN = (
+TWO_STAGES = (
     "[{resolution: 8, kimg: 0.008, batch_size: 4}, {resolution: 16, kimg: 1, batch_size: 4, fade_kimg: 0}]"
 )
 # What a command gets in addition. One that the README names and this does not is run as it stands.

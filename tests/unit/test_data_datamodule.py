@@ -179,7 +179,7 @@ def test_example_captions_are_from_all_over_the_training_rows() -> None:
     assert data.example_captions(1000) == every
 
 
-def test_half_of_the_captions_to_watch_are_held_out(tmp_path: Path) -> None:
+def test_half_of_the_captions_to_watch_are_held_out() -> None:
     data = module(WithSplits(40))
     data.setup("fit")
     found = data.captions_to_watch(6)

@@ -100,6 +100,14 @@ def test_order_is_shuffled_and_depends_on_the_start_alone(tmp_path: Path) -> Non
     assert sum(neighbours) < 32
 
 
+def test_what_to_watch_is_held_out_of_the_stream(tmp_path: Path) -> None:
+    data = data_of(write_shards(tmp_path, 4), val_fraction=0.25)
+    found = data.captions_to_watch(6)
+    held_out = {row.captions[0] for row in data._rows.validation}
+    assert len(found) == 6
+    assert set(found) <= held_out
+
+
 def test_processes_share_the_shards(tmp_path: Path) -> None:
     write_shards(tmp_path, 8)
     parts = [{int(c) // 8 for c in stream(tmp_path, rank, 2)} for rank in (0, 1)]

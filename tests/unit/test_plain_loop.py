@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,9 +41,13 @@ def test_it_learns_colours_from_captions(plain_loop: ModuleType) -> None:
     assert not np.array_equal(drawn, plain_loop.draw(generator, CAPTIONS, seed=1))
 
 
-def test_it_stops_when_its_time_is_up(plain_loop: ModuleType) -> None:
-    _, about = plain_loop.train(minutes=0, images_wanted=None, batch=16, seed=0)
-    assert about["images_seen"] == 0
+def test_it_stops_when_its_time_is_up(plain_loop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a clock that a look at it moves by a quarter of a minute."""
+    clock = itertools.count(step=15)
+    monkeypatch.setattr(plain_loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    _, about = plain_loop.train(minutes=1, images_wanted=None, batch=4, seed=0)
+    assert about["images_seen"] == 3 * 4  # after 15, 30 and 45 seconds
+    assert about["images_per_second"] == 3 * 4 / 60
 
 
 def test_what_it_hands_over_is_what_the_ruler_reads(plain_loop: ModuleType, tmp_path: Path) -> None:
