@@ -1,0 +1,88 @@
+"""How soon `imagen-pl demo` opens, and how soon it answers.
+
+    python benchmarks/page.py emoji
+
+Starts the command as a user would, waits until the page is served, and asks it for pictures as its own button
+does. Needs gradio, which brings its client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from imagen_pl.files import written_whole
+
+PORT = 7999
+PROMPTS = [
+    "a cupcake, fluent style",
+    "red heart, noto style",
+    "crown, twemoji style",
+    "a smiling yellow face, noto style",
+]
+
+
+def served(url: str, process: subprocess.Popen[bytes], patience_s: float = 120) -> float:
+    """Seconds until the page is there."""
+    start = time.monotonic()
+    while time.monotonic() - start < patience_s:
+        if process.poll() is not None:
+            raise SystemExit(f"imagen-pl demo ended with {process.returncode}")
+        try:
+            with urlopen(url, timeout=5) as answer:
+                answer.read()
+            return time.monotonic() - start
+        except (URLError, ConnectionError, TimeoutError):
+            time.sleep(0.05)
+    raise SystemExit(f"{url} did not answer within {patience_s:.0f} s")
+
+
+def answers(url: str, num_images: int) -> list[float]:
+    """Seconds from a prompt to its pictures on this side, one a prompt; new prompts each."""
+    from gradio_client import Client
+
+    client = Client(url, verbose=False)
+    found = []
+    for prompt in PROMPTS:
+        start = time.monotonic()
+        pictures = client.predict(prompt, 0, 1.0, 1.0, num_images, api_name="/draw")
+        found.append(time.monotonic() - start)
+        assert len(pictures) == num_images
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="as `imagen-pl demo` takes it")
+    parser.add_argument("--out", type=Path, help="write the seconds here as JSON too")
+    options = parser.parse_args()
+    url = f"http://127.0.0.1:{PORT}/"
+    words = ["-m", "imagen_pl.cli", "demo", options.model, "--port", str(PORT), "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
+    try:
+        told = {"model": options.model, "opens_s": served(url, process)}
+        for num_images in (1, 8):
+            seconds = answers(url, num_images)
+            told[f"first_{num_images}_s"] = seconds[0]
+            told[f"median_{num_images}_s"] = statistics.median(seconds)
+    finally:
+        process.terminate()
+        process.wait()
+    told = {name: round(value, 2) if isinstance(value, float) else value for name, value in told.items()}
+    print(json.dumps(told))
+    if options.out is not None:
+        with written_whole(options.out) as file:
+            file.write((json.dumps(told, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
