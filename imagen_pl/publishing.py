@@ -79,7 +79,7 @@ def write_release(
 
 def _upload(folder: Path, hub_id: str, private: bool) -> None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import LocalTokenNotFoundError
 
     api = HfApi()
     try:
@@ -87,6 +87,8 @@ def _upload(folder: Path, hub_id: str, private: bool) -> None:
         api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="Upload by imagen_pl")
     except LocalTokenNotFoundError:
         raise UserError("nobody is logged in to the hub: run `hf auth login`, or set HF_TOKEN") from None
-    except (HfHubHTTPError, OSError) as error:
+    except (
+        Exception
+    ) as error:  # the hub's, or its HTTP library's, which has been another one from time to time
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the hub does not take {hub_id}: {reason}") from error
