@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from urllib.request import urlopen
 
 from imagen_pl.files import written_whole
 
-PORT = 7999
 PROMPTS = [
     "a cupcake, fluent style",
     "red heart, noto style",
@@ -45,7 +45,7 @@ def served(url: str, process: subprocess.Popen[bytes], patience_s: float = 120) 
 
 
 def answers(url: str, num_images: int) -> list[float]:
-    """Seconds from a prompt to its pictures on this side, one a prompt; new prompts each."""
+    """Seconds from each prompt to its pictures on this side."""
     from gradio_client import Client
 
     client = Client(url, verbose=False)
@@ -65,15 +65,16 @@ def main() -> None:
     parser.add_argument("model", help="as `imagen-pl demo` takes it")
     parser.add_argument("--out", type=Path, help="write the seconds here as JSON too")
     options = parser.parse_args()
-    url = f"http://127.0.0.1:{PORT}/"
-    words = ["-m", "imagen_pl.cli", "demo", options.model, "--port", str(PORT), "--device", "cpu"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/"
+    words = ["-m", "imagen_pl.cli", "demo", options.model, "--port", str(port), "--device", "cpu"]
     process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
     try:
         told = {"model": options.model, "opens_s": served(url, process)}
         for num_images in (1, 8):
-            seconds = answers(url, num_images)
-            told[f"first_{num_images}_s"] = seconds[0]
-            told[f"median_{num_images}_s"] = statistics.median(seconds)
+            first, *later = answers(url, num_images)
+            told |= {f"first_{num_images}_s": first, f"later_{num_images}_s": statistics.median(later)}
     finally:
         process.terminate()
         process.wait()

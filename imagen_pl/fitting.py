@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -285,7 +285,18 @@ class TrainingCLI(OneLineCLI):
             self.say(f"Pictures: {pictures[-1]}")
             prompt = shlex.quote(drawn[0])
             self.say(f"Draw more: imagen-pl sample {run.path} {prompt} --num_images 4 --out more.png")
-        self.say(f"Go on: {run.resume_command()}")
+        self.say(f"Go on: {run.resume_command()}{self._more_time()}")
+
+    def _more_time(self) -> str:
+        """What resumes a run whose time was up: max_time counts from its beginning."""
+        timer = next((c for c in callbacks_of(self.trainer) if isinstance(c, Timer)), None)
+        left = None if timer is None else timer.time_remaining()
+        if timer is None or left is None or left > 0:
+            return ""
+        minutes, seconds = divmod(round(2 * (timer.time_elapsed() + left)), 60)
+        return (
+            f" --trainer.max_time {minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}"
+        )
 
     def after_validate(self) -> None:
         """Say what was scored, and the scores."""

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,6 +74,17 @@ def test_the_grid_draws_the_data_s_own_captions_unless_others_are_named(
     assert given != "[a cat]" or asked == [["a cat"]]
     told = capsys.readouterr().out
     assert ("Draw more" in told) == (drawn > 0)
+
+
+def test_where_time_was_up_it_says_how_to_go_on(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a command that learns more: the limit counts the run from its beginning."""
+    limits = ["--trainer.max_steps", "-1", "--trainer.max_time", "00:00:00:01"]
+    assert main(["fit", *tiny.words, *limits]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Go on: ")]
+    assert line.endswith(" --ckpt_path last --trainer.max_time 00:00:00:02")
+    before = read(tiny.run / "checkpoints/last.ckpt")["images_seen"]
+    assert main(shlex.split(line)[3:]) == 0
+    assert read(tiny.run / "checkpoints/last.ckpt")["images_seen"] > before  # type: ignore[operator]
 
 
 def test_checkpoints_hold_the_clock_and_the_configuration(trained: Tiny) -> None:
