@@ -87,8 +87,6 @@ def _upload(folder: Path, hub_id: str, private: bool) -> None:
         api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="Upload by imagen_pl")
     except LocalTokenNotFoundError:
         raise UserError("nobody is logged in to the hub: run `hf auth login`, or set HF_TOKEN") from None
-    except (
-        Exception
-    ) as error:  # the hub's, or its HTTP library's, which has been another one from time to time
+    except Exception as error:  # the hub's own, or those of the HTTP library that it uses in this version
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the hub does not take {hub_id}: {reason}") from error
