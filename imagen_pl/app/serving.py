@@ -21,6 +21,7 @@ def demo(arguments: argparse.Namespace) -> int:
     """
     # Nothing is told to anybody.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    _past_proxies()
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError:
@@ -53,6 +54,13 @@ def demo(arguments: argparse.Namespace) -> int:
         finally:
             page.close(verbose=False)
     return 0
+
+
+def _past_proxies() -> None:
+    """Gradio asks the page whether it is there, which a proxy cannot tell it."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
 
 
 def _describer(arguments: argparse.Namespace) -> Describer | None:

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import pytest
 import yaml
@@ -80,15 +80,20 @@ def test_a_hub_that_is_not_there_is_told_in_one_line(trained: Tiny, console: Con
 
 
 @pytest.mark.slow
-def test_the_page_is_served_until_ctrl_c(trained: Tiny) -> None:
+def test_the_page_is_served_until_ctrl_c(trained: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a proxy is set, which knows nothing of this machine."""
     pytest.importorskip("gradio")
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     words = [COMMAND, "demo", str(trained.run), "--device", "cpu"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as served:
         assert served.stdout is not None
         try:
             address = re.match(r"Open (http://127\.0\.0\.1:\d+)", served.stdout.readline())
             assert address is not None
-            with urlopen(address[1], timeout=60) as page:
+            with build_opener(ProxyHandler({})).open(address[1], timeout=60) as page:
                 assert b"gradio" in page.read()
         finally:
             served.send_signal(signal.SIGINT)
