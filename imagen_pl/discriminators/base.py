@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from imagen_pl.backbones import Backbone
 from imagen_pl.types import Growth, TextFeatures
 
 
@@ -19,10 +20,12 @@ class ImageFeatures:
 
     maps: feature maps (b, c, r, r) by their resolution r, from large to small.
     final: one vector an image.
+    frozen: maps of the frozen network that it judges by, fine to coarse; empty where there is none.
     """
 
     maps: dict[int, Float[Tensor, "b c r r"]]
     final: Float[Tensor, "b f"]
+    frozen: list[Float[Tensor, "b _c _h _w"]] = field(default_factory=list, kw_only=True)
 
 
 class Discriminator(nn.Module, ABC):
@@ -37,6 +40,7 @@ class Discriminator(nn.Module, ABC):
         final_dim: f, the size of `ImageFeatures.final`.
         penalizable: whether gradient penalties can hold down the slopes of `penalized_logits`.
         map_channels: c of each of `ImageFeatures.maps`, by its resolution; empty where it gives no maps.
+        backbone: the frozen network of `ImageFeatures.frozen`, if it judges by one.
     """
 
     resolutions: tuple[int, ...]
@@ -44,6 +48,7 @@ class Discriminator(nn.Module, ABC):
     final_dim: int
     penalizable: bool = True
     map_channels: Mapping[int, int] = MappingProxyType({})
+    backbone: Backbone | None = None
 
     @abstractmethod
     def look(self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None) -> ImageFeatures:

@@ -19,7 +19,8 @@ from imagen_pl.types import Growth, TextFeatures
 
 @dataclass
 class JointFeatures(ImageFeatures):
-    """parts: what each of the discriminators has seen; `maps` and `final` are the first's."""
+    """parts: what each of the discriminators has seen; `maps` and `final` are the first's, `frozen` is of the
+    first one that judges by a frozen network."""
 
     parts: list[ImageFeatures]
 
@@ -57,6 +58,7 @@ class JointDiscriminator(Discriminator):
         self.resolutions, self.text_dim = first.resolutions, first.text_dim
         self.final_dim, self.map_channels = first.final_dim, first.map_channels
         self.penalizable = first.penalizable
+        self.backbone = next((d.backbone for d in discriminators if d.backbone), None)
 
     @property
     def discriminators(self) -> list[Discriminator]:
@@ -71,7 +73,8 @@ class JointDiscriminator(Discriminator):
 
     def look(self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None) -> JointFeatures:
         seen = [part.look(images, growth) for part in self.discriminators]
-        return JointFeatures(seen[0].maps, seen[0].final, seen)
+        frozen = next((features.frozen for features in seen if features.frozen), [])
+        return JointFeatures(seen[0].maps, seen[0].final, seen, frozen=frozen)
 
     def judge(self, features: ImageFeatures, text: TextFeatures) -> Float[Tensor, "b k"]:
         assert isinstance(features, JointFeatures)

@@ -54,6 +54,7 @@ class ProjectedDiscriminator(Discriminator):
     """
 
     penalizable = False
+    backbone: Backbone
 
     def __init__(
         self,
@@ -88,10 +89,11 @@ class ProjectedDiscriminator(Discriminator):
 
     def look(self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None) -> ProjectedFeatures:
         self.check_growth(images, growth)
-        scales = self.mixing(self.backbone(images))
+        frozen = self.backbone(images)
+        scales = self.mixing(frozen)
         means = torch.cat([x.mean((2, 3)) for x in scales], dim=1)
         maps = dict(zip(self.mixing.sides, scales, strict=True))
-        return ProjectedFeatures(maps, self.activation(self.to_final(means)), scales)
+        return ProjectedFeatures(maps, self.activation(self.to_final(means)), scales, frozen=frozen)
 
     def judge(self, features: ImageFeatures, text: TextFeatures) -> Float[Tensor, "b k"]:
         assert isinstance(features, ProjectedFeatures)

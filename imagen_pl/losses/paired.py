@@ -9,6 +9,8 @@ Axes: b batch, r pixels.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from imagen_pl.backbones import Backbone
 from imagen_pl.discriminators.base import Discriminator
@@ -16,6 +18,8 @@ from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.matching import MatchingLoss
 from imagen_pl.losses.terms import PerSample, Shown
 from imagen_pl.schedules import Schedule
+
+Maps = list[Float[Tensor, "b _c _h _w"]]
 
 
 class PixelMatching(MatchingLoss):
@@ -44,7 +48,8 @@ class PerceptualMatching(MatchingLoss):
     """Mean distance in a frozen network's maps (arXiv:1603.08155, section 3.2), each by the real map's size.
 
     Args:
-        backbone: whose maps are compared. The model must not be scored on the same.
+        backbone: whose maps are compared. The model must not be scored on the same. None takes those that the
+            discriminator judges by, which saves another look (configs/model/projected.yaml).
         generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
         from_resolution: resolution, px, below which it is left out.
     """
@@ -52,18 +57,36 @@ class PerceptualMatching(MatchingLoss):
     name = "perceptual_matching"
 
     def __init__(
-        self, backbone: Backbone, generator_weight: float | Schedule = 1.0, from_resolution: int = 4
+        self,
+        backbone: Backbone | None = None,
+        generator_weight: float | Schedule = 1.0,
+        from_resolution: int = 4,
     ) -> None:
         super().__init__(0.0, generator_weight, from_resolution)
         self.backbone = backbone  # no module: its weights are not ours
+        self.needs_pairs = backbone is None
+
+    def check(self, discriminator: Discriminator) -> None:
+        if self.backbone is None and discriminator.backbone is None:
+            raise ValueError(
+                "PerceptualMatching.backbone is not given, and the discriminator judges by none: give one, as "
+                "imagen_pl.backbones.TimmBackbone"
+            )
 
     def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
-        if shown.paired_images is None:
+        mine, theirs = self._maps(shown)
+        distances = [
+            (a - b).abs().flatten(1).mean(1) / b.abs().mean().clamp_min(1e-4)
+            for a, b in zip(mine, theirs, strict=True)
+        ]
+        return torch.stack(distances).mean(0)
+
+    def _maps(self, shown: Shown) -> tuple[Maps, Maps]:
+        """Of the pictures, and of the real images of their captions."""
+        if self.backbone is None and shown.paired is not None:
+            return shown.features.frozen, shown.paired.frozen
+        if self.backbone is None or shown.paired_images is None:
             raise ValueError("perceptual matching compares: give the real images too")
         with torch.no_grad():
             theirs = self.backbone(shown.paired_images)
-        distances = [
-            (a - b).abs().flatten(1).mean(1) / b.abs().mean().clamp_min(1e-4)
-            for a, b in zip(self.backbone(shown.images), theirs, strict=True)
-        ]
-        return torch.stack(distances).mean(0)
+        return self.backbone(shown.images), theirs

@@ -16,7 +16,9 @@ from imagen_pl.discriminators.projected import ProjectedDiscriminator
 from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import AdversarialLoss, Hinge, NonSaturating, Relativistic
 from imagen_pl.losses.matching import FeatureMatching, ImageTextContrastive, MismatchedCaptions
+from imagen_pl.losses.paired import PerceptualMatching
 from imagen_pl.losses.penalties import R1, R2
+from imagen_pl.losses.terms import Shown
 from imagen_pl.types import Growth, TextFeatures
 from tests.networks import small_discriminator, text_features
 from tests.training import SHORT, SaveAt, assert_same, tiny_system, train, weights_of
@@ -70,6 +72,32 @@ def test_all_judge_and_the_first_serves_the_rest() -> None:
     assert both.map_channels == first.map_channels
     assert both.blocks() == first.blocks()
     assert both.resolutions == (4, 8, 16)
+
+
+def test_perceptual_matching_compares_what_the_discriminator_saw() -> None:
+    """Equal to a look of its own, slopes too, without one."""
+    both, text = joint().eval(), text_features()
+    fakes = [IMAGES.flip(0).requires_grad_() for _ in range(2)]
+    real = both.look(IMAGES)
+
+    losses = [
+        term(both, NonSaturating(), Shown(fake, both.look(fake), text, Growth(16), [], real, IMAGES))
+        for term, fake in zip((PerceptualMatching(), PerceptualMatching(BACKBONE)), fakes, strict=True)
+    ]
+    slopes = [torch.autograd.grad(loss.sum(), fake)[0] for loss, fake in zip(losses, fakes, strict=True)]
+
+    assert torch.equal(*losses)
+    assert losses[0].min() > 0
+    assert torch.equal(*slopes)
+    assert PerceptualMatching().needs_pairs
+    assert not PerceptualMatching(BACKBONE).needs_pairs
+
+
+def test_perceptual_matching_needs_a_frozen_network() -> None:
+    PerceptualMatching().check(joint())
+    PerceptualMatching(BACKBONE).check(small_discriminator())
+    with pytest.raises(ValueError, match=r"PerceptualMatching\.backbone is not given"):
+        tiny_system(matching=[PerceptualMatching()])
 
 
 @pytest.mark.parametrize("adversarial", [NonSaturating(), Hinge(), Relativistic()])
