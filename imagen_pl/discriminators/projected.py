@@ -29,9 +29,9 @@ _TRIALS = 16  # images that the maps' sizes are measured on
 
 @dataclass
 class ProjectedFeatures(ImageFeatures):
-    """scales: every mixed map, fine to coarse; `maps` has one of each side."""
+    """summed_up: what each head makes of its mixed map, before it reads the captions; fine to coarse."""
 
-    scales: list[Float[Tensor, "b _c _h _w"]]
+    summed_up: list[Float[Tensor, "b _w"]]
 
 
 class ProjectedDiscriminator(Discriminator):
@@ -93,12 +93,17 @@ class ProjectedDiscriminator(Discriminator):
         scales = self.mixing(frozen)
         means = torch.cat([x.mean((2, 3)) for x in scales], dim=1)
         maps = dict(zip(self.mixing.sides, scales, strict=True))
-        return ProjectedFeatures(maps, self.activation(self.to_final(means)), scales, frozen=frozen)
+        summed_up = [head.look(x) for head, x in zip(self._heads, scales, strict=True)]
+        return ProjectedFeatures(maps, self.activation(self.to_final(means)), summed_up, frozen=frozen)
 
     def judge(self, features: ImageFeatures, text: TextFeatures) -> Float[Tensor, "b k"]:
         assert isinstance(features, ProjectedFeatures)
-        logits = [head(x, text.pooled) for head, x in zip(self.heads, features.scales, strict=True)]
+        logits = [head(x, text.pooled) for head, x in zip(self._heads, features.summed_up, strict=True)]
         return at_least_float32(torch.stack(logits, dim=1))
+
+    @property
+    def _heads(self) -> list[ScaleHead]:
+        return [head for head in self.heads if isinstance(head, ScaleHead)]
 
 
 class FixedMixing(nn.Module):
@@ -155,11 +160,17 @@ class ScaleHead(nn.Module):
         self.activation = activation()
         self.head = ProjectionHead(width, text_dim)
 
-    def forward(self, x: Float[Tensor, "b c h w"], pooled: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    def look(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b width"]:
+        """What it sees, which serves several captions: all but the projection."""
         x = self.activation(self.enter(x))
         x = (x + self.activation(self.residual(x))) * 0.5**0.5
-        # Judging is linear from here on, so the mean of the places is judged once.
-        return self.head(x.mean((2, 3)), pooled)
+        # Judging is linear from here on, so the mean of the places is judged once. Pooled, since the slope of
+        # `mean` has another layout in memory than the map, which doubles the time of what stands before it.
+        return F.avg_pool2d(x, x.shape[-2:]).flatten(1)
+
+    def forward(self, seen: Float[Tensor, "b width"], pooled: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+        judged: Tensor = self.head(seen, pooled)
+        return judged
 
 
 def _random(

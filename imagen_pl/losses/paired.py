@@ -16,7 +16,7 @@ from imagen_pl.backbones import Backbone
 from imagen_pl.discriminators.base import Discriminator
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.matching import MatchingLoss
-from imagen_pl.losses.terms import PerSample, Shown
+from imagen_pl.losses.terms import PerSample, Shown, mean_of_each
 from imagen_pl.schedules import Schedule
 
 Maps = list[Float[Tensor, "b _c _h _w"]]
@@ -41,7 +41,7 @@ class PixelMatching(MatchingLoss):
     def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
         if shown.paired_images is None:
             raise ValueError("pixel matching compares: give the real images too")
-        return (shown.images - shown.paired_images).abs().flatten(1).mean(1)
+        return mean_of_each((shown.images - shown.paired_images).abs())
 
 
 class PerceptualMatching(MatchingLoss):
@@ -69,14 +69,14 @@ class PerceptualMatching(MatchingLoss):
     def check(self, discriminator: Discriminator) -> None:
         if self.backbone is None and discriminator.backbone is None:
             raise ValueError(
-                "PerceptualMatching.backbone is not given, and the discriminator judges by none: give one, as "
-                "imagen_pl.backbones.TimmBackbone"
+                "PerceptualMatching.backbone is not given, and the discriminator judges by none: give one, "
+                "as imagen_pl.backbones.TimmBackbone"
             )
 
     def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
         mine, theirs = self._maps(shown)
         distances = [
-            (a - b).abs().flatten(1).mean(1) / b.abs().mean().clamp_min(1e-4)
+            mean_of_each((a - b).abs()) / b.abs().mean().clamp_min(1e-4)
             for a, b in zip(mine, theirs, strict=True)
         ]
         return torch.stack(distances).mean(0)
