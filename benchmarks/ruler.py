@@ -25,6 +25,7 @@ from imagen_pl.files import cache_dir, written_whole
 from imagen_pl.metrics.distances import frechet_distance, kernel_distance
 from imagen_pl.metrics.extractors import Extractor
 from imagen_pl.metrics.retrieval import Retrieval, retrieval_accuracy
+from imagen_pl.text.encoder import FrozenTextEncoder
 
 Images = UInt8[Tensor, "n 3 h w"]
 Features = Float[Tensor, "n f"]
@@ -206,7 +207,7 @@ def retrieve(ruler: Ruler, features: Features, which: list[int], shuffled: bool)
 
 
 def score_real(ruler: Ruler, extractor: Extractor) -> list[Score]:
-    """What the real images score themselves: in another style, blurred, and noise in their place."""
+    """What real images score themselves: of another style or caption, blurred, and noise in their place."""
     asked = ruler.images[ruler.asked]
     noise = torch.randint(
         0, 256, asked.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(ruler.seed)
@@ -218,6 +219,7 @@ def score_real(ruler: Ruler, extractor: Extractor) -> list[Score]:
     }
     rows = [score(ruler, "real images", ruler.features[ruler.asked])]
     rows.append(score_other_style(ruler, "noto", "twemoji"))
+    rows.append(score_nearest_caption(ruler))
     for name, images in spoilt.items():
         key = f"{extractor.name} bicubic, {name} {ruler.resolution} {ruler.seed}"
         rows.append(score(ruler, name, kept(key, partial(extract, extractor, images, name))))
@@ -242,3 +244,40 @@ def score_other_style(ruler: Ruler, drawn: str, asked: str) -> Score:
         retrieve(part, features, everything, shuffled=True),
         None, None,
     )  # fmt: skip
+
+
+def score_nearest_caption(ruler: Ruler) -> Score:
+    """For a test caption, the real training image of its style whose caption is the nearest to it.
+
+    What a model can know of a subject that it never saw, it knows by what captions are near; one that drew
+    its training images perfectly, and nothing new, would score this.
+    """
+    captions = [picture.caption for picture in ruler.pictures]
+    vectors = F.normalize(encode(captions), dim=1)
+    test = [row for row in ruler.asked if ruler.pictures[row].split == "test"]
+    nearest: list[int] = []
+    for row in test:
+        known = [
+            i
+            for i, p in enumerate(ruler.pictures)
+            if (p.split, p.style) == ("train", ruler.pictures[row].style)
+        ]
+        nearest.append(known[int((vectors[known] @ vectors[row]).argmax())])
+    part = Ruler(ruler.resolution, ruler.seed, ruler.pictures, ruler.images, ruler.features, test)
+    everything = list(range(len(test)))
+    found, shuffled = (
+        retrieve(part, ruler.features[nearest], everything, shuffled=shuffled) for shuffled in (False, True)
+    )
+    return Score("real, of the nearest training caption", len(test), None, None, None, None, found, shuffled)
+
+
+def encode(captions: list[str]) -> Features:
+    """Their vectors by the text encoder that is installed with the package, or from the cache."""
+    encoder = FrozenTextEncoder()
+
+    def read() -> Features:
+        parts = [captions[i : i + 64] for i in range(0, len(captions), 64)]
+        with torch.no_grad():
+            return torch.cat([encoder.encode(part).pooled for part in parts])
+
+    return kept("\n".join([encoder.fingerprint, *captions]), read)

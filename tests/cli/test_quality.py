@@ -58,3 +58,27 @@ def test_pictures_of_another_program_are_taken_in_the_ruler_s_order(
     assert np.array_equal(quality.read_drawn(tmp_path, ruler).permute(0, 2, 3, 1).numpy(), pictures)
     with pytest.raises(UserError, match="holds 3 pictures, for other captions than --seed 1 asks"):
         quality.read_drawn(tmp_path, SimpleNamespace(asked=[5, 6, 7], seed=1, resolution=4))
+
+
+def test_real_images_of_the_nearest_training_caption_are_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test subject k has the caption vector and nearly the image of training subject 99 - k of its style."""
+    ruler = benchmark("ruler")
+    count = 100
+    vectors = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(count, 8, generator=torch.Generator().manual_seed(1))
+    pictures, words, images = [], [], []
+    for split, order in (("train", range(count)), ("test", reversed(range(count))), ("train", range(count))):
+        style = "noto" if len(pictures) < 2 * count else "fluent"  # the last hundred must not be taken
+        for place in order:
+            subject = f"{split} {len(pictures)}"
+            pictures.append(ruler.Picture(f"{subject}, {style} style", subject, style, split, len(pictures)))
+            words.append(vectors[place])
+            images.append(features[place] if style == "noto" else -features[place])
+    monkeypatch.setattr(ruler, "encode", lambda captions: torch.stack(words))
+    blank = torch.zeros(len(pictures), 3, 2, 2, dtype=torch.uint8)
+    asked = list(range(50, 2 * count))  # some of the training set are asked for too
+    scored = ruler.score_nearest_caption(ruler.Ruler(2, 0, pictures, blank, torch.stack(images), asked))
+
+    assert (scored.images, scored.fd, scored.retrieval) == (100, None, None)
+    assert scored.test_retrieval.top1 == 1
+    assert scored.test_shuffled.top1 < 0.1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagen_pl.backbones import TimmBackbone
 from imagen_pl.callbacks.grow_resolution import GrowResolution
@@ -68,6 +68,21 @@ def test_it_sees_maps_of_each_side_and_a_vector() -> None:
     }
     assert discriminator.map_channels == {16: 16, 8: 24, 4: 30, 2: 30, 1: 30}
     assert seen.final.shape == (4, 8)
+
+
+def test_one_look_serves_several_captions() -> None:
+    """Nothing is convolved again for another caption."""
+    discriminator, text = projected(), text_features()
+    seen = discriminator.look(pictures(16), Growth(16))
+    convolved: list[nn.Module] = []
+    for module in discriminator.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, given, made: convolved.append(module))
+
+    matched, mismatched = discriminator.judge(seen, text), discriminator.judge(seen, text.roll())
+
+    assert convolved == []
+    assert not torch.equal(matched, mismatched)
 
 
 def test_the_heads_alone_are_learnt_and_saved() -> None:
