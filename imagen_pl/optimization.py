@@ -17,6 +17,7 @@ from imagen_pl.discriminators.base import Discriminator
 from imagen_pl.errors import TrainingStopped
 from imagen_pl.generators.base import Generator
 from imagen_pl.reporting import Reporter
+from imagen_pl.schedules import Schedule, Stage
 from imagen_pl.types import Growth
 
 SHARED = "shared"  # the name of what belongs to no resolution's block
@@ -34,11 +35,15 @@ class ManualOptimization(LightningModule):
         growth: how far the networks have grown.
         learning_rate_factors: factor on the learning rate of a block, by network and the block's name, as
             ("generator", "16"); 1 where there is none.
-        learning_rates: each optimizer's own, before the blocks' factors.
+        learning_rates: each optimizer's own now, before the blocks' factors.
+        learning_rate_schedule: factor on the networks' rates by images seen; None keeps them.
+        stage: the stage of growth, which may have rates of its own; None before there is one.
     """
 
     images_seen: int
     growth: Growth
+    learning_rate_schedule: Schedule | None = None
+    stage: Stage | None = None
 
     def __init__(self, accumulate: int = 1, gradient_clip: float | None = None) -> None:
         super().__init__()
@@ -46,6 +51,7 @@ class ManualOptimization(LightningModule):
         self.accumulate, self.gradient_clip = accumulate, gradient_clip
         self.learning_rate_factors: Mapping[tuple[str, str], float] = {}
         self.learning_rates: list[float] = []
+        self._first_rates: list[float] = []  # as the optimizers were made with
         self.reporter = Reporter()
         self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # of the step at hand, each part's
 
@@ -116,15 +122,31 @@ class ManualOptimization(LightningModule):
             "a larger penalty weight, or gradient_clip"
         )
 
-    def optimizer_at(self, index: int, learning_rate: float) -> LightningOptimizer:
-        """An optimizer by its place, set to a learning rate times each block's own factor."""
+    def keep_rates(self, optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+        """Note the learning rates that they were made with; what the system gives Lightning passes here."""
+        self._first_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+        self.learning_rates = list(self._first_rates)
+        return optimizers
+
+    def optimizer_now(self, index: int) -> LightningOptimizer:
+        """0 the discriminator's, 1 the generator's, 2 the captioner's, at the rate for now.
+
+        That is the stage's or its own, times the schedule and each block's factor; the captioner has its own.
+        """
+        rate = self._first_rates[index]
+        if index < 2:
+            if self.stage is not None:
+                stage_lr = (self.stage.discriminator_lr, self.stage.generator_lr)[index]
+                rate = rate if stage_lr is None else stage_lr
+            if self.learning_rate_schedule is not None:
+                rate *= self.learning_rate_schedule(self.images_seen)
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         optimizer = optimizers[index]
-        self.learning_rates[index] = learning_rate
+        self.learning_rates[index] = rate
         for group in optimizer.param_groups:
             factor = self.learning_rate_factors.get((group.get("network", ""), group.get("block", "")), 1.0)
-            group["lr"] = learning_rate * factor
+            group["lr"] = rate * factor
         return optimizer
 
     def forget_moments(self, resolution: int) -> None:

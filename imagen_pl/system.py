@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, UInt8
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from imagen_pl.backbones import frozen_names
@@ -28,7 +27,7 @@ from imagen_pl.losses.terms import PerSample, Shown, Step, TaughtTerm, Term, Ter
 from imagen_pl.metrics.base import ImageMetric
 from imagen_pl.optimization import ManualOptimization, compile_each
 from imagen_pl.pictures import to_uint8
-from imagen_pl.schedules import Schedule, Stage, StagePosition
+from imagen_pl.schedules import Schedule, StagePosition
 from imagen_pl.text.cache import TextCache
 from imagen_pl.text.encoder import TextEncoder
 from imagen_pl.trained import load_stem
@@ -132,9 +131,8 @@ class TextToImageGAN(ManualOptimization):
         self.images_seen = 0
         self.last_resolution = generator.resolutions[-1]
         self.growth = Growth(self.last_resolution)
-        self.stage: Stage | None = None
         self.example_captions: list[str] = []
-        self._base_lrs: list[float] = []
+        self.taught_before: list[str] = []  # names of the frozen networks that taught what it starts from
 
     # ------------------------------------------------------------------ the algorithm
 
@@ -152,7 +150,7 @@ class TextToImageGAN(ManualOptimization):
         self.reporter.report(self, size)
 
     def _discriminator_step(self, batch: CaptionedBatch, size: int) -> None:
-        optimizer = self._optimizer(0)
+        optimizer = self.optimizer_now(0)
         text, z = self.encode(batch), self._latents(size, use=0)
         penalties = [p for p in self.penalties if (self.images_seen // size) % p.every == 0]
         confidence = []
@@ -178,7 +176,7 @@ class TextToImageGAN(ManualOptimization):
         self._adapt_augmentation(torch.cat(confidence), size)
 
     def _generator_step(self, batch: CaptionedBatch, size: int) -> None:
-        optimizer = self._optimizer(1)
+        optimizer = self.optimizer_now(1)
         text, z = self.encode(batch), self._latents(size, use=1)
         with self.toggled_optimizer(optimizer):
             for rows, share, sync in self.parts(len(batch)):
@@ -202,7 +200,7 @@ class TextToImageGAN(ManualOptimization):
         term = self.terms.taught
         if term is None or (self.images_seen // size) % term.every:
             return
-        optimizer = self._optimizer(2)
+        optimizer = self.optimizer_now(2)
         with self.toggled_optimizer(optimizer):
             for rows, share, sync in self.parts(len(batch)):
                 real = self._reals(batch.images[rows])
@@ -288,17 +286,6 @@ class TextToImageGAN(ManualOptimization):
         """Noise and augmentation are decided by the clock and the rank, so a resume repeats them."""
         torch.manual_seed(mix_seed(self.seed, self.images_seen, 2 + self.global_rank))
 
-    def _optimizer(self, index: int) -> LightningOptimizer:
-        """0 the discriminator's, 1 the generator's, 2 the captioner's, at the rate for now."""
-        rate = self._base_lrs[index]
-        if index < 2:
-            if self.stage is not None:
-                stage_lr = (self.stage.discriminator_lr, self.stage.generator_lr)[index]
-                rate = rate if stage_lr is None else stage_lr
-            if self.learning_rate_schedule is not None:
-                rate *= self.learning_rate_schedule(self.images_seen)
-        return self.optimizer_at(index, rate)
-
     def _judges(self) -> list[nn.Parameter]:
         """What learns in the discriminator's step."""
         return [*self.discriminator.parameters(), *self.terms.judges()]
@@ -352,20 +339,20 @@ class TextToImageGAN(ManualOptimization):
         ]
         if (term := self.terms.taught) is not None:
             optimizers.append(term.optimizer(term.parameters()))
-        self._base_lrs = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
-        self.learning_rates = list(self._base_lrs)
-        return optimizers
+        return self.keep_rates(optimizers)
 
     def setup(self, stage: str) -> None:
         """Get the scores ready, and encode every caption once, where the data set knows them all."""
-        self.validation.prepare(self.trainer, taught_by=frozen_names(self.discriminator, self.terms))
+        self.validation.prepare(self.trainer, self.taught_by())
         data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and isinstance(data, CaptionedImages) and (term := self.terms.taught) is not None:
-            term.prepare(data.some_captions)
-        if stage == "fit" and isinstance(data, CaptionedImages):
+        if not isinstance(data, CaptionedImages):
+            return
+        if stage == "fit":
+            if (term := self.terms.taught) is not None:
+                term.prepare(data.some_captions)
             self.example_captions = data.example_captions()
-        captions = data.captions() if isinstance(data, CaptionedImages) else None
-        if data is None or captions is None:
+        captions = data.captions()
+        if captions is None:
             return
         device = self.trainer.strategy.root_device
         if self.trainer.local_rank == 0:  # machines may not share a disk
@@ -378,22 +365,29 @@ class TextToImageGAN(ManualOptimization):
         """Start a new training from another's stem, where one is named; a resume has its own weights."""
         if self.generator.stem_from is None or self.images_seen:
             return
-        taken = load_stem(self.generator, self.generator.stem_from)
+        stem = load_stem(self.generator, self.generator.stem_from)
         self.ema.generator.load_state_dict(self.generator.state_dict())
+        self.taught_before = stem.taught_by
+        self.validation.tell_flattered(stem.taught_by)
         if self.trainer.progress_bar_callback is not None:
-            blocks = ", ".join(map(str, taken))
+            blocks = ", ".join(map(str, stem.blocks))
             self.trainer.progress_bar_callback.print(f"Stem of {self.generator.stem_from}: blocks {blocks}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen
         checkpoint["growth_resolution"] = self.growth.resolution
         checkpoint["growth_fade"] = self.growth.fade
-        checkpoint["taught_by"] = frozen_names(self.discriminator, self.terms)
+        checkpoint["taught_by"] = self.taught_by()
         checkpoint["captions"] = self.example_captions  # for guidance when drawing
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
         self.growth = Growth(checkpoint["growth_resolution"], checkpoint["growth_fade"])
+        self.taught_before = checkpoint.get("taught_by", [])
+
+    def taught_by(self) -> list[str]:
+        """Names of the frozen networks that teach it, or taught what it goes on from: none may score it."""
+        return sorted({*frozen_names(self.discriminator, self.terms), *self.taught_before})
 
 
 def learns(network: nn.Module) -> bool:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -118,7 +118,18 @@ def read_release(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return description, weights
 
 
-def load_stem(generator: Generator, path: str | Path) -> list[int]:
+class Stem(NamedTuple):
+    """What was taken over of another generator.
+
+    blocks: the resolutions whose blocks they are, px.
+    taught_by: names of the frozen networks that taught the other one.
+    """
+
+    blocks: list[int]
+    taught_by: list[str]
+
+
+def load_stem(generator: Generator, path: str | Path) -> Stem:
     """Take over, by name, what another generator's average has learnt and this one has as well.
 
     That is what no resolution adds, and the blocks of the resolutions that both have and that the other
@@ -128,19 +139,16 @@ def load_stem(generator: Generator, path: str | Path) -> list[int]:
         generator: the one to change.
         path: the other's run, checkpoint or release.
 
-    Returns:
-        the resolutions whose blocks were taken over, px.
-
     Raises:
         UserError: it cannot be read, or what both have differs.
     """
     file = model_file(path)
     if file.name == "model.safetensors":
-        description, weights = read_release(file.parent)
-        grown_to = description["resolution"]
+        about, weights = read_release(file.parent)
+        grown_to = about["resolution"]
     else:
-        checkpoint = read_checkpoint(file, mmap=True)
-        weights, grown_to = average_of(checkpoint, file), checkpoint["growth_resolution"]
+        about = read_checkpoint(file, mmap=True)
+        weights, grown_to = average_of(about, file), about["growth_resolution"]
     found = {name: weights[name] for name in _shared_names(generator, weights, grown_to)}
     own = generator.state_dict()
     advice = (
@@ -149,7 +157,8 @@ def load_stem(generator: Generator, path: str | Path) -> list[int]:
     )
     check_same_tensors({name: own[name] for name in own if name in found}, found, file, advice)
     generator.load_state_dict({**own, **found})
-    return [resolution for resolution in generator.resolutions if resolution <= grown_to]
+    blocks = [resolution for resolution in generator.resolutions if resolution <= grown_to]
+    return Stem(blocks, list(about.get("taught_by", [])))
 
 
 def _shared_names(generator: Generator, weights: Mapping[str, Tensor], grown_to: int) -> list[str]:

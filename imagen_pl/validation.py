@@ -56,9 +56,12 @@ class Validation:
             log.warning("%s left out: %s", names, problem or "another process could not prepare it")
             self.unavailable |= {f"val/{name}" for name in metric.scores}
         self.metrics = kept
-        for name in {getattr(getattr(metric, "extractor", None), "name", "") for metric in kept} & {
-            *taught_by
-        }:
+        self.tell_flattered(taught_by)
+
+    def tell_flattered(self, taught_by: Sequence[str]) -> None:
+        """Warn of metrics in the features of networks that have taught the model, by their names."""
+        extractors = (getattr(metric, "extractor", None) for metric in self.metrics)
+        for name in sorted({getattr(extractor, "name", "") for extractor in extractors} & {*taught_by}):
             log.warning(
                 "%s both teaches and scores this model, which flatters it: score by another one", name
             )

@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "validation": {"metrics", "types"},
     "ema": {"generators.base"},
     "reporting": set(),
-    "optimization": LEAVES | {"discriminators.base", "generators.base", "reporting", "types"},
+    "optimization": LEAVES | {"discriminators.base", "generators.base", "reporting", "schedules", "types"},
     "system": LEAVES
     | {
         "backbones",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from imagen_pl.callbacks.train_in_turn import TrainInTurn
 from imagen_pl.callbacks.turns import NewestLearns
 from imagen_pl.errors import UserError
+from imagen_pl.metrics.frechet import FrechetDistance
 from imagen_pl.schedules import Stage
 from imagen_pl.trained import load_stem
 from tests.networks import awaken, small_generator
-from tests.training import AtEachBatch, SaveAt, assert_same, tiny_system, train, weights_of
+from tests.training import SHORT, AtEachBatch, SaveAt, assert_same, tiny_system, train, weights_of
 
 OTHER = {4: 8, 8: 8, 16: 4}
 
@@ -36,8 +38,8 @@ def test_it_takes_what_both_have_and_the_other_has_learnt(grown_to: int, tmp_pat
     held = checkpoint(tmp_path / "other.ckpt", grown_to)
     generator = small_generator({**OTHER, 32: 4}, noise=True)
     first = weights_of(generator)
-    blocks = load_stem(generator, tmp_path / "other.ckpt")
-    assert blocks == [r for r in (4, 8, 16) if r <= grown_to]
+    stem = load_stem(generator, tmp_path / "other.ckpt")
+    assert stem.blocks == [r for r in (4, 8, 16) if r <= grown_to]
     now = weights_of(generator)
     taken = {n for n in now if not torch.equal(now[n], first[n])}
     assert taken == {n for n in held if not n.startswith("grown.16.") or grown_to == 16}
@@ -49,7 +51,7 @@ def test_it_takes_what_both_have_and_the_other_has_learnt(grown_to: int, tmp_pat
 def test_the_larger_ones_blocks_are_left_behind(tmp_path: Path) -> None:
     held = checkpoint(tmp_path / "other.ckpt")
     generator = small_generator({4: 8, 8: 8})
-    assert load_stem(generator, tmp_path / "other.ckpt") == [4, 8]
+    assert load_stem(generator, tmp_path / "other.ckpt").blocks == [4, 8]
     assert_same(weights_of(generator), {n: t for n, t in held.items() if not n.startswith("grown.16.")})
 
 
@@ -101,3 +103,19 @@ def test_training_starts_from_the_stem_and_a_resume_does_not_look_for_it(tmp_pat
         assert torch.equal(ends[0][f"generator.{name}"], tensor), name
     moved = {n for n in first if n.startswith("generator.") and not torch.equal(first[n], ends[0][n])}
     assert {n.split(".")[2] for n in moved if n.startswith("generator.grown")} == {"32"}
+
+
+def test_what_taught_the_stem_has_taught_what_starts_from_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told of, and handed on by checkpoints and by a resume."""
+    monkeypatch.setattr(FrechetDistance, "prepare", lambda self, fid_weights=None: None)
+    other, saved = tmp_path / "other.ckpt", [tmp_path / f"{name}.ckpt" for name in "ab"]
+    train(tiny_system(), 8, [SaveAt({8: other})], stages=SHORT)
+    torch.save({**torch.load(other, weights_only=True), "taught_by": ["efficientnet_lite0"]}, other)
+    for ckpt_path, images, file in zip((None, saved[0]), (8, 16), saved, strict=True):
+        system = tiny_system(generator={"stem_from": str(other)}, metrics=[FrechetDistance(kernel_images=0)])
+        with caplog.at_level(logging.WARNING):
+            train(system, images, [SaveAt({images: file})], stages=SHORT, ckpt_path=ckpt_path)
+        assert torch.load(file, weights_only=True)["taught_by"] == ["efficientnet_lite0"]
+    assert caplog.text.count("efficientnet_lite0 both teaches and scores this model") == 1
