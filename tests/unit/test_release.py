@@ -47,7 +47,10 @@ def test_the_card_tells_the_commands_time_and_commit(release: ModuleType, tmp_pa
     (tmp_path / "metrics.csv").write_text("images_seen,train/images_per_second\n0,\n6000,50\n12000,50\n")
     about = {"machine": {"cores": 2, "cpu": "Some CPU"}, "torch": "2.15.0"}
     told = release.made_by(tmp_path, about)
-    assert told.startswith(f"```\n{starts[0]['command']}\n{starts[1]['command']}\nimagen-pl fit-captioner")
+    lines = told.splitlines()
+    assert lines[1] == release._FIRST_HALF
+    assert lines[2:4] == [start["command"] for start in starts]
+    assert lines[4].startswith("imagen-pl fit-captioner")
     assert "4 minutes, 50 images/s on average, on 2 cores of an Some CPU" in told
     assert "commit 0123456, seed 0" in told
 
