@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -254,21 +254,21 @@ def score_nearest_caption(ruler: Ruler) -> Score:
     """
     captions = [picture.caption for picture in ruler.pictures]
     vectors = F.normalize(encode(captions), dim=1)
+    known = {
+        style: [i for i, p in enumerate(ruler.pictures) if (p.split, p.style) == ("train", style)]
+        for style in STYLES
+    }
     test = [row for row in ruler.asked if ruler.pictures[row].split == "test"]
     nearest: list[int] = []
     for row in test:
-        known = [
-            i
-            for i, p in enumerate(ruler.pictures)
-            if (p.split, p.style) == ("train", ruler.pictures[row].style)
-        ]
-        nearest.append(known[int((vectors[known] @ vectors[row]).argmax())])
-    part = Ruler(ruler.resolution, ruler.seed, ruler.pictures, ruler.images, ruler.features, test)
-    everything = list(range(len(test)))
-    found, shuffled = (
-        retrieve(part, ruler.features[nearest], everything, shuffled=shuffled) for shuffled in (False, True)
-    )
-    return Score("real, of the nearest training caption", len(test), None, None, None, None, found, shuffled)
+        rows = known[ruler.pictures[row].style]
+        nearest.append(rows[int((vectors[rows] @ vectors[row]).argmax())])
+    part, features, everything = replace(ruler, asked=test), ruler.features[nearest], list(range(len(test)))
+    return Score(
+        "real, of the nearest training caption", len(test), None, None, None, None,
+        retrieve(part, features, everything, shuffled=False),
+        retrieve(part, features, everything, shuffled=True),
+    )  # fmt: skip
 
 
 def encode(captions: list[str]) -> Features:

@@ -368,7 +368,7 @@ class TextToImageGAN(ManualOptimization):
         stem = load_stem(self.generator, self.generator.stem_from)
         self.ema.generator.load_state_dict(self.generator.state_dict())
         self.taught_before = stem.taught_by
-        self.validation.tell_flattered(stem.taught_by)
+        self.validation.tell_flattered(self.taught_by())
         if self.trainer.progress_bar_callback is not None:
             blocks = ", ".join(map(str, stem.blocks))
             self.trainer.progress_bar_callback.print(f"Stem of {self.generator.stem_from}: blocks {blocks}")
@@ -384,6 +384,7 @@ class TextToImageGAN(ManualOptimization):
         self.images_seen = checkpoint["images_seen"]
         self.growth = Growth(checkpoint["growth_resolution"], checkpoint["growth_fade"])
         self.taught_before = checkpoint.get("taught_by", [])
+        self.validation.tell_flattered(self.taught_by())
 
     def taught_by(self) -> list[str]:
         """Names of the frozen networks that teach it, or taught what it goes on from: none may score it."""

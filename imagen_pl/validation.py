@@ -33,6 +33,7 @@ class Validation:
     def __init__(self, metrics: Sequence[ImageMetric], fid_weights: str | None = None) -> None:
         self.metrics, self.fid_weights = list(metrics), fid_weights
         self.unavailable: set[str] = set()
+        self._told_of: set[str] = set()
         self._real_key = ""
         self._wants_real: list[bool] = []
 
@@ -41,7 +42,7 @@ class Validation:
 
         Args:
             trainer: of the run.
-            taught_by: names of the frozen networks that teach the model.
+            taught_by: names of the frozen networks that teach the model, or have taught it.
         """
         extractors = [getattr(metric, "extractor", None) for metric in self.metrics]
         if self.fid_weights is not None and not any(isinstance(e, InceptionV3) for e in extractors):
@@ -59,12 +60,14 @@ class Validation:
         self.tell_flattered(taught_by)
 
     def tell_flattered(self, taught_by: Sequence[str]) -> None:
-        """Warn of metrics in the features of networks that have taught the model, by their names."""
+        """Warn, once of each, of metrics in the features of networks that have taught the model."""
         extractors = (getattr(metric, "extractor", None) for metric in self.metrics)
-        for name in sorted({getattr(extractor, "name", "") for extractor in extractors} & {*taught_by}):
+        scoring = {getattr(extractor, "name", "") for extractor in extractors}
+        for name in sorted((scoring & {*taught_by}) - self._told_of):
             log.warning(
-                "%s both teaches and scores this model, which flatters it: score by another one", name
+                "%s has taught this model and scores it, which flatters it: score by another one", name
             )
+            self._told_of.add(name)
 
     def start(self, trainer: Trainer, resolution: int) -> None:
         """Find out which metrics know the real images of this resolution already."""

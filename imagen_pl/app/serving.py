@@ -21,7 +21,7 @@ def demo(arguments: argparse.Namespace) -> int:
     """
     # Nothing is told to anybody.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    _past_proxies()
+    past_proxies(arguments.server_name)
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError:
@@ -56,11 +56,13 @@ def demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _past_proxies() -> None:
-    """Gradio asks the page whether it is there, which a proxy cannot tell it."""
-    for name in ("no_proxy", "NO_PROXY"):
-        hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+def past_proxies(server_name: str) -> None:
+    """Gradio asks the page whether it is there, which a proxy cannot tell it: exempt this machine too."""
+    names = ("no_proxy", "NO_PROXY")
+    told = (host.strip() for name in names for host in os.environ.get(name, "").split(","))
+    hosts = dict.fromkeys([*filter(None, told), "127.0.0.1", "localhost", server_name])
+    exempt = "*" if "*" in hosts else ",".join(hosts)
+    os.environ.update(dict.fromkeys(names, exempt))
 
 
 def _describer(arguments: argparse.Namespace) -> Describer | None:

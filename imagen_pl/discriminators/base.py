@@ -10,7 +10,6 @@ from types import MappingProxyType
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imagen_pl.backbones import Backbone
 from imagen_pl.types import Growth, TextFeatures
 
 
@@ -40,7 +39,6 @@ class Discriminator(nn.Module, ABC):
         final_dim: f, the size of `ImageFeatures.final`.
         penalizable: whether gradient penalties can hold down the slopes of `penalized_logits`.
         map_channels: c of each of `ImageFeatures.maps`, by its resolution; empty where it gives no maps.
-        backbone: the frozen network of `ImageFeatures.frozen`, if it judges by one.
     """
 
     resolutions: tuple[int, ...]
@@ -48,7 +46,6 @@ class Discriminator(nn.Module, ABC):
     final_dim: int
     penalizable: bool = True
     map_channels: Mapping[int, int] = MappingProxyType({})
-    backbone: Backbone | None = None
 
     @abstractmethod
     def look(self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None) -> ImageFeatures:

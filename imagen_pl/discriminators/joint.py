@@ -26,7 +26,8 @@ class JointFeatures(ImageFeatures):
 
 
 class JointDiscriminator(Discriminator):
-    """Judges by all of its discriminators; the first one's features serve the other terms.
+    """Judges by all of its discriminators; the first one's features serve the other terms, but
+    for `frozen`, which the first one with a frozen network gives.
 
     A loss is the mean over the logits, and one discriminator may give more of them than another. So their
     columns are repeated until each has its share of the mean: its own heads count alike within it.
@@ -34,7 +35,8 @@ class JointDiscriminator(Discriminator):
     to them (arXiv:2111.01007 uses none). With half the share in the loss, they weigh twice as much.
 
     Args:
-        discriminators: the first is the one that grows, is penalised, and is asked by other terms.
+        discriminators: the first is the one that grows, is penalised, and is asked by the terms that ask for
+            `maps` and `final`.
         shares: how much each one's judgement counts, as [2, 1]; None counts all alike.
     """
 
@@ -58,7 +60,6 @@ class JointDiscriminator(Discriminator):
         self.resolutions, self.text_dim = first.resolutions, first.text_dim
         self.final_dim, self.map_channels = first.final_dim, first.map_channels
         self.penalizable = first.penalizable
-        self.backbone = next((d.backbone for d in discriminators if d.backbone), None)
 
     @property
     def discriminators(self) -> list[Discriminator]:

@@ -54,7 +54,6 @@ class ProjectedDiscriminator(Discriminator):
     """
 
     penalizable = False
-    backbone: Backbone
 
     def __init__(
         self,
@@ -98,7 +97,7 @@ class ProjectedDiscriminator(Discriminator):
 
     def judge(self, features: ImageFeatures, text: TextFeatures) -> Float[Tensor, "b k"]:
         assert isinstance(features, ProjectedFeatures)
-        logits = [head(x, text.pooled) for head, x in zip(self._heads, features.summed_up, strict=True)]
+        logits = [head.judge(x, text.pooled) for head, x in zip(self._heads, features.summed_up, strict=True)]
         return at_least_float32(torch.stack(logits, dim=1))
 
     @property
@@ -151,7 +150,7 @@ class FixedMixing(nn.Module):
 
 
 class ScaleHead(nn.Module):
-    """One logit from a map and a caption: every place is judged, then the mean is taken."""
+    """Looks at a map, and judges what it saw with a caption."""
 
     def __init__(self, channels: int, width: int, text_dim: int) -> None:
         super().__init__()
@@ -164,11 +163,12 @@ class ScaleHead(nn.Module):
         """What it sees, which serves several captions: all but the projection."""
         x = self.activation(self.enter(x))
         x = (x + self.activation(self.residual(x))) * 0.5**0.5
-        # Judging is linear from here on, so the mean of the places is judged once. Pooled, since the slope of
-        # `mean` has another layout in memory than the map, which doubles the time of what stands before it.
+        # Judging is linear from here on, so the mean of the places is judged once. Pooled, since on CPUs the
+        # slope of `mean` has another layout in memory than the map, which slows down what stands before it.
         return F.avg_pool2d(x, x.shape[-2:]).flatten(1)
 
-    def forward(self, seen: Float[Tensor, "b width"], pooled: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    def judge(self, seen: Float[Tensor, "b width"], pooled: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+        """One logit an image."""
         judged: Tensor = self.head(seen, pooled)
         return judged
 

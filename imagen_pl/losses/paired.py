@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from imagen_pl.backbones import Backbone
+from imagen_pl.backbones import Backbone, frozen_names
 from imagen_pl.discriminators.base import Discriminator
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.matching import MatchingLoss
@@ -49,7 +49,8 @@ class PerceptualMatching(MatchingLoss):
 
     Args:
         backbone: whose maps are compared. The model must not be scored on the same. None takes those that the
-            discriminator judges by, which saves another look (configs/model/projected.yaml).
+            discriminator judges by, after augmentation, which saves another look
+            (configs/experiment/emoji64_projected.yaml).
         generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
         from_resolution: resolution, px, below which it is left out.
     """
@@ -67,7 +68,7 @@ class PerceptualMatching(MatchingLoss):
         self.needs_pairs = backbone is None
 
     def check(self, discriminator: Discriminator) -> None:
-        if self.backbone is None and discriminator.backbone is None:
+        if self.backbone is None and not frozen_names(discriminator):
             raise ValueError(
                 "PerceptualMatching.backbone is not given, and the discriminator judges by none: give one, "
                 "as imagen_pl.backbones.TimmBackbone"

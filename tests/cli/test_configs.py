@@ -27,7 +27,6 @@ CONFIGS = REPOSITORY / "configs"
 FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 CAPTIONER = "captioner.yaml"  # of another command
 SWEEP = "sweep.yaml"  # tests/unit/test_sweep.py
-BASES = [name for name in FILES if name.split("/")[0] in ("quickstart.yaml", "debug", "experiment")]
 SIDE = 128  # images of half of 256 px are not too small for any file
 
 
@@ -40,11 +39,23 @@ def files_of(name: str) -> list[str]:
     """A base stands by itself; an overlay with what the command in its own comment lays it on, in order."""
     if name in BASES:
         return [name]
-    text = (CONFIGS / name).read_text(encoding="utf-8")
-    found: list[str] = re.findall(r"--config configs/(\S+\.yaml)", text)
+    found = named_in(name)
     assert found[-1] == name, f"{name} shows no command that uses it"
     assert found[0] in BASES
     return found
+
+
+def named_in(name: str) -> list[str]:
+    """The files that the commands in its comments give, each once."""
+    text = (CONFIGS / name).read_text(encoding="utf-8")
+    return list(dict.fromkeys(re.findall(r"--config configs/(\S+\.yaml)", text)))
+
+
+BASES = [
+    name
+    for name in FILES
+    if name.split("/")[0] in ("quickstart.yaml", "debug", "experiment") and named_in(name)[:1] in ([], [name])
+]
 
 
 def small(base: dict[str, Any], growth: dict[str, Any]) -> dict[str, Any]:

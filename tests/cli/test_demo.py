@@ -16,6 +16,7 @@ from PIL import Image
 
 from imagen_pl import load
 from imagen_pl.app.page import MAX_PROMPT, Studio, check_upload, make_page
+from imagen_pl.app.serving import past_proxies
 from imagen_pl.cli import main
 from imagen_pl.errors import UserError
 from tests.unit.data_fixtures import noise
@@ -178,3 +179,25 @@ def test_without_gradio_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", str(trained_once / "runs/tiny")]) == 2
     assert "pip install gradio" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("set_before", "expected"),
+    [
+        ({}, "127.0.0.1,localhost,192.0.2.5"),
+        ({"NO_PROXY": "intern.example, 10.0.0.1"}, "intern.example,10.0.0.1,127.0.0.1,localhost,192.0.2.5"),
+        ({"no_proxy": "a.example", "NO_PROXY": "localhost"}, "a.example,localhost,127.0.0.1,192.0.2.5"),
+        ({"no_proxy": "*"}, "*"),
+    ],
+)
+def test_the_page_is_asked_for_past_proxies(
+    set_before: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is exempt already stays so; the whole of it: tests/cli/test_console.py."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")  # taken back in the end, whatever is written
+        monkeypatch.delenv(name)
+    for name, hosts in set_before.items():
+        monkeypatch.setenv(name, hosts)
+    past_proxies("192.0.2.5")
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == expected

@@ -265,7 +265,7 @@ def test_scoring_by_a_teacher_is_told_and_refused(
     with caplog.at_level(logging.WARNING):
         train(system, 8, [SaveAt({8: tmp_path / "a.ckpt"})], stages=SHORT)
 
-    assert "efficientnet_lite0 both teaches and scores this model" in caplog.text
+    assert "efficientnet_lite0 has taught this model and scores it" in caplog.text
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["taught_by"] == ["efficientnet_lite0"]
     quality: ModuleType = benchmark("quality")
     model = SimpleNamespace(description={"taught_by": ["efficientnet_lite0"]})

@@ -21,7 +21,7 @@ from imagen_pl.losses.penalties import R1, R2
 from imagen_pl.losses.terms import Shown
 from imagen_pl.types import Growth, TextFeatures
 from tests.networks import small_discriminator, text_features
-from tests.training import SHORT, SaveAt, assert_same, tiny_system, train, weights_of
+from tests.training import SHORT, Remember, SaveAt, assert_same, tiny_system, train, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BACKBONE = TimmBackbone("efficientnet_lite0", size=16, maps=[0, 1, 2])
@@ -93,8 +93,20 @@ def test_perceptual_matching_compares_what_the_discriminator_saw() -> None:
     assert not PerceptualMatching(BACKBONE).needs_pairs
 
 
+def test_perceptual_matching_is_shown_the_real_images_where_the_game_does_not_compare() -> None:
+    logged = Remember()
+    term = PerceptualMatching()
+    judge = projected([8, 16, 32], 16)
+    system = tiny_system(
+        discriminator=judge, adversarial=NonSaturating(), penalties=[], matching=[term], accumulate=2
+    )
+    train(system, 16, stages=SHORT, logger=logged, log_every_n_steps=1)
+    assert all(value > 0 for value in logged.column("train/g_perceptual_matching"))
+
+
 def test_perceptual_matching_needs_a_frozen_network() -> None:
     PerceptualMatching().check(joint())
+    PerceptualMatching().check(projected([4, 8, 16]))
     PerceptualMatching(BACKBONE).check(small_discriminator())
     with pytest.raises(ValueError, match=r"PerceptualMatching\.backbone is not given"):
         tiny_system(matching=[PerceptualMatching()])
@@ -170,7 +182,7 @@ def full() -> dict:
         "adversarial": Relativistic(),
         "penalties": [R1(0.1, every=2), R2(0.1, every=2)],
         "matching": [
-            *(MismatchedCaptions(), FeatureMatching()),
+            *(MismatchedCaptions(), FeatureMatching(), PerceptualMatching()),
             ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=4),
         ],
         "accumulate": 2,

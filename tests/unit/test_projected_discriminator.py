@@ -224,10 +224,9 @@ def test_it_teaches_a_generator_eight_pictures() -> None:
         loss.mean().backward()
         optimizers[which].step()
 
-    with torch.no_grad():
-        seen = discriminator.look(real, growth)  # frozen, so once is enough
     margins = []
     for _ in range(150):
+        seen = discriminator.look(real, growth)
         real_logits = discriminator.judge(seen, text)
         fake_logits = discriminator(fakes().detach(), text, growth)
         loss = adversarial.discriminator(real_logits, fake_logits)
@@ -247,11 +246,10 @@ def test_it_tells_wrong_captions_from_right_ones() -> None:
     backbone = TimmBackbone("efficientnet_lite0", size=16, maps=[0, 1])
     discriminator = projected(backbone=backbone, resolutions=[8], head_channels=32)
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-2, betas=(0.0, 0.99))
-    with torch.no_grad():
-        seen = discriminator.look(real, Growth(8))
 
     def judged() -> Tensor:
         """By shift of the captions; the first is none."""
+        seen = discriminator.look(real, Growth(8))
         return torch.stack([discriminator.judge(seen, text.roll(shift)) for shift in range(8)])
 
     for _ in range(60):

@@ -118,4 +118,4 @@ def test_what_taught_the_stem_has_taught_what_starts_from_it(
         with caplog.at_level(logging.WARNING):
             train(system, images, [SaveAt({images: file})], stages=SHORT, ckpt_path=ckpt_path)
         assert torch.load(file, weights_only=True)["taught_by"] == ["efficientnet_lite0"]
-    assert caplog.text.count("efficientnet_lite0 both teaches and scores this model") == 1
+    assert caplog.text.count("efficientnet_lite0 has taught this model and scores it") == 2
