@@ -1,6 +1,6 @@
 """Make the model that ships with the package, and its card, from a run and a captioner.
 
-    python benchmarks/release.py runs/emoji64_projected --captioner runs/captioner64
+    python benchmarks/release.py runs/emoji64_projected/checkpoints/last.ckpt --captioner runs/captioner64
 
 Writes imagen_pl/released/emoji/: the generator's average and the captioner in half precision, config.json,
 and README.md, the card, with every score of `imagen-pl evaluate` on the splits train, composition and test,
@@ -42,7 +42,7 @@ _AFTERWARDS = (
     # Sixty thousand images were no better: val/nlg 2.39 against 2.31.
     "imagen-pl fit-captioner --config configs/captioner.yaml --name captioner64 --data.resolution 64 "
     "--model.kimg 24 --model.learning_rate_schedule.init_args.kimg 24",
-    "python benchmarks/release.py runs/emoji64_projected --captioner runs/captioner64",
+    "python benchmarks/release.py runs/emoji64_projected/checkpoints/last.ckpt --captioner runs/captioner64",
 )
 
 
@@ -123,6 +123,7 @@ def ranks(ruler: Ruler, pictures: Tensor, rows: list[int]) -> list[int]:
 
 
 def made_by(run: Path, about: dict[str, Any]) -> str:
+    run = run.parents[1] if run.suffix == ".ckpt" else run
     starts = json.loads((run / "run.json").read_text())["starts"]
     commands = [_FIRST_HALF, *(start["command"] for start in starts), *_AFTERWARDS]
     rows = read_metrics(run / "metrics.csv")
@@ -142,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, help="a run's folder, or one of its checkpoints")
     parser.add_argument("--captioner", type=Path, required=True, help="a run of `imagen-pl fit-captioner`")
     parser.add_argument("--out", type=Path, default=RELEASED / "emoji", help="default: %(default)s")
     parser.add_argument("--work", type=Path, default=Path("runs/release"), help="where the scores go")

@@ -47,6 +47,7 @@ def test_the_card_tells_the_commands_time_and_commit(release: ModuleType, tmp_pa
     (tmp_path / "metrics.csv").write_text("images_seen,train/images_per_second\n0,\n6000,50\n12000,50\n")
     about = {"machine": {"cores": 2, "cpu": "Some CPU"}, "torch": "2.15.0"}
     told = release.made_by(tmp_path, about)
+    assert release.made_by(tmp_path / "checkpoints/last.ckpt", about) == told
     lines = told.splitlines()
     assert lines[1] == release._FIRST_HALF
     assert lines[2:4] == [start["command"] for start in starts]
