@@ -131,7 +131,8 @@ def made_by(run: Path, about: dict[str, Any]) -> str:
     minutes = rows[-1]["images_seen"] / speed / 60
     told = (
         "The first half, 192,160 images in 54 minutes (commit 237d1fd), shipped before as `emoji`, and the "
-        f"second started from that. It took {minutes:.0f} minutes, {speed:.0f} images/s on average, on "
+        "second started from that; without its stem_from it starts from runs/emoji64. It took "
+        f"{minutes:.0f} minutes, {speed:.0f} images/s on average, on "
         f"{cpu['cores']} cores of an {cpu['cpu']} that light work shared, no GPU; torch {about['torch']}, "
         f"bfloat16; commit {starts[0]['git']['commit'][:7]}, seed 0, one run of each. The last command also "
         "measured what stands here."
