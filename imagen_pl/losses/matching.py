@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from imagen_pl.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.terms import PerSample, Shown, Term, check_size, mean_of_each
+from imagen_pl.losses.terms import PerSample, Shown, Term, check_size
 from imagen_pl.schedules import Schedule
 
 
@@ -105,11 +105,11 @@ class FeatureMatching(MatchingLoss):
         if shown.paired is None:
             raise ValueError("feature matching compares: give the real images' features too")
         terms = []
-        for mine, theirs in zip(self._seen(shown.features), self._seen(shown.paired), strict=True):
+        for mine, theirs in zip(self._vectors(shown.features), self._vectors(shown.paired), strict=True):
             size = theirs.abs().mean().clamp_min(1e-4)
-            terms.append(mean_of_each((mine - theirs).abs()) / size)
+            terms.append((mine - theirs).abs().mean(1) / size)
         return torch.stack(terms).mean(0)
 
     @staticmethod
-    def _seen(features: ImageFeatures) -> list[Float[Tensor, "b ..."]]:
-        return [x.float() for x in (*features.maps.values(), features.final)]
+    def _vectors(features: ImageFeatures) -> list[Float[Tensor, "b n"]]:
+        return [x.flatten(1).float() for x in (*features.maps.values(), features.final)]

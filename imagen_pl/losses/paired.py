@@ -16,7 +16,7 @@ from imagen_pl.backbones import Backbone, frozen_names
 from imagen_pl.discriminators.base import Discriminator
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.matching import MatchingLoss
-from imagen_pl.losses.terms import PerSample, Shown, mean_of_each
+from imagen_pl.losses.terms import PerSample, Shown
 from imagen_pl.schedules import Schedule
 
 Maps = list[Float[Tensor, "b _c _h _w"]]
@@ -41,7 +41,7 @@ class PixelMatching(MatchingLoss):
     def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
         if shown.paired_images is None:
             raise ValueError("pixel matching compares: give the real images too")
-        return mean_of_each((shown.images - shown.paired_images).abs())
+        return (shown.images - shown.paired_images).abs().flatten(1).mean(1)
 
 
 class PerceptualMatching(MatchingLoss):
@@ -77,7 +77,7 @@ class PerceptualMatching(MatchingLoss):
     def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
         mine, theirs = self._maps(shown)
         distances = [
-            mean_of_each((a - b).abs()) / b.abs().mean().clamp_min(1e-4)
+            (a - b).abs().flatten(1).mean(1) / b.abs().mean().clamp_min(1e-4)
             for a, b in zip(mine, theirs, strict=True)
         ]
         return torch.stack(distances).mean(0)

@@ -108,11 +108,6 @@ class Term(nn.Module, ABC):
         return notes
 
 
-def mean_of_each(x: Float[Tensor, "b ..."]) -> PerSample:
-    """Mean of each image's numbers. Not flattened first, which would copy maps that lie channels last."""
-    return x.mean(tuple(range(1, x.ndim)))
-
-
 def check_size(term: Term, argument: str, given: int, right: int, whose: str) -> None:
     """Raise ValueError unless an argument of a term's constructor is what the networks are made with."""
     if given != right:
