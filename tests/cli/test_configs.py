@@ -252,8 +252,11 @@ def test_stages_as_they_stand(name: str) -> None:
 
 
 @pytest.mark.parametrize("taken", [[0, 3, 3], [0, 0]])
-def test_a_list_as_long_takes_over_what_its_items_leave_out(tmp_path: Path, taken: list[int]) -> None:
+def test_a_list_as_long_takes_over_what_its_items_leave_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[int]
+) -> None:
     """As docs/faq.md and --help say: growing.yaml has three stages, the last two with fades of 3."""
+    monkeypatch.chdir(tmp_path)  # where no run of that name is
     stages = [{"resolution": 8 * 2**i, "kimg": 5, "batch_size": 4} for i in range(len(taken))]
     (tmp_path / "stages.yaml").write_text(yaml.safe_dump({"growth": {"stages": stages}}))
     files = [CONFIGS / "quickstart.yaml", CONFIGS / "model/growing.yaml", tmp_path / "stages.yaml"]
