@@ -55,9 +55,12 @@ def _fit(commands: list[list[str]]) -> Any:
     return run
 
 
-def test_the_study_s_files_exist_and_every_choice_is_understood(tune: ModuleType) -> None:
+def test_the_study_s_files_exist_and_every_choice_is_understood(
+    tune: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from imagen_pl.fitting import TrainingCLI
 
+    monkeypatch.chdir(tmp_path)  # where no run of the base's name is
     space = tune.read_space(tune.STUDY)
 
     assert space.first[0] == {}
