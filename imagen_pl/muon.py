@@ -9,33 +9,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from imagen_pl.errors import UserError
+
 # Coefficients of the odd polynomial x -> a x + b x^3 + c x^5 that brings singular values to about one in five
 # steps, from https://kellerjordan.github.io/posts/muon.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised, for weights of two axes and more; Adam for the others.
+    """Momentum, orthogonalised, for matrices and convolutions; Adam for all that is a vector.
 
-    A gradient's large singular values are of what all captions share; what tells one from its like has small
-    ones. Muon takes a step of one size in all of them: W <- W - 0.2 lr sqrt(max(m, n)) U V', where U S V' is
-    the momentum of the m x n matrix W (arXiv:2502.16982, section 2). Its root mean square is then 0.2 lr, much as
-    Adam's, whose learning rate it can take. A convolution is a matrix of its outputs by all else, which
-    `torch.optim.Muon` does not take.
+    A step of one size in all directions: W <- W - 0.2 lr sqrt(max(m, n)) U V', where U S V' is the Nesterov
+    momentum of the m x n matrix W (arXiv:2502.16982, section 2, without weight decay). Its root mean square
+    is 0.2 lr, as AdamW's with betas of 0.9 and 0.95; Adam's with a first beta of 0 is about lr. A convolution
+    is a matrix of its outputs by all else, which `torch.optim.Muon` does not take. The size does not shrink
+    with the gradient: let a schedule lower the rate.
 
     Args:
         params: of a network, or groups of them.
         lr: learning rate, of both kinds.
-        momentum: of the matrices, 0 to 1, after Nesterov.
-        betas: of Adam, for biases and the like.
+        momentum: Nesterov's, of the matrices: 0 or more and less than 1.
+        betas: of Adam.
         eps: of Adam.
         iterations: Newton-Schulz steps towards an orthogonal matrix.
+
+    Raises:
+        ValueError: a setting is out of range.
+        UserError: a checkpoint of another optimizer is loaded.
     """
 
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
+        lr: float = 2e-3,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
@@ -44,14 +50,11 @@ class Muon(torch.optim.Optimizer):
         for name, value in (("momentum", momentum), ("betas[0]", betas[0]), ("betas[1]", betas[1])):
             if not 0 <= value < 1:
                 raise ValueError(f"Muon: {name} {value} must be 0 or more and less than 1")
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "betas": tuple(betas),
-            "eps": eps,
-            "iterations": iterations,
-        }
-        super().__init__(params, defaults)
+        for name, value, least in (("lr", lr, 0.0), ("eps", eps, 0.0), ("iterations", iterations, 1)):
+            if value < least:
+                raise ValueError(f"Muon: {name} {value} must be {least} or more")
+        settings = {"lr": lr, "momentum": momentum, "betas": tuple(betas)}
+        super().__init__(params, {**settings, "eps": eps, "iterations": iterations})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -62,8 +65,17 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    (self._adam if p.ndim < 2 else self._muon)(p, group)
+                    (self._muon if _is_matrix(p) else self._adam)(p, group)
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        missing = [name for name in self.defaults if any(name not in g for g in state_dict["param_groups"])]
+        if missing:
+            raise UserError(
+                f"the checkpoint's optimizer has no {', '.join(missing)}, so it was not Muon: resume with "
+                "the optimizer that the run began with, or start a new one from its generator by stem_from"
+            )
+        super().load_state_dict(state_dict)
 
     def _muon(self, p: Tensor, group: dict[str, Any]) -> None:
         state, momentum = self.state[p], group["momentum"]
@@ -87,12 +99,24 @@ class Muon(torch.optim.Optimizer):
         p.addcdiv_(state["exp_avg"], size, value=-group["lr"] / (1 - beta1**step))
 
 
+def _is_matrix(p: Tensor) -> bool:
+    """A bias with axes to spare is a vector."""
+    return p.ndim >= 2 and min(p.flatten(1).shape) > 1
+
+
 def orthogonal(matrix: Float[Tensor, "m n"], iterations: int = 5) -> Float[Tensor, "m n"]:
-    """Nearly U V' of a matrix U S V', by Newton-Schulz steps in bfloat16: singular values of 0.7 to 1.2."""
+    """Nearly U V' of a matrix U S V', by Newton-Schulz steps.
+
+    Five of them bring singular values down to a 500th of the matrix's norm to between 0.6 and 1.3; smaller
+    ones become some 480 times larger. Under autocast they are worked out in bfloat16.
+    """
+    device = matrix.device.type
+    lean = torch.bfloat16 if torch.is_autocast_enabled(device) else matrix.dtype
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16().contiguous()
-    x = x / (x.norm() + 1e-7)
-    for _ in range(iterations):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
-    return (x.T if tall else x).to(matrix.dtype)
+    with torch.autocast(device, enabled=False):
+        x = (matrix.T if tall else matrix).to(lean).contiguous()
+        x = x / (x.norm() + 1e-7)
+        for _ in range(iterations):
+            gram = x @ x.T
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+        return (x.T if tall else x).to(matrix.dtype)

@@ -51,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "validation": {"metrics", "types"},
     "ema": {"generators.base"},
     "reporting": set(),
+    "muon": LEAVES,
     "optimization": LEAVES | {"discriminators.base", "generators.base", "reporting", "schedules", "types"},
     "system": LEAVES
     | {
