@@ -130,8 +130,8 @@ def made_by(run: Path, about: dict[str, Any]) -> str:
     speed, cpu = images_per_second(rows), about["machine"]
     minutes = rows[-1]["images_seen"] / speed / 60
     told = (
-        "The first half, 192,160 images in 54 minutes (commit 237d1fd), shipped before as `emoji`, and the "
-        "second started from that; without its stem_from it starts from runs/emoji64. It took "
+        "The first half took 192,160 images and 54 minutes (commit 237d1fd). It shipped once as `emoji`, and "
+        "the second started from those weights, in half precision. That took "
         f"{minutes:.0f} minutes, {speed:.0f} images/s on average, on "
         f"{cpu['cores']} cores of an {cpu['cpu']} that light work shared, no GPU; torch {about['torch']}, "
         f"bfloat16; commit {starts[0]['git']['commit'][:7]}, seed 0, one run of each. The last command also "
