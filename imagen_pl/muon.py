@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imagen_pl.errors import UserError
-
 # Coefficients of the odd polynomial x -> a x + b x^3 + c x^5 that brings singular values to about one in five
 # steps, from https://kellerjordan.github.io/posts/muon.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -35,7 +33,6 @@ class Muon(torch.optim.Optimizer):
 
     Raises:
         ValueError: a setting is out of range.
-        UserError: a checkpoint of another optimizer is loaded.
     """
 
     def __init__(
@@ -67,15 +64,6 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     (self._muon if _is_matrix(p) else self._adam)(p, group)
         return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        missing = [name for name in self.defaults if any(name not in g for g in state_dict["param_groups"])]
-        if missing:
-            raise UserError(
-                f"the checkpoint's optimizer has no {', '.join(missing)}, so it was not Muon: resume with "
-                "the optimizer that the run began with, or start a new one from its generator by stem_from"
-            )
-        super().load_state_dict(state_dict)
 
     def _muon(self, p: Tensor, group: dict[str, Any]) -> None:
         state, momentum = self.state[p], group["momentum"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +15,13 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from imagen_pl.discriminators.base import Discriminator
-from imagen_pl.errors import TrainingStopped
+from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.generators.base import Generator
 from imagen_pl.reporting import Reporter
 from imagen_pl.schedules import Schedule, Stage
 from imagen_pl.types import Growth
 
+_SETTINGS = ("discriminator_optimizer", "generator_optimizer", "captioning.init_args.optimizer")
 SHARED = "shared"  # the name of what belongs to no resolution's block
 
 
@@ -123,7 +125,12 @@ class ManualOptimization(LightningModule):
         )
 
     def keep_rates(self, optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
-        """Note the learning rates that they were made with; what the system gives Lightning passes here."""
+        """Note the learning rates that they were made with; what the system gives Lightning passes here.
+
+        A resume by another kind of optimizer is told of: its moments would fit nothing.
+        """
+        for optimizer, setting in zip(optimizers, _SETTINGS, strict=False):
+            optimizer.register_load_state_dict_pre_hook(partial(_check_kind, setting))
         self._first_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
         self.learning_rates = list(self._first_rates)
         return optimizers
@@ -186,3 +193,16 @@ def compile_each(blocks: Iterable[nn.Module]) -> None:
     # limit, which is 8, torch would go on without compiling.
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, 64)
+
+
+def _check_kind(setting: str, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Raise UserError if a checkpoint's optimizer was another: each has settings that the other lacks.
+
+    Those of one kind may differ from one torch to the next, but to one side alone.
+    """
+    own, held = set(optimizer.param_groups[0]), set(state["param_groups"][0])
+    if own - held and held - own:
+        raise UserError(
+            f"the checkpoint was written with another optimizer than {type(optimizer).__name__}, which "
+            f"model.{setting} is now: resume with the one that it began with, or start a new run by stem_from"
+        )

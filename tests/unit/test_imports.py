@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "validation": {"metrics", "types"},
     "ema": {"generators.base"},
     "reporting": set(),
-    "muon": LEAVES,
+    "muon": set(),
     "optimization": LEAVES | {"discriminators.base", "generators.base", "reporting", "schedules", "types"},
     "system": LEAVES
     | {
