@@ -27,6 +27,7 @@ from imagen_pl.losses.terms import PerSample, Shown, Step, TaughtTerm, Term, Ter
 from imagen_pl.metrics.base import ImageMetric
 from imagen_pl.optimization import ManualOptimization, compile_each
 from imagen_pl.pictures import to_uint8
+from imagen_pl.prior_fitting import fit_prior, spare_ddp
 from imagen_pl.schedules import Schedule, StagePosition
 from imagen_pl.text.cache import TextCache
 from imagen_pl.text.encoder import TextEncoder
@@ -351,6 +352,7 @@ class TextToImageGAN(ManualOptimization):
             if (term := self.terms.taught) is not None:
                 term.prepare(data.some_captions)
             self.example_captions = data.example_captions()
+            spare_ddp(self)
         captions = data.captions()
         if captions is None:
             return
@@ -362,8 +364,13 @@ class TextToImageGAN(ManualOptimization):
         data.text_lookup = TextCache.build(self.text_encoder, captions, device=device)
 
     def on_fit_start(self) -> None:
-        """Start a new training from another's stem, where one is named; a resume has its own weights."""
-        if self.generator.stem_from is None or self.images_seen:
+        """What a new training starts from: another's stem, or else a prior that has seen the images."""
+        if self.images_seen:
+            return
+        if self.generator.stem_from is None:
+            data = getattr(self.trainer, "datamodule", None)
+            if isinstance(data, CaptionedImages):
+                fit_prior(self.trainer, self, self.text_encoder, data)
             return
         stem = load_stem(self.generator, self.generator.stem_from)
         self.ema.generator.load_state_dict(self.generator.state_dict())
@@ -388,7 +395,7 @@ class TextToImageGAN(ManualOptimization):
 
     def taught_by(self) -> list[str]:
         """Names of the frozen networks that teach it, or taught what it goes on from: none may score it."""
-        return sorted({*frozen_names(self.discriminator, self.terms), *self.taught_before})
+        return sorted({*frozen_names(self.generator, self.discriminator, self.terms), *self.taught_before})
 
 
 def learns(network: nn.Module) -> bool:

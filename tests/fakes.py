@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
+from imagen_pl.backbones import IMAGENET, Backbone, Normalisation
 from imagen_pl.dual_encoders import DualEncoder
 from imagen_pl.metrics.base import ImageMetric, Images
 from imagen_pl.text.encoder import TextEncoder
@@ -63,6 +64,27 @@ class TinyDual(DualEncoder):
 
     def _text(self, network: nn.Module, caption: str) -> Tensor:
         return TinyText().encode([caption]).pooled
+
+
+class TinyBackbone(Backbone):
+    """Two maps of a random convolution, of 8 and 4 px."""
+
+    name, size = "tiny", 16
+
+    def _read(self) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Conv2d(3, 6, 3, padding=1)
+
+    def _channels(self, network: nn.Module) -> tuple[int, ...]:
+        return (6, 6)
+
+    def _maps(self, network: nn.Module, x: Tensor) -> list[Tensor]:
+        seen = network(x).relu()
+        return [nn.functional.avg_pool2d(seen, factor) for factor in (2, 4)]
+
+    @property
+    def _normalisation(self) -> Normalisation:
+        return IMAGENET
 
 
 class MeanColour(ImageMetric):

@@ -6,10 +6,11 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 from imagen_pl.data.dataset import Recipe, RowImages, StreamImages, TextLookup
 from imagen_pl.data.problems import Problems
 from imagen_pl.data.rows import Checked, by_group, check_rows, held_out, read_stream
-from imagen_pl.data.sampling import GroupedShuffle, Shuffle, TrainingBatches, ValidationBatches
+from imagen_pl.data.sampling import BatchPlan, GroupedShuffle, Shuffle, TrainingBatches, ValidationBatches
 from imagen_pl.data.sources.base import Source, StreamSource
 from imagen_pl.data.transforms import parse_background
 from imagen_pl.data.version import add_rows, data_version
@@ -29,7 +30,10 @@ from imagen_pl.types import CaptionedBatch
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+
 _STREAMED = 10_000
+_STREAM_BUFFER = 1_000
 
 
 class CaptionedImages(LightningDataModule):
@@ -141,6 +145,26 @@ class CaptionedImages(LightningDataModule):
         read = (row for shard in self._loaded.shards for row, _ in self.source.read(shard, problems))
         return [caption for row in islice(read, _STREAMED) for caption in row.captions]
 
+    def pairs(self, number: int, largest: int) -> CaptionedBatch:
+        """At most so many images of training, one a group, with their first captions; any, of a stream.
+
+        Args:
+            number: of images.
+            largest: their side, px, where they are trained on at no less.
+
+        Raises:
+            UserError: none can be decoded.
+        """
+        resolution = min(self._final_resolution(), largest)
+        if isinstance(self.source, StreamSource):
+            stream = StreamImages(self.source, self._loaded.shards, self._scoring, _STREAM_BUFFER)
+            return stream[BatchPlan(np.arange(number, dtype=np.int64), None, resolution)]
+        firsts = _spread([group[0] for group in by_group(self._rows.train)], number)
+        rows = [self._rows.train[place] for place in firsts]
+        rows = [replace(row, captions=row.captions[:1]) for row in rows]
+        numbers = np.arange(len(rows), dtype=np.int64)
+        return RowImages(self.source, rows, self._scoring)[BatchPlan(numbers, numbers, resolution)]
+
     def example_captions(self, number: int = 64) -> list[str]:
         """Captions of training from all over the data set; none of a stream, which would have to be read."""
         if self.is_stream:
@@ -237,7 +261,7 @@ class CaptionedImages(LightningDataModule):
             source,
             shards,
             self._training,
-            buffer=1000,
+            _STREAM_BUFFER,
             rank=rank,
             world_size=world_size,
             text_lookup=self.text_lookup,
@@ -292,10 +316,10 @@ class CaptionedImages(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
-def _spread(captions: list[str], number: int) -> list[str]:
+def _spread(items: Sequence[Item], number: int) -> list[Item]:
     """So many of them, from the first to the last."""
-    places = np.linspace(0, len(captions) - 1, num=min(number, len(captions)), dtype=int)
-    return [captions[i] for i in places]
+    places = np.linspace(0, len(items) - 1, num=min(number, len(items)), dtype=int)
+    return [items[i] for i in places]
 
 
 def _cpu_cores() -> int:

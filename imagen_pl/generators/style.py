@@ -23,6 +23,7 @@ from imagen_pl.layers.precision import at_least_float32
 from imagen_pl.layers.resampling import upsample
 from imagen_pl.layers.widths import check_channels
 from imagen_pl.text.adapter import TextAdapter
+from imagen_pl.text.prior import VisualPrior
 from imagen_pl.types import Growth, TextFeatures
 
 
@@ -53,6 +54,7 @@ class StyleGenerator(Generator):
             starts from: what both have by name, as the mapping and the blocks of shared resolutions. It is
             read once, and need not be there for a resume or to draw.
         text_adapter: fine-tunes the captions' features for this network; None reads them as they are.
+        prior: guesses from a caption what is to be seen, which the mapping reads beside the caption's vector.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class StyleGenerator(Generator):
         block: Callable[[BlockPlan], StyleBlock] = StyleBlock,
         stem_from: str | None = None,
         text_adapter: TextAdapter | None = None,
+        prior: VisualPrior | None = None,
     ) -> None:
         super().__init__()
         check_channels(channels)
@@ -86,8 +89,11 @@ class StyleGenerator(Generator):
         self.text_noise, self.stem_from = text_noise, stem_from
         if text_adapter is not None:
             text_adapter.check(text_dim)
-        self.text_adapter = text_adapter
-        self.mapping = Mapping(latent_dim, text_dim, style_dim, mapping_layers)
+        if prior is not None:
+            prior.check(text_dim)
+        self.text_adapter, self.prior = text_adapter, prior
+        words_dim = text_dim + (prior.guess_dim if prior is not None else 0)
+        self.mapping = Mapping(latent_dim, words_dim, style_dim, mapping_layers)
         start = self.resolutions[0]
         # A whole first map from the style, as in DCGAN (arXiv:1511.06434): layout for one matrix product.
         self.first_map = linear(style_dim, channels[start] * start**2)
@@ -125,14 +131,16 @@ class StyleGenerator(Generator):
         growth = growth or Growth(self.resolutions[-1])
         if growth.resolution not in self.resolutions:
             raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
+        guess = self._guess(text)
         if self.training and self.text_noise:
             text = text.with_noise(self.text_noise)
         if self.text_adapter is not None:
             text = self.text_adapter(text)
-        style = self.mapping(z, text.pooled, self.latent_mean, truncation)
+        words = _beside(text.pooled, guess)
+        style = self.mapping(z, words, self.latent_mean, truncation)
         if guidance != 1:
             style = torch.lerp(self._style_without(z, away_from, truncation), style, guidance)
-        mixed, crossover = self._mixed_style(style, text)
+        mixed, crossover = self._mixed_style(style, words)
         start = self.resolutions[0]
         x = self.first_map(style).unflatten(1, (-1, start, start))
         rgb: Tensor | None = None
@@ -153,12 +161,16 @@ class StyleGenerator(Generator):
         """Each latent's style without its caption: the mean over those that guidance leads away from."""
         if away_from is None:
             raise ValueError("guidance other than 1 needs the captions to lead away from: give away_from")
+        guess = self._guess(away_from)
         if self.text_adapter is not None:
             away_from = self.text_adapter(away_from)
         rows = len(away_from)
-        pooled = away_from.pooled.repeat(len(z), 1)
-        styles = self.mapping(z.repeat_interleave(rows, 0), pooled, self.latent_mean, truncation)
+        words = _beside(away_from.pooled, guess).repeat(len(z), 1)
+        styles = self.mapping(z.repeat_interleave(rows, 0), words, self.latent_mean, truncation)
         return styles.unflatten(0, (len(z), rows)).mean(1)
+
+    def _guess(self, text: TextFeatures) -> Float[Tensor, "b k"] | None:
+        return None if self.prior is None else self.prior(text.pooled)
 
     def _block(self, resolution: int) -> StyleBlock:
         block = self.grown[str(resolution)]
@@ -173,13 +185,13 @@ class StyleGenerator(Generator):
             return upsample(coarser) + fade * rgb
         return rgb if fade >= 1 else upsample(coarser).lerp(rgb, fade)
 
-    def _mixed_style(self, style: Tensor, text: TextFeatures) -> tuple[Tensor, int]:
+    def _mixed_style(self, style: Tensor, words: Tensor) -> tuple[Tensor, int]:
         """Style for the finer blocks, and the resolution from which they take it."""
         if not self.training or self.style_mixing == 0:
             return style, self.resolutions[-1] + 1
         other = torch.randn(style.shape[0], self.latent_dim, device=style.device)
         swap = torch.rand(style.shape[0], 1, device=style.device) < self.style_mixing
-        mixed = torch.where(swap, self.mapping(other, text.pooled, self.latent_mean), style)
+        mixed = torch.where(swap, self.mapping(other, words, self.latent_mean), style)
         place = int(torch.randint(1, len(self.resolutions), ())) if len(self.resolutions) > 1 else 0
         return mixed, self.resolutions[place]
 
@@ -187,6 +199,10 @@ class StyleGenerator(Generator):
     def track(self, z: Float[Tensor, "n z"]) -> None:
         """Move the tracked mean of the latent's style towards these latents' (StyleGAN, section 2.1)."""
         self.latent_mean.lerp_(self.mapping.latent(z).float().mean(0), 1 - self.mean_decay)
+
+
+def _beside(pooled: Float[Tensor, "b c"], guess: Float[Tensor, "b k"] | None) -> Float[Tensor, "b _ck"]:
+    return pooled if guess is None else torch.cat([pooled, guess.to(pooled.dtype)], dim=1)
 
 
 class Mapping(nn.Module):

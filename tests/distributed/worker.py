@@ -30,7 +30,8 @@ from imagen_pl.muon import Muon
 from imagen_pl.schedules import Stage
 from imagen_pl.system import TextToImageGAN
 from imagen_pl.text.adapter import TextAdapter
-from tests.fakes import MeanColour
+from imagen_pl.text.prior import VisualPrior
+from tests.fakes import MeanColour, TinyBackbone
 from tests.tasks import tiny_tasks
 from tests.training import AtEachBatch, SaveAt, adam, sgd, tiny_data, tiny_system, tiny_trainer, weights_of
 
@@ -118,6 +119,7 @@ def everything() -> TextToImageGAN:
             "self_attention_at": [8],
             "mean_decay": 0.9,
             "text_adapter": TextAdapter(16, hidden_dim=8),
+            "prior": VisualPrior(TinyBackbone(), 32, text_dim=16, seen_dim=4, thumbnail_dim=4),
         },
         discriminator={"minibatch_stddev": 4, "text_adapter": TextAdapter(16, hidden_dim=8)},
         adversarial=Relativistic(),

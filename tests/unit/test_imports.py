@@ -32,13 +32,14 @@ ALLOWED: dict[str, set[str]] = {
     "pretrained": LEAVES,
     "backbones": LEAVES | {"pretrained"},
     "dual_encoders": LEAVES | {"backbones", "pretrained"},
-    "generators": {"layers", "text.adapter", "types"},
+    "generators": {"layers", "text.adapter", "text.prior", "types"},
     "discriminators": LEAVES | {"backbones", "layers", "text.adapter", "types"},
     "losses": LEAVES
     | {"backbones", "data.augment", "discriminators.base", "dual_encoders", "layers", "schedules", "types"}
     | {"text.captioner", "text.captioner_weights"},
     "text": LEAVES | {"backbones", "files", "pretrained", "types"},
     "text.adapter": {"layers", "types"},
+    "text.prior": LEAVES | {"backbones"},
     "trained": LEAVES | {"checkpoints", "generators.base", "pretrained", "runs"},
     "app": LEAVES | {"describing", "films", "inference", "interpolation", "pictures"},
     "run_report": LEAVES | {"files", "runs"},
@@ -52,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "ema": {"generators.base"},
     "reporting": set(),
     "muon": set(),
+    "prior_fitting": {"data.datamodule", "text.encoder", "text.prior"},
     "optimization": LEAVES | {"discriminators.base", "generators.base", "reporting", "schedules", "types"},
     "system": LEAVES
     | {
@@ -67,6 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         "metrics.base",
         "optimization",
         "pictures",
+        "prior_fitting",
         "schedules",
         "text",
         "trained",

@@ -20,8 +20,9 @@ from imagen_pl.losses.penalties import R1, R2
 from imagen_pl.schedules import Linear
 from imagen_pl.system import TextToImageGAN
 from imagen_pl.text.adapter import TextAdapter
+from imagen_pl.text.prior import VisualPrior
 from imagen_pl.types import CaptionedBatch
-from tests.fakes import MeanColour
+from tests.fakes import MeanColour, TinyBackbone
 from tests.tasks import tiny_tasks
 from tests.training import (
     STAGES,
@@ -85,6 +86,7 @@ def everything(**settings: Any) -> TextToImageGAN:
             "self_attention_at": [8],
             "mean_decay": 0.9,
             "text_adapter": TextAdapter(16, hidden_dim=8, attention_heads=2),
+            "prior": VisualPrior(TinyBackbone(), 32, text_dim=16, seen_dim=4, thumbnail_dim=4),
         },
         discriminator={
             "heads_at": [8, 16],

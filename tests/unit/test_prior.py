@@ -1,0 +1,230 @@
+"""VisualPrior: its guesses against plain linear algebra, and what a training makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imagen_pl.data.sources.base import Row
+from imagen_pl.errors import UserError
+from imagen_pl.generators.style import StyleGenerator
+from imagen_pl.system import TextToImageGAN
+from imagen_pl.text.prior import VisualPrior
+from tests.fakes import TinyBackbone, TinyText
+from tests.networks import TEXT_DIM, awaken, small_generator, text_features
+from tests.training import SaveAt, Speckled, tiny_data, tiny_system, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def tiny_prior(captions: int = 24, **settings: Any) -> VisualPrior:
+    defaults: dict[str, Any] = {"text_dim": 16, "seen_dim": 4, "thumbnail_dim": 3}
+    return VisualPrior(TinyBackbone(), captions, **{**defaults, **settings})
+
+
+def pairs(count: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Vectors, and images whose colours follow from them: a held-out vector's image can be guessed."""
+    source = torch.Generator().manual_seed(seed)
+    pooled = torch.randn(count, 16, generator=source)
+    colours = (127 + 100 * torch.tanh(pooled[:, :3])).to(torch.uint8)
+    return pooled, colours[:, :, None, None].expand(-1, -1, 32, 32).contiguous()
+
+
+def by_numpy(prior: VisualPrior, pooled: Tensor, images: Tensor, asked: Tensor) -> list[np.ndarray[Any, Any]]:
+    """Guesses of both parts before their components are chosen, about the mean."""
+    known, t = (F.normalize(x, dim=1).double().numpy() for x in (pooled, asked))
+    kernel = np.exp(prior.sharpness * (known @ known.T - 1))
+    between = np.exp(prior.sharpness * (t @ known.T - 1))
+    shown = images.float() / 127.5 - 1
+    seen = torch.cat([each.mean((2, 3)) for each in prior.backbone(shown)], 1).double().numpy()
+    thumbnails = shown.unflatten(2, (16, 2)).unflatten(4, (16, 2)).mean((3, 5)).flatten(1).double().numpy()
+    inverse = np.linalg.inv(kernel + prior.ridge * np.eye(len(kernel)))
+    return [between @ inverse @ (f - f.mean(0)) for f in (seen, thumbnails)]
+
+
+def test_guesses_are_those_of_kernel_ridge_regression() -> None:
+    """With all components kept: lengths and angles of guesses are those of the plain regression's."""
+    pooled, images = pairs()
+    asked = pairs(9, seed=1)[0]
+    prior = tiny_prior(seen_dim=12, thumbnail_dim=3)  # the thumbnails of one colour have three
+    prior.fit(pooled, images)
+    found = prior(asked).double().numpy()
+    for part, whole, own in zip(
+        (found[:, :12], found[:, 12:]),
+        by_numpy(prior, pooled, images, asked),
+        by_numpy(prior, pooled, images, pooled),
+        strict=True,
+    ):
+        size = part.shape[1]
+        expected = whole @ whole.T / (np.square(own).sum() / (len(own) * size))
+        np.testing.assert_allclose(part @ part.T, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_each_part_has_a_mean_square_of_one_over_what_is_known() -> None:
+    pooled, images = pairs()
+    prior = tiny_prior()
+    prior.fit(pooled, images)
+    guesses = prior(pooled)
+    for part in guesses.split(prior.parts, dim=1):
+        assert float(part.square().mean()) == pytest.approx(1, abs=1e-3)
+
+
+def test_it_keeps_the_components_that_say_most() -> None:
+    pooled, images = pairs()
+    prior = tiny_prior(seen_dim=2)
+    prior.fit(pooled, images)
+    shown = images.float() / 127.5 - 1
+    seen = torch.cat([each.mean((2, 3)) for each in prior.backbone(shown)], 1)
+    sizes = torch.linalg.svdvals(seen - seen.mean(0))
+    guess = prior(pooled)[:, :2]
+    assert float(guess[:, 0].std() / guess[:, 1].std()) == pytest.approx(float(sizes[0] / sizes[1]), rel=0.5)
+    assert guess[:, 0].std() > guess[:, 1].std()
+
+
+def test_room_that_is_not_filled_changes_nothing() -> None:
+    pooled, images = pairs()
+    exact, roomy = tiny_prior(24), tiny_prior(40)
+    for prior in (exact, roomy):
+        prior.fit(pooled, images)
+    torch.testing.assert_close(roomy(pooled), exact(pooled))
+
+
+def test_it_guesses_images_of_captions_that_it_has_not_seen() -> None:
+    pooled, images = pairs(200)
+    held_out, truth = pairs(50, seed=1)
+    colours = truth[:, :, 0, 0].double()
+
+    def error(shuffled: bool) -> float:
+        """Share of the colours' spread that guesses leave unexplained, by a linear fit on the known."""
+        prior = tiny_prior(200, sharpness=2.0, ridge=0.1)
+        prior.fit(pooled, images.roll(1, 0) if shuffled else images)
+        ones = [F.pad(prior(x)[:, 4:].double(), (0, 1), value=1.0) for x in (pooled, held_out)]
+        fit = torch.linalg.lstsq(ones[0], images[:, :, 0, 0].double()).solution
+        return float((ones[1] @ fit - colours).square().mean() / (colours - colours.mean(0)).square().mean())
+
+    assert error(shuffled=False) < 0.3
+    assert error(shuffled=True) > 0.9
+
+
+@pytest.mark.parametrize("count", [1, 25])
+def test_a_number_of_captions_that_it_cannot_learn_from(count: int) -> None:
+    with pytest.raises(UserError, match=f"of 24 captions cannot learn from {count}"):
+        tiny_prior().fit(*pairs(count))
+
+
+@pytest.mark.parametrize("settings", [{"captions": 0}, {"seen_dim": 0}, {"ridge": 0.0}, {"sharpness": -1.0}])
+def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"VisualPrior.{next(iter(settings))} "):
+        tiny_prior(**settings)
+
+
+# ---------------------------------------------------------------------- in a generator
+
+
+def drawer(seed: int = 0) -> StyleGenerator:
+    prior = VisualPrior(TinyBackbone(), 24, text_dim=TEXT_DIM, seen_dim=4, thumbnail_dim=3)
+    generator = small_generator(prior=prior)
+    awaken(generator)
+    source = torch.Generator().manual_seed(seed)
+    pooled = torch.randn(24, TEXT_DIM, generator=source)
+    prior.fit(pooled, torch.randint(0, 256, (24, 3, 32, 32), generator=source, dtype=torch.uint8))
+    return generator.eval()
+
+
+def test_a_prior_for_other_vectors_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"prior\.init_args\.text_dim is 16, but its network's text_dim is"):
+        small_generator(prior=tiny_prior())
+
+
+def test_pictures_follow_the_guess() -> None:
+    generator, z = drawer(), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = generator(z, text_features())
+        generator.get_submodule("prior").get_buffer("weights").mul_(-1)
+        after = generator(z, text_features())
+    assert (before - after).abs().mean() > 1e-3
+
+
+def test_nothing_in_it_learns() -> None:
+    generator = drawer()
+    assert not list(generator.get_submodule("prior").parameters())
+
+
+def test_guidance_leads_away_from_the_guesses_too() -> None:
+    generator, z = drawer(), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    text = text_features()
+    with torch.no_grad():
+        plain = generator(z, text)
+        same = generator(z, text, guidance=2.0, away_from=text[:1])
+    # Away from its own caption, a picture stays.
+    torch.testing.assert_close(same[:1], plain[:1], atol=1e-4, rtol=1e-3)
+    assert (same[1:] - plain[1:]).abs().mean() > 1e-3
+
+
+# ---------------------------------------------------------------------- in a training
+
+
+def system(**settings: Any) -> TextToImageGAN:
+    return tiny_system(generator={"prior": tiny_prior(settings.pop("captions", 24))}, **settings)
+
+
+def prior_of(trained: TextToImageGAN) -> VisualPrior:
+    prior = trained.generator.get_submodule("prior")
+    assert isinstance(prior, VisualPrior)
+    return prior
+
+
+def test_a_training_shows_it_the_images_before_the_first_batch() -> None:
+    trained = system()
+    data = tiny_data(24)
+    train(trained, 8, data=data)
+
+    expected = tiny_prior()
+    shown = data.pairs(24, largest=16)
+    expected.fit(TinyText().encode(shown.captions).pooled, shown.images)
+    for name, value in expected.state_dict().items():
+        assert value.any()
+        torch.testing.assert_close(prior_of(trained).state_dict()[name], value)
+        torch.testing.assert_close(trained.ema.state_dict()[f"generator.prior.{name}"], value)
+    assert trained.taught_by() == ["tiny"]
+
+
+def test_a_resume_takes_it_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = system()
+    train(first, 16, [SaveAt({8: tmp_path / "middle.ckpt"})])
+    monkeypatch.setattr(VisualPrior, "fit", lambda *_: pytest.fail("it was fitted again"))
+    second = system()
+    train(second, 16, ckpt_path=tmp_path / "middle.ckpt")
+    for name, value in prior_of(first).state_dict().items():
+        assert torch.equal(prior_of(second).state_dict()[name], value)
+
+
+def test_a_source_with_few_images_and_one_with_many() -> None:
+    few = tiny_data(6).pairs(24, 64)
+    assert len(few) == 6
+    many = tiny_data(24).pairs(5, 64)
+    assert len(set(many.captions)) == 5
+
+
+def test_pairs_are_one_a_group_with_their_first_caption() -> None:
+    class Grouped(Speckled):
+        def load(self, problems: Any) -> dict[str, list[Row]]:
+            splits = super().load(problems)
+            return {
+                name: [
+                    Row(r.name, (f"first {i}", "other"), r.place, f"g{i // 3}") for i, r in enumerate(rows)
+                ]
+                for name, rows in splits.items()
+            }
+
+    data = tiny_data()
+    data.source = Grouped(12, side=32)
+    found = data.pairs(24, largest=16)
+    assert found.captions == ["first 0", "first 3", "first 6", "first 9"]
+    assert found.images.shape == (4, 3, 16, 16)
