@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import torch
-from lightning.pytorch import LightningModule, Trainer
+import sys
+from collections.abc import Iterator
+
+from jaxtyping import Float, UInt8
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.errors import UserError
 from imagen_pl.text.encoder import TextEncoder
 from imagen_pl.text.prior import VisualPrior
-
-_BATCH = 128
 
 
 def spare_ddp(system: LightningModule) -> None:
@@ -24,24 +28,52 @@ def spare_ddp(system: LightningModule) -> None:
 
 
 def fit_prior(
-    trainer: Trainer, system: LightningModule, text_encoder: TextEncoder, data: CaptionedImages
+    trainer: Trainer, system: LightningModule, text_encoder: TextEncoder, data: LightningDataModule | None
 ) -> None:
     """Show the generator's prior the training set; the first process does it for all.
 
     Raises:
-        UserError: no image can be decoded, or the prior's backbone cannot be had.
+        UserError: in every process, where there are no images that can be had, or no backbone.
     """
     priors = list(_priors(system).values())
     if not priors:
         return
+    problem = ""
     if trainer.global_rank == 0:
-        pairs = data.pairs(priors[0].captions, largest=priors[0].backbone.size)
-        starts = range(0, len(pairs), _BATCH)
-        encoded = [text_encoder.encode(pairs.captions[i : i + _BATCH], system.device) for i in starts]
-        priors[0].fit(torch.cat([text.pooled for text in encoded]), pairs.images)
-    learnt = trainer.strategy.broadcast(priors[0].state_dict())
+        try:
+            if not isinstance(data, CaptionedImages):
+                raise UserError(
+                    "a VisualPrior learns from a CaptionedImages data module: leave the prior out"
+                )
+            priors[0].backbone.load()
+            priors[0].fit(_seen(priors[0], text_encoder, data, system))
+        except UserError as error:  # the others wait
+            problem = str(error)
+    # On the CPU: what is sent from one GPU would be unpacked onto the same.
+    learnt = {name: value.cpu() for name, value in priors[0].state_dict().items()}
+    problem, learnt = trainer.strategy.broadcast((problem, learnt))
+    if problem:
+        raise UserError(problem)
     for prior in priors:  # the average has a copy
         prior.load_state_dict(learnt)
+
+
+def _seen(
+    prior: VisualPrior, text_encoder: TextEncoder, data: CaptionedImages, system: LightningModule
+) -> Iterator[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]:
+    bar = tqdm(
+        desc="looking at images",
+        unit=" images",
+        delay=2.0,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+        file=sys.stderr,
+        leave=False,
+    )
+    with bar:
+        for batch in data.pairs(prior.captions, largest=prior.backbone.size):
+            text = batch.text or text_encoder.encode(batch.captions, system.device)
+            yield text.pooled, batch.images
+            bar.update(len(batch))
 
 
 def _priors(system: LightningModule) -> dict[str, VisualPrior]:

@@ -345,6 +345,7 @@ class TextToImageGAN(ManualOptimization):
     def setup(self, stage: str) -> None:
         """Get the scores ready, and encode every caption once, where the data set knows them all."""
         self.validation.prepare(self.trainer, self.taught_by())
+        spare_ddp(self)
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, CaptionedImages):
             return
@@ -352,7 +353,6 @@ class TextToImageGAN(ManualOptimization):
             if (term := self.terms.taught) is not None:
                 term.prepare(data.some_captions)
             self.example_captions = data.example_captions()
-            spare_ddp(self)
         captions = data.captions()
         if captions is None:
             return
@@ -368,9 +368,7 @@ class TextToImageGAN(ManualOptimization):
         if self.images_seen:
             return
         if self.generator.stem_from is None:
-            data = getattr(self.trainer, "datamodule", None)
-            if isinstance(data, CaptionedImages):
-                fit_prior(self.trainer, self, self.text_encoder, data)
+            fit_prior(self.trainer, self, self.text_encoder, getattr(self.trainer, "datamodule", None))
             return
         stem = load_stem(self.generator, self.generator.stem_from)
         self.ema.generator.load_state_dict(self.generator.state_dict())

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 _STREAMED = 10_000
-_STREAM_BUFFER = 1_000
+_PAIRS = 64  # a batch
 
 
 class CaptionedImages(LightningDataModule):
@@ -145,25 +145,27 @@ class CaptionedImages(LightningDataModule):
         read = (row for shard in self._loaded.shards for row, _ in self.source.read(shard, problems))
         return [caption for row in islice(read, _STREAMED) for caption in row.captions]
 
-    def pairs(self, number: int, largest: int) -> CaptionedBatch:
-        """At most so many images of training, one a group, with their first captions; any, of a stream.
+    def pairs(self, number: int, largest: int) -> Iterator[CaptionedBatch]:
+        """Different images of training, each with a caption: what a prior learns from.
 
         Args:
-            number: of images.
-            largest: their side, px, where they are trained on at no less.
+            number: how many at most: of rows the first of each group, from all over the set, with its first
+                caption; of a stream those of the first shards.
+            largest: the images' side, px, unless they are trained on at less.
 
         Raises:
             UserError: none can be decoded.
         """
         resolution = min(self._final_resolution(), largest)
         if isinstance(self.source, StreamSource):
-            stream = StreamImages(self.source, self._loaded.shards, self._scoring, _STREAM_BUFFER)
-            return stream[BatchPlan(np.arange(number, dtype=np.int64), None, resolution)]
+            yield from self._stream(self.source, self._scoring).once(number, _PAIRS, resolution)
+            return
         firsts = _spread([group[0] for group in by_group(self._rows.train)], number)
         rows = [self._rows.train[place] for place in firsts]
         rows = [replace(row, captions=row.captions[:1]) for row in rows]
-        numbers = np.arange(len(rows), dtype=np.int64)
-        return RowImages(self.source, rows, self._scoring)[BatchPlan(numbers, numbers, resolution)]
+        dataset = RowImages(self.source, rows, self._scoring, text_lookup=self.text_lookup)
+        for numbers in np.split(np.arange(len(rows), dtype=np.int64), range(_PAIRS, len(rows), _PAIRS)):
+            yield dataset[BatchPlan(numbers, numbers, resolution)]
 
     def example_captions(self, number: int = 64) -> list[str]:
         """Captions of training from all over the data set; none of a stream, which would have to be read."""
@@ -256,18 +258,23 @@ class CaptionedImages(LightningDataModule):
                 "processes: write more, smaller shards"
             )
         workers = min(self._workers(in_memory=False), len(shards) // world_size)
+        dataset = self._stream(source, self._training, rank, world_size)
+        return self._loader(dataset, self._batches(None, rank, world_size), workers)
+
+    def _stream(
+        self, source: StreamSource, recipe: Recipe, rank: int = 0, world_size: int = 1
+    ) -> StreamImages:
         smallest = max(1, self._final_resolution() // 2) if self.min_size is None else self.min_size
-        dataset = StreamImages(
+        return StreamImages(
             source,
-            shards,
-            self._training,
-            _STREAM_BUFFER,
+            self._loaded.shards,
+            recipe,
+            buffer=1000,
             rank=rank,
             world_size=world_size,
             text_lookup=self.text_lookup,
             smallest=smallest,
         )
-        return self._loader(dataset, self._batches(None, rank, world_size), workers)
 
     def _batches(self, shuffle: Shuffle | None, rank: int, world_size: int) -> TrainingBatches:
         return TrainingBatches(

@@ -9,6 +9,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -213,18 +214,37 @@ class StreamImages(Dataset[CaptionedBatch]):
     def __getitem__(self, plan: BatchPlan) -> CaptionedBatch:
         if self._stream is None:
             self._stream = self._shuffled(plan.origin)
-        images: list[Tensor] = []
-        choices: list[tuple[str, ...]] = []
         with quiet_pillow():
-            while len(images) < len(plan.numbers):
-                row, data = next(self._stream)
-                try:
-                    images.append(self.recipe.decode(data, plan.resolution))
-                except UNREADABLE:
-                    self.problems.add("unreadable", row.name)
-                else:
-                    choices.append(row.captions)
-        return self.recipe.finish(torch.stack(images), choices, plan.numbers, self.text_lookup)
+            found = list(islice(self._decoded(self._stream, plan.resolution), len(plan.numbers)))
+        return self._batch(found, plan.numbers)
+
+    def once(self, number: int, size: int, resolution: int) -> Iterator[CaptionedBatch]:
+        """Batches of `size` different images, shard after shard: `number`, or all if there are fewer."""
+        shards = (pair for shard in self.shards for pair in self.source.read(shard, self.problems))
+        images = islice(self._decoded((pair for pair in shards if self._usable(*pair)), resolution), number)
+        while True:
+            with quiet_pillow():
+                found = list(islice(images, size))
+            if not found:
+                return
+            yield self._batch(found, np.arange(len(found), dtype=np.int64))
+
+    def _batch(
+        self, found: list[tuple[UInt8[Tensor, "3 h w"], tuple[str, ...]]], numbers: Integers
+    ) -> CaptionedBatch:
+        images, choices = zip(*found, strict=True)
+        return self.recipe.finish(torch.stack(images), list(choices), numbers, self.text_lookup)
+
+    def _decoded(
+        self, rows: Iterator[tuple[Row, bytes]], resolution: int
+    ) -> Iterator[tuple[UInt8[Tensor, "3 h w"], tuple[str, ...]]]:
+        for row, data in rows:
+            try:
+                image = self.recipe.decode(data, resolution)
+            except UNREADABLE:
+                self.problems.add("unreadable", row.name)
+            else:
+                yield image, row.captions
 
     def _shuffled(self, origin: int) -> Iterator[tuple[Row, bytes]]:
         """Endless: shards in a random order, through a buffer from which a random row is taken."""

@@ -51,8 +51,8 @@ class StyleGenerator(Generator):
             of one caption is spread to those near it (conditioning augmentation, as in StackGAN,
             arXiv:1612.03242, section 3.2, of a fixed width). Samples are drawn without.
         stem_from: a run's folder, a checkpoint or a release, whose generator's average a new training
-            starts from: what both have by name, as the mapping and the blocks of shared resolutions. It is
-            read once, and need not be there for a resume or to draw.
+            starts from: what both have by name, as the mapping, a prior and the blocks of shared resolutions.
+            It is read once, and need not be there for a resume or to draw.
         text_adapter: fine-tunes the captions' features for this network; None reads them as they are.
         prior: guesses from a caption what is to be seen, which the mapping reads beside the caption's vector.
     """
@@ -131,7 +131,7 @@ class StyleGenerator(Generator):
         growth = growth or Growth(self.resolutions[-1])
         if growth.resolution not in self.resolutions:
             raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
-        guess = self._guess(text)
+        guess = self._guess(text)  # of the caption as it is: text_noise is not for the guess
         if self.training and self.text_noise:
             text = text.with_noise(self.text_noise)
         if self.text_adapter is not None:

@@ -5,18 +5,16 @@ Axes: b batch, n images, m known captions, c channels of a caption's vector, k n
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from imagen_pl.backbones import Backbone
 from imagen_pl.errors import UserError
 
-_BATCH = 64
 _THUMBNAIL = 16  # side, px
 
 
@@ -33,7 +31,8 @@ class VisualPrior(nn.Module):
     thumbnail of 16 px, each by its first principal components. A sentence encoder's vectors say what words
     mean, and their neighbours need not look alike. A guess says what does, of captions never learnt as well.
 
-    It is a part of the generator: saved, averaged, released and exported with it. Nothing in it is trained.
+    It is a part of the generator: saved, released and exported with it. Nothing in it is trained. A resume,
+    or a start from another's stem, keeps the one that the weights were trained with.
 
     Args:
         backbone: the frozen network. It counts as one that teaches the model, which it must not score.
@@ -66,9 +65,12 @@ class VisualPrior(nn.Module):
                 raise ValueError(f"VisualPrior.{name} {real} must be more than 0")
         self.backbone = backbone  # no module: its weights are not ours
         self.captions, self.text_dim, self.parts = captions, text_dim, (seen_dim, thumbnail_dim)
-        self.sharpness, self.ridge = sharpness, ridge
+        self.ridge = ridge
         self.known: Tensor
         self.weights: Tensor
+        self.sharpness: Tensor
+        # Saved with what was solved by it: another setting would not fit.
+        self.register_buffer("sharpness", torch.tensor(sharpness))
         self.register_buffer("known", torch.zeros(captions, text_dim))
         self.register_buffer("weights", torch.zeros(captions, self.guess_dim))
 
@@ -92,50 +94,36 @@ class VisualPrior(nn.Module):
             return (self.sharpness * (near - 1)).exp() @ self.weights.float()
 
     @torch.no_grad()
-    def fit(self, pooled: Float[Tensor, "n c"], images: UInt8[Tensor, "n 3 r r"]) -> None:
+    def fit(self, seen: Iterable[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]) -> None:
         """Learn what the images of captions look like, all at once.
 
         Args:
-            pooled: the captions' vectors, at most as many as `captions`.
-            images: the image of each.
+            seen: batches of captions' vectors and of their images, at most as many in all as `captions`.
 
         Raises:
-            UserError: there are too many, or fewer than two, or the backbone cannot be had.
+            UserError: there are none or too many, or the backbone cannot be had.
         """
-        number = len(pooled)
-        if not 2 <= number <= self.captions:
+        directions, maps, thumbnails = [], [], []
+        for pooled, images in seen:
+            directions.append(F.normalize(pooled.cpu().double(), dim=1))
+            shown = images.to(self.known.device).float() / 127.5 - 1
+            means = [feature_map.mean((2, 3)) for feature_map in self.backbone(shown)]
+            maps.append(torch.cat(means, dim=1).cpu().double())
+            thumbnails.append(F.adaptive_avg_pool2d(shown, _THUMBNAIL).flatten(1).cpu().double())
+        number = sum(map(len, directions))
+        if not 1 <= number <= self.captions:
             raise UserError(f"a VisualPrior of {self.captions} captions cannot learn from {number}")
-        known = F.normalize(pooled.double(), dim=1).cpu()
-        kernel = (self.sharpness * (known @ known.T - 1)).exp()
+        known = torch.cat(directions)
+        kernel = (self.sharpness.cpu() * (known @ known.T - 1)).exp()
         factor = torch.linalg.cholesky(kernel + self.ridge * torch.eye(number, dtype=kernel.dtype))
         weights = []
-        for numbers, size in zip(self._numbers(images.cpu()), self.parts, strict=True):
-            solved = torch.cholesky_solve(_principal(numbers.double(), size), factor)
+        for numbers, size in zip((maps, thumbnails), self.parts, strict=True):
+            solved = torch.cholesky_solve(_principal(torch.cat(numbers), size), factor)
             scale = (kernel @ solved).square().mean().sqrt().clamp_min(1e-12)
             weights.append(F.pad(solved / scale, (0, size - solved.shape[1])))
-        empty = (0, 0, 0, self.captions - number)
-        self.known.copy_(F.pad(known, empty))
-        self.weights.copy_(F.pad(torch.cat(weights, dim=1), empty))
-
-    def _numbers(
-        self, images: UInt8[Tensor, "n 3 r r"]
-    ) -> tuple[Float[Tensor, "n _s"], Float[Tensor, "n _t"]]:
-        seen, thumbnails = [], []
-        parts = tqdm(
-            images.split(_BATCH),
-            desc="looking at images",
-            unit_scale=_BATCH,
-            unit=" images",
-            delay=2.0,
-            mininterval=0.2 if sys.stderr.isatty() else 10,
-            file=sys.stderr,
-            leave=False,
-        )
-        for part in parts:
-            shown = part.float() / 127.5 - 1
-            seen.append(torch.cat([feature_map.mean((2, 3)) for feature_map in self.backbone(shown)], dim=1))
-            thumbnails.append(F.adaptive_avg_pool2d(shown, _THUMBNAIL).flatten(1))
-        return torch.cat(seen), torch.cat(thumbnails)
+        room = (0, 0, 0, self.captions - number)
+        self.known.copy_(F.pad(known, room))
+        self.weights.copy_(F.pad(torch.cat(weights, dim=1), room))
 
 
 def _principal(numbers: Float[Tensor, "n d"], size: int) -> Float[Tensor, "n _k"]:

@@ -51,6 +51,10 @@ class Tiny:
 
 def tiny_config(photos: Path, encoder: Path) -> dict[str, Any]:
     optimizer = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "betas": [0.0, 0.99]}}
+    guessing = {
+        "backbone": {"class_path": "tests.fakes.TinyBackbone"},
+        **{"captions": 12, "text_dim": 16, "seen_dim": 4, "thumbnail_dim": 4},
+    }
     return {
         "growth": {
             "stages": [
@@ -63,7 +67,10 @@ def tiny_config(photos: Path, encoder: Path) -> dict[str, Any]:
         "model": {
             "generator": {
                 "class_path": "imagen_pl.generators.style.StyleGenerator",
-                "init_args": {"channels": {4: 8, 8: 8}, "text_dim": 16, "latent_dim": 8, "style_dim": 8},
+                "init_args": {
+                    **{"channels": {4: 8, 8: 8}, "text_dim": 16, "latent_dim": 8, "style_dim": 8},
+                    "prior": {"class_path": "imagen_pl.text.prior.VisualPrior", "init_args": guessing},
+                },
             },
             "discriminator": {
                 "class_path": "imagen_pl.discriminators.multiscale.MultiscaleDiscriminator",

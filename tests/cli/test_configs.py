@@ -87,6 +87,10 @@ def small(base: dict[str, Any], growth: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def has_prior(file: str) -> bool:
+    return "prior" in read(file).get("model", {}).get("generator", {}).get("init_args", {})
+
+
 def thin(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Pretext tasks that read the maps of thin networks."""
     return [
@@ -144,6 +148,7 @@ def webdataset(path: Path) -> dict[str, Any]:
     return {"path": str(path)}
 
 
+DRAWER = "imagen_pl.generators.style.StyleGenerator"
 SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "FolderSource": folder,
     "CocoSource": coco,
@@ -195,6 +200,10 @@ def test_every_file_trains(
         "class_path": source,
         "init_args": SOURCES[source.rsplit(".", 1)[-1]](tmp_path / "source"),
     }
+    generator = merged["model"]["generator"]
+    prior = {"captions": 16, "backbone": {"init_args": {"size": 32}}}
+    if generator.get("class_path", DRAWER) == DRAWER and any(has_prior(file) for file in files):
+        changes["model"]["generator"]["init_args"]["prior"] = {"init_args": prior}
     if "self_supervised" in merged["model"]:
         changes["model"]["self_supervised"] = thin(merged["model"]["self_supervised"])
     if judges := merged["model"]["discriminator"].get("init_args", {}).get("discriminators"):

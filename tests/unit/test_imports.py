@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "ema": {"generators.base"},
     "reporting": set(),
     "muon": set(),
-    "prior_fitting": {"data.datamodule", "text.encoder", "text.prior"},
+    "prior_fitting": LEAVES | {"data.datamodule", "text.encoder", "text.prior"},
     "optimization": LEAVES | {"discriminators.base", "generators.base", "reporting", "schedules", "types"},
     "system": LEAVES
     | {
