@@ -70,7 +70,7 @@ class VisualPrior(nn.Module):
         self.weights: Tensor
         self.sharpness: Tensor
         # Saved with what was solved by it: another setting would not fit.
-        self.register_buffer("sharpness", torch.tensor(sharpness))
+        self.register_buffer("sharpness", torch.tensor(float(sharpness)))
         self.register_buffer("known", torch.zeros(captions, text_dim))
         self.register_buffer("weights", torch.zeros(captions, self.guess_dim))
 
