@@ -25,6 +25,8 @@ SMALL = (
     "--trainer.max_steps 4 --trainer.val_check_interval 2 --data.val_samples 4 --data.num_workers 0 "
     "--trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto"
 )
+# A prior need not see the whole training set.
+FEW = "--model.generator.init_args.prior.init_args.captions 64"
 TWO_STAGES = (
     "[{resolution: 8, kimg: 0.008, batch_size: 4}, {resolution: 16, kimg: 1, batch_size: 4, fade_kimg: 0}]"
 )
@@ -39,8 +41,8 @@ SHORTER = {
     "--data.val_fraction 0.5 --data.source.path coco/captions.json --data.source.images coco/images",
     "imagen-pl fit --config configs/experiment/emoji64.yaml": f"{SMALL} --data.val_fraction 0.2",
     "imagen-pl fit --config configs/quickstart.yaml --config configs/model/growing.yaml": f"{SMALL} "
-    f"--growth.stages '{TWO_STAGES}' --trainer.max_steps 12",
-    "imagen-pl fit --config configs/quickstart.yaml": f"{SMALL} --existing move",
+    f"--growth.stages '{TWO_STAGES}' --trainer.max_steps 12 {FEW}",
+    "imagen-pl fit --config configs/quickstart.yaml": f"{SMALL} --existing move {FEW}",
 }
 
 
