@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from imagen_pl.data.dataset import Recipe, RowImages, StreamImages, TextLookup
@@ -113,6 +114,7 @@ class CaptionedImages(LightningDataModule):
         self.cache_bytes = int(cache_mb * 2**20)
         self.stages = [Stage(resolution=resolution, kimg=math.inf, batch_size=batch_size)]
         self.text_lookup: TextLookup | None = None
+        self._known_broken: Tensor | None = None
         self.clock: Callable[[], int] = self._images_seen
         self._training = Recipe(fit, parse_background(background), horizontal_flip, caption_dropout, seed)
         self._scoring = Recipe(fit, parse_background(background), seed=seed)
@@ -160,12 +162,12 @@ class CaptionedImages(LightningDataModule):
         if isinstance(self.source, StreamSource):
             yield from self._stream(self.source, self._scoring).once(number, _PAIRS, resolution)
             return
-        firsts = _spread([group[0] for group in by_group(self._rows.train)], number)
-        rows = [self._rows.train[place] for place in firsts]
-        rows = [replace(row, captions=row.captions[:1]) for row in rows]
+        rows = [replace(row, captions=row.captions[:1]) for row in self._rows.train]
+        firsts = np.array(_spread([group[0] for group in by_group(rows)], number), dtype=np.int64)
         dataset = RowImages(self.source, rows, self._scoring, text_lookup=self.text_lookup)
-        for numbers in np.split(np.arange(len(rows), dtype=np.int64), range(_PAIRS, len(rows), _PAIRS)):
-            yield dataset[BatchPlan(numbers, numbers, resolution)]
+        self._known_broken = dataset.broken  # named once, now
+        for part in np.split(firsts, range(_PAIRS, len(firsts), _PAIRS)):
+            yield dataset[BatchPlan(part, part, resolution)]
 
     def example_captions(self, number: int = 64) -> list[str]:
         """Captions of training from all over the data set; none of a stream, which would have to be read."""
@@ -230,6 +232,8 @@ class CaptionedImages(LightningDataModule):
         rows = self._rows.train
         workers = self._workers(len(rows) * 3 * self._final_resolution() ** 2 <= self.cache_bytes)
         dataset = RowImages(self.source, rows, self._training, self.cache_bytes, self.text_lookup)
+        if self._known_broken is not None:
+            dataset.broken.copy_(self._known_broken)
         seed = self._training.seed
         shuffle = GroupedShuffle(by_group(rows), seed) if self.balance_groups else Shuffle(len(rows), seed)
         return self._loader(dataset, self._batches(shuffle, rank, world_size), workers)

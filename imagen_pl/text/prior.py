@@ -83,8 +83,8 @@ class VisualPrior(nn.Module):
         """Raise ValueError unless it is made for vectors of this size."""
         if self.text_dim != text_dim:
             raise ValueError(
-                f"prior.init_args.text_dim is {self.text_dim}, but its network's text_dim is {text_dim}: set "
-                f"it to {text_dim}"
+                f"text_dim is {text_dim}, but prior.init_args.text_dim is {self.text_dim}: set both to the "
+                "size of the text encoder's vectors"
             )
 
     def forward(self, pooled: Float[Tensor, "b c"]) -> Float[Tensor, "b k"]:

@@ -168,7 +168,13 @@ def test_a_folder_that_holds_no_encoder(tiny: Tiny, capsys: pytest.CaptureFixtur
 def test_an_encoder_of_another_width_names_the_setting(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["fit", *tiny.words, "--model.generator.init_args.text_dim", "24"]) == 2
+    wide = ["--model.generator.init_args.text_dim", "24"]
+    assert main(["fit", *tiny.words, *wide]) == 2
+    assert capsys.readouterr().err == (
+        "error: text_dim is 24, but prior.init_args.text_dim is 16: set both to the size of the text "
+        "encoder's vectors\n"
+    )
+    assert main(["fit", *tiny.words, *wide, "--model.generator.init_args.prior", "null"]) == 2
     assert capsys.readouterr().err == (
         "error: model.generator.init_args.text_dim is 24, but the text encoder gives 16: set it to 16\n"
     )

@@ -142,7 +142,7 @@ def drawer(seed: int = 0) -> StyleGenerator:
 
 
 def test_a_prior_for_other_vectors_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"prior\.init_args\.text_dim is 16, but its network's text_dim is"):
+    with pytest.raises(ValueError, match=rf"text_dim is {TEXT_DIM}, but prior\.init_args\.text_dim is 16"):
         small_generator(prior=tiny_prior())
 
 
