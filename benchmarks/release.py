@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from ablation import images_per_second, read_metrics
 from quality import circumstances, draw_pictures
 from ruler import Ruler, extract, make_ruler
@@ -37,7 +38,6 @@ from imagen_pl.trained import CAPTIONER, RELEASED
 REPOSITORY = Path(__file__).parents[1]
 SPLITS = ("train", "composition", "test")
 LARGEST_MB = 50
-_FIRST_HALF = "imagen-pl fit --config configs/experiment/emoji64.yaml --trainer.max_time 00:00:55:00"
 _AFTERWARDS = (
     # Sixty thousand images were no better: val/nlg 2.39 against 2.31.
     "imagen-pl fit-captioner --config configs/captioner.yaml --name captioner64 --data.resolution 64 "
@@ -123,21 +123,38 @@ def ranks(ruler: Ruler, pictures: Tensor, rows: list[int]) -> list[int]:
 
 
 def made_by(run: Path, about: dict[str, Any]) -> str:
-    run = run.parents[1] if run.suffix == ".ckpt" else run
-    starts = json.loads((run / "run.json").read_text())["starts"]
-    commands = [_FIRST_HALF, *(start["command"] for start in starts), *_AFTERWARDS]
-    rows = read_metrics(run / "metrics.csv")
-    speed, cpu = images_per_second(rows), about["machine"]
-    minutes = rows[-1]["images_seen"] / speed / 60
+    """The commands, and what they took, of a run and of those that its generator comes from."""
+    runs = with_stems(run.parents[1] if run.suffix == ".ckpt" else run)
+    commands: list[str] = []
+    took: list[str] = []
+    for each in runs:
+        starts = json.loads((each / "run.json").read_text())["starts"]
+        commands += [start["command"] for start in starts]
+        rows = read_metrics(each / "metrics.csv")
+        speed, images = images_per_second(rows), rows[-1]["images_seen"]
+        took.append(
+            f"{each.name} took {images / speed / 60:.0f} minutes, {images:,.0f} images, {speed:.0f} a second "
+            f"on average (commit {starts[0]['git']['commit'][:7]})"
+        )
+    cpu = about["machine"]
     told = (
-        "The first half took 192,160 images and 54 minutes (commit 237d1fd). It shipped once as `emoji`, and "
-        "the second started from those weights, in half precision. That took "
-        f"{minutes:.0f} minutes, {speed:.0f} images/s on average, on "
-        f"{cpu['cores']} cores of an {cpu['cpu']} that light work shared, no GPU; torch {about['torch']}, "
-        f"bfloat16; commit {starts[0]['git']['commit'][:7]}, seed 0, one run of each. The last command also "
-        "measured what stands here."
+        f"{'; '.join(took)}: on {cpu['cores']} cores of an {cpu['cpu']} that light work shared, no GPU; "
+        f"torch {about['torch']}, bfloat16, seed 0, one run of each. The last command also measured what "
+        "stands here."
     )
-    return "\n".join(["```", *commands, "```", "", told])
+    return "\n".join(["```", *commands, *_AFTERWARDS, "```", "", told])
+
+
+def with_stems(run: Path) -> list[Path]:
+    """A run's folder, after that of the run whose generator it started from, and so on."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    stem = config["model"]["generator"]["init_args"].get("stem_from")
+    if stem is None:
+        return [run]
+    before = run.parent.parent / stem
+    if not (before / "run.json").is_file():
+        raise SystemExit(f"{run} started from {stem}, which is no run's folder in {run.parent.parent}")
+    return [*with_stems(before), run]
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from tests.scripts import benchmark
 
@@ -38,22 +39,36 @@ def test_the_worst_are_those_whose_real_image_is_far_behind_others(
     assert release.ranks(ruler, drawn, [4]) == [0]
 
 
-def test_the_card_tells_the_commands_time_and_commit(release: ModuleType, tmp_path: Path) -> None:
-    starts = [
-        {"command": "imagen-pl fit --config a.yaml", "git": {"commit": "0123456789"}},
-        {"command": "imagen-pl fit --config runs/a/config.yaml --ckpt_path last", "git": {"commit": "98"}},
-    ]
-    (tmp_path / "run.json").write_text(json.dumps({"starts": starts}))
-    (tmp_path / "metrics.csv").write_text("images_seen,train/images_per_second\n0,\n6000,50\n12000,50\n")
+def write_run(folder: Path, commands: list[str], commit: str, stem: str | None) -> Path:
+    folder.mkdir(parents=True)
+    starts = [{"command": command, "git": {"commit": commit}} for command in commands]
+    (folder / "run.json").write_text(json.dumps({"starts": starts}))
+    (folder / "metrics.csv").write_text("images_seen,train/images_per_second\n0,\n6000,50\n12000,50\n")
+    config = {"model": {"generator": {"init_args": {"stem_from": stem}}}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_the_card_tells_commands_times_and_commits_of_both_halves(
+    release: ModuleType, tmp_path: Path
+) -> None:
+    first = ["imagen-pl fit --config a.yaml", "imagen-pl fit --config runs/a/config.yaml --ckpt_path last"]
+    write_run(tmp_path / "runs/a", first, "0123456789", None)
+    run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "runs/a")
     about = {"machine": {"cores": 2, "cpu": "Some CPU"}, "torch": "2.15.0"}
-    told = release.made_by(tmp_path, about)
-    assert release.made_by(tmp_path / "checkpoints/last.ckpt", about) == told
+    told = release.made_by(run, about)
+    assert release.made_by(run / "checkpoints/last.ckpt", about) == told
     lines = told.splitlines()
-    assert lines[1] == release._FIRST_HALF
-    assert lines[2:4] == [start["command"] for start in starts]
+    assert lines[1:4] == [*first, "imagen-pl fit --config b.yaml"]
     assert lines[4].startswith("imagen-pl fit-captioner")
-    assert "4 minutes, 50 images/s on average, on 2 cores of an Some CPU" in told
-    assert "commit 0123456, seed 0" in told
+    assert "a took 4 minutes, 12,000 images, 50 a second on average (commit 0123456); b took 4" in told
+    assert "on 2 cores of an Some CPU" in told
+
+
+def test_a_card_needs_the_run_that_the_generator_started_from(release: ModuleType, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "emoji")
+    with pytest.raises(SystemExit, match="started from emoji, which is no run's folder"):
+        release.with_stems(run)
 
 
 def test_what_is_too_large_does_not_ship(

@@ -1,0 +1,157 @@
+"""Can one tell at a glance what a model's pictures of held-out subjects show? A blind test for a reader.
+
+    python benchmarks/reading.py sheet emoji --out reading/
+    python benchmarks/reading.py score reading/ answers.txt
+
+The first writes reader/, to give away: sheet.png, pictures under numbers, the model's and real ones mixed,
+and choices.txt, ten names of test subjects for each, the right one among them; and key.json, to keep. The
+reader writes a line for each number, what is seen in his own words, then the name he chooses:
+
+    17: a yellow cup | teapot
+
+The second prints the share of right choices (by chance 10%), the model's beside that of real images, which
+is what the reader and the size of the pictures allow, and his own words beside the names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from ruler import SIZE, Picture, read_pictures, shrink
+
+import imagen_pl
+from imagen_pl.data.emoji import STYLES
+from imagen_pl.data.transforms import decode
+from imagen_pl.errors import UserError
+from imagen_pl.pictures import labelled_grid, to_pil
+
+DRAWN, REAL = 60, 20
+_CHOICES = 10
+_COLUMNS = 8
+_LINE = re.compile(r"\s*(\d+)\s*:(.*)\|(.*)")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of the sheet; `name` is the right one of `choices`, `source` is "model" or "real"."""
+
+    caption: str
+    name: str
+    source: str
+    choices: list[str]
+
+
+def draw_lots(seed: int) -> list[tuple[Shown, bytes]]:
+    """Pictures of test subjects, no subject twice, the styles alike, with their real images' bytes."""
+    lots = np.random.default_rng(seed)
+    pictures, encoded = read_pictures()
+    test = [(p, data) for p, data in zip(pictures, encoded, strict=True) if p.split == "test"]
+    names = {p.subject: name_of(p) for p, _ in test}
+    found: list[tuple[Shown, bytes]] = []
+    taken: set[str] = set()
+    for k in range(DRAWN + REAL):
+        left = [(p, d) for p, d in test if p.subject not in taken and p.style == STYLES[k % len(STYLES)]]
+        picture, data = left[int(lots.integers(len(left)))]
+        taken.add(picture.subject)
+        name = names[picture.subject]
+        others = lots.choice(sorted(set(names.values()) - {name}), _CHOICES - 1, replace=False)
+        choices = [str(choice) for choice in lots.permutation([name, *others])]
+        source = "model" if k < DRAWN else "real"
+        found.append((Shown(picture.caption, name, source, choices), data))
+    return [found[i] for i in lots.permutation(len(found))]
+
+
+def name_of(picture: Picture) -> str:
+    """The caption without its style."""
+    return picture.caption.removesuffix(f", {picture.style} style")
+
+
+def write_sheet(model: Path, out: Path, seed: int) -> None:
+    drawer = imagen_pl.load(str(model), device="cpu")
+    lots = draw_lots(seed)
+    asked = [(shown.caption, seed) for shown, _ in lots if shown.source == "model"]
+    drawn = iter(drawer.draw(asked))
+    side = int(drawer.resolution)
+    pictures: list[Image.Image] = [
+        next(drawn)
+        if shown.source == "model"
+        else to_pil(shrink(torch.stack([decode(data, max(SIZE, side))]), side))[0]
+        for shown, data in lots
+    ]
+    reader = out / "reader"
+    reader.mkdir(parents=True, exist_ok=True)
+    numbers = [str(k) for k in range(1, len(lots) + 1)]
+    labelled_grid(pictures, numbers, _COLUMNS).save(reader / "sheet.png")
+    told = [f"{k}: {', '.join(shown.choices)}\n" for k, (shown, _) in zip(numbers, lots, strict=True)]
+    (reader / "choices.txt").write_text("".join(told))
+    key = {k: asdict(shown) for k, (shown, _) in zip(numbers, lots, strict=True)}
+    (out / "key.json").write_text(json.dumps({"model": str(model), "seed": seed, "pictures": key}, indent=1))
+
+
+def read_answers(file: Path, key: dict[str, Shown]) -> dict[str, tuple[str, str]]:
+    """For each number the reader's own words and his choice."""
+    answers: dict[str, tuple[str, str]] = {}
+    for line in filter(str.strip, file.read_text().splitlines()):
+        read = _LINE.fullmatch(line)
+        number, words, choice = (part.strip() for part in read.groups()) if read else ("", "", "")
+        if number not in key or choice not in key[number].choices:
+            raise UserError(
+                f"{file}: {line!r} is not `number: own words | name`, the name one of the number's own"
+            )
+        answers[number] = (words, choice)
+    if missing := [number for number in key if number not in answers]:
+        raise UserError(f"{file} has no answer to {', '.join(missing)}")
+    return answers
+
+
+def read_key(out: Path) -> dict[str, Shown]:
+    return {k: Shown(**shown) for k, shown in json.loads((out / "key.json").read_text())["pictures"].items()}
+
+
+def table(key: dict[str, Shown], answers: dict[str, tuple[str, str]]) -> str:
+    lines = ["| pictures | number | right of ten |", "|---|---|---|"]
+    for source in ("model", "real"):
+        right = [answers[k][1] == shown.name for k, shown in key.items() if shown.source == source]
+        share = sum(right) / len(right)
+        error = math.sqrt(share * (1 - share) / len(right))
+        lines.append(f"| {source} | {len(right)} | {100 * share:.0f}% ± {100 * error:.0f}% |")
+    lines += ["", "| shows | | in the reader's words | chosen |", "|---|---|---|---|"]
+    for k, shown in sorted(key.items(), key=lambda item: item[1].source):
+        words, choice = answers[k]
+        lines.append(f"| {shown.name} | {shown.source} | {words} | {choice} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    sheet = verbs.add_parser("sheet", help="draw, and write what the reader gets")
+    sheet.add_argument("model", type=Path, help="a run's folder, a checkpoint or a release")
+    sheet.add_argument("--out", type=Path, default=Path("reading"), help="default: %(default)s")
+    sheet.add_argument("--seed", type=int, default=0, help="which subjects, and the latents")
+    judged = verbs.add_parser("score", help="print what the reader got right")
+    judged.add_argument("out", type=Path, help="what `sheet` wrote")
+    judged.add_argument("answers", type=Path)
+    said = parser.parse_args()
+    try:
+        if said.verb == "sheet":
+            write_sheet(said.model, said.out, said.seed)
+        else:
+            key = read_key(said.out)
+            print(table(key, read_answers(said.answers, key)))
+    except UserError as wrong:
+        raise SystemExit(f"error: {wrong}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The blind test for a reader: what is shown, what is given away, and how answers count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from PIL import Image
+
+import imagen_pl
+from imagen_pl.errors import UserError
+from tests.scripts import benchmark
+
+
+@pytest.fixture(scope="module")
+def reading() -> ModuleType:
+    return benchmark("reading")
+
+
+@pytest.fixture
+def sheet(reading: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a model that draws red squares."""
+    red = Image.new("RGB", (32, 32), "red")
+    drawer = SimpleNamespace(resolution=32, draw=lambda pairs: [red for _ in pairs])
+    monkeypatch.setattr(imagen_pl, "load", lambda *_, **__: drawer)
+    reading.write_sheet(Path("model"), tmp_path, seed=0)
+    return tmp_path
+
+
+def test_every_subject_is_held_out_and_shown_once(reading: ModuleType) -> None:
+    from ruler import read_pictures
+
+    test = {p.caption for p in read_pictures()[0] if p.split == "test"}
+    lots = reading.draw_lots(0)
+    assert {shown.caption for shown, _ in lots} <= test
+    assert len({shown.name for shown, _ in lots}) == len(lots) == reading.DRAWN + reading.REAL
+    for shown, _ in lots:
+        assert len(set(shown.choices)) == 10
+        assert shown.name in shown.choices
+        assert "style" not in shown.name
+    # Neither a name's place among the choices nor a picture's on the sheet tells anything.
+    assert len({shown.choices.index(shown.name) for shown, _ in lots}) == 10
+    sources = [shown.source for shown, _ in lots]
+    assert 0 < sources[:40].count("real") < 20
+    assert [shown for shown, _ in reading.draw_lots(1)] != [shown for shown, _ in lots]
+
+
+def test_the_reader_gets_pictures_and_names_and_not_the_key(reading: ModuleType, sheet: Path) -> None:
+    assert sorted(p.name for p in (sheet / "reader").iterdir()) == ["choices.txt", "sheet.png"]
+    key = json.loads((sheet / "key.json").read_text())["pictures"]
+    told = (sheet / "reader/choices.txt").read_text().splitlines()
+    assert told == [f"{k}: {', '.join(shown['choices'])}" for k, shown in key.items()]
+    image = Image.open(sheet / "reader/sheet.png").convert("RGB")
+    red = sum(count for count, colour in image.getcolors(1 << 24) or [] if colour == (255, 0, 0))
+    assert red >= reading.DRAWN * 96 * 96
+    assert image.width < 1000
+
+
+def test_right_choices_count_and_the_readers_words_are_shown(
+    reading: ModuleType, sheet: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = reading.read_key(sheet)
+    answers = sheet / "answers.txt"
+
+    def answer(k: str) -> str:
+        shown = key[k]
+        wrong = next(c for c in shown.choices if c != shown.name)
+        return f"{k}: a thing of {k} | {shown.name if shown.source == 'real' else wrong}"
+
+    answers.write_text("\n".join(map(answer, key)))
+    monkeypatch.setattr("sys.argv", ["reading.py", "score", str(sheet), str(answers)])
+    reading.main()
+    printed = capsys.readouterr().out
+    assert "| model | 60 | 0% ± 0% |\n| real | 20 | 100% ± 0% |" in printed
+    assert f"| {key['7'].name} | {key['7'].source} | a thing of 7 |" in printed
+
+
+@pytest.mark.parametrize("line", ["1: no choice", "1: words | no such name", "99: words | dog", "words"])
+def test_answers_that_cannot_count(reading: ModuleType, sheet: Path, line: str) -> None:
+    (sheet / "answers.txt").write_text(line)
+    with pytest.raises(UserError, match=r"is not `number: own words \| name`"):
+        reading.read_answers(sheet / "answers.txt", reading.read_key(sheet))
+    (sheet / "answers.txt").write_text("")
+    with pytest.raises(UserError, match="has no answer to 1, 2, "):
+        reading.read_answers(sheet / "answers.txt", reading.read_key(sheet))
