@@ -3,7 +3,8 @@
     python benchmarks/quality.py runs/quickstart
     python benchmarks/quality.py runs/a runs/b --out quality.json
 
-Prints a Markdown table, and writes the same as JSON with the command, commit and machine. Every model draws
+Prints a Markdown table, and writes the same as JSON with the command, commit and machine, and beside it, as
+PNG, what each model drew for the same sixteen captions. Every model draws
 one picture for each of 1,000 captions: 600 of train, 300 of test and 100 of composition, the three styles
 alike, one skin tone (the plain one) a subject and style. All images are seen at the models' resolution, real
 ones brought there by their area, and then by EfficientNet-Lite0 at 224 px. A model that has learnt from that
@@ -31,6 +32,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from typing import Any
 import numpy as np
 import torch
 from ablation import images_per_second, read_metrics
+from PIL import Image
 from ruler import COUNTS, SIZE, Images, Ruler, Score, Took, extract, make_ruler, score, score_real, shrink
 
 import imagen_pl
@@ -49,6 +52,7 @@ from imagen_pl.files import written_whole
 from imagen_pl.inference import TextToImage
 from imagen_pl.metrics.extractors import EfficientNetLite0, EfficientNetLite1, Extractor
 from imagen_pl.metrics.retrieval import Retrieval
+from imagen_pl.pictures import labelled_grid, to_pil
 from imagen_pl.trained import model_file
 
 # Of a folder that another program wrote: a picture for each caption (benchmarks/baselines/pictures_of.py).
@@ -210,11 +214,14 @@ def run(
         raise UserError(f"--resolution {resolution} is not between 8 and {largest}, what all models draw")
     ruler = make_ruler(extractor, resolution, seed)
     scores = []
+    pictures: dict[str, Images] = {}
     for path, model in loaded:
-        features = extract(extractor, draw_pictures(model, ruler, guidance), str(path))
+        pictures[str(path)] = draw_pictures(model, ruler, guidance)
+        features = extract(extractor, pictures[str(path)], str(path))
         scores.append(replace(score(ruler, str(path), features), took=took_by_run(path, model)))
     for path in drawn:
-        features = extract(extractor, read_drawn(path, ruler), str(path))
+        pictures[str(path)] = read_drawn(path, ruler)
+        features = extract(extractor, pictures[str(path)], str(path))
         about = json.loads((path / "about.json").read_text())
         took = Took(**{f.name: about.get(f.name) for f in fields(Took)})
         scores.append(replace(score(ruler, str(path), features), took=took))
@@ -222,10 +229,30 @@ def run(
     about = circumstances(ruler, extractor, models)
     about["guidance"] = guidance
     about["seconds"] = round(time.monotonic() - start, 1)
-    print(f"{extractor.name} features, {resolution} px, seed {seed}, {len(ruler.rest)} real images\n")
+    counts = ", ".join(f"{count} of {split}" for split, count in COUNTS.items())
+    print(
+        f"{extractor.name} features, {resolution} px, seed {seed}, {len(ruler.asked):,} captions ({counts}), "
+        f"against {len(ruler.rest):,} real images\n"
+    )
     print(table(scores))
     with written_whole(out) as file:
         file.write((json.dumps({**about, "scores": [asdict(s) for s in scores]}, indent=2) + "\n").encode())
+    sheet(ruler, pictures).save(out.with_suffix(".png"))
+
+
+def sheet(ruler: Ruler, pictures: Mapping[str, Images]) -> Image.Image:
+    """The same captions, eight of train and eight of test, by each model: real ones first, a row each."""
+    rows = {
+        split: [k for k, row in enumerate(ruler.asked) if ruler.pictures[row].split == split]
+        for split in ("train", "test")
+    }
+    shown = [k for each in rows.values() for k in each[len(each) // 16 :: len(each) // 8][:8]]
+    captions = [ruler.pictures[ruler.asked[k]].caption for k in shown]
+    cells, labels = to_pil(ruler.images[[ruler.asked[k] for k in shown]]), captions
+    for name, drawn in pictures.items():
+        cells += to_pil(drawn[shown])
+        labels = [*labels, name, *[" "] * (len(shown) - 1)]
+    return labelled_grid(cells, labels, columns=len(shown))
 
 
 if __name__ == "__main__":

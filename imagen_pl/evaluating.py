@@ -91,7 +91,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     found = [_score(extractor, held, drawn, arguments) for extractor in extractors]
     about = _about(arguments, model, held)
     if arguments.clip is not None:
-        about["clip_score"] = _clip_score(arguments.clip, held, drawn)
+        about |= {"clip": arguments.clip, "clip_score": _clip_score(arguments.clip, held, drawn)}
     text = "\n".join(report(about, found))
     nearest = None if held.train is None else _nearest_in_train(extractors[0], held, drawn)
     with written_whole(out / "evaluation.json") as file:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from imagen_pl.metrics.distances import FEW
 from imagen_pl.metrics.evaluation import Evaluation, Memorisation
 from imagen_pl.metrics.retrieval import Retrieval
 
-# Below so many pictures a Fréchet distance is mostly as large as its sample is small.
-_FEW = 2048
 
-
-def report(about: dict[str, Any], found: list[Evaluation]) -> Iterator[str]:
+def report(about: Mapping[str, Any], found: Sequence[Evaluation]) -> Iterator[str]:
     """Lines of Markdown.
 
     Args:
@@ -27,57 +25,72 @@ def report(about: dict[str, Any], found: list[Evaluation]) -> Iterator[str]:
         f"guidance {about['guidance']:g}"
     )
     yield ""
-    yield "| | " + " | ".join(each.extractor for each in found) + " |"
-    yield "|---|" + "---|" * len(found)
-    for label, cells in _cells(found).items():
-        yield f"| {label} | " + " | ".join(cells) + " |"
+    yield from score_table([(each.extractor, each) for each in found])
     if "clip_score" in about:
-        yield f"\nCLIP score {about['clip_score']:.2f}"
+        yield f"\nCLIP score {about['clip_score']:.2f}, of {about['clip']} and {about['pictures']:,} pictures"
     yield (
         "\nOf Inception (inception_v3) the Fréchet and the kernel distance are FID and KID; of CLIP "
         "ViT-L/14 at 336 px the Gaussian discrepancy is CMMD; of other networks they are neither."
     )
-    if about["pictures"] < _FEW:
-        yield (
-            f"\n{about['pictures']:,} pictures are few: a Fréchet distance is too large by the sampling "
-            "alone, the more so the fewer there are. Hold it against what halves of the real images score, "
-            "and compare models at equal numbers alone."
-        )
+    fewer = min(about["pictures"], about["real_images"])
+    if fewer < FEW:
+        yield f"\n{bias_of_few(fewer)}"
 
 
-def _cells(found: list[Evaluation]) -> dict[str, list[str]]:
-    """By row of the table, a cell for each network."""
-    rows: dict[str, list[str]] = {}
-    for e in found:
-        chance = "" if e.retrieval is None else f" of {e.retrieval.candidates}"
-        cells = {
-            "Fréchet distance (less is better)": _told(e.frechet, "{:.2f}"),
-            "the same, one half of the real images against the other": _told(e.frechet_of_halves, "{:.2f}"),
-            "kernel distance (less is better)": _told(e.kernel, "{:.4f}"),
-            "Gaussian discrepancy (less is better)": _told(e.mmd, "{:.3f}"),
-            "precision": _told(e.precision, "{:.3f}"),
-            "recall": _told(e.recall, "{:.3f}"),
-            "density": _told(e.density, "{:.3f}"),
-            "coverage": _told(e.coverage, "{:.3f}"),
-            f"right subject first{chance} (captions shuffled)": _both(e, "top1", "{:.1%}"),
-            f"among the first five{chance} (captions shuffled)": _both(e, "top5", "{:.1%}"),
-            "mean reciprocal rank (captions shuffled)": _both(e, "mrr", "{:.3f}"),
-            "diversity within a prompt (1: as real images of different captions)": _told(
-                e.diversity, "{:.3f}"
-            ),
-            "distance to the nearest training image, by that of real images": _told(
-                _part(e.memorisation, "ratio"), "{:.3f}"
-            ),
-            "pictures nearer to one than 99% of real images": _told(_part(e.memorisation, "near"), "{:.1%}"),
-        }
-        for label, cell in cells.items():
-            rows.setdefault(label, []).append(cell)
-    return rows
+def bias_of_few(images: int) -> str:
+    """Why scores of so few images are to be taken with care."""
+    return (
+        f"{images:,} images are few: the Fréchet distance and the Gaussian discrepancy are too large by the "
+        "sampling alone, the more so the fewer there are, and recall and coverage change with it. Hold the "
+        "distance against what halves of the real images score, and compare models at equal numbers alone."
+    )
 
 
-def _both(e: Evaluation, name: str, form: str) -> str:
+def score_table(columns: Sequence[tuple[str, Evaluation]]) -> list[str]:
+    """Every score, as the lines of a Markdown table.
+
+    Args:
+        columns: their headings and what stands below.
+    """
+    cells = [_cells(each) for _, each in columns]
+    lines = [f"| | {' | '.join(heading for heading, _ in columns)} |", "|---|" + "---|" * len(columns)]
+    return lines + [f"| {row} | {' | '.join(each[row] for each in cells)} |" for row in cells[0]]
+
+
+def _cells(e: Evaluation) -> dict[str, str]:
+    """By row of the table."""
+    few, more = e.real // 2, e.real - e.real // 2
+    halves = _told(e.frechet_of_halves, f"{{:.2f}} ({more:,}, {few:,})")
+    of = "" if e.retrieval is None else f" of {e.retrieval.candidates}"
+    again = "" if e.drawn_again is None else " ({} x {})".format(*e.drawn_again)
+    near = e.memorisation
+    trained = "" if near is None else f" ({near.training_images:,})"
+    return {
+        "pictures, against real images": f"{e.pictures:,}, {e.real:,}",
+        "Fréchet distance (less is better)": _told(e.frechet, "{:.2f}"),
+        "the same, one half of the real images against the other (so many; fewer score higher)": halves,
+        "kernel distance (less is better)": _told(e.kernel, "{:.4f}"),
+        "Gaussian discrepancy (less is better)": _told(e.mmd, "{:.3f}"),
+        "precision": _told(e.precision, "{:.3f}"),
+        "recall": _told(e.recall, "{:.3f}"),
+        "density": _told(e.density, "{:.3f}"),
+        "coverage": _told(e.coverage, "{:.3f}"),
+        "right subject first (captions shuffled)": _both(e, "top1", "{:.1%}", of),
+        "among the first five (captions shuffled)": _both(e, "top5", "{:.1%}", of),
+        "mean reciprocal rank (captions shuffled)": _both(e, "mrr", "{:.3f}"),
+        "diversity within a prompt, 1: as real images of different captions (prompts x pictures)": _told(
+            e.diversity, f"{{:.3f}}{again}"
+        ),
+        "distance to the nearest training image, by that of real images (training images)": _told(
+            _part(near, "ratio"), f"{{:.3f}}{trained}"
+        ),
+        "pictures nearer to one than 99% of real images": _told(_part(near, "near"), "{:.1%}"),
+    }
+
+
+def _both(e: Evaluation, name: str, form: str, of: str = "") -> str:
     right, shuffled = (_told(_part(each, name), form) for each in (e.retrieval, e.shuffled))
-    return f"{right} ({shuffled})" if right else ""
+    return f"{right}{of} ({shuffled})" if right else ""
 
 
 def _part(scores: Retrieval | Memorisation | None, name: str) -> float | None:

@@ -10,6 +10,9 @@ from typing import Any
 import yaml
 
 from imagen_pl.errors import UserError
+from imagen_pl.evaluation_report import bias_of_few, score_table
+from imagen_pl.metrics.distances import FEW
+from imagen_pl.metrics.evaluation import Evaluation
 
 _EMOJI = (
     "Emoji drawn by three hands: Fluent Emoji (MIT, Microsoft Corporation), Noto Emoji (Apache-2.0, Google "
@@ -26,10 +29,6 @@ _LIMITS = (
     "It draws what its training pictures show and little else: subjects that it never saw come out worse, "
     "and long sentences, numbers of things and negations are mostly not understood. It can repeat what is "
     "biased in its data. Look at its pictures before you use them."
-)
-_SCORES_HEAD = (
-    "| features of | Fréchet distance (halves of the real images) | precision / recall "
-    "| right subject among the first five (captions shuffled) |"
 )
 
 
@@ -115,25 +114,25 @@ def _short(network: Mapping[str, Any]) -> str:
 def _scores(evaluations: Sequence[Mapping[str, Any]]) -> str:
     if not evaluations:
         return "None were measured."
-    lines = [line for each in evaluations for line in (*_scores_of(each), "")]
-    if "inception_v3" not in [e["extractor"] for each in evaluations for e in each["scores"]]:
+    columns = [
+        (f"{each['split']}, {scores['extractor']}", Evaluation.of_json(scores))
+        for each in evaluations
+        for scores in each["scores"]
+    ]
+    asked = "; ".join(
+        f"{each['pictures']:,} pictures, one a caption, against {each['real_images']:,} real images of the "
+        f"split {each['split']}, {each['resolution']} px, seed {each['seed']}"
+        for each in evaluations
+    )
+    lines = [f"By `imagen-pl evaluate`: {asked}.", "", *score_table(columns), ""]
+    lines += [
+        f"CLIP score, split {each['split']}: {each['clip_score']:.2f}, of {each['clip']}.\n"
+        for each in evaluations
+        if "clip_score" in each
+    ]
+    fewest = min(min(each["pictures"], each["real_images"]) for each in evaluations)
+    if fewest < FEW:
+        lines.append(bias_of_few(fewest))
+    if "inception_v3" not in [scores["extractor"] for each in evaluations for scores in each["scores"]]:
         lines.append("None of these is FID: that is Inception's alone.")
     return "\n".join(lines).strip()
-
-
-def _scores_of(evaluation: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"{evaluation['pictures']:,} pictures against {evaluation['real_images']:,} real images of the split "
-        f"{evaluation['split']}, {evaluation['resolution']} px, seed {evaluation['seed']}. Distances fall as "
-        "pictures get better, and with the number of images.",
-        "",
-        _SCORES_HEAD,
-        "|---|---|---|---|",
-    ]
-    for e in evaluation["scores"]:
-        right, wrong = e["retrieval"], e["shuffled"]
-        halves = "" if e["frechet_of_halves"] is None else f" ({e['frechet_of_halves']:.1f})"
-        covered = "" if e["precision"] is None else f"{e['precision']:.3f} / {e['recall']:.3f}"
-        found = "" if right is None else f"{right['top5']:.1%} of {right['candidates']} ({wrong['top5']:.1%})"
-        lines.append(f"| {e['extractor']} | {e['frechet']:.1f}{halves} | {covered} | {found} |")
-    return lines

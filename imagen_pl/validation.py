@@ -72,12 +72,12 @@ class Validation:
     def start(self, trainer: Trainer, resolution: int) -> None:
         """Find out which metrics know the real images of this resolution already."""
         data: Any = getattr(trainer, "datamodule", None)
-        seen = [getattr(data, "fingerprint", "data"), resolution]
+        # Features are kept in the order in which processes give them, to be paired with pictures.
+        seen = [getattr(data, "fingerprint", "data"), resolution, trainer.world_size]
         limit = trainer.limit_val_batches
         if isinstance(limit, int) or limit < 1:  # a number of batches, or a share of them
             # Which images are left out follows from how they are shared out in batches.
-            batch_size = getattr(data, "val_batch_size", None)
-            seen += [*trainer.num_val_batches, batch_size, trainer.world_size]
+            seen += [*trainer.num_val_batches, getattr(data, "val_batch_size", None)]
         self._real_key = "-".join(str(part) for part in seen)
         self._wants_real = [m.needs_real(self._real_key) for m in self.metrics]
 

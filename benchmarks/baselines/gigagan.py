@@ -1,7 +1,7 @@
 """A published GigaGAN (arXiv:2303.05511) on the emoji in the same time: gigagan-pytorch 0.3.0, unpatched.
 
-    pip install gigagan-pytorch==0.3.0      # in an environment of its own that holds imagen_pl too
-    python benchmarks/baselines/gigagan.py --minutes 8 --out runs/gigagan
+    make .venv/gigagan/installed      # the package, beside the environment; `make quality` does all of this
+    PYTHONPATH=.venv/gigagan python benchmarks/baselines/gigagan.py --minutes 8 --out runs/gigagan
     python benchmarks/quality.py runs/gigagan --extractor efficientnet_lite1
 
 It shares the data, the encoded captions and the ruler with imagen_pl. Networks, losses and their weights,

@@ -192,7 +192,8 @@ class CaptionedImages(LightningDataModule):
         Of the rows' names and captions, the bytes of 16 images among them, and how images are fitted.
         """
         rows, recipe = self._rows.validation, self._scoring
-        settings = (len(rows), recipe.fit, recipe.background, self.val_samples, self.balance_groups)
+        drawn = None if self.val_samples is None else (self.val_samples, recipe.seed)
+        settings = (len(rows), recipe.fit, recipe.background, drawn, self.balance_groups)
         digest = hashlib.sha256(repr(settings).encode())
         add_rows(digest, self._rows.source, rows)
         return digest.hexdigest()[:16]

@@ -5,7 +5,7 @@ Axes: n pictures, m real images, t training images, p prompts, k pictures a prom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,10 +30,12 @@ class Memorisation:
     ratio: median distance of a picture to its nearest training image, by that of a held-out real image.
         Far below 1, pictures are copies.
     near: share of pictures that are nearer than all but 1% of the held-out real images.
+    training_images: how many they were held against.
     """
 
     ratio: float
     near: float
+    training_images: int
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Evaluation:
     retrieval, shuffled: the right real image among those of the same style; with captions shuffled.
     diversity: how far pictures of one prompt are from each other, by how far real images of different
         captions are: 0 for one picture a prompt.
+    drawn_again: how many prompts that is told by, and how many pictures of each.
     memorisation: against the training images.
     frechet_of_halves: what one half of the real images scores against the other: sampling alone, and the
         measure of how far `frechet` can be believed.
@@ -64,8 +67,19 @@ class Evaluation:
     retrieval: Retrieval | None
     shuffled: Retrieval | None
     diversity: float | None
+    drawn_again: tuple[int, int] | None
     memorisation: Memorisation | None
     frechet_of_halves: float | None
+
+    @classmethod
+    def of_json(cls, held: Mapping[str, Any]) -> Evaluation:
+        """From what `dataclasses.asdict` gave to a file; TypeError or KeyError where it is another's."""
+        parts: dict[str, Any] = {"retrieval": Retrieval, "shuffled": Retrieval, "memorisation": Memorisation}
+        again = held["drawn_again"]
+        return cls(
+            **{**held, "drawn_again": None if again is None else tuple(again)}
+            | {name: None if held[name] is None else kind(**held[name]) for name, kind in parts.items()}
+        )
 
 
 def evaluate_features(
@@ -125,6 +139,7 @@ def evaluate_features(
         retrieval=found,
         shuffled=shuffled,
         diversity=None if several is None else diversity(several, paired),
+        drawn_again=None if several is None else (len(several), several.shape[1]),
         memorisation=None if train is None else memorisation(pictures, real, train),
         frechet_of_halves=_halves(real, seed),
     )
@@ -143,7 +158,9 @@ def memorisation(
     drawn, unseen = nearest(pictures, train), nearest(held_out, train)
     limit = unseen.quantile(_NEAR)
     return Memorisation(
-        ratio=float(drawn.median() / unseen.median()), near=float((drawn < limit).double().mean())
+        ratio=float(drawn.median() / unseen.median()),
+        near=float((drawn < limit).double().mean()),
+        training_images=len(train),
     )
 
 

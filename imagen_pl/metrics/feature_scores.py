@@ -122,7 +122,7 @@ class CaptionRetrieval(FeatureScore):
         seed: of the distractors.
     """
 
-    names = ("top1", "top5", "mrr", "shuffled_top1", "shuffled_top5")
+    names = ("top1", "top5", "mrr", "shuffled_top1", "shuffled_top5", "shuffled_mrr")
 
     def __init__(self, distractors: int = 99, style_after: str | None = ", ", seed: int = 0) -> None:
         self.distractors, self.style_after, self.seed = _at_least_one(distractors), style_after, seed
@@ -137,7 +137,7 @@ class CaptionRetrieval(FeatureScore):
             )
             for shuffle in (False, True)
         )  # fmt: skip
-        return true.top1, true.top5, true.mrr, shuffled.top1, shuffled.top5
+        return true.top1, true.top5, true.mrr, shuffled.top1, shuffled.top5, shuffled.mrr
 
 
 def subject_and_style(caption: str, style_after: str | None) -> tuple[str, str]:

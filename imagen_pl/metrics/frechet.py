@@ -11,12 +11,13 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from imagen_pl.errors import UserError
 from imagen_pl.metrics.base import ImageMetric, Images
-from imagen_pl.metrics.distances import frechet_distance_of_moments, kernel_distance
+from imagen_pl.metrics.distances import FEW, frechet_distance_of_moments, kernel_distance
 from imagen_pl.metrics.extractors import EfficientNetLite0, Extractor
 from imagen_pl.metrics.processes import all_rows, process_count, sum_over_processes
 from imagen_pl.metrics.real_statistics import RealStatistics
@@ -45,6 +46,7 @@ class FrechetDistance(ImageMetric):
         self._statistics = RealStatistics(self.extractor, str(kernel_images))
         self._kept: dict[bool, list[Float[Tensor, "n f"]]] = {True: [], False: []}
         self._real_key: str | None = None
+        self._told_of_few = False
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -82,6 +84,13 @@ class FrechetDistance(ImageMetric):
                 self.extractor.frechet_name, real, fake,
             )  # fmt: skip
             return dict.fromkeys(self.scores, float("nan"))
+        if min(real, fake) < FEW and not self._told_of_few:
+            self._told_of_few = True
+            rank_zero_only(log.warning)(
+                "val/%s is of %d pictures against %d real images: so few make it too large, by the sampling "
+                "alone; compare runs at equal numbers only",
+                self.extractor.frechet_name, fake, real,
+            )  # fmt: skip
         found = {self.extractor.frechet_name: float(self._sums.compute())}
         if self.kernel_images:
             found[self.extractor.kernel_name] = kernel_distance(self._all_kept(True), self._all_kept(False))

@@ -35,7 +35,7 @@ def test_scores_report_and_sheet(evaluated: list[str], capsys: pytest.CaptureFix
     assert scores["memorisation"] is None  # the split is the training images themselves
     assert Path("found/evaluation.md").read_text().strip() in told
     assert "| Fréchet distance (less is better) |" in told
-    assert "pictures are few" in told
+    assert "12 images are few" in told
     assert "of the split train at 8 px, seed 0" in told
     with Image.open("found/evaluation.png") as sheet:
         assert min(sheet.size) > 100

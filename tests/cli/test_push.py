@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,36 @@ from PIL import Image
 from imagen_pl import load
 from imagen_pl.cli import main
 from imagen_pl.errors import UserError
+from imagen_pl.metrics.evaluation import Evaluation, Memorisation
+from imagen_pl.metrics.retrieval import Retrieval
 from imagen_pl.model_card import model_card
 from tests.cli.conftest import Tiny
 
+SCORES = Evaluation(
+    extractor="efficientnet_lite1",
+    pictures=501,
+    real=501,
+    frechet=111.91,
+    kernel=0.0421,
+    mmd=3.25,
+    precision=0.25,
+    recall=0.0,
+    density=0.111,
+    coverage=0.222,
+    retrieval=Retrieval(top1=0.08, top5=0.246, mrr=0.171, queries=501, candidates=100),
+    shuffled=Retrieval(top1=0.01, top5=0.056, mrr=0.05, queries=501, candidates=100),
+    diversity=0.333,
+    drawn_again=(100, 4),
+    memorisation=Memorisation(ratio=0.95, near=0.011, training_images=4457),
+    frechet_of_halves=56.3,
+)
 EVALUATION: dict[str, Any] = {
     "pictures": 501,
     "real_images": 501,
     "split": "test",
     "resolution": 8,
     "seed": 0,
-    "scores": [
-        {
-            "extractor": "efficientnet_lite1",
-            "frechet": 111.91,
-            "frechet_of_halves": 56.3,
-            "precision": 0.25,
-            "recall": 0.0,
-            "retrieval": {"top5": 0.246, "candidates": 100},
-            "shuffled": {"top5": 0.056},
-        }
-    ],
+    "scores": [asdict(SCORES)],
 }
 
 
@@ -73,8 +84,15 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     assert yaml.safe_load(head)["license"] == "mit"
     assert yaml.safe_load(head)["pipeline_tag"] == "text-to-image"
     assert 'load("me/tiny-hearts")' in body
-    assert "| efficientnet_lite1 | 111.9 (56.3) | 0.250 / 0.000 | 24.6% of 100 (5.6%) |" in body
-    assert "501 pictures against 501 real images of the split test" in body
+    assert "501 pictures, one a caption, against 501 real images of the split test, 8 px, seed 0" in body
+    assert "| | test, efficientnet_lite1 |" in body
+    for cell in (
+        "501, 501", "111.91", "56.30 (251, 250)", "0.0421", "3.250", "0.250", "0.000", "0.111", "0.222",
+        "8.0% of 100 (1.0%)", "24.6% of 100 (5.6%)", "0.171 (0.050)", "0.333 (100 x 4)", "0.950 (4,457)",
+        "1.1%",
+    ):  # fmt: skip
+        assert f" | {cell} |\n" in body
+    assert "501 images are few" in body
     assert "None of these is FID" in body
     with Image.open(hub / "me/tiny-hearts/samples.png") as samples:
         assert samples.size[0] > 500
@@ -124,9 +142,11 @@ def test_a_card_tells_several_splits_and_further_sections() -> None:
     assert (
         card.index("of the split train")
         < card.index("of the split test")
+        < card.index("| | train, efficientnet_lite1 | test, efficientnet_lite1 |")
         < card.index("None of these is FID")
     )
     assert card.count("None of these is FID") == 1
+    assert " | 24.6% of 100 (5.6%) | 24.6% of 100 (5.6%) |" in card
     assert card.index("## Scores") < card.index("## How it was made\n\nBy hand.") < card.index("## Limits")
 
 

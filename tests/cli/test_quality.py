@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,27 @@ def test_pictures_of_another_program_are_taken_in_the_ruler_s_order(
     assert np.array_equal(quality.read_drawn(tmp_path, ruler).permute(0, 2, 3, 1).numpy(), pictures)
     with pytest.raises(UserError, match="holds 3 pictures, for other captions than --seed 1 asks"):
         quality.read_drawn(tmp_path, SimpleNamespace(asked=[5, 6, 7], seed=1, resolution=4))
+
+
+def test_a_sheet_shows_the_same_captions_by_each_model(
+    quality: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 40  # of train, as many of test, and one of composition between them
+    splits = ["train"] * count + ["composition"] + ["test"] * count
+    pictures = [SimpleNamespace(split=split, caption=f"{split} {k}") for k, split in enumerate(splits)]
+    images = torch.arange(len(splits), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
+    ruler = SimpleNamespace(pictures=pictures, images=images, asked=list(range(len(splits))))
+    seen: list[Any] = []
+    monkeypatch.setattr(quality, "labelled_grid", lambda *shown, columns: seen.append((*shown, columns)))
+    quality.sheet(ruler, {"runs/a": images + 100})
+    ((cells, labels, columns),) = seen
+    assert (len(cells), columns) == (32, 16)
+    real, drawn = ([cell.getpixel((0, 0))[0] for cell in part] for part in (cells[:16], cells[16:]))
+    assert [value + 100 for value in real] == drawn
+    assert [labels[k] for k in range(16)] == [pictures[value].caption for value in real]
+    assert {pictures[value].split for value in real[:8]} == {"train"}
+    assert {pictures[value].split for value in real[8:]} == {"test"}
+    assert labels[16] == "runs/a"
 
 
 def test_real_images_of_the_nearest_training_caption_are_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

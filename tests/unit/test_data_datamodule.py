@@ -335,11 +335,12 @@ def test_fingerprint_tells_validation_sets_apart() -> None:
         module(Solid(30), fit="pad"),
         module(Solid(30), background="black"),
         module(Solid(30), val_samples=1),
+        module(Solid(30), val_samples=1, seed=1),
         module(Solid(30), balance_groups=True),
         module(Solid(30, side=17)),
         module(Solid(30, captions=lambda i: [f"other {i}"])),
     ]
-    assert len({base, *(data.fingerprint for data in others)}) == 8
+    assert len({base, *(data.fingerprint for data in others)}) == 9
 
 
 # ------------------------------------------------------------------ settings

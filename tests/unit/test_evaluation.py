@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch import Tensor
 
 from imagen_pl.errors import UserError
-from imagen_pl.metrics.evaluation import diversity, evaluate_features, memorisation
+from imagen_pl.metrics.evaluation import Evaluation, diversity, evaluate_features, memorisation
 from tests.unit.test_frechet import Blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,6 +27,21 @@ def test_diversity_is_none_for_one_picture_and_one_for_pictures_as_varied_as_rea
     assert diversity(features(80, 2).unflatten(0, (20, 4)), real) == pytest.approx(1, abs=0.05)
     half = same + features(80, 2, spread=0.5).unflatten(0, (20, 4))
     assert diversity(half, real) == pytest.approx(0.5, abs=0.03)
+
+
+def test_diversity_of_points_on_a_line() -> None:
+    real = torch.tensor([[0.0], [6.0], [12.0]])  # mean distance 8
+    several = torch.tensor([[[0.0], [1.0], [2.0]], [[5.0], [5.0], [5.0]]])  # means 4/3 and 0
+    assert diversity(several, real) == pytest.approx(1 / 12)
+
+
+def test_memorisation_of_points_on_a_line() -> None:
+    train, held_out = torch.tensor([[0.0], [10.0]]), torch.tensor([[1.0], [2.0], [6.0]])
+    # To the nearest of training: real 1, 2, 4, whose lowest hundredth ends at 1.02; drawn 0.5, 1, 5.
+    found = memorisation(torch.tensor([[0.5], [9.0], [5.0]]), held_out, train)
+    assert found.ratio == pytest.approx(1 / 2)
+    assert found.near == pytest.approx(2 / 3)
+    assert found.training_images == 2
 
 
 def test_copies_of_training_images_are_told_from_new_ones() -> None:
@@ -49,7 +67,19 @@ def test_an_evaluation_of_the_real_images_themselves() -> None:
     assert found.retrieval.top1 == 1 > 0.3 > found.shuffled.top1
     assert found.frechet_of_halves is not None
     assert found.frechet_of_halves > 0.1  # by the sampling alone
-    assert (found.diversity, found.memorisation) == (None, None)
+    assert (found.diversity, found.drawn_again, found.memorisation) == (None, None, None)
+    assert Evaluation.of_json(json.loads(json.dumps(asdict(found)))) == found
+
+
+def test_an_evaluation_comes_back_from_its_file() -> None:
+    real = features(60, 0)
+    found = evaluate_features(
+        Blocks(), pictures=features(60, 1), paired=real, real=real, train=features(30, 2),
+        subjects=[f"thing {i}" for i in range(60)], styles=[""] * 60, distractors=19,
+        several=features(20, 3).unflatten(0, (5, 4)),
+    )  # fmt: skip
+    assert found.drawn_again == (5, 4)
+    assert Evaluation.of_json(json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_what_needs_more_images_is_left_out() -> None:

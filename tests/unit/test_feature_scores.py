@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, multiprocessing
+from lightning.pytorch import Trainer
+from torch import Tensor, distributed, multiprocessing, nn
 
 from imagen_pl.data.problems import Problems
 from imagen_pl.data.sources.emoji import EmojiSource
@@ -29,6 +32,8 @@ from imagen_pl.metrics.feature_scores import (
     subject_and_style,
 )
 from imagen_pl.metrics.manifolds import density_and_coverage, precision_and_recall
+from imagen_pl.types import CaptionedBatch
+from imagen_pl.validation import Validation
 from tests.unit.test_frechet import Blocks, images_of
 from tests.unit.text_fixtures import save_clip
 
@@ -169,17 +174,55 @@ def _share_of_scores(rank: int, folder: str) -> None:
     for _ in range(2):  # the second takes the real images from the disk
         metric = FeatureScores(EVERY, Blocks())
         found.append(score(metric, real[at], near(real)[at], CAPTIONS[at]))
+    clip = ClipScore(TransformersDualEncoder(f"{folder}/clip"))
+    clip.update(near(real)[at], CAPTIONS[at], real=False)
+    found = [each | clip.compute("key") for each in found]
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
+    encoder = TransformersDualEncoder(str(save_clip(tmp_path / "clip")))
     multiprocessing.spawn(_share_of_scores, (str(tmp_path),), nprocs=2)
     real = images_of(40, seed=0)
-    expected = score(FeatureScores(EVERY, Blocks()), real, near(real), key="one process")
+    clip = ClipScore(encoder)
+    clip.update(near(real), CAPTIONS, real=False)
+    expected = score(FeatureScores(EVERY, Blocks()), real, near(real), key="one process") | clip.compute(
+        "key"
+    )
     for rank in (0, 1):
         for found in torch.load(tmp_path / f"{rank}.pt"):
             assert found == pytest.approx(expected)
+
+
+def test_another_number_of_processes_looks_at_real_images_anew() -> None:
+    """Rows are dealt out in turn, so that what two processes keep stands in another order."""
+
+    def start(world_size: int) -> tuple[Validation, FeatureScores]:
+        metric = FeatureScores([CaptionRetrieval(distractors=9)], Blocks())
+        trainer = SimpleNamespace(datamodule=None, world_size=world_size, limit_val_batches=1.0)
+        validation = Validation([metric])
+        validation.start(cast(Trainer, trainer), 32)
+        return validation, metric
+
+    def batch(rows: slice) -> CaptionedBatch:
+        return cast(CaptionedBatch, SimpleNamespace(images=real[rows], captions=CAPTIONS[rows]))
+
+    real = images_of(40, seed=0)
+    two, metric = start(2)
+    for rows in (slice(0, None, 2), slice(1, None, 2)):  # as gathered
+        two.update(batch(rows), near(real)[rows])
+    of_two = two.finish()
+    one, metric = start(1)
+    one.update(batch(slice(None)), near(real))
+    assert one.finish()["top1_blocks"] > 0.9
+    assert of_two["top1_blocks"] > 0.9
+    assert metric.extractor.seen == 80  # type: ignore[attr-defined]
+    again, metric = start(2)
+    for rows in (slice(0, None, 2), slice(1, None, 2)):
+        again.update(batch(rows), near(real)[rows])
+    assert again.finish() == of_two
+    assert metric.extractor.seen == 40  # type: ignore[attr-defined]
 
 
 # ------------------------------------------------------------------ what they say of images
@@ -203,20 +246,23 @@ def test_they_order_blurs_and_noise() -> None:
         [PrecisionRecall(), DensityCoverage(), GaussianDiscrepancy(), CaptionRetrieval()], EfficientNetLite0()
     )
     found = [score(metric, real, fake, captions) for fake in (real, blur(16), blur(8), noise)]
-    rising = ["mmd_efficientnet_lite0"]
-    falling = [f"{name}_efficientnet_lite0" for name in ("coverage", "top1", "top5", "mrr")]
-    for name in rising:
-        values = [each[name] for each in found]
-        assert values == sorted(values)
-        assert values[0] < values[1] < values[3]
-    for name in falling:
-        values = [each[name] for each in found]
-        assert values == sorted(values, reverse=True), name
-        assert values[0] > 0.9 > values[3], name
+    values = {
+        name.removesuffix("_efficientnet_lite0"): [each[name] for each in found] for name in metric.scores
+    }
+
+    sharp, light, heavy, nothing = values["mmd"]
+    assert sharp < light < heavy < nothing
+    for name in ("coverage", "top1", "top5", "mrr"):
+        sharp, light, heavy, nothing = values[name]
+        assert sharp > light > heavy > nothing, name
+        assert sharp > 0.9 > nothing, name
+    sharp, light, heavy, nothing = values["recall"]
+    assert sharp == 1 > light > heavy == nothing == 0
     # A few real images far from the others have balls wide enough for blurred ones (arXiv:2002.09797,
-    # section 3.1), so that precision does not order the two blurs.
-    precision = [each["precision_efficientnet_lite0"] for each in found]
-    assert precision[0] == 1 > max(precision[1:3]) > precision[3] == 0
+    # section 3.1), so that precision and density do not order the two blurs.
+    for name in ("precision", "density"):
+        sharp, light, heavy, nothing = values[name]
+        assert sharp > max(light, heavy) > nothing == 0, name
 
 
 # ------------------------------------------------------------------ networks of transformers
@@ -266,6 +312,45 @@ def test_a_network_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert problem is not None
     assert "none" in problem
     assert "\n" not in problem
+
+
+class _Bare(nn.Module):
+    """transformers from 5.0 on gives vectors among other things, which torchmetrics does not expect."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> Tensor:
+        return getattr(found := self.model.get_image_features(*args, **kwargs), "pooler_output", found)
+
+    def get_text_features(self, *args: Any, **kwargs: Any) -> Tensor:
+        return getattr(found := self.model.get_text_features(*args, **kwargs), "pooler_output", found)
+
+
+def test_clip_score_is_torchmetrics_(tmp_path: Path) -> None:
+    """Of a CLIP with the preprocessing that is published with CLIP, picture by picture."""
+    from torchmetrics.functional.multimodal import clip_score
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+    folder = save_clip(tmp_path / "clip")
+    model = CLIPModel.from_pretrained(folder)
+    side = model.config.vision_config.image_size
+    seen_by = CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
+    seen_by.save_pretrained(folder)
+    reference = (_Bare(model), CLIPProcessor(seen_by, AutoTokenizer.from_pretrained(folder)))
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (8, 3, side, side), generator=draw, dtype=torch.uint8)
+    captions = [f"a heart {k}" for k in range(8)]
+
+    metric = ClipScore(TransformersDualEncoder(str(folder)))
+    metric.update(images, captions, real=False)
+    each = [
+        float(clip_score(image, caption, lambda: reference))
+        for image, caption in zip(images, captions, strict=True)
+    ]
+    assert metric.compute("key")["clip_score_clip"] == pytest.approx(sum(each) / 8, rel=1e-4)
+    assert max(each) - min(each) > 0.1
 
 
 def test_clip_score_is_the_mean_cosine(clip_folder: Path) -> None:

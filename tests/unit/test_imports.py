@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "trained": LEAVES | {"checkpoints", "generators.base", "pretrained", "runs"},
     "app": LEAVES | {"describing", "films", "inference", "interpolation", "pictures"},
     "run_report": LEAVES | {"files", "runs"},
-    "model_card": LEAVES,
+    "model_card": LEAVES | {"evaluation_report", "metrics.distances", "metrics.evaluation"},
     "publishing": LEAVES | {"inference", "model_card", "pictures", "trained"},
     "data": LEAVES | {"files", "schedules", "types", "pictures"},
     "data.verbs": LEAVES | {"caption_folder", "data", "verb_help"},
@@ -88,7 +88,7 @@ ALLOWED: dict[str, set[str]] = {
     "interpolation": LEAVES | {"inference", "latents", "types"},
     "exporting": LEAVES | {"files", "inference", "latents", "text", "types"},
     "editing": LEAVES | {"films", "inference", "interpolation", "pictures", "sampling"},
-    "evaluation_report": {"metrics.evaluation", "metrics.retrieval"},
+    "evaluation_report": {"metrics.distances", "metrics.evaluation", "metrics.retrieval"},
     "evaluating": LEAVES
     | {
         "",

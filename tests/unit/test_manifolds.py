@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from imagen_pl.errors import UserError
-from imagen_pl.metrics.distances import gaussian_discrepancy
+from imagen_pl.metrics.distances import gaussian_discrepancy, kernel_distance
 from imagen_pl.metrics.manifolds import density_and_coverage, nearest, precision_and_recall
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,6 +81,10 @@ def test_blocks_of_rows_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = (*precision_and_recall(real, fake), *density_and_coverage(real, fake))
     monkeypatch.setattr("imagen_pl.metrics.manifolds._ROWS", 7)
     assert (*precision_and_recall(real, fake), *density_and_coverage(real, fake)) == whole
+    distances = [kernel_distance(real, fake), gaussian_discrepancy(real, fake)]
+    monkeypatch.setattr("imagen_pl.metrics.distances._ROWS", 7)
+    parted = [kernel_distance(real, fake), gaussian_discrepancy(real, fake)]
+    assert parted == pytest.approx(distances, rel=1e-9)
 
 
 def test_too_few_images_are_told() -> None:
@@ -90,17 +94,18 @@ def test_too_few_images_are_told() -> None:
         density_and_coverage(REAL, REAL[:0], neighbours=1)
 
 
-def test_gaussian_discrepancy_equals_a_loop() -> None:
-    a, b = points(12, 0).numpy(), points(9, 1, shift=1.0).numpy()
+@pytest.mark.parametrize("sigma", [0.5, 10.0])  # the second makes CMMD
+def test_gaussian_discrepancy_equals_a_loop(sigma: float) -> None:
+    a, b = (x.double().numpy() for x in (points(12, 0), points(9, 1, shift=1.0)))
 
     def kernel(x: np.ndarray, y: np.ndarray) -> float:
         gap = x / np.linalg.norm(x) - y / np.linalg.norm(y)
-        return math.exp(-float(gap @ gap) / (2 * 0.5**2))
+        return math.exp(-float(gap @ gap) / (2 * sigma**2))
 
     def mean(p: np.ndarray, q: np.ndarray) -> float:
         return float(np.mean([kernel(x, y) for x in p for y in q]))
 
     expected = 1000 * (mean(a, a) + mean(b, b) - 2 * mean(a, b))
-    ours = gaussian_discrepancy(torch.from_numpy(a), torch.from_numpy(b), sigma=0.5)
+    ours = gaussian_discrepancy(torch.from_numpy(a), torch.from_numpy(b), sigma=sigma)
     assert ours == pytest.approx(expected, rel=1e-6)
     assert gaussian_discrepancy(torch.from_numpy(a), torch.from_numpy(a)) == pytest.approx(0, abs=1e-9)

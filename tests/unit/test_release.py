@@ -18,10 +18,10 @@ def release() -> ModuleType:
     return benchmark("release")
 
 
-def test_tables_are_taken_from_what_a_script_prints(release: ModuleType) -> None:
-    printed = "200 prompts\n\n| | style |\n|---|---|\n| imagen_pl/released/emoji | 47% |\nseed 0\n"
-    assert release.markdown(printed, Path("imagen_pl/released/emoji")) == (
-        "| | style |\n|---|---|\n| emoji | 47% |"
+def test_the_card_has_what_scripts_print_by_the_model_s_own_name(release: ModuleType) -> None:
+    printed = "200 prompts, seed 0\n\n| | style |\n|---|---|\n| imagen_pl/released/emoji | 47% |\n"
+    assert release.told(printed, Path("imagen_pl/released/emoji")) == (
+        "200 prompts, seed 0\n\n| | style |\n|---|---|\n| emoji | 47% |"
     )
 
 
@@ -44,7 +44,11 @@ def write_run(folder: Path, commands: list[str], commit: str, stem: str | None) 
     starts = [{"command": command, "git": {"commit": commit}} for command in commands]
     (folder / "run.json").write_text(json.dumps({"starts": starts}))
     (folder / "metrics.csv").write_text("images_seen,train/images_per_second\n0,\n6000,50\n12000,50\n")
-    config = {"model": {"generator": {"init_args": {"stem_from": stem}}}}
+    config = {
+        "seed_everything": 3,
+        "trainer": {"devices": 2, "accelerator": "cpu", "precision": "bf16-mixed"},
+        "model": {"generator": {"init_args": {"stem_from": stem}}},
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
@@ -55,14 +59,20 @@ def test_the_card_tells_commands_times_and_commits_of_both_halves(
     first = ["imagen-pl fit --config a.yaml", "imagen-pl fit --config runs/a/config.yaml --ckpt_path last"]
     write_run(tmp_path / "runs/a", first, "0123456789", None)
     run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "runs/a")
-    about = {"machine": {"cores": 2, "cpu": "Some CPU"}, "torch": "2.15.0"}
+    about = {
+        "machine": {"cores": 2, "cpu": "Some CPU"},
+        "torch": "2.15.0",
+        "command": "benchmarks/release.py runs/b --captioner c",
+    }
     told = release.made_by(run, about)
     assert release.made_by(run / "checkpoints/last.ckpt", about) == told
     lines = told.splitlines()
     assert lines[1:4] == [*first, "imagen-pl fit --config b.yaml"]
     assert lines[4].startswith("imagen-pl fit-captioner")
     assert "a took 4 minutes, 12,000 images, 50 a second on average (commit 0123456); b took 4" in told
-    assert "on 2 cores of an Some CPU" in told
+    assert lines[5] == "python benchmarks/release.py runs/b --captioner c"
+    assert "On 2 cores of an Some CPU" in told
+    assert "2 x cpu, torch 2.15.0, bf16-mixed, seed 3" in told
 
 
 def test_a_card_needs_the_run_that_the_generator_started_from(release: ModuleType, tmp_path: Path) -> None:
