@@ -44,11 +44,11 @@ $(INSTALLED): requirements.txt setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
-# Without what imagen_pl has already, and where only benchmarks/baselines/gigagan.py looks.
+# Without what imagen_pl has already, and where only benchmarks/baselines/gigagan.py looks, which asks OpenCLIP nothing.
 $(GIGAGAN): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-deps --target .venv/gigagan gigagan-pytorch==0.3.0 \
 		accelerate==1.15.0 beartype==0.23.1 einops==0.8.2 ema-pytorch==0.8.3 ftfy==6.3.1 kornia==0.9.0 \
-		kornia-rs==0.2.0 numerize==0.12 open-clip-torch==3.3.0 wcwidth==0.9.4
+		kornia-rs==0.2.0 numerize==0.12 open-clip-torch==2.32.0 wcwidth==0.9.4
 	touch $@
 
 clean:

@@ -125,7 +125,7 @@ def ranks(ruler: Ruler, pictures: Tensor, rows: list[int]) -> list[int]:
 
 def made_by(run: Path, about: dict[str, Any]) -> str:
     """The commands, and what they took, of a run and of those that its generator comes from."""
-    runs = with_stems(run.parents[1] if run.suffix == ".ckpt" else run)
+    runs = with_stems(run)
     commands: list[str] = []
     took: list[str] = []
     for each in runs:
@@ -133,30 +133,29 @@ def made_by(run: Path, about: dict[str, Any]) -> str:
         commands += [start["command"] for start in starts]
         rows = read_metrics(each / "metrics.csv")
         speed, images = images_per_second(rows), rows[-1]["images_seen"]
+        config = yaml.safe_load((each / "config.yaml").read_text())
+        trainer = config["trainer"]
         took.append(
             f"{each.name} took {images / speed / 60:.0f} minutes, {images:,.0f} images, {speed:.0f} a second "
-            f"on average (commit {starts[0]['git']['commit'][:7]})"
+            f"on average ({trainer['devices']} x {trainer['accelerator']}, {trainer['precision']}, seed "
+            f"{config['seed_everything']}, commit {starts[0]['git']['commit'][:7]})"
         )
-    config = yaml.safe_load((runs[-1] / "config.yaml").read_text())
-    cpu, trainer = about["machine"], config["trainer"]
+    cpu = about["machine"]
     told = (
-        f"{'; '.join(took)}. On {cpu['cores']} cores of an {cpu['cpu']} that light work shared, "
-        f"{trainer['devices']} x {trainer['accelerator']}, torch {about['torch']}, {trainer['precision']}, "
-        f"seed {config['seed_everything']}, one run of each. The last command also measured what stands here."
+        f"{'; '.join(took)}. On {cpu['cores']} cores of an {cpu['cpu']} that light work shared, torch "
+        f"{about['torch']}, one run of each. The last command also measured what stands here."
     )
     return "\n".join(["```", *commands, _CAPTIONER, f"python {about['command']}", "```", "", told])
 
 
 def with_stems(run: Path) -> list[Path]:
-    """A run's folder, after that of the run whose generator it started from, and so on."""
+    """The folder of a run, or of a checkpoint's, after that of the run it started from, and so on."""
+    run = run.parents[1] if run.suffix == ".ckpt" else run
+    if not (run / "run.json").is_file():
+        raise SystemExit(f"{run} is no run's folder: a card tells how all of the model was made")
     config = yaml.safe_load((run / "config.yaml").read_text())
     stem = config["model"]["generator"]["init_args"].get("stem_from")
-    if stem is None:
-        return [run]
-    before = run.parent.parent / stem
-    if not (before / "run.json").is_file():
-        raise SystemExit(f"{run} started from {stem}, which is no run's folder in {run.parent.parent}")
-    return [*with_stems(before), run]
+    return [run] if stem is None else [*with_stems(run.parent.parent / stem), run]
 
 
 def main() -> None:
@@ -168,6 +167,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RELEASED / "emoji", help="default: %(default)s")
     parser.add_argument("--work", type=Path, default=Path("runs/release"), help="where the scores go")
     options = parser.parse_args()
+    with_stems(options.run)  # before anything is written
     write_weights(load(options.run, "cpu"), options.captioner, options.out)
     size = sum(f.stat().st_size for f in options.out.rglob("*.safetensors")) / 1e6
     if size > LARGEST_MB:

@@ -1,8 +1,8 @@
 """Search for a better recipe: trials of equal time on the shipped emoji, recorded by Optuna.
 
-    python benchmarks/tune.py                              # the next trial of benchmarks/search/recipe.yaml
-    python benchmarks/tune.py --trials 5 --study benchmarks/search/recipe.yaml
-    python benchmarks/tune.py --table                      # what is known, as Markdown
+    python benchmarks/tune.py                   # the next trial of benchmarks/search/quickstart.yaml
+    python benchmarks/tune.py --trials 5 --study benchmarks/search/quickstart.yaml
+    python benchmarks/tune.py --table           # what is known, as Markdown
 
 The study says what may vary and which trials come first; after those, Optuna proposes. A trial is judged by
 the validation split alone, its distance and its retrieval: test and composition stay for
@@ -28,7 +28,7 @@ from imagen_pl.callbacks.tracking import git_state
 if TYPE_CHECKING:
     import optuna
 
-STUDY = REPOSITORY / "benchmarks/search/recipe.yaml"
+STUDY = REPOSITORY / "benchmarks/search/quickstart.yaml"
 
 
 @dataclass(frozen=True)

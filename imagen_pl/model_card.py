@@ -13,6 +13,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.evaluation_report import bias_of_few, score_table
 from imagen_pl.metrics.distances import FEW
 from imagen_pl.metrics.evaluation import Evaluation
+from imagen_pl.metrics.extractors import name_in_scores
 
 _EMOJI = (
     "Emoji drawn by three hands: Fluent Emoji (MIT, Microsoft Corporation), Noto Emoji (Apache-2.0, Google "
@@ -79,9 +80,10 @@ def read_evaluation(file: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         _scores([found])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"--evaluation {file} is not an evaluation.json of `imagen-pl evaluate` ({type(error).__name__})"
+            f"--evaluation {file} is not an evaluation.json of this version's `imagen-pl evaluate` "
+            f"({type(error).__name__}): evaluate again"
         ) from error
     return found
 
@@ -126,7 +128,7 @@ def _scores(evaluations: Sequence[Mapping[str, Any]]) -> str:
     )
     lines = [f"By `imagen-pl evaluate`: {asked}.", "", *score_table(columns), ""]
     lines += [
-        f"CLIP score, split {each['split']}: {each['clip_score']:.2f}, of {each['clip']}.\n"
+        f"CLIP score, split {each['split']}: {each['clip_score']:.2f}, of {name_in_scores(each['clip'])}.\n"
         for each in evaluations
         if "clip_score" in each
     ]

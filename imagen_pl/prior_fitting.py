@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 from jaxtyping import Float, UInt8
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.data.looking import looking_at
 from imagen_pl.errors import UserError
 from imagen_pl.text.encoder import TextEncoder
 from imagen_pl.text.prior import VisualPrior
@@ -61,19 +60,9 @@ def fit_prior(
 def _seen(
     prior: VisualPrior, text_encoder: TextEncoder, data: CaptionedImages, system: LightningModule
 ) -> Iterator[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]:
-    bar = tqdm(
-        desc="looking at images",
-        unit=" images",
-        delay=2.0,
-        mininterval=0.2 if sys.stderr.isatty() else 10,
-        file=sys.stderr,
-        leave=False,
-    )
-    with bar:
-        for batch in data.pairs(prior.captions, largest=prior.backbone.size):
-            text = batch.text or text_encoder.encode(batch.captions, system.device)
-            yield text.pooled, batch.images
-            bar.update(len(batch))
+    for batch in looking_at(data.pairs(prior.captions, largest=prior.backbone.size), "images"):
+        text = batch.text or text_encoder.encode(batch.captions, system.device)
+        yield text.pooled, batch.images
 
 
 def _priors(system: LightningModule) -> dict[str, VisualPrior]:

@@ -303,10 +303,15 @@ class TextToImageGAN(ManualOptimization):
 
     @torch.no_grad()
     def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
-        z = self._latents_of(batch.indices.tolist(), seed=self.seed)
-        fake = to_uint8(self.ema.generator(z, self.encode(batch), self.growth))
+        indices, text = batch.indices.tolist(), self.encode(batch)
+
+        def draw(time: int) -> UInt8[Tensor, "b 3 r r"]:
+            z = self._latents_of(indices, mix_seed(self.seed, time) if time else self.seed)
+            return to_uint8(self.ema.generator(z, text, self.growth))
+
+        fake = draw(0)
         if not self.trainer.sanity_checking:  # whose few batches must not be taken for the whole set
-            self.validation.update(batch, fake)
+            self.validation.update(batch, fake, draw)
 
     def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxtyping import UInt8
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.data.looking import looking_at
 from imagen_pl.metrics.base import ImageMetric
 from imagen_pl.metrics.extractors import InceptionV3
 from imagen_pl.metrics.frechet import FrechetDistance
@@ -80,13 +82,43 @@ class Validation:
             seen += [*trainer.num_val_batches, getattr(data, "val_batch_size", None)]
         self._real_key = "-".join(str(part) for part in seen)
         self._wants_real = [m.needs_real(self._real_key) for m in self.metrics]
+        if not trainer.sanity_checking:
+            self._show_training(trainer, resolution)
 
-    def update(self, batch: CaptionedBatch, fake: UInt8[Tensor, "b 3 r r"]) -> None:
-        """Take in a batch and what was drawn for its captions."""
+    def _show_training(self, trainer: Trainer, resolution: int) -> None:
+        data = getattr(trainer, "datamodule", None)
+        for metric in self.metrics:
+            if not (metric.sees_training and isinstance(data, CaptionedImages) and data.training_fingerprint):
+                continue
+            number = metric.needs_training(f"{data.training_fingerprint}-{resolution}")
+            if number:
+                shown = looking_at(data.pairs(number, resolution, one_a_group=False), "training images")
+                for batch in shown:
+                    metric.update_training(batch.images.to(trainer.strategy.root_device))
+
+    def update(
+        self,
+        batch: CaptionedBatch,
+        fake: UInt8[Tensor, "b 3 r r"],
+        draw: Callable[[int], UInt8[Tensor, "b 3 r r"]],
+    ) -> None:
+        """Take in a batch and what was drawn for its captions.
+
+        Args:
+            batch: real images and captions.
+            fake: a picture for each caption.
+            draw: gives another for each, the k-th.
+        """
         for metric, wants_real in zip(self.metrics, self._wants_real, strict=True):
             if wants_real:
                 metric.update(batch.images, batch.captions, real=True)
             metric.update(fake, batch.captions, real=False)
+        wanted = [metric.needs_again() for metric in self.metrics]
+        for k in range(1, max(wanted, default=0) + 1):
+            again = draw(k)
+            for metric, number in zip(self.metrics, wanted, strict=True):
+                if k <= number:
+                    metric.update_again(again)
 
     def finish(self) -> dict[str, float]:
         """Scores over all processes, by name without val/."""

@@ -147,13 +147,14 @@ class CaptionedImages(LightningDataModule):
         read = (row for shard in self._loaded.shards for row, _ in self.source.read(shard, problems))
         return [caption for row in islice(read, _STREAMED) for caption in row.captions]
 
-    def pairs(self, number: int, largest: int) -> Iterator[CaptionedBatch]:
-        """Different images of training, each with a caption: what a prior learns from.
+    def pairs(self, number: int, largest: int, one_a_group: bool = True) -> Iterator[CaptionedBatch]:
+        """Images of training, each with a caption: what a prior learns from.
 
         Args:
-            number: how many at most: of rows the first of each group, from all over the set, with its first
-                caption; of a stream those of the first shards.
+            number: how many at most: of rows from all over the set, with their first caption; of a stream
+                those of the first shards.
             largest: the images' side, px, unless they are trained on at less.
+            one_a_group: of near-alike images take the first alone.
 
         Raises:
             UserError: none can be decoded.
@@ -163,8 +164,11 @@ class CaptionedImages(LightningDataModule):
             yield from self._stream(self.source, self._scoring).once(number, _PAIRS, resolution)
             return
         rows = [replace(row, captions=row.captions[:1]) for row in self._rows.train]
-        firsts = np.array(_spread([group[0] for group in by_group(rows)], number), dtype=np.int64)
+        every = [group[0] for group in by_group(rows)] if one_a_group else list(range(len(rows)))
+        firsts = np.array(_spread(every, number), dtype=np.int64)
         dataset = RowImages(self.source, rows, self._scoring, text_lookup=self.text_lookup)
+        if self._known_broken is not None:
+            dataset.broken.copy_(self._known_broken)
         self._known_broken = dataset.broken  # named once, now
         for part in np.split(firsts, range(_PAIRS, len(firsts), _PAIRS)):
             yield dataset[BatchPlan(part, part, resolution)]
@@ -198,6 +202,15 @@ class CaptionedImages(LightningDataModule):
         add_rows(digest, self._rows.source, rows)
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def training_fingerprint(self) -> str | None:
+        """Changes with what `pairs` shows; None where training and validation images are the same."""
+        if self.val_split == "train":
+            return None
+        recipe = self._scoring
+        settings = (self.version()["digest"], self._smallest(), recipe.fit, recipe.background)
+        return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+
     def version(self) -> dict[str, Any]:
         """What is trained on and scored, with a digest that changes with it; see `data_version`."""
         return data_version(self.source, self._rows)
@@ -211,8 +224,7 @@ class CaptionedImages(LightningDataModule):
     @cached_property
     def _rows(self) -> Checked:
         """The rows that can be used, once the stages are known."""
-        smallest = max(1, self._final_resolution() // 2) if self.min_size is None else self.min_size
-        checked = check_rows(self._loaded, smallest)
+        checked = check_rows(self._loaded, self._smallest())
         if checked.problems.total():
             rank_zero_only(log.warning)(
                 "%s: skipped %d of %d images: %s",
@@ -235,6 +247,7 @@ class CaptionedImages(LightningDataModule):
         dataset = RowImages(self.source, rows, self._training, self.cache_bytes, self.text_lookup)
         if self._known_broken is not None:
             dataset.broken.copy_(self._known_broken)
+        self._known_broken = dataset.broken  # also those that training will come across
         seed = self._training.seed
         shuffle = GroupedShuffle(by_group(rows), seed) if self.balance_groups else Shuffle(len(rows), seed)
         return self._loader(dataset, self._batches(shuffle, rank, world_size), workers)
@@ -269,7 +282,7 @@ class CaptionedImages(LightningDataModule):
     def _stream(
         self, source: StreamSource, recipe: Recipe, rank: int = 0, world_size: int = 1
     ) -> StreamImages:
-        smallest = max(1, self._final_resolution() // 2) if self.min_size is None else self.min_size
+        smallest = self._smallest()
         return StreamImages(
             source,
             self._loaded.shards,
@@ -315,6 +328,10 @@ class CaptionedImages(LightningDataModule):
     def _images_seen(self) -> int:
         module = self.trainer.lightning_module if self.trainer is not None else None
         return int(getattr(module, "images_seen", 0))
+
+    def _smallest(self) -> int:
+        """Least side of an image that is taken, px."""
+        return max(1, self._final_resolution() // 2) if self.min_size is None else self.min_size
 
     def _final_resolution(self) -> int:
         return self.stages[-1].resolution

@@ -20,6 +20,7 @@ from imagen_pl.metrics.manifolds import density_and_coverage, nearest, precision
 from imagen_pl.metrics.retrieval import Retrieval, retrieval_accuracy
 
 T = TypeVar("T")
+_ROWS = 1024
 _NEAR = 0.01  # of real images, how many count as near to a training image
 
 
@@ -148,7 +149,13 @@ def evaluate_features(
 def diversity(several: Float[Tensor, "p k f"], real: Float[Tensor, "n f"]) -> float:
     """Mean distance of two pictures of one prompt, by that of two real images of different captions."""
     within = [torch.pdist(pictures.double()).mean() for pictures in several]
-    return float(torch.stack(within).mean() / torch.pdist(real.double()).mean())
+    # Some rows at a time: all pairs of a large set need not fit in memory.
+    far = sum(float(_apart(rows, real).sum()) for rows in real.split(_ROWS))
+    return float(torch.stack(within).mean()) / (far / (len(real) * (len(real) - 1)))
+
+
+def _apart(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> Float[Tensor, "n m"]:
+    return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def memorisation(

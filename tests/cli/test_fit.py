@@ -50,6 +50,27 @@ def test_a_run_leaves_its_folder(tiny: Tiny, capsys: pytest.CaptureFixture[str])
     assert f"imagen-pl fit --config {tiny.run}/config.yaml --ckpt_path last" in told
 
 
+def test_diversity_and_memorisation_are_scores_of_validation(tiny: Tiny) -> None:
+    scores = [
+        {"class_path": "Diversity", "init_args": {"captions": 2, "pictures": 2}},
+        {"class_path": "Memorisation", "init_args": {"training_images": 8}},
+    ]
+    for score in scores:
+        score["class_path"] = f"imagen_pl.metrics.feature_scores.{score['class_path']}"
+    metric = {"class_path": "imagen_pl.metrics.feature_scores.FeatureScores", "init_args": {"scores": scores}}
+    Path("scores.yaml").write_text(
+        yaml.safe_dump({"model": {"metrics": [metric]}, "checkpoint": {"monitor": None}})
+    )
+    assert main(["fit", *tiny.words, "--config", "scores.yaml"]) == 0
+    with (tiny.run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("val/diversity_efficientnet_lite0")]
+    assert rows
+    for row in rows:
+        assert 0 < float(row["val/diversity_efficientnet_lite0"]) < 3
+        assert 0 < float(row["val/memorisation_ratio_efficientnet_lite0"]) < 100
+        assert 0 <= float(row["val/memorisation_near_efficientnet_lite0"]) <= 1
+
+
 @pytest.mark.parametrize(("given", "drawn"), [("null", 12), ("[]", 0), ("[a cat]", 1)])
 def test_the_grid_draws_the_data_s_own_captions_unless_others_are_named(
     tiny: Tiny,

@@ -43,17 +43,18 @@ ALLOWED: dict[str, set[str]] = {
     "trained": LEAVES | {"checkpoints", "generators.base", "pretrained", "runs"},
     "app": LEAVES | {"describing", "films", "inference", "interpolation", "pictures"},
     "run_report": LEAVES | {"files", "runs"},
-    "model_card": LEAVES | {"evaluation_report", "metrics.distances", "metrics.evaluation"},
+    "model_card": LEAVES
+    | {"evaluation_report", "metrics.distances", "metrics.evaluation", "metrics.extractors"},
     "publishing": LEAVES | {"inference", "model_card", "pictures", "trained"},
     "data": LEAVES | {"files", "schedules", "types", "pictures"},
     "data.verbs": LEAVES | {"caption_folder", "data", "verb_help"},
     "data.augment": set(),
     "metrics": LEAVES | {"backbones", "dual_encoders", "files", "pretrained", "types"},
-    "validation": {"metrics", "types"},
+    "validation": {"data.datamodule", "data.looking", "metrics", "types"},
     "ema": {"generators.base"},
     "reporting": set(),
     "muon": set(),
-    "prior_fitting": LEAVES | {"data.datamodule", "text.encoder", "text.prior"},
+    "prior_fitting": LEAVES | {"data.datamodule", "data.looking", "text.encoder", "text.prior"},
     "optimization": LEAVES | {"discriminators.base", "generators.base", "reporting", "schedules", "types"},
     "system": LEAVES
     | {

@@ -58,7 +58,8 @@ def test_the_card_tells_commands_times_and_commits_of_both_halves(
 ) -> None:
     first = ["imagen-pl fit --config a.yaml", "imagen-pl fit --config runs/a/config.yaml --ckpt_path last"]
     write_run(tmp_path / "runs/a", first, "0123456789", None)
-    run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "runs/a")
+    stem = "runs/a/checkpoints/last.ckpt"
+    run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", stem)
     about = {
         "machine": {"cores": 2, "cpu": "Some CPU"},
         "torch": "2.15.0",
@@ -69,15 +70,16 @@ def test_the_card_tells_commands_times_and_commits_of_both_halves(
     lines = told.splitlines()
     assert lines[1:4] == [*first, "imagen-pl fit --config b.yaml"]
     assert lines[4].startswith("imagen-pl fit-captioner")
-    assert "a took 4 minutes, 12,000 images, 50 a second on average (commit 0123456); b took 4" in told
+    assert "a took 4 minutes, 12,000 images, 50 a second on average" in told
     assert lines[5] == "python benchmarks/release.py runs/b --captioner c"
+    assert "commit 0123456); b took 4 minutes" in told
     assert "On 2 cores of an Some CPU" in told
-    assert "2 x cpu, torch 2.15.0, bf16-mixed, seed 3" in told
+    assert told.count("(2 x cpu, bf16-mixed, seed 3, commit ") == 2
 
 
 def test_a_card_needs_the_run_that_the_generator_started_from(release: ModuleType, tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "emoji")
-    with pytest.raises(SystemExit, match="started from emoji, which is no run's folder"):
+    with pytest.raises(SystemExit, match="emoji is no run's folder"):
         release.with_stems(run)
 
 
@@ -85,6 +87,7 @@ def test_what_is_too_large_does_not_ship(
     release: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(release, "load", lambda *_: None)
+    monkeypatch.setattr(release, "with_stems", lambda _: [])
     monkeypatch.setattr(
         release,
         "write_weights",

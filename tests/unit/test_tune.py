@@ -55,14 +55,24 @@ def _fit(commands: list[list[str]]) -> Any:
     return run
 
 
-def test_the_study_s_files_exist_and_every_choice_is_understood(tune: ModuleType) -> None:
+def kinds_of_terms(words: list[str]) -> list[str]:
     from imagen_pl.fitting import TrainingCLI
 
-    space = tune.read_space(tune.STUDY)
+    return [term.class_path for term in TrainingCLI(words, run=False).config.model.matching]
+
+
+@pytest.mark.parametrize("name", ["recipe", "quickstart"])
+def test_the_study_s_files_exist_and_every_choice_is_understood(tune: ModuleType, name: str) -> None:
+    from imagen_pl.fitting import TrainingCLI
+
+    space = tune.read_space(tune.STUDY.with_stem(name))
 
     assert space.first[0] == {}
     base = [word for file in space.base for word in ("--config", str(REPOSITORY / file))]
     base += ["--name", "a_test"]  # the base's own may be there
+    quickstart = ["--config", str(REPOSITORY / "configs/quickstart.yaml"), "--name", "a_test"]
+    kinds = [kinds_of_terms(words) for words in (base, quickstart)]
+    assert kinds[0] == kinds[1]
     for name, choices in space.vary.items():
         for choice in choices:
             cli = TrainingCLI([*base, *space.words({name: choice})], run=False)
