@@ -224,7 +224,9 @@ def test_every_file_trains(
     Path("small.yaml").write_text(yaml.safe_dump(changes))
     pairs = CaptionedImages.pairs
     monkeypatch.setattr(
-        CaptionedImages, "pairs", lambda self, number, largest: pairs(self, min(number, 32), largest)
+        CaptionedImages,
+        "pairs",
+        lambda self, number, *how, **more: pairs(self, min(number, 32), *how, **more),
     )
 
     words = [word for file in files for word in ("--config", str(CONFIGS / file))]
