@@ -12,7 +12,7 @@ from torch import Tensor
 
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.looking import looking_at
-from imagen_pl.metrics.base import ImageMetric
+from imagen_pl.metrics.base import ImageMetric, WatchingMetric
 from imagen_pl.metrics.extractors import InceptionV3
 from imagen_pl.metrics.frechet import FrechetDistance
 from imagen_pl.types import CaptionedBatch
@@ -87,14 +87,20 @@ class Validation:
 
     def _show_training(self, trainer: Trainer, resolution: int) -> None:
         data = getattr(trainer, "datamodule", None)
-        for metric in self.metrics:
-            if not (metric.sees_training and isinstance(data, CaptionedImages) and data.training_fingerprint):
+        if not isinstance(data, CaptionedImages):
+            return
+        for metric in self._watching:
+            if not metric.sees_training or data.training_fingerprint is None:
                 continue
             number = metric.needs_training(f"{data.training_fingerprint}-{resolution}")
             if number:
                 shown = looking_at(data.pairs(number, resolution, one_a_group=False), "training images")
                 for batch in shown:
                     metric.update_training(batch.images.to(trainer.strategy.root_device))
+
+    @property
+    def _watching(self) -> list[WatchingMetric]:
+        return [metric for metric in self.metrics if isinstance(metric, WatchingMetric)]
 
     def update(
         self,
@@ -113,12 +119,12 @@ class Validation:
             if wants_real:
                 metric.update(batch.images, batch.captions, real=True)
             metric.update(fake, batch.captions, real=False)
-        wanted = [metric.needs_again() for metric in self.metrics]
-        for k in range(1, max(wanted, default=0) + 1):
+        wanted = [(metric, metric.needs_again()) for metric in self._watching]
+        for k in range(1, max((number for _, number in wanted), default=0) + 1):
             again = draw(k)
-            for metric, number in zip(self.metrics, wanted, strict=True):
+            for watching, number in wanted:
                 if k <= number:
-                    metric.update_again(again)
+                    watching.update_again(again)
 
     def finish(self) -> dict[str, float]:
         """Scores over all processes, by name without val/."""

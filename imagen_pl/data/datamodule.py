@@ -167,9 +167,7 @@ class CaptionedImages(LightningDataModule):
         every = [group[0] for group in by_group(rows)] if one_a_group else list(range(len(rows)))
         firsts = np.array(_spread(every, number), dtype=np.int64)
         dataset = RowImages(self.source, rows, self._scoring, text_lookup=self.text_lookup)
-        if self._known_broken is not None:
-            dataset.broken.copy_(self._known_broken)
-        self._known_broken = dataset.broken  # named once, now
+        self._share_broken(dataset)
         for part in np.split(firsts, range(_PAIRS, len(firsts), _PAIRS)):
             yield dataset[BatchPlan(part, part, resolution)]
 
@@ -245,9 +243,7 @@ class CaptionedImages(LightningDataModule):
         rows = self._rows.train
         workers = self._workers(len(rows) * 3 * self._final_resolution() ** 2 <= self.cache_bytes)
         dataset = RowImages(self.source, rows, self._training, self.cache_bytes, self.text_lookup)
-        if self._known_broken is not None:
-            dataset.broken.copy_(self._known_broken)
-        self._known_broken = dataset.broken  # also those that training will come across
+        self._share_broken(dataset)
         seed = self._training.seed
         shuffle = GroupedShuffle(by_group(rows), seed) if self.balance_groups else Shuffle(len(rows), seed)
         return self._loader(dataset, self._batches(shuffle, rank, world_size), workers)
@@ -328,6 +324,12 @@ class CaptionedImages(LightningDataModule):
     def _images_seen(self) -> int:
         module = self.trainer.lightning_module if self.trainer is not None else None
         return int(getattr(module, "images_seen", 0))
+
+    def _share_broken(self, dataset: RowImages) -> None:
+        """Let all data sets of training rows know one list of broken images, so that each is named once."""
+        if self._known_broken is not None:
+            dataset.broken = self._known_broken
+        self._known_broken = dataset.broken
 
     def _smallest(self) -> int:
         """Least side of an image that is taken, px."""

@@ -39,34 +39,9 @@ class ImageMetric(ABC):
         """
         return True
 
-    @property
-    def sees_training(self) -> bool:
-        """Whether it asks for images of training."""
-        return False
-
-    def needs_training(self, key: str) -> int:
-        """How many images of training must be given to this process, before all others.
-
-        Args:
-            key: stands for the set of training images and their resolution.
-        """
-        return 0
-
-    def update_training(self, images: Images) -> None:
-        """Take in images of training; called where `needs_training` asked for some."""
-        raise NotImplementedError
-
     @abstractmethod
     def update(self, images: Images, captions: Sequence[str], *, real: bool) -> None:
         """Take in a batch of real or generated images."""
-
-    def needs_again(self) -> int:
-        """How many further pictures of each caption of the last batch must be given; mostly none."""
-        return 0
-
-    def update_again(self, images: Images) -> None:
-        """Take in a further picture of each caption of the last batch, as often as `needs_again` says."""
-        raise NotImplementedError
 
     @abstractmethod
     def compute(self, key: str) -> dict[str, float]:
@@ -75,3 +50,32 @@ class ImageMetric(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Forget the generated images."""
+
+
+class WatchingMetric(ImageMetric):
+    """One that may want to see images of training too, and several pictures of a caption."""
+
+    @property
+    @abstractmethod
+    def sees_training(self) -> bool:
+        """Whether it asks for images of training."""
+
+    @abstractmethod
+    def needs_training(self, key: str) -> int:
+        """How many images of training must be given to this process, before all others.
+
+        Args:
+            key: stands for the set of training images and their resolution.
+        """
+
+    @abstractmethod
+    def update_training(self, images: Images) -> None:
+        """Take in images of training."""
+
+    @abstractmethod
+    def needs_again(self) -> int:
+        """How many further pictures of each caption of the last batch must be given."""
+
+    @abstractmethod
+    def update_again(self, images: Images) -> None:
+        """Take in a further picture of each caption of the last batch, as often as `needs_again` says."""

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen_pl.errors import UserError
-from imagen_pl.metrics.base import ImageMetric, Images
+from imagen_pl.metrics.base import Images, WatchingMetric
 from imagen_pl.metrics.distances import gaussian_discrepancy
 from imagen_pl.metrics.evaluation import diversity, memorisation
 from imagen_pl.metrics.extractors import EfficientNetLite0, Extractor
@@ -206,7 +206,7 @@ def subject_and_style(caption: str, style_after: str | None) -> tuple[str, str]:
     return subject, style
 
 
-class FeatureScores(ImageMetric):
+class FeatureScores(WatchingMetric):
     """Scores that need every image's features, over all processes together.
 
     Unlike the Fréchet distance they cannot be added up: features are held in memory, 5 KB an image.
