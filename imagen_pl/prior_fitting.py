@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jaxtyping import Float, UInt8
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.looking import looking_at
 from imagen_pl.errors import UserError
 from imagen_pl.text.encoder import TextEncoder
-from imagen_pl.text.prior import VisualPrior
+from imagen_pl.text.kernel_ridge import KernelRidge
 
 
 def spare_ddp(system: LightningModule) -> None:
@@ -21,49 +21,56 @@ def spare_ddp(system: LightningModule) -> None:
 
     To be called before DDP wraps the system.
     """
-    own = [f"{name}.{key}" for name, prior in _priors(system).items() for key in prior.state_dict()]
+    solved = {name: part for name, part in system.named_modules() if isinstance(part, KernelRidge)}
+    own = [f"{name}.{key}" for name, part in solved.items() for key in part.state_dict()]
     if own:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(system, own)
 
 
-def fit_prior(
-    trainer: Trainer, system: LightningModule, text_encoder: TextEncoder, data: LightningDataModule | None
+def priors(*networks: nn.Module) -> list[KernelRidge]:
+    """What of these networks is solved by the training set."""
+    return [part for network in networks for part in network.modules() if isinstance(part, KernelRidge)]
+
+
+def solve(
+    trainer: Trainer,
+    system: LightningModule,
+    parts: Sequence[KernelRidge],
+    text_encoder: TextEncoder,
+    data: LightningDataModule | None,
 ) -> None:
-    """Show the generator's prior the training set; the first process does it for all.
+    """Show the training set to what is solved by it; the first process does it for all.
+
+    Args:
+        parts: equal ones, of which one is solved and the others take over what it learnt.
 
     Raises:
         UserError: in every process, where there are no images that can be had, or no backbone.
     """
-    priors = list(_priors(system).values())
-    if not priors:
+    if not parts:
         return
     problem = ""
     if trainer.global_rank == 0:
         try:
             if not isinstance(data, CaptionedImages):
-                raise UserError(
-                    "a VisualPrior learns from a CaptionedImages data module: leave the prior out"
-                )
-            priors[0].backbone.load()
-            priors[0].fit(_seen(priors[0], text_encoder, data, system))
+                what = type(parts[0]).__name__
+                raise UserError(f"{what} learns from a CaptionedImages data module: leave it out")
+            parts[0].backbone.load()
+            parts[0].fit(_seen(parts[0], text_encoder, data, system))
         except UserError as error:  # the others wait
             problem = str(error)
     # On the CPU: what is sent from one GPU would be unpacked onto the same.
-    learnt = {name: value.cpu() for name, value in priors[0].state_dict().items()}
+    learnt = {name: value.cpu() for name, value in parts[0].state_dict().items()}
     problem, learnt = trainer.strategy.broadcast((problem, learnt))
     if problem:
         raise UserError(problem)
-    for prior in priors:  # the average has a copy
-        prior.load_state_dict(learnt)
+    for part in parts:
+        part.load_state_dict(learnt)
 
 
 def _seen(
-    prior: VisualPrior, text_encoder: TextEncoder, data: CaptionedImages, system: LightningModule
+    part: KernelRidge, text_encoder: TextEncoder, data: CaptionedImages, system: LightningModule
 ) -> Iterator[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]:
-    for batch in looking_at(data.pairs(prior.captions, largest=prior.backbone.size), "images"):
+    for batch in looking_at(data.pairs(part.captions, largest=part.backbone.size), "images"):
         text = batch.text or text_encoder.encode(batch.captions, system.device)
         yield text.pooled, batch.images
-
-
-def _priors(system: LightningModule) -> dict[str, VisualPrior]:
-    return {name: part for name, part in system.named_modules() if isinstance(part, VisualPrior)}

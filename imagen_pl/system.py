@@ -24,10 +24,11 @@ from imagen_pl.losses.matching import MatchingLoss
 from imagen_pl.losses.penalties import Penalty
 from imagen_pl.losses.self_supervised import SelfSupervisedTask
 from imagen_pl.losses.terms import PerSample, Shown, Step, TaughtTerm, Term, Terms
+from imagen_pl.losses.unseen import UnseenCaptions
 from imagen_pl.metrics.base import ImageMetric
 from imagen_pl.optimization import ManualOptimization, compile_each
 from imagen_pl.pictures import to_uint8
-from imagen_pl.prior_fitting import fit_prior, spare_ddp
+from imagen_pl.prior_fitting import priors, solve, spare_ddp
 from imagen_pl.schedules import Schedule, StagePosition
 from imagen_pl.text.cache import TextCache
 from imagen_pl.text.encoder import TextEncoder
@@ -52,6 +53,7 @@ class TextToImageGAN(ManualOptimization):
         matching: terms that make words count.
         self_supervised: pretext tasks on the images' own colour and shape.
         captioning: a captioner that learns real pairs, and teaches the generator to draw what captions say.
+        unseen: captions that no image shows, which teach the generator too.
         guidance: terms of frozen networks that judge pictures by their captions.
         augment: changes to what the discriminator sees; None shows it everything as it is.
         learning_rate_schedule: factor on both learning rates by images seen; None keeps them.
@@ -81,6 +83,7 @@ class TextToImageGAN(ManualOptimization):
         self_supervised: list[SelfSupervisedTask] | None = None,
         captioning: TaughtTerm | None = None,
         guidance: list[Term] | None = None,
+        unseen: UnseenCaptions | None = None,
         augment: Augment | None = None,
         learning_rate_schedule: Schedule | None = None,
         ema_halflife_kimg: float = 10.0,
@@ -117,6 +120,7 @@ class TextToImageGAN(ManualOptimization):
                 f"model.penalties: {type(discriminator).__name__} judges by a frozen network; its slopes no "
                 "penalty can lower: set penalties to [], or put it in a JointDiscriminator behind another one"
             )
+        self.unseen = unseen
         self.augment = augment if augment is not None else nn.Identity()
         self.validation = Validation(metrics or [], fid_weights)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
@@ -192,6 +196,7 @@ class TextToImageGAN(ManualOptimization):
                 terms = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
                 shown = Shown(fake, seen, words, self.growth, batch.captions[rows], paired, real)
                 terms |= self._weighted("generator", shown)
+                terms |= self._unseen(z[rows], words)
                 with sync:
                     self.backward_mean(terms, share)
             self.step(optimizer, self.generator.parameters(), "g_grad_norm")
@@ -227,6 +232,13 @@ class TextToImageGAN(ManualOptimization):
         losses, notes = self.terms.losses(step, self.discriminator, self.adversarial, shown, self.images_seen)
         self.reporter.note(notes)
         return losses
+
+    def _unseen(self, z: Float[Tensor, "b z"], words: TextFeatures) -> dict[str, PerSample]:
+        """What pictures for captions between these lack, if that is asked."""
+        if self.unseen is None:
+            return {}
+        weight = self.unseen.weight_at(self.images_seen, self.growth.resolution)
+        return {"g_unseen": weight * self.unseen(self.generator, z, words, self.growth)} if weight else {}
 
     def encode(self, batch: CaptionedBatch) -> TextFeatures:
         """The captions' features: from the cache where the batch brings them, else encoded now."""
@@ -372,8 +384,11 @@ class TextToImageGAN(ManualOptimization):
         """What a new training starts from: another's stem, or else a prior that has seen the images."""
         if self.images_seen:
             return
+        data = getattr(self.trainer, "datamodule", None)
+        if self.unseen is not None:
+            solve(self.trainer, self, [self.unseen], self.text_encoder, data)
         if self.generator.stem_from is None:
-            fit_prior(self.trainer, self, self.text_encoder, getattr(self.trainer, "datamodule", None))
+            solve(self.trainer, self, priors(self.generator, self.ema), self.text_encoder, data)
             return
         stem = load_stem(self.generator, self.generator.stem_from)
         self.ema.generator.load_state_dict(self.generator.state_dict())
@@ -398,7 +413,8 @@ class TextToImageGAN(ManualOptimization):
 
     def taught_by(self) -> list[str]:
         """Names of the frozen networks that teach it, or taught what it goes on from: none may score it."""
-        return sorted({*frozen_names(self.generator, self.discriminator, self.terms), *self.taught_before})
+        teachers = [self.generator, self.discriminator, self.terms, *([self.unseen] if self.unseen else [])]
+        return sorted({*frozen_names(*teachers), *self.taught_before})
 
 
 def learns(network: nn.Module) -> bool:

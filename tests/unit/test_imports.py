@@ -36,10 +36,10 @@ ALLOWED: dict[str, set[str]] = {
     "discriminators": LEAVES | {"backbones", "layers", "text.adapter", "types"},
     "losses": LEAVES
     | {"backbones", "data.augment", "discriminators.base", "dual_encoders", "layers", "schedules", "types"}
-    | {"text.captioner", "text.captioner_weights"},
+    | {"generators.base", "text.captioner", "text.captioner_weights", "text.kernel_ridge"},
     "text": LEAVES | {"backbones", "files", "pretrained", "types"},
     "text.adapter": {"layers", "types"},
-    "text.prior": LEAVES | {"backbones"},
+    "text.prior": {"backbones", "text.kernel_ridge"},
     "trained": LEAVES | {"checkpoints", "generators.base", "pretrained", "runs"},
     "app": LEAVES | {"describing", "films", "inference", "interpolation", "pictures"},
     "run_report": LEAVES | {"files", "runs"},
@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "ema": {"generators.base"},
     "reporting": set(),
     "muon": set(),
-    "prior_fitting": LEAVES | {"data.datamodule", "data.looking", "text.encoder", "text.prior"},
+    "prior_fitting": LEAVES | {"data.datamodule", "data.looking", "text.encoder", "text.kernel_ridge"},
     "optimization": LEAVES | {"discriminators.base", "generators.base", "reporting", "schedules", "types"},
     "system": LEAVES
     | {

@@ -1,0 +1,116 @@
+"""Captions that no image shows teach the generator too.
+
+Axes: b batch, n pictures asked for, c channels of a caption's vector, d k numbers, r pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from imagen_pl.backbones import Backbone
+from imagen_pl.generators.base import Generator
+from imagen_pl.schedules import Schedule
+from imagen_pl.text.kernel_ridge import KernelRidge, principal
+from imagen_pl.types import Growth, TextFeatures
+
+
+class UnseenCaptions(KernelRidge):
+    """Pictures for captions between those of training should show what a regression guesses of them.
+
+    1 - cos(seen(G(z, t)), guess(t))    with t between two captions of the batch, as mixup (arXiv:1710.09412)
+
+    A generator fits its training captions, and what it draws for others is left to chance: no real image can
+    say what is wrong with it. Where a dual encoder would say (CLIP guidance, StyleGAN-T, arXiv:2301.09515,
+    section 3.3), here it is a kernel ridge regression from captions to a frozen network's features, solved on
+    the training set before the first batch. A caption between two names what no image shows, and a guess is
+    smooth: so is, then, what the generator makes of words that it never learnt.
+
+    Args:
+        backbone: the frozen network. It must not score the model.
+        captions: how many captions of training the regression rests on, spread over all.
+        text_dim: size of the text encoder's vectors.
+        seen_dim: principal components of the network's features that count, each by its deviation's root.
+        sharpness: how much nearer captions count more.
+        ridge: how little single images are trusted.
+        weight: factor in the generator's loss: a number, or a schedule of images seen.
+        share: how many captions a step are drawn, as a share of the batch, 0 to 1.
+        from_resolution: resolution, px, below which it is left out; small images tell the network little.
+    """
+
+    name = "unseen"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        captions: int = 4096,
+        text_dim: int = 384,
+        seen_dim: int = 256,
+        sharpness: float = 4.0,
+        ridge: float = 2.0,
+        weight: float | Schedule = 1.0,
+        share: float = 0.25,
+        from_resolution: int = 16,
+    ) -> None:
+        if seen_dim < 1:
+            raise ValueError(f"UnseenCaptions.seen_dim {seen_dim} must be 1 or more")
+        if not 0 < share <= 1:
+            raise ValueError(f"UnseenCaptions.share {share} must be above 0 and at most 1")
+        super().__init__(backbone, captions, text_dim, seen_dim, sharpness, ridge)
+        self.weight, self.share, self.from_resolution = weight, share, from_resolution
+        features = sum(backbone.channels)
+        self.centre: Tensor
+        self.directions: Tensor
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("directions", torch.zeros(features, seen_dim))
+
+    def weight_at(self, images_seen: int, resolution: int) -> float:
+        """Its factor now; at 0 nothing need be drawn."""
+        if resolution < self.from_resolution:
+            return 0.0
+        return self.weight(images_seen) if callable(self.weight) else self.weight
+
+    def forward(
+        self, generator: Generator, z: Float[Tensor, "b z"], text: TextFeatures, growth: Growth
+    ) -> Float[Tensor, " n"]:
+        """The unweighted loss of each picture that is drawn for it.
+
+        Args:
+            generator: draws them.
+            z: latents.
+            text: captions of training.
+            growth: how far it has grown.
+        """
+        number = max(1, round(self.share * len(text)))
+        between = mixed(text[:number], text.roll()[:number])
+        seen = (self.means(generator(z[:number], between, growth)).float() - self.centre) @ self.directions
+        return 1 - F.cosine_similarity(seen, self.guess(between.pooled), dim=1)
+
+    def look(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b d"]:
+        return self.means(images).float()
+
+    def solve(
+        self, numbers: Float[Tensor, "n d"], kernel: Float[Tensor, "n n"], factor: Float[Tensor, "n n"]
+    ) -> Float[Tensor, "n k"]:
+        centre = numbers.mean(0)
+        directions = principal(numbers - centre, self.guess_dim)
+        # Else the first few components would decide alone.
+        spread = ((numbers - centre) @ directions).std(0).clamp_min(1e-12).sqrt()
+        directions = directions / spread
+        solved = torch.cholesky_solve((numbers - centre) @ directions, factor)
+        room = (0, self.guess_dim - directions.shape[1])
+        self.centre.copy_(centre)
+        self.directions.copy_(F.pad(directions, room))
+        return F.pad(solved, room)
+
+
+def mixed(one: TextFeatures, other: TextFeatures) -> TextFeatures:
+    """Captions at a random place between two: pooled vectors of one length, and the words of both."""
+    place = torch.rand(len(one), 1, device=one.pooled.device)
+    pooled = torch.lerp(one.pooled, other.pooled, place)
+    pooled = pooled * pooled.square().mean(1, keepdim=True).clamp_min(1e-12).rsqrt()
+    return TextFeatures(
+        torch.cat([one.tokens, other.tokens], dim=1), torch.cat([one.mask, other.mask], dim=1), pooled
+    )
