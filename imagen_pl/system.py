@@ -28,8 +28,8 @@ from imagen_pl.losses.unseen import UnseenCaptions
 from imagen_pl.metrics.base import ImageMetric
 from imagen_pl.optimization import ManualOptimization, compile_each
 from imagen_pl.pictures import to_uint8
-from imagen_pl.prior_fitting import priors, solve, spare_ddp
 from imagen_pl.schedules import Schedule, StagePosition
+from imagen_pl.solving import solve_by_training_set, solved_parts, spare_ddp
 from imagen_pl.text.cache import TextCache
 from imagen_pl.text.encoder import TextEncoder
 from imagen_pl.trained import load_stem
@@ -121,6 +121,8 @@ class TextToImageGAN(ManualOptimization):
                 "penalty can lower: set penalties to [], or put it in a JointDiscriminator behind another one"
             )
         self.unseen = unseen
+        if unseen is not None:
+            unseen.check(text_encoder.dim)
         self.augment = augment if augment is not None else nn.Identity()
         self.validation = Validation(metrics or [], fid_weights)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
@@ -238,7 +240,9 @@ class TextToImageGAN(ManualOptimization):
         if self.unseen is None:
             return {}
         weight = self.unseen.weight_at(self.images_seen, self.growth.resolution)
-        return {"g_unseen": weight * self.unseen(self.generator, z, words, self.growth)} if weight else {}
+        if not weight:
+            return {}
+        return {f"g_{self.unseen.name}": weight * self.unseen(self.generator, z, words, self.growth)}
 
     def encode(self, batch: CaptionedBatch) -> TextFeatures:
         """The captions' features: from the cache where the batch brings them, else encoded now."""
@@ -381,22 +385,26 @@ class TextToImageGAN(ManualOptimization):
         data.text_lookup = TextCache.build(self.text_encoder, captions, device=device)
 
     def on_fit_start(self) -> None:
-        """What a new training starts from: another's stem, or else a prior that has seen the images."""
+        """What a new training starts from: another's stem, and what is solved by the training set."""
         if self.images_seen:
             return
         data = getattr(self.trainer, "datamodule", None)
-        if self.unseen is not None:
-            solve(self.trainer, self, [self.unseen], self.text_encoder, data)
         if self.generator.stem_from is None:
-            solve(self.trainer, self, priors(self.generator, self.ema), self.text_encoder, data)
-            return
-        stem = load_stem(self.generator, self.generator.stem_from)
+            parts = solved_parts(self.generator, self.ema)
+            solve_by_training_set(self.trainer, self, parts, self.text_encoder, data)
+        else:
+            self._start_from(self.generator.stem_from)
+        if self.unseen is not None:
+            solve_by_training_set(self.trainer, self, [self.unseen], self.text_encoder, data)
+
+    def _start_from(self, path: str) -> None:
+        stem = load_stem(self.generator, path)
         self.ema.generator.load_state_dict(self.generator.state_dict())
         self.taught_before = stem.taught_by
         self.validation.tell_flattered(self.taught_by())
         if self.trainer.progress_bar_callback is not None:
             blocks = ", ".join(map(str, stem.blocks))
-            self.trainer.progress_bar_callback.print(f"Stem of {self.generator.stem_from}: blocks {blocks}")
+            self.trainer.progress_bar_callback.print(f"Stem of {path}: blocks {blocks}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen

@@ -148,7 +148,7 @@ class CaptionedImages(LightningDataModule):
         return [caption for row in islice(read, _STREAMED) for caption in row.captions]
 
     def pairs(self, number: int, largest: int, one_a_group: bool = True) -> Iterator[CaptionedBatch]:
-        """Images of training, each with a caption: what a prior learns from.
+        """Images of training, each with a caption: what a KernelRidge is solved by.
 
         Args:
             number: how many at most: of rows from all over the set, with their first caption; of a stream

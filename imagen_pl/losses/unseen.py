@@ -36,8 +36,11 @@ class UnseenCaptions(KernelRidge):
         sharpness: how much nearer captions count more.
         ridge: how little single images are trusted.
         weight: factor in the generator's loss: a number, or a schedule of images seen.
-        share: how many captions a step are drawn, as a share of the batch, 0 to 1.
-        from_resolution: resolution, px, below which it is left out; small images tell the network little.
+        share: how many captions a step are drawn, as a share of the batch, above 0 and at most 1. Each lies
+            between two of the same process and part of the batch, of which "" may be one; a single row is
+            asked for as it is.
+        from_resolution: resolution, px, below which it is left out; small images tell the network little,
+            and the regression has seen them at full size.
     """
 
     name = "unseen"
@@ -52,7 +55,7 @@ class UnseenCaptions(KernelRidge):
         ridge: float = 2.0,
         weight: float | Schedule = 1.0,
         share: float = 0.25,
-        from_resolution: int = 16,
+        from_resolution: int = 32,
     ) -> None:
         if seen_dim < 1:
             raise ValueError(f"UnseenCaptions.seen_dim {seen_dim} must be 1 or more")
@@ -65,6 +68,14 @@ class UnseenCaptions(KernelRidge):
         self.directions: Tensor
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("directions", torch.zeros(features, seen_dim))
+
+    def check(self, text_dim: int) -> None:
+        """Raise ValueError unless it is made for vectors of this size."""
+        if self.text_dim != text_dim:
+            raise ValueError(
+                f"UnseenCaptions.text_dim is {self.text_dim}, but the text encoder gives {text_dim}: "
+                f"set it to {text_dim}"
+            )
 
     def weight_at(self, images_seen: int, resolution: int) -> float:
         """Its factor now; at 0 nothing need be drawn."""
@@ -85,8 +96,10 @@ class UnseenCaptions(KernelRidge):
         """
         number = max(1, round(self.share * len(text)))
         between = mixed(text[:number], text.roll()[:number])
-        seen = (self.means(generator(z[:number], between, growth)).float() - self.centre) @ self.directions
-        return 1 - F.cosine_similarity(seen, self.guess(between.pooled), dim=1)
+        means = self.means(generator(z[:number], between, growth))
+        with torch.autocast(means.device.type, enabled=False):
+            seen = (means.float() - self.centre) @ self.directions
+            return 1 - F.cosine_similarity(seen, self.guess(between.pooled), dim=1)
 
     def look(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b d"]:
         return self.means(images).float()
@@ -96,9 +109,10 @@ class UnseenCaptions(KernelRidge):
     ) -> Float[Tensor, "n k"]:
         centre = numbers.mean(0)
         directions = principal(numbers - centre, self.guess_dim)
-        # Else the first few components would decide alone.
-        spread = ((numbers - centre) @ directions).std(0).clamp_min(1e-12).sqrt()
-        directions = directions / spread
+        spread = ((numbers - centre) @ directions).std(0, correction=0)
+        # Else the first few components would decide alone. Of few images some have no spread but of rounding.
+        known = spread > 1e-4 * spread.max()
+        directions = directions * torch.where(known, spread, torch.inf).rsqrt()
         solved = torch.cholesky_solve((numbers - centre) @ directions, factor)
         room = (0, self.guess_dim - directions.shape[1])
         self.centre.copy_(centre)

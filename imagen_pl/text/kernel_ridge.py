@@ -95,7 +95,7 @@ class KernelRidge(nn.Module, ABC):
     def solve(
         self, numbers: Float[Tensor, "n d"], kernel: Float[Tensor, "n n"], factor: Float[Tensor, "n n"]
     ) -> Float[Tensor, "n k"]:
-        """The weights w, of the numbers of all images.
+        """The weights w, of the numbers of all images; a subclass may keep of these what else it needs.
 
         Args:
             numbers: what was looked at, in float64.

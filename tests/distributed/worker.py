@@ -26,6 +26,7 @@ from imagen_pl.errors import TrainingStopped
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.matching import ImageTextContrastive, MismatchedCaptions
 from imagen_pl.losses.penalties import R1, R2
+from imagen_pl.losses.unseen import UnseenCaptions
 from imagen_pl.muon import Muon
 from imagen_pl.schedules import Stage
 from imagen_pl.system import TextToImageGAN
@@ -126,6 +127,7 @@ def everything() -> TextToImageGAN:
         penalties=[R1(0.5, every=2), R2(0.5)],
         matching=[MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8)],
         self_supervised=tiny_tasks(),
+        unseen=UnseenCaptions(TinyBackbone(), 32, text_dim=16, seen_dim=4, share=0.5, from_resolution=8),
         augment=DiffAugment(probability=0.3, target=0.6, adapt_kimg=1.0),
         generator_optimizer=partial(Muon, lr=1e-3),
         discriminator_optimizer=adam(),

@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "ema": {"generators.base"},
     "reporting": set(),
     "muon": set(),
-    "prior_fitting": LEAVES | {"data.datamodule", "data.looking", "text.encoder", "text.kernel_ridge"},
+    "solving": LEAVES | {"data.datamodule", "data.looking", "text.encoder", "text.kernel_ridge"},
     "optimization": LEAVES | {"discriminators.base", "generators.base", "reporting", "schedules", "types"},
     "system": LEAVES
     | {
@@ -70,8 +70,8 @@ ALLOWED: dict[str, set[str]] = {
         "metrics.base",
         "optimization",
         "pictures",
-        "prior_fitting",
         "schedules",
+        "solving",
         "text",
         "trained",
         "types",

@@ -17,6 +17,7 @@ from imagen_pl.data.augment import DiffAugment
 from imagen_pl.losses.adversarial import Relativistic
 from imagen_pl.losses.matching import ImageTextContrastive, MismatchedCaptions
 from imagen_pl.losses.penalties import R1, R2
+from imagen_pl.losses.unseen import UnseenCaptions
 from imagen_pl.schedules import Linear
 from imagen_pl.system import TextToImageGAN
 from imagen_pl.text.adapter import TextAdapter
@@ -97,6 +98,7 @@ def everything(**settings: Any) -> TextToImageGAN:
         penalties=[R1(0.5, every=2), R2(0.5, every=3)],
         matching=[MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8)],
         self_supervised=tiny_tasks(),
+        unseen=UnseenCaptions(TinyBackbone(), 32, text_dim=16, seen_dim=4, share=0.5, from_resolution=8),
         augment=DiffAugment(probability=0.3, target=0.6, adapt_kimg=1.0),
         learning_rate_schedule=Linear(1.0, 0.1, kimg=0.2),
         gradient_clip=10.0,

@@ -30,7 +30,7 @@ def tiny_unseen(captions: int = 24, **settings: Any) -> UnseenCaptions:
 
 
 def pairs(count: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Vectors, and images whose colours follow from them."""
+    """Vectors, and images whose colours follow from them, as by `test_prior.pairs`."""
     source = torch.Generator().manual_seed(seed)
     pooled = torch.randn(count, 16, generator=source)
     colours = (127 + 100 * torch.tanh(pooled[:, :3])).to(torch.uint8)
@@ -147,6 +147,39 @@ def test_a_generator_learns_of_it_what_captions_never_drawn_look_like() -> None:
     assert cost(0) < 0.6 * cost(1)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_few_images_leave_out_what_they_cannot_tell(count: int) -> None:
+    """Else rounding would be blown up to the size of what is known."""
+    pooled, images = pairs(count)
+    unseen = tiny_unseen(share=1.0, seen_dim=8)
+    unseen.fit([(pooled, images)])
+    ranks = int(torch.linalg.matrix_rank(unseen.directions))
+    assert ranks == int((unseen.directions != 0).any(0).sum()) < max(2, count)
+    others, shown = pairs(6, seed=1)
+    losses = drawn(unseen, shown, texts(others))[0]
+    assert losses.isfinite().all()
+    assert count > 1 or torch.equal(losses, torch.ones(6))
+
+
+def test_autocast_leaves_the_projection_in_float32() -> None:
+    pooled, images = pairs()
+    unseen = tiny_unseen(share=1.0)
+    unseen.fit([(pooled, images)])
+    seen: list[Tensor] = []
+    unseen.means = lambda x: seen.append(x.mean((2, 3)).repeat(1, 4)) or seen[-1]  # type: ignore[method-assign, func-returns-value]
+    torch.manual_seed(0)
+    plain = drawn(unseen, images, texts(pooled[:8]))[0]
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = drawn(unseen, images, texts(pooled[:8]))[0]
+    assert torch.equal(cast, plain)
+
+
+def test_a_size_of_vectors_that_is_not_the_encoders() -> None:
+    with pytest.raises(ValueError, match=r"UnseenCaptions.text_dim is 24, but the text encoder gives 16"):
+        tiny_system(unseen=tiny_unseen(text_dim=24))
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"captions": 0}, {"seen_dim": 0}, {"ridge": 0.0}, {"sharpness": -1.0}, {"share": 0.0}, {"share": 1.5}],
@@ -159,8 +192,10 @@ def test_settings_out_of_range(settings: dict[str, Any]) -> None:
 # ---------------------------------------------------------------------- in a training
 
 
-def trained(images: int = 16, unseen: UnseenCaptions | None = None, **settings: Any) -> TextToImageGAN:
-    system = tiny_system(unseen=unseen)
+def trained(
+    images: int = 16, unseen: UnseenCaptions | None = None, accumulate: int = 1, **settings: Any
+) -> TextToImageGAN:
+    system = tiny_system(unseen=unseen, accumulate=accumulate)
     train(system, images, **settings)
     return system
 
@@ -175,6 +210,21 @@ def test_it_sees_the_training_set_before_the_first_batch() -> None:
         assert value.any()
         torch.testing.assert_close(system.unseen.state_dict()[name], value)
     assert system.taught_by() == ["tiny"]
+
+
+def test_each_part_of_a_batch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    forward = UnseenCaptions.forward
+
+    def watched(self: UnseenCaptions, generator: Any, z: Tensor, text: TextFeatures, growth: Any) -> Tensor:
+        losses = forward(self, generator, z, text, growth)
+        rows.append(len(losses))
+        return losses
+
+    monkeypatch.setattr(UnseenCaptions, "forward", watched)
+    system = trained(8, tiny_unseen(share=0.5), accumulate=4)
+    assert rows == [1] * 4
+    assert all(value.isfinite().all() for value in weights_of(system.generator).values())
 
 
 def test_it_teaches_the_generator_and_leaves_the_discriminators_step_alone() -> None:

@@ -1,4 +1,4 @@
-"""Before the first batch, the generator's prior sees the training set."""
+"""Before the first batch, what is solved by the training set sees it: a prior, and UnseenCaptions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imagen_pl.text.kernel_ridge import KernelRidge
 
 
 def spare_ddp(system: LightningModule) -> None:
-    """Keep priors out of what DDP sends at each step: they are equal in all processes, and stay so.
+    """Keep them out of what DDP sends at each step: they are equal in all processes, and stay so.
 
     To be called before DDP wraps the system.
     """
@@ -27,12 +27,12 @@ def spare_ddp(system: LightningModule) -> None:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(system, own)
 
 
-def priors(*networks: nn.Module) -> list[KernelRidge]:
+def solved_parts(*networks: nn.Module) -> list[KernelRidge]:
     """What of these networks is solved by the training set."""
     return [part for network in networks for part in network.modules() if isinstance(part, KernelRidge)]
 
 
-def solve(
+def solve_by_training_set(
     trainer: Trainer,
     system: LightningModule,
     parts: Sequence[KernelRidge],
