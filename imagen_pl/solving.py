@@ -17,7 +17,7 @@ from imagen_pl.text.kernel_ridge import KernelRidge
 
 
 def spare_ddp(system: LightningModule) -> None:
-    """Keep them out of what DDP sends at each step: they are equal in all processes, and stay so.
+    """Keep solved parts out of what DDP sends at each step: they are equal in all processes, and stay so.
 
     To be called before DDP wraps the system.
     """
