@@ -87,10 +87,12 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
     answer = threading.Event()
     monkeypatch.setattr(artifacts, "log_model", lambda *_: answer.wait())
     monkeypatch.setattr(artifacts, "_PATIENCE_S", 0.05)
-    started().on_fit_end(write(tmp_path, best=80, last=80), None)  # type: ignore[arg-type]
+    callback = started()
+    callback.on_fit_end(write(tmp_path, best=80, last=80), None)  # type: ignore[arg-type]
 
     assert "W&B has not taken the checkpoints yet" in caplog.text
     answer.set()
+    assert callback._beside.wait(60)  # else it may go on beside the next test
 
 
 def test_an_error_is_told_and_the_next_thing_is_tried(
