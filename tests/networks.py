@@ -21,6 +21,14 @@ def text_features(
     return TextFeatures(vectors, mask, torch.randn(captions, dim, generator=draw)).to(dtype=dtype)
 
 
+def pairs(count: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Vectors, and images whose colours follow from them: a held-out vector's image can be guessed."""
+    source = torch.Generator().manual_seed(seed)
+    pooled = torch.randn(count, 16, generator=source)
+    colours = (127 + 100 * torch.tanh(pooled[:, :3])).to(torch.uint8)
+    return pooled, colours[:, :, None, None].expand(-1, -1, 32, 32).contiguous()
+
+
 def small_generator(channels: dict[int, int] | None = None, **settings: object) -> StyleGenerator:
     """From 4 to 16 px with attention at 8, unless told otherwise."""
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ from imagen_pl.generators.style import StyleGenerator
 from imagen_pl.system import TextToImageGAN
 from imagen_pl.text.prior import VisualPrior
 from tests.fakes import TinyBackbone, TinyText
-from tests.networks import TEXT_DIM, awaken, small_generator, text_features
+from tests.networks import TEXT_DIM, awaken, pairs, small_generator, text_features
 from tests.training import SaveAt, Speckled, tiny_data, tiny_system, train
 from tests.unit.data_fixtures import encoded, noise, write_tar
 
@@ -29,14 +29,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def tiny_prior(captions: int = 24, **settings: Any) -> VisualPrior:
     defaults: dict[str, Any] = {"text_dim": 16, "seen_dim": 4, "thumbnail_dim": 3}
     return VisualPrior(TinyBackbone(), captions, **{**defaults, **settings})
-
-
-def pairs(count: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Vectors, and images whose colours follow from them: a held-out vector's image can be guessed."""
-    source = torch.Generator().manual_seed(seed)
-    pooled = torch.randn(count, 16, generator=source)
-    colours = (127 + 100 * torch.tanh(pooled[:, :3])).to(torch.uint8)
-    return pooled, colours[:, :, None, None].expand(-1, -1, 32, 32).contiguous()
 
 
 def by_numpy(prior: VisualPrior, pooled: Tensor, images: Tensor, asked: Tensor) -> list[np.ndarray[Any, Any]]:

@@ -18,7 +18,7 @@ from imagen_pl.schedules import Linear
 from imagen_pl.system import TextToImageGAN
 from imagen_pl.types import Growth, TextFeatures
 from tests.fakes import TinyBackbone, TinyText
-from tests.networks import text_features
+from tests.networks import pairs, text_features
 from tests.training import SaveAt, assert_same, tiny_data, tiny_system, train, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,14 +27,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def tiny_unseen(captions: int = 24, **settings: Any) -> UnseenCaptions:
     defaults: dict[str, Any] = {"text_dim": 16, "seen_dim": 5, "from_resolution": 8}
     return UnseenCaptions(TinyBackbone(), captions, **{**defaults, **settings})
-
-
-def pairs(count: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Vectors, and images whose colours follow from them, as by `test_prior.pairs`."""
-    source = torch.Generator().manual_seed(seed)
-    pooled = torch.randn(count, 16, generator=source)
-    colours = (127 + 100 * torch.tanh(pooled[:, :3])).to(torch.uint8)
-    return pooled, colours[:, :, None, None].expand(-1, -1, 32, 32).contiguous()
 
 
 def texts(pooled: Tensor) -> TextFeatures:
