@@ -1,7 +1,7 @@
 """Search for a better recipe: trials of equal time on the shipped emoji, recorded by Optuna.
 
     python benchmarks/tune.py                   # the next trial of benchmarks/search/quickstart.yaml
-    python benchmarks/tune.py --trials 5 --study benchmarks/search/quickstart.yaml
+    python benchmarks/tune.py --trials 16 --jobs 2 --study benchmarks/search/quickstart.yaml
     python benchmarks/tune.py --table           # what is known, as Markdown
 
 The study says what may vary and which trials come first; after those, Optuna proposes. A trial is judged by
@@ -14,6 +14,7 @@ place in the list is taken again.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def make_ready(study: optuna.Study, space: Space) -> None:
             study.enqueue_trial(chosen)
 
 
-def run_trial(trial: optuna.Trial, space: Space, runs_dir: Path) -> tuple[float, float]:
+def run_trial(trial: optuna.Trial, space: Space, runs_dir: Path, threads: int) -> tuple[float, float]:
     """Train, and give the last validation's two scores."""
     chosen = {name: trial.suggest_categorical(name, list(choices)) for name, choices in space.vary.items()}
     seconds = round(60 * space.minutes)
@@ -98,7 +99,11 @@ def run_trial(trial: optuna.Trial, space: Space, runs_dir: Path) -> tuple[float,
     words += ["--trainer.max_time", f"00:{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"]
     trial.set_user_attr("command", "imagen-pl " + " ".join(words))
     trial.set_user_attr("git", git_state())
-    subprocess.run([sys.executable, "-m", "imagen_pl.cli", *words], cwd=REPOSITORY, check=True)
+    trial.set_user_attr("threads", threads)
+    # Threads that spin while they wait would take time from the trial beside.
+    share = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-m", "imagen_pl.cli", *words]
+    subprocess.run(command, cwd=REPOSITORY, check=True, env=share)
     rows = read_metrics(runs_dir / f"trial-{trial.number}" / "metrics.csv")
     scores = {name: value for row in rows for name, value in row.items() if name.startswith("val/")}
     trial.set_user_attr("scores", scores)
@@ -130,6 +135,9 @@ def main() -> None:
     )
     parser.add_argument("--study", type=Path, default=STUDY, help="what is searched (default: %(default)s)")
     parser.add_argument("--trials", type=int, default=1, help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trials side by side; they share the cores (default: %(default)s)"
+    )
     parser.add_argument("--runs_dir", type=Path, default=Path("runs/search"), help="where the runs go")
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
@@ -137,7 +145,13 @@ def main() -> None:
     study = open_study(options.study)
     if not options.table:
         make_ready(study, space)
-        study.optimize(lambda trial: run_trial(trial, space, options.runs_dir), n_trials=options.trials)
+        threads = max(1, (os.cpu_count() or 1) // options.jobs)
+        study.optimize(
+            lambda trial: run_trial(trial, space, options.runs_dir, threads),
+            n_trials=options.trials,
+            n_jobs=options.jobs,
+            catch=subprocess.CalledProcessError,  # the next call takes its place again
+        )
     print(table(study, space))
 
 
