@@ -42,6 +42,7 @@ import torch
 from ablation import images_per_second, read_metrics
 from PIL import Image
 from ruler import COUNTS, SIZE, Images, Ruler, Score, Took, extract, make_ruler, score, score_real, shrink
+from tqdm import tqdm
 
 import imagen_pl
 from imagen_pl.callbacks.tracking import git_state
@@ -60,10 +61,11 @@ PICTURES = "pictures.npy"
 EXTRACTORS: dict[str, type[Extractor]] = {e.name: e for e in (EfficientNetLite0, EfficientNetLite1)}
 
 
-def draw_pictures(model: TextToImage, ruler: Ruler, guidance: float = 1.0) -> Images:
+def draw_pictures(model: TextToImage, ruler: Ruler, guidance: float = 1.0, refine: int = 0) -> Images:
     """A picture for each caption, each with a seed of its own."""
     pairs = [(ruler.pictures[row].caption, ruler.seed + k) for k, row in enumerate(ruler.asked)]
-    drawn = [torch.from_numpy(np.array(picture)) for picture in model.draw(pairs, guidance=guidance)]
+    pictures = tqdm(model.draw(pairs, guidance=guidance, refine=refine), total=len(pairs), delay=10)
+    drawn = [torch.from_numpy(np.array(picture)) for picture in pictures]
     return shrink(torch.stack(drawn).permute(0, 3, 1, 2), ruler.resolution)
 
 
@@ -175,9 +177,10 @@ def main() -> None:
     parser.add_argument(
         "--guidance", type=float, default=1.0, help="0 to 10; more than 1 heeds the words more"
     )
+    parser.add_argument("--refine", type=int, default=0, help="steps towards the prior's guess")
     options = parser.parse_args()
     try:
-        settings = (options.seed, options.resolution, options.extractor, options.guidance)
+        settings = (options.seed, options.resolution, options.extractor, options.guidance, options.refine)
         run(options.models, options.out, *settings)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
@@ -201,6 +204,7 @@ def run(
     resolution: int | None,
     extractor_name: str = "efficientnet_lite0",
     guidance: float = 1.0,
+    refine: int = 0,
 ) -> None:
     start = time.monotonic()
     extractor = EXTRACTORS[extractor_name]()
@@ -216,7 +220,7 @@ def run(
     scores = []
     pictures: dict[str, Images] = {}
     for path, model in loaded:
-        pictures[str(path)] = draw_pictures(model, ruler, guidance)
+        pictures[str(path)] = draw_pictures(model, ruler, guidance, refine)
         features = extract(extractor, pictures[str(path)], str(path))
         scores.append(replace(score(ruler, str(path), features), took=took_by_run(path, model)))
     for path in drawn:
@@ -227,7 +231,7 @@ def run(
         scores.append(replace(score(ruler, str(path), features), took=took))
     scores += score_real(ruler, extractor)
     about = circumstances(ruler, extractor, models)
-    about["guidance"] = guidance
+    about |= {"guidance": guidance, "refine": refine}
     about["seconds"] = round(time.monotonic() - start, 1)
     counts = ", ".join(f"{count} of {split}" for split, count in COUNTS.items())
     print(

@@ -74,11 +74,11 @@ def name_of(picture: Picture) -> str:
     return picture.caption.removesuffix(f", {picture.style} style")
 
 
-def write_sheet(model: Path, out: Path, seed: int) -> None:
+def write_sheet(model: Path, out: Path, seed: int, refine: int = 0) -> None:
     drawer = imagen_pl.load(str(model), device="cpu")
     lots = draw_lots(seed)
     asked = [(shown.caption, seed) for shown, _ in lots if shown.source == "model"]
-    drawn = iter(drawer.draw(asked))
+    drawn = drawer.draw(asked, refine=refine)
     side = int(drawer.resolution)
     pictures: list[Image.Image] = [
         next(drawn)
@@ -93,7 +93,8 @@ def write_sheet(model: Path, out: Path, seed: int) -> None:
     told = [f"{k}: {', '.join(shown.choices)}\n" for k, (shown, _) in zip(numbers, lots, strict=True)]
     (reader / "choices.txt").write_text("".join(told))
     key = {k: asdict(shown) for k, (shown, _) in zip(numbers, lots, strict=True)}
-    (out / "key.json").write_text(json.dumps({"model": str(model), "seed": seed, "pictures": key}, indent=1))
+    about = {"model": str(model), "seed": seed, "refine": refine}
+    (out / "key.json").write_text(json.dumps(about | {"pictures": key}, indent=1))
 
 
 def read_answers(file: Path, key: dict[str, Shown]) -> dict[str, tuple[str, str]]:
@@ -139,13 +140,14 @@ def main() -> None:
     sheet.add_argument("model", type=Path, help="a run's folder, a checkpoint or a release")
     sheet.add_argument("--out", type=Path, default=Path("reading"), help="default: %(default)s")
     sheet.add_argument("--seed", type=int, default=0, help="which subjects, and the latents")
+    sheet.add_argument("--refine", type=int, default=0, help="steps towards the prior's guess")
     judged = verbs.add_parser("score", help="print what the reader got right")
     judged.add_argument("out", type=Path, help="what `sheet` wrote")
     judged.add_argument("answers", type=Path)
     said = parser.parse_args()
     try:
         if said.verb == "sheet":
-            write_sheet(said.model, said.out, said.seed)
+            write_sheet(said.model, said.out, said.seed, said.refine)
         else:
             key = read_key(said.out)
             print(table(key, read_answers(said.answers, key)))

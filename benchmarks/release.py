@@ -15,6 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,18 @@ from ruler import Ruler, extract, make_ruler
 from torch import Tensor
 
 from imagen_pl import load
+from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.problems import Problems
 from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.describing import load_captioner
+from imagen_pl.generators.style import StyleGenerator
 from imagen_pl.inference import TextToImage
 from imagen_pl.metrics.extractors import EfficientNetLite1
 from imagen_pl.model_card import model_card
 from imagen_pl.pictures import labelled_grid, strip, to_pil
 from imagen_pl.text.captioner_weights import save_weights
+from imagen_pl.text.encoder import TextEncoder
+from imagen_pl.text.prior import VisualPrior
 from imagen_pl.trained import CAPTIONER, RELEASED
 
 REPOSITORY = Path(__file__).parents[1]
@@ -51,10 +56,27 @@ def write_weights(model: TextToImage, captioner: Path, out: Path) -> None:
     if not model.description.get("captions"):  # of a checkpoint from before these were kept: for --guidance
         rows = EmojiSource().load(Problems())["train"]
         model.description["captions"] = [row.captions[0] for row in rows[:: len(rows) // 63]]
+    if isinstance(model.generator, StyleGenerator) and (prior := model.generator.prior) is not None:
+        complete(prior, model.text_encoder)
     model.save(out, torch.float16)
     describer = load_captioner(captioner, "cpu")
     save_weights(describer.captioner, out / CAPTIONER, torch.float16)
     shutil.copyfile(captioner / "config.json", out / CAPTIONER / "config.json")
+
+
+def complete(prior: VisualPrior, text_encoder: TextEncoder) -> None:
+    """Let a prior from before these were kept know its network's components, by which --refine looks."""
+    if prior.can_look:
+        return
+    again = deepcopy(prior)
+    data = CaptionedImages(EmojiSource(), batch_size=32, resolution=64)
+    data.setup("fit")
+    batches = data.pairs(prior.captions, largest=prior.backbone.size)
+    again.fit((text_encoder.encode(batch.captions, "cpu").pooled, batch.images) for batch in batches)
+    off = (again.weights - prior.weights).abs().max() / prior.weights.abs().max()
+    if off > 0.01:
+        raise SystemExit(f"the prior is another one now (off by {off:.1%}): was it solved by other images?")
+    prior.keep(again.centre, again.directions)
 
 
 def measure(out: Path, work: Path) -> tuple[list[dict[str, Any]], str, str]:

@@ -18,7 +18,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.files import written_whole
 from imagen_pl.inference import load
 from imagen_pl.prompts import Prompt, read_prompts
-from imagen_pl.sampling import check_drawing, row_seeds, watched
+from imagen_pl.sampling import check_drawing, how_drawn, row_seeds, watched
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -60,7 +60,7 @@ def sheet(arguments: argparse.Namespace) -> int:
     seeds = row_seeds(prompts, arguments.seed, n)
     model = load(arguments.model, arguments.device)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
-    drawn = list(watched(model.draw(pairs, arguments.truncation, arguments.guidance), len(pairs)))
+    drawn = list(watched(model.draw(pairs, **how_drawn(arguments)), len(pairs)))
     rows = [
         Drafts(
             prompt.text,
@@ -95,9 +95,9 @@ def _command(arguments: argparse.Namespace, prompt: str, seed: int) -> str:
     """What draws a row's drafts again."""
     words = ["imagen-pl", "sample", arguments.model, prompt, "--num_images", str(arguments.num_images)]
     words += ["--seed", str(seed)]
-    for name in ("truncation", "guidance"):
-        if getattr(arguments, name) != 1:
-            words += [f"--{name}", str(getattr(arguments, name))]
+    for name, usual in (("truncation", 1), ("guidance", 1), ("refine", 0)):
+        if (said := getattr(arguments, name)) != usual:
+            words += [f"--{name}", str(said)]
     return shlex.join(words)
 
 

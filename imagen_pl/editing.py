@@ -10,7 +10,7 @@ from imagen_pl.films import check_film, write_film
 from imagen_pl.inference import load
 from imagen_pl.interpolation import interpolate
 from imagen_pl.pictures import labelled_grid, save_picture
-from imagen_pl.sampling import check_picture, facts, watched
+from imagen_pl.sampling import check_how_drawn, check_picture, facts, how_drawn, watched
 
 
 def film(arguments: argparse.Namespace) -> int:
@@ -28,10 +28,9 @@ def film(arguments: argparse.Namespace) -> int:
     ]
     if len(keyframes) < 2:
         raise UserError("name two prompts or more to go between, or give one with --num_latents 2 or more")
+    check_how_drawn(arguments)
     model = load(arguments.model, arguments.device)
-    steps = interpolate(
-        model, keyframes, arguments.frames, arguments.loop, arguments.truncation, arguments.guidance
-    )
+    steps = interpolate(model, keyframes, arguments.frames, arguments.loop, **how_drawn(arguments))
     total = arguments.frames * (len(keyframes) if arguments.loop else len(keyframes) - 1)
     out.parent.mkdir(parents=True, exist_ok=True)
     count = write_film(watched(steps, total), out, arguments.fps, arguments.loop)
@@ -49,10 +48,11 @@ def edit(arguments: argparse.Namespace) -> int:
     check_picture(out)
     if arguments.num_images < 1:
         raise UserError(f"--num_images {arguments.num_images} must be 1 or more")
+    check_how_drawn(arguments)
     model = load(arguments.model, arguments.device)
     prompts = [arguments.prompt, *arguments.to]
     pairs = [(prompt, arguments.seed + k) for k in range(arguments.num_images) for prompt in prompts]
-    pictures = list(watched(model.draw(pairs, arguments.truncation, arguments.guidance), len(pairs)))
+    pictures = list(watched(model.draw(pairs, **how_drawn(arguments)), len(pairs)))
     sheet = labelled_grid(pictures, [prompt for prompt, _ in pairs], columns=len(prompts))
     about = {"prompt": arguments.prompt, "to": "\n".join(arguments.to), "seed": arguments.seed}
     out.parent.mkdir(parents=True, exist_ok=True)

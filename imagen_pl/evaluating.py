@@ -27,7 +27,7 @@ from imagen_pl.dual_encoders import TransformersDualEncoder
 from imagen_pl.errors import UserError
 from imagen_pl.evaluation_report import report
 from imagen_pl.files import written_whole
-from imagen_pl.inference import TextToImage, check_guidance, load
+from imagen_pl.inference import TextToImage, load
 from imagen_pl.metrics.clip_score import ClipScore
 from imagen_pl.metrics.evaluation import Evaluation, evaluate_features
 from imagen_pl.metrics.extractors import (
@@ -41,6 +41,7 @@ from imagen_pl.metrics.extractors import (
 from imagen_pl.metrics.feature_scores import subject_and_style
 from imagen_pl.metrics.real_statistics import RealStatistics
 from imagen_pl.pictures import labelled_grid, strip, to_pil
+from imagen_pl.sampling import check_how_drawn, how_drawn
 
 Images = UInt8[Tensor, "n 3 r r"]
 
@@ -87,7 +88,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     model = load(arguments.model, arguments.device)
     extractors = _extractors(arguments, model)
     held = _held(arguments, model)
-    drawn = _draw(model, held, arguments.seed, arguments.truncation, arguments.guidance)
+    drawn = _draw(model, held, arguments.seed, how_drawn(arguments))
     found = [_score(extractor, held, drawn, arguments) for extractor in extractors]
     about = _about(arguments, model, held)
     if arguments.clip is not None:
@@ -110,9 +111,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--num_images {arguments.num_images} must be 2 or more, better 1,000")
     if arguments.train_images < 0:
         raise UserError(f"--train_images {arguments.train_images} must be 0 or more")
-    if not 0 <= arguments.truncation <= 1:
-        raise UserError(f"--truncation {arguments.truncation} is not between 0 and 1")
-    check_guidance(arguments.guidance, "--guidance")
+    check_how_drawn(arguments)
     if not 0 < arguments.val_fraction <= 0.5:
         raise UserError(f"--val_fraction {arguments.val_fraction} is not above 0 and at most 0.5")
     if Path(arguments.out).is_file():
@@ -224,13 +223,13 @@ def _decoded(source: Source, rows: Sequence[Row], resolution: int, what: str) ->
 # ---------------------------------------------------------------------- pictures and their features
 
 
-def _draw(model: TextToImage, held: Held, seed: int, truncation: float, guidance: float) -> Drawn:
+def _draw(model: TextToImage, held: Held, seed: int, how: dict[str, Any]) -> Drawn:
     """A picture for each caption, each with a seed of its own, and some more of the first prompts."""
     prompts = [held.captions[row] for row in held.asked]
     pairs = [(prompt, seed + k) for k, prompt in enumerate(prompts)]
     count, each = min(_SEVERAL[0], len(prompts)), _SEVERAL[1]
     more = [(prompt, seed + k) for prompt in prompts[:count] for k in range(each)]
-    drawn = model.draw([*pairs, *more], truncation, guidance)
+    drawn = model.draw([*pairs, *more], **how)
     total = len(pairs) + len(more)
     images = torch.stack([_pixels(picture) for picture in _watched(drawn, "pictures", total)])
     return Drawn(images[: len(pairs)], images[len(pairs) :], each)
@@ -309,8 +308,7 @@ def _about(arguments: argparse.Namespace, model: TextToImage, held: Held) -> dic
         "real_images": len(held.real),
         "training_images": 0 if held.train is None else len(held.train),
         "seed": arguments.seed,
-        "truncation": arguments.truncation,
-        "guidance": arguments.guidance,
+        **how_drawn(arguments),
     }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from imagen_pl.errors import UserError
 from imagen_pl.inference import TextToImage, check_guidance
 from imagen_pl.latents import latents
+from imagen_pl.refining import check_refine, refinable
 from imagen_pl.types import TextFeatures
 
 _AT_ONCE = 32
@@ -27,6 +28,7 @@ def interpolate(
     loop: bool = False,
     truncation: float = 1.0,
     guidance: float = 1.0,
+    refine: int = 0,
 ) -> Iterator[Image.Image]:
     """Pictures on the way through keyframes.
 
@@ -39,6 +41,7 @@ def interpolate(
         loop: go back from the last to the first; the first frame does not come twice.
         truncation: 0 to 1; less than 1 gives more typical, less varied pictures.
         guidance: 0 to 10; more than 1 heeds the words more, less than 1 less.
+        refine: 0 to 200 steps towards the prior's guess, as `TextToImage.sample` takes them, for each frame.
 
     Raises:
         UserError: there are fewer than two keyframes, or a number is out of range.
@@ -50,7 +53,9 @@ def interpolate(
     if not 0 <= truncation <= 1:
         raise UserError(f"truncation {truncation} is not between 0 and 1")
     check_guidance(guidance)
-    return _drawn(model, keyframes, _places(len(keyframes), frames, loop), truncation, guidance)
+    if check_refine(refine):
+        refinable(model.generator)
+    return _drawn(model, keyframes, _places(len(keyframes), frames, loop), truncation, guidance, refine)
 
 
 @torch.inference_mode()
@@ -60,6 +65,7 @@ def _drawn(
     places: list[tuple[int, int, float]],
     truncation: float,
     guidance: float,
+    refine: int,
 ) -> Iterator[Image.Image]:
     z = torch.cat([latents([0], seed, model.generator.latent_dim) for _, seed in keyframes])
     text = model.text_encoder.encode([prompt for prompt, _ in keyframes])
@@ -68,7 +74,7 @@ def _drawn(
         a, b, t = torch.tensor(before), torch.tensor(after), torch.tensor(shares)
         between = slerp(z[a], z[b], t).to(model.device)
         words = blend(text[a], text[b], t).to(model.device)
-        yield from model.pictures(between, words, truncation, guidance)
+        yield from model.pictures(between, words, truncation, guidance, refine)
 
 
 def _places(keyframes: int, frames: int, loop: bool) -> list[tuple[int, int, float]]:

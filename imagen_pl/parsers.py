@@ -294,6 +294,14 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
         metavar="G",
         help="0 to 10; more than 1 heeds the words more, less than 1 less (default: 1)",
     )
+    parser.add_argument(
+        "--refine",
+        type=int,
+        default=0,
+        metavar="N",
+        help="0 to 200 steps that bring each picture nearer to what the model's prior guesses of its "
+        "caption; 20 are enough, and slow (default: 0)",
+    )
     parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
 
 

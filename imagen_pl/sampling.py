@@ -17,6 +17,7 @@ from imagen_pl.inference import TextToImage, check_guidance, load
 from imagen_pl.matte import cut_out
 from imagen_pl.pictures import labelled_grid, save_picture, strip
 from imagen_pl.prompts import Prompt, read_prompts
+from imagen_pl.refining import check_refine
 
 T = TypeVar("T")
 _SHOW_AFTER_S = 2.0
@@ -124,12 +125,23 @@ def _folder(model: TextToImage, prompts: list[Prompt], out: Path, arguments: arg
 
 
 def check_drawing(arguments: argparse.Namespace) -> None:
-    """Raise UserError where --num_images or --truncation are out of range."""
+    """Raise UserError where --num_images or what `how_drawn` gives is out of range."""
     if arguments.num_images < 1:
         raise UserError(f"--num_images {arguments.num_images} must be 1 or more")
+    check_how_drawn(arguments)
+
+
+def check_how_drawn(arguments: argparse.Namespace) -> None:
+    """Raise UserError where one of `how_drawn` is out of range."""
     if not 0 <= arguments.truncation <= 1:
         raise UserError(f"--truncation {arguments.truncation} is not between 0 and 1")
     check_guidance(arguments.guidance, "--guidance")
+    check_refine(arguments.refine, "--refine")
+
+
+def how_drawn(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What every verb that draws takes, as `TextToImage.draw` does."""
+    return {name: getattr(arguments, name) for name in ("truncation", "guidance", "refine")}
 
 
 def _check_transparent(arguments: argparse.Namespace, ending: str = "") -> None:
@@ -140,7 +152,7 @@ def _check_transparent(arguments: argparse.Namespace, ending: str = "") -> None:
 def _draw(
     model: TextToImage, pairs: list[tuple[str, int]], arguments: argparse.Namespace
 ) -> Iterator[Image.Image]:
-    drawn = watched(model.draw(pairs, arguments.truncation, arguments.guidance), len(pairs))
+    drawn = watched(model.draw(pairs, **how_drawn(arguments)), len(pairs))
     return map(cut_out, drawn) if arguments.transparent else drawn
 
 
@@ -181,8 +193,7 @@ def facts(model: TextToImage, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": arguments.model,
         "images_seen": model.description.get("images_seen", ""),
-        "truncation": arguments.truncation,
-        "guidance": arguments.guidance,
+        **how_drawn(arguments),
         "software": f"imagen_pl {imagen_pl.__version__}",
     }
 

@@ -10,7 +10,7 @@ from imagen_pl.data.emoji import STYLES
 from imagen_pl.errors import UserError
 from imagen_pl.inference import TextToImage, load
 from imagen_pl.pictures import labelled_grid, save_picture
-from imagen_pl.sampling import check_drawing, check_picture, facts, watched
+from imagen_pl.sampling import check_drawing, check_picture, facts, how_drawn, watched
 
 
 def variants(arguments: argparse.Namespace) -> int:
@@ -35,7 +35,7 @@ def variants(arguments: argparse.Namespace) -> int:
     ]
     seeds = range(arguments.seed, arguments.seed + n)
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
-    pictures = list(watched(model.draw(pairs, arguments.truncation, arguments.guidance), len(pairs)))
+    pictures = list(watched(model.draw(pairs, **how_drawn(arguments)), len(pairs)))
     labels, side = [f"seed {seed}" for seed in seeds], math.ceil(math.sqrt(n))
     cells = [labelled_grid(pictures[i : i + n], labels, side) for i in range(0, len(pictures), n)]
     grid = labelled_grid(cells, prompts, columns=len(styles))

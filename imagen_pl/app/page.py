@@ -16,10 +16,12 @@ from imagen_pl.films import write_film
 from imagen_pl.inference import TextToImage, check_guidance
 from imagen_pl.interpolation import interpolate
 from imagen_pl.pictures import save_picture, strip
+from imagen_pl.refining import can_refine, check_refine
 
 MAX_PROMPT = 300  # letters
 MAX_IMAGES = 16
 MAX_FRAMES = 48
+MAX_REFINE = 40
 MAX_UPLOAD_MB = 10
 MAX_UPLOAD_PIXELS = 25_000_000
 _SHOWN = 256  # px: small pictures are enlarged, pixel by pixel
@@ -45,16 +47,26 @@ class Studio:
         self.model, self.name, self.describer, self.folder = model, name, describer, folder
 
     def draw(
-        self, prompt: str, seed: float, truncation: float, guidance: float, num_images: float
+        self,
+        prompt: str,
+        seed: float,
+        truncation: float,
+        guidance: float,
+        num_images: float,
+        refine: float = 0,
     ) -> list[tuple[str, str]]:
         """Files of pictures, each with its label."""
         prompt, seed, count = check_prompt(prompt), check_seed(seed), check_number(num_images, MAX_IMAGES)
-        pictures = self.model.sample(
-            prompt, seed, count, check_truncation(truncation), check_guidance(guidance)
-        )
+        truncation, guidance = check_truncation(truncation), check_guidance(guidance)
+        if (refine := check_refine(refine)) > MAX_REFINE:
+            raise UserError(f"refine {refine} is more than this page takes, {MAX_REFINE}")
+        pictures = self.model.sample(prompt, seed, count, truncation, guidance, refine)
         labels = [f"seed {seed + k}" for k in range(count)]
         rows = zip(pictures, range(seed, seed + count), labels, strict=True)
-        return [(self._kept(picture, prompt, k, truncation, guidance), label) for picture, k, label in rows]
+        return [
+            (self._kept(picture, prompt, k, truncation, guidance, refine), label)
+            for picture, k, label in rows
+        ]
 
     def edit(
         self, prompt: str, to: str, seed: float, truncation: float, guidance: float
@@ -90,9 +102,17 @@ class Studio:
         check_upload(Path(file))
         return self.describer.caption(Path(file))
 
-    def _kept(self, picture: Image.Image, prompt: str, seed: int, truncation: float, guidance: float) -> str:
+    def _kept(
+        self,
+        picture: Image.Image,
+        prompt: str,
+        seed: int,
+        truncation: float,
+        guidance: float,
+        refine: int = 0,
+    ) -> str:
         file = self._file(".png")
-        drawn = {"truncation": truncation, "guidance": guidance}
+        drawn = {"truncation": truncation, "guidance": guidance, "refine": refine}
         facts = {"prompt": prompt, "seed": seed, **drawn, "model": self.name}
         save_picture(strip([picture], _SHOWN), file, facts)
         return str(file)
@@ -199,16 +219,24 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
         dice.click(new_seed, outputs=seed, show_progress="hidden")
         with gr.Tab("Draw"):
             prompt = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT, autofocus=True)
-            number = gr.Slider(1, MAX_IMAGES, 8, step=1, label="Number of images")
+            with gr.Row():
+                number = gr.Slider(1, MAX_IMAGES, 8, step=1, label="Number of images")
+                refine = gr.Slider(
+                    0,
+                    MAX_REFINE,
+                    0,
+                    step=10,
+                    label="Refine: more steps look more like the prompt, and take longer",
+                    visible=can_refine(studio.model.generator),
+                )
             go = gr.Button("Draw", variant="primary")
             pictures = gr.Gallery(
                 label="Pictures", columns=4, height="auto", object_fit="contain", format="png"
             )
             gr.Examples([[text] for text in examples], inputs=[prompt], cache_examples=False)
             for event in (go.click, prompt.submit):
-                event(
-                    told(studio.draw), [prompt, seed, truncation, guidance, number], pictures, api_name="draw"
-                )
+                asked = [prompt, seed, truncation, guidance, number, refine]
+                event(told(studio.draw), asked, pictures, api_name="draw")
         with gr.Tab("Change words"):
             before = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT)
             after = gr.Textbox(label="Changed", value=examples[-1], max_length=MAX_PROMPT)

@@ -128,19 +128,55 @@ class StyleGenerator(Generator):
         guidance: float = 1.0,
         away_from: TextFeatures | None = None,
     ) -> Float[Tensor, "b 3 r r"]:
-        growth = growth or Growth(self.resolutions[-1])
-        if growth.resolution not in self.resolutions:
-            raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
+        text, words = self._read(text)
+        style = self._style(z, words, truncation, guidance, away_from)
+        return self._draw(style, *self._mixed_style(style, words), text, growth)
+
+    def style(
+        self,
+        z: Float[Tensor, "b z"],
+        text: TextFeatures,
+        truncation: float = 1.0,
+        guidance: float = 1.0,
+        away_from: TextFeatures | None = None,
+    ) -> Float[Tensor, "b style"]:
+        """The first half of `forward`: the style w of each latent and caption, of mean 0 and variance 1."""
+        return self._style(z, self._read(text)[1], truncation, guidance, away_from)
+
+    def draw(
+        self, style: Float[Tensor, "b style"], text: TextFeatures, growth: Growth | None = None
+    ) -> Float[Tensor, "b 3 r r"]:
+        """The second half of `forward`: images of styles, about -1 to 1."""
+        return self._draw(style, style, self.resolutions[-1] + 1, self._read(text)[0], growth)
+
+    def _read(self, text: TextFeatures) -> tuple[TextFeatures, Float[Tensor, "b _ck"]]:
+        """The captions as pixels look at them, and as the mapping reads them."""
         guess = self._guess(text)  # of the caption as it is: text_noise is not for the guess
         if self.training and self.text_noise:
             text = text.with_noise(self.text_noise)
         if self.text_adapter is not None:
             text = self.text_adapter(text)
-        words = _beside(text.pooled, guess)
+        return text, _beside(text.pooled, guess)
+
+    def _style(
+        self,
+        z: Float[Tensor, "b z"],
+        words: Float[Tensor, "b _ck"],
+        truncation: float,
+        guidance: float,
+        away_from: TextFeatures | None,
+    ) -> Float[Tensor, "b style"]:
         style = self.mapping(z, words, self.latent_mean, truncation)
-        if guidance != 1:
-            style = torch.lerp(self._style_without(z, away_from, truncation), style, guidance)
-        mixed, crossover = self._mixed_style(style, words)
+        if guidance == 1:
+            return style
+        return torch.lerp(self._style_without(z, away_from, truncation), style, guidance)
+
+    def _draw(
+        self, style: Tensor, mixed: Tensor, crossover: int, text: TextFeatures, growth: Growth | None
+    ) -> Float[Tensor, "b 3 r r"]:
+        growth = growth or Growth(self.resolutions[-1])
+        if growth.resolution not in self.resolutions:
+            raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
         start = self.resolutions[0]
         x = self.first_map(style).unflatten(1, (-1, start, start))
         rgb: Tensor | None = None

@@ -57,17 +57,10 @@ class UnseenCaptions(KernelRidge):
         share: float = 0.25,
         from_resolution: int = 32,
     ) -> None:
-        if seen_dim < 1:
-            raise ValueError(f"UnseenCaptions.seen_dim {seen_dim} must be 1 or more")
         if not 0 < share <= 1:
             raise ValueError(f"UnseenCaptions.share {share} must be above 0 and at most 1")
         super().__init__(backbone, captions, text_dim, seen_dim, sharpness, ridge)
         self.weight, self.share, self.from_resolution = weight, share, from_resolution
-        features = sum(backbone.channels)
-        self.centre: Tensor
-        self.directions: Tensor
-        self.register_buffer("centre", torch.zeros(features))
-        self.register_buffer("directions", torch.zeros(features, seen_dim))
 
     def check(self, text_dim: int) -> None:
         """Raise ValueError unless it is made for vectors of this size."""
@@ -96,10 +89,7 @@ class UnseenCaptions(KernelRidge):
         """
         number = max(1, round(self.share * len(text)))
         between = mixed(text[:number], text.roll()[:number])
-        means = self.means(generator(z[:number], between, growth))
-        with torch.autocast(means.device.type, enabled=False):
-            seen = (means.float() - self.centre) @ self.directions
-            return 1 - F.cosine_similarity(seen, self.guess(between.pooled), dim=1)
+        return self.off(generator(z[:number], between, growth), between.pooled)
 
     def look(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b d"]:
         return self.means(images).float()
@@ -108,16 +98,14 @@ class UnseenCaptions(KernelRidge):
         self, numbers: Float[Tensor, "n d"], kernel: Float[Tensor, "n n"], factor: Float[Tensor, "n n"]
     ) -> Float[Tensor, "n k"]:
         centre = numbers.mean(0)
-        directions = principal(numbers - centre, self.guess_dim)
+        directions = principal(numbers - centre, self.seen_dim)
         spread = ((numbers - centre) @ directions).std(0, correction=0)
         # Else the first few components would decide alone. Of few images some have no spread but of rounding.
         known = spread > 1e-4 * spread.max()
         directions = directions * torch.where(known, spread, torch.inf).rsqrt()
+        self.keep(centre, directions)
         solved = torch.cholesky_solve((numbers - centre) @ directions, factor)
-        room = (0, self.guess_dim - directions.shape[1])
-        self.centre.copy_(centre)
-        self.directions.copy_(F.pad(directions, room))
-        return F.pad(solved, room)
+        return F.pad(solved, (0, self.seen_dim - directions.shape[1]))
 
 
 def mixed(one: TextFeatures, other: TextFeatures) -> TextFeatures:

@@ -50,10 +50,9 @@ class VisualPrior(KernelRidge):
         sharpness: float = 4.0,
         ridge: float = 2.0,
     ) -> None:
-        for name, value in (("seen_dim", seen_dim), ("thumbnail_dim", thumbnail_dim)):
-            if value < 1:
-                raise ValueError(f"VisualPrior.{name} {value} must be 1 or more")
-        super().__init__(backbone, captions, text_dim, seen_dim + thumbnail_dim, sharpness, ridge)
+        if thumbnail_dim < 1:
+            raise ValueError(f"VisualPrior.thumbnail_dim {thumbnail_dim} must be 1 or more")
+        super().__init__(backbone, captions, text_dim, seen_dim, sharpness, ridge, thumbnail_dim)
         self.parts = (seen_dim, thumbnail_dim)
 
     def check(self, text_dim: int) -> None:
@@ -76,10 +75,14 @@ class VisualPrior(KernelRidge):
         self, numbers: Float[Tensor, "n d"], kernel: Float[Tensor, "n n"], factor: Float[Tensor, "n n"]
     ) -> Float[Tensor, "n k"]:
         pixels = 3 * _THUMBNAIL**2
+        seen, thumbnails = numbers.tensor_split([numbers.shape[1] - pixels], 1)
         weights = []
-        for part, size in zip(numbers.tensor_split([numbers.shape[1] - pixels], 1), self.parts, strict=True):
+        for part, size in zip((seen, thumbnails), self.parts, strict=True):
             centred = part - part.mean(0)
-            solved = torch.cholesky_solve(centred @ principal(centred, size), factor)
+            directions = principal(centred, size)
+            if part is seen:
+                self.keep(part.mean(0), directions)
+            solved = torch.cholesky_solve(centred @ directions, factor)
             scale = (kernel @ solved).square().mean().sqrt().clamp_min(1e-12)
             weights.append(F.pad(solved / scale, (0, size - solved.shape[1])))
         return torch.cat(weights, dim=1)
