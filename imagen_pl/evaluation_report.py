@@ -22,7 +22,7 @@ def report(about: Mapping[str, Any], found: Sequence[Evaluation]) -> Iterator[st
         f"{about['model']}: {about['pictures']:,} pictures, one a caption, against "
         f"{about['real_images']:,} real images of the split {about['split']} at "
         f"{about['resolution']} px, seed {about['seed']}, truncation {about['truncation']:g}, "
-        f"guidance {about['guidance']:g}, refined by {about['refine']} steps"
+        f"guidance {about['guidance']:g}, refine {about['refine']}"
     )
     yield ""
     yield from score_table([(each.extractor, each) for each in found])

@@ -43,6 +43,14 @@ def test_pictures_are_files_that_say_where_they_come_from(studio: Studio) -> Non
             assert found.resize((8, 8), Image.Resampling.NEAREST).tobytes() == picture.tobytes()
 
 
+def test_pictures_may_be_refined(studio: Studio) -> None:
+    ((file, _),) = studio.draw("a cat", 7, 1.0, 1.0, 1, 10)
+    (expected,) = studio.model.sample("a cat", seed=7, refine=10)
+    with Image.open(file) as found:
+        assert found.info["refine"] == "10"
+        assert found.resize((8, 8), Image.Resampling.NEAREST).tobytes() == expected.tobytes()
+
+
 def test_an_edit_keeps_the_latents(studio: Studio) -> None:
     labels = [label for _, label in studio.edit("a red heart", "a cat", 3, 1.0, 1.0)]
     assert labels[:3] == ["a red heart (seed 3)", "a cat (seed 3)", "a red heart (seed 4)"]
@@ -78,6 +86,8 @@ def test_old_files_go(studio: Studio) -> None:
         (("a cat", 0, 1.0, 11, 1), "guidance 11 is not between 0 and 10"),
         (("a cat", 0, 1.0, None, 1), "guidance None is not between 0 and 10"),
         (("a cat", 0, 1.0, 1.0, 1000), "1000 is not between 1 and 16"),
+        (("a cat", 0, 1.0, 1.0, 1, 0.5), "refine 0.5 is not a whole number"),
+        (("a cat", 0, 1.0, 1.0, 1, 50), "refine 50 is more than this page takes, 40"),
     ],
 )
 def test_what_comes_from_outside_is_checked(studio: Studio, given: tuple[Any, ...], said: str) -> None:
@@ -161,6 +171,16 @@ def test_the_guidance_slider_is_next_under_truncation_and_starts_at_one(studio: 
     assert guidance.label.startswith("Guidance")
     assert guidance.parent is truncation.parent
     assert (guidance.minimum, guidance.maximum, guidance.value) == (0, 3, 1)
+
+
+@pytest.mark.parametrize("prior", [True, False])
+def test_the_refine_slider_is_there_where_a_prior_is(studio: Studio, prior: bool) -> None:
+    gradio = pytest.importorskip("gradio")
+    if not prior:
+        studio.model.generator.prior = None  # type: ignore[union-attr]
+    sliders = [b for b in make_page(studio).blocks.values() if isinstance(b, gradio.Slider)]
+    (refine,) = (b for b in sliders if b.label.startswith("Refine"))
+    assert (refine.visible, refine.minimum, refine.maximum, refine.value) == (prior, 0, 40, 0)
 
 
 @pytest.mark.slow

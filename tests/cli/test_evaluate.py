@@ -52,7 +52,11 @@ def test_the_same_twice(evaluated: list[str]) -> None:
     plain, guided = (json.loads(Path(f"{out}/evaluation.json").read_text()) for out in ("first", "guided"))
     assert (plain["guidance"], guided["guidance"]) == (1.0, 3.0)
     assert plain["scores"][0]["frechet"] != guided["scores"][0]["frechet"]
-    assert "truncation 1, guidance 3" in Path("guided/evaluation.md").read_text()
+    assert "truncation 1, guidance 3, refine 0" in Path("guided/evaluation.md").read_text()
+    assert main([*evaluated, "--out", "refined", "--refine", "5"]) == 0
+    refined = json.loads(Path("refined/evaluation.json").read_text())
+    assert (plain["refine"], refined["refine"]) == (0, 5)
+    assert plain["scores"][0]["frechet"] != refined["scores"][0]["frechet"]
 
 
 def test_held_out_images_are_those_of_training(trained: Tiny, photos: Path) -> None:

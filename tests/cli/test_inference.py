@@ -254,6 +254,20 @@ def test_guidance_is_drawn_with_and_told_in_the_file(trained: Tiny) -> None:
         assert same(picture, load(trained.run).sample("a cat", guidance=0.0)[0])
 
 
+def test_refined_pictures_are_those_of_sample_and_the_file_says_so(trained: Tiny) -> None:
+    words = ["sample", str(trained.run), "a cat", "--refine", "3", "--singles", "single", "--seed", "4"]
+    assert main(words) == 0
+    model = load(trained.run)
+    with Image.open("single/000000.png") as picture:
+        assert picture.info["refine"] == "3"
+        assert same(picture, model.sample("a cat", seed=4, refine=3)[0])
+        assert not same(picture, model.sample("a cat", seed=4)[0])
+    Path("p.txt").write_text("a cat\n")
+    words = ["sheet", str(trained.run), "p.txt", "--out", "drafts.html", "--num_images", "1", "--refine", "3"]
+    assert main(words) == 0
+    assert "--refine 3" in Path("drafts.html").read_text()
+
+
 def test_sample_writes_sample_png_by_default(trained: Tiny) -> None:
     assert main(["sample", str(trained.run), "a cat"]) == 0
     labelled = Image.open("sample.png").height
@@ -310,6 +324,7 @@ def test_the_folder_opens_as_a_hugging_face_imagefolder(
         (["a cat", "--out", "x.gif"], "must be a .png, .webp or .jpg file"),
         (["a cat", "--num_images", "0"], "--num_images 0 must be 1 or more"),
         (["a cat", "--truncation", "2"], "--truncation 2.0 is not between 0 and 1"),
+        (["a cat", "--refine", "201"], "--refine 201 is not a whole number from 0 to 200"),
         (["a cat", "--guidance", "-1"], "--guidance -1.0 is not between 0 and 10"),
         (["--prompts", "p.txt", "--out", "d", "--guidance", "11"], "--guidance 11.0 is not between 0 and 10"),
     ],
