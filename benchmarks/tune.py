@@ -17,6 +17,8 @@ import argparse
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +71,7 @@ def open_study(file: Path) -> optuna.Study:
         study_name=file.stem,
         storage=f"sqlite:///{file.with_suffix('.db')}",
         directions=["minimize", "maximize"],
-        sampler=optuna.samplers.TPESampler(seed=0, multivariate=True),
+        sampler=optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True),
         load_if_exists=True,
     )
 
@@ -88,6 +90,7 @@ def make_ready(study: optuna.Study, space: Space) -> None:
     for chosen in map(space.whole, space.first):
         if chosen not in known:
             study.enqueue_trial(chosen)
+            known.append(chosen)
 
 
 def run_trial(trial: optuna.Trial, space: Space, runs_dir: Path, threads: int) -> tuple[float, float]:
@@ -110,6 +113,28 @@ def run_trial(trial: optuna.Trial, space: Space, runs_dir: Path, threads: int) -
     trial.set_user_attr("images_seen", int(rows[-1]["images_seen"]))
     trial.set_user_attr("images_per_second", images_per_second(rows))
     return scores[space.minimize], scores[space.maximize]
+
+
+def search(study: optuna.Study, space: Space, runs_dir: Path, trials: int, jobs: int) -> None:
+    """Run the next trials, so many side by side; one that breaks off leaves the others alone."""
+    import optuna
+
+    # Not study.optimize: two of its threads can take the same waiting trial out of a SQLite file.
+    one_at_a_time = threading.Lock()
+
+    def run_next(_: int) -> None:
+        with one_at_a_time:
+            trial = study.ask()
+        try:
+            values = run_trial(trial, space, runs_dir, max(1, (os.cpu_count() or 1) // jobs))
+        except subprocess.CalledProcessError as error:  # the next call takes its place again
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            print(f"trial {trial.number} broke off: {error}", file=sys.stderr)
+        else:
+            study.tell(trial, values)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(run_next, range(trials)))
 
 
 def table(study: optuna.Study, space: Space) -> str:
@@ -141,17 +166,13 @@ def main() -> None:
     parser.add_argument("--runs_dir", type=Path, default=Path("runs/search"), help="where the runs go")
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs} must be 1 or more")
     space = read_space(options.study)
     study = open_study(options.study)
     if not options.table:
         make_ready(study, space)
-        threads = max(1, (os.cpu_count() or 1) // options.jobs)
-        study.optimize(
-            lambda trial: run_trial(trial, space, options.runs_dir, threads),
-            n_trials=options.trials,
-            n_jobs=options.jobs,
-            catch=subprocess.CalledProcessError,  # the next call takes its place again
-        )
+        search(study, space, options.runs_dir, options.trials, options.jobs)
     print(table(study, space))
 
 

@@ -54,10 +54,10 @@ class FrozenNetwork(ABC):
 
     @cached_property
     def _network(self) -> nn.Module:
-        # Reading it late must not change the random numbers of the step that it falls into.
-        with torch.random.fork_rng(devices=[]):
-            network = self._read()
-        return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        # Reading it late must not change the random numbers of the step that it falls into, and what is read
+        # in inference mode could teach nothing later.
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+            return self._read().eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and other processes read the weights again.

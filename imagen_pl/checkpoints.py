@@ -68,7 +68,7 @@ def check_same_tensors(
 ) -> None:
     """Raise UserError, naming the first tensors that differ, unless both have the same names and shapes.
 
-    What is empty so far may be of any size there, or missing.
+    What has no rows so far may have any number there, or be missing.
 
     Args:
         expected: what the networks have.
@@ -78,9 +78,10 @@ def check_same_tensors(
     """
     differ = []
     for name, tensor in expected.items():
-        if not tensor.numel():
-            continue  # it takes the size that it finds
-        if name not in found:
+        if tensor.shape[:1] == (0,):  # it takes the length that it finds
+            if name in found and found[name].shape[1:] != tensor.shape[1:]:
+                differ.append(f"{name} is {tuple(found[name].shape)} there and {tuple(tensor.shape)} here")
+        elif name not in found:
             differ.append(f"{name} {tuple(tensor.shape)} is missing there")
         elif found[name].shape != tensor.shape:
             differ.append(f"{name} is {tuple(found[name].shape)} there and {tuple(tensor.shape)} here")

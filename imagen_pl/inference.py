@@ -58,6 +58,11 @@ class TextToImage:
         return self.growth.resolution
 
     @property
+    def at_once(self) -> int:
+        """Pictures that are drawn as one batch."""
+        return max(1, min(64, _PIXELS_A_BATCH // self.resolution**2))
+
+    @property
     def device(self) -> torch.device:
         return next(self.generator.parameters()).device
 
@@ -113,7 +118,7 @@ class TextToImage:
         check_guidance(guidance)
         if check_refine(refine):
             refinable(self.generator)  # told before the first picture
-        size = max(1, min(64, _PIXELS_A_BATCH // self.resolution**2))
+        size = self.at_once
         for start in range(0, len(pairs), size):
             yield from self._batch(pairs[start : start + size], truncation, guidance, refine)
 

@@ -69,8 +69,9 @@ def _drawn(
 ) -> Iterator[Image.Image]:
     z = torch.cat([latents([0], seed, model.generator.latent_dim) for _, seed in keyframes])
     text = model.text_encoder.encode([prompt for prompt, _ in keyframes])
-    for start in range(0, len(places), _AT_ONCE):
-        before, after, shares = zip(*places[start : start + _AT_ONCE], strict=True)
+    size = min(_AT_ONCE, model.at_once)
+    for start in range(0, len(places), size):
+        before, after, shares = zip(*places[start : start + size], strict=True)
         a, b, t = torch.tensor(before), torch.tensor(after), torch.tensor(shares)
         between = slerp(z[a], z[b], t).to(model.device)
         words = blend(text[a], text[b], t).to(model.device)

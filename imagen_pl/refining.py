@@ -1,7 +1,7 @@
 """Styles moved until the picture shows what the generator's prior guesses of its caption.
 
-On the emoji twenty steps brought held-out subjects nearer to their real images, by a network that took no
-part in it (benchmarks/RESULTS.md).
+On the emoji twenty steps brought held-out subjects nearer to their real images, by another network of the
+same family (benchmarks/RESULTS.md).
 
 Axes: b batch, r pixels.
 """
@@ -20,7 +20,7 @@ from imagen_pl.text.prior import VisualPrior
 from imagen_pl.types import Growth, TextFeatures
 
 MAX_STEPS = 200
-# Of Adam, in a style's own unit: its entries have a variance of 1.
+# Of Adam; a style's entries have a variance of 1.
 _LEARNING_RATE = 0.05
 
 
@@ -87,5 +87,6 @@ def refined(
 
 
 def _moved(start: Tensor, move: Tensor) -> Tensor:
-    """Still a style: of mean 0 and variance 1."""
-    return F.layer_norm(start + move, (start.shape[1],))
+    """Still as long as it was: a style has variance 1, and guidance makes it longer or shorter."""
+    length = start.std(1, correction=0, keepdim=True)
+    return length * F.layer_norm(start + move, (start.shape[1],))

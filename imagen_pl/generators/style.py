@@ -140,7 +140,7 @@ class StyleGenerator(Generator):
         guidance: float = 1.0,
         away_from: TextFeatures | None = None,
     ) -> Float[Tensor, "b style"]:
-        """The first half of `forward`: the style w of each latent and caption, of mean 0 and variance 1."""
+        """The first half of `forward`: styles w, of variance 1 where there is no guidance."""
         return self._style(z, self._read(text)[1], truncation, guidance, away_from)
 
     def draw(

@@ -103,7 +103,11 @@ class KernelRidge(nn.Module, ABC):
                 f"this model's {type(self).__name__} was solved by imagen_pl before 2026-11-27, which did "
                 "not keep how to look at pictures: train anew"
             )
-        self.backbone.load()
+        if len(self.centre) != sum(self.backbone.channels):
+            raise UserError(
+                f"this model's {type(self).__name__} was solved by another backbone, or by other maps of it: "
+                "give it those"
+            )
 
     def fit(self, seen: Iterable[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]) -> None:
         """Learn what the images of captions look like, all at once.

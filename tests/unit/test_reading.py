@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -23,9 +24,14 @@ def reading() -> ModuleType:
 def sheet(reading: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a model that draws red squares."""
     red = Image.new("RGB", (32, 32), "red")
-    drawer = SimpleNamespace(resolution=32, draw=lambda pairs: [red for _ in pairs])
+
+    def draw(pairs: list[tuple[str, int]], refine: int) -> Iterator[Image.Image]:
+        assert refine == 3
+        return (red for _ in pairs)
+
+    drawer = SimpleNamespace(resolution=32, draw=draw)
     monkeypatch.setattr(imagen_pl, "load", lambda *_, **__: drawer)
-    reading.write_sheet(Path("model"), tmp_path, seed=0)
+    reading.write_sheet(Path("model"), tmp_path, seed=0, refine=3)
     return tmp_path
 
 

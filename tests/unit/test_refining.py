@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from imagen_pl.backbones import frozen_names
+from imagen_pl.backbones import TimmBackbone
+from imagen_pl.checkpoints import check_same_tensors
 from imagen_pl.errors import UserError
 from imagen_pl.generators.style import StyleGenerator
 from imagen_pl.inference import TextToImage, load
 from imagen_pl.refining import MAX_STEPS, can_refine, check_refine, refinable, refined
 from imagen_pl.text.prior import VisualPrior
+from imagen_pl.trained import read_release
 from imagen_pl.types import Growth, TextFeatures
-from tests.fakes import TinyBackbone, TinyText
+from tests.fakes import TinyText
 from tests.networks import awaken, pairs, small_generator, text_features
 from tests.training import SaveAt, tiny_system, train
 from tests.unit.test_prior import tiny_prior
@@ -24,10 +27,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 GROWN = Growth(16)
 
 
-def with_prior(**settings: object) -> StyleGenerator:
-    prior = tiny_prior()
-    prior.fit([pairs()])
-    generator = small_generator(text_dim=16, style_dim=16, prior=prior, **settings)
+def with_prior(prior: VisualPrior | None = None) -> StyleGenerator:
+    if prior is None:
+        prior = tiny_prior()
+        prior.fit([pairs()])
+    generator = small_generator(text_dim=16, style_dim=16, prior=prior)
     awaken(generator)
     return generator.eval().requires_grad_(False)
 
@@ -156,20 +160,55 @@ def test_one_from_before_is_loaded_and_says_that_it_cannot_look(checkpoint: Path
         refinable(system.ema.generator)
 
 
-def test_a_release_holds_what_it_needs(asked: tuple[TextFeatures, Tensor], tmp_path: Path) -> None:
+def test_a_release_holds_what_it_needs(tmp_path: Path) -> None:
     generator = with_prior()
-    model = TextToImage(generator, TinyText(), GROWN, {})
-    assert frozen_names(generator) == [TinyBackbone().name]
+    model = TextToImage(generator, TinyText(), GROWN, {"format": 1})
+    model.save(tmp_path, torch.float16)
+    weights = read_release(tmp_path)[1]
     again = with_prior()
-    assert again.prior is not None
     again.prior = tiny_prior()  # as made anew: its components are empty
-    again.load_state_dict(generator.state_dict())
-    pictures = [
-        m.sample("a heart", num_images=2, refine=5)
-        for m in (model, TextToImage(again, TinyText(), GROWN, {}))
+    check_same_tensors(again.state_dict(), weights, tmp_path, "")
+    again.load_state_dict(weights)
+    assert again.prior.directions.dtype == torch.float32
+    found = TextToImage(again, TinyText(), GROWN, {}).sample("a heart", refine=5)[0]
+    expected, plain = (model.sample("a heart", refine=steps)[0] for steps in (5, 0))
+    apart = [
+        np.abs(np.asarray(found, float) - np.asarray(other, float)).mean() for other in (expected, plain)
     ]
-    assert [p.tobytes() for p in pictures[0]] == [p.tobytes() for p in pictures[1]]
-    assert [p.tobytes() for p in pictures[0]] != [p.tobytes() for p in model.sample("a heart", num_images=2)]
+    assert apart[0] < 1 < apart[1]
+
+
+def test_another_number_of_components_or_another_network_is_told(tmp_path: Path) -> None:
+    generator = with_prior()
+    held = generator.state_dict()
+    other = with_prior(prior=tiny_prior(seen_dim=3, thumbnail_dim=4)).state_dict()
+    with pytest.raises(UserError, match=r"prior.directions is \(12, 4\) there and \(0, 3\) here"):
+        check_same_tensors(other, held, tmp_path, "")
+    prior = generator.prior
+    assert prior is not None
+    prior.centre, prior.directions = prior.centre[:-1], prior.directions[:-1]
+    with pytest.raises(UserError, match="was solved by another backbone"):
+        refinable(generator)
+
+
+def test_guidance_stays(asked: tuple[TextFeatures, Tensor]) -> None:
+    text, z = asked
+    generator = with_prior()
+    assert generator.prior is not None
+    how = (1.0, 3.0, text_features(3, dim=16, seed=7))
+    style = generator.style(z, text, *how)
+    unmoved = refined(generator, generator.prior, style, text, GROWN, 0)
+    torch.testing.assert_close(unmoved, generator(z, text, GROWN, *how), atol=1e-3, rtol=1e-3)
+
+
+def test_a_backbone_that_inference_mode_has_read_can_still_teach() -> None:
+    backbone = TimmBackbone("efficientnet_lite0", 32, [3])
+    with torch.inference_mode():
+        backbone.load()
+    images = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    backbone(images)[0].sum().backward()
+    assert images.grad is not None
+    assert images.grad.any()
 
 
 def test_the_released_model_refines() -> None:

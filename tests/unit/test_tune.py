@@ -123,6 +123,34 @@ def test_a_trial_that_broke_off_is_failed_and_its_place_taken_again(
     ]
 
 
+def test_trials_side_by_side_share_the_cores_and_one_that_fails_lets_the_others_be(
+    tune: ModuleType, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    fit = _fit([])
+
+    def run(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        threads.append(env["OMP_NUM_THREADS"])
+        if "--noise=0.3" in command:
+            raise subprocess.CalledProcessError(1, command)
+        return fit(command)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(tune, "git_state", lambda: {"commit": "abc"})
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    words = ["tune.py", "--study", str(study_file), "--runs_dir", str(tmp_path / "runs"), "--trials", "2"]
+    monkeypatch.setattr("sys.argv", [*words, "--jobs", "2"])
+    tune.main()
+
+    assert threads == ["3", "3"]
+    states = {t.params["noise"]: t.state.name for t in tune.open_study(study_file).trials}
+    assert states == {"0": "COMPLETE", "0.3": "FAIL"}
+
+    monkeypatch.setattr("sys.argv", [*words, "--jobs", "0"])
+    with pytest.raises(SystemExit):
+        tune.main()
+
+
 def test_a_choice_that_is_not_there_is_told(tune: ModuleType, study_file: Path) -> None:
     study_file.write_text(SPACE.replace('first: [{}, {noise: "0.3"}]', 'first: [{noise: "7"}]'))
 
