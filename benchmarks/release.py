@@ -148,14 +148,16 @@ def ranks(ruler: Ruler, pictures: Tensor, rows: list[int]) -> list[int]:
 
 def told_refined(file: Path) -> str:
     """What --refine is worth, from the file that benchmarks/quality.py wrote."""
-    score = json.loads(file.read_text())["scores"][0]
+    found = json.loads(file.read_text())
+    score, asked = found["scores"][0], found["captions"]
     test = score["test_retrieval"]
     return (
         f"With `--refine {_REFINE}` each picture's style is moved until the picture shows what the prior "
-        "guesses, in a third of a second more on two cores. Of `benchmarks/quality.py`'s 1,000 captions, in "
+        "guesses, in a third of a second more on two cores. Of `benchmarks/quality.py`'s "
+        f"{sum(asked.values()):,} captions, in "
         f"EfficientNet-Lite1's features, pictures have then a Fréchet distance of {score['fd']:.1f} and a "
-        f"kernel distance of {score['kd']:.4f} to 4,107 real images; of 300 test subjects {test['top5']:.1%} "
-        f"are among the first five of 100 ({test['top1']:.1%} first). All other scores here are of pictures "
+        f"kernel distance of {score['kd']:.4f} to {found['reals']:,} real images; of {asked['test']} test subjects "
+        f"{test['top5']:.1%} are among the first five of 100 ({test['top1']:.1%} first). All other scores here are of pictures "
         "that are not refined."
     )
 

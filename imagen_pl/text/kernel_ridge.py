@@ -84,7 +84,6 @@ class KernelRidge(nn.Module, ABC):
         Args:
             images: about -1 to 1; differentiable with regard to them.
             pooled: the captions' vectors.
-
         """
         means = self.means(images)
         with torch.autocast(means.device.type, enabled=False):
