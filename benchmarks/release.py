@@ -156,9 +156,9 @@ def told_refined(file: Path) -> str:
         "guesses, in a third of a second more on two cores. Of `benchmarks/quality.py`'s "
         f"{sum(asked.values()):,} captions, in "
         f"EfficientNet-Lite1's features, pictures have then a Fréchet distance of {score['fd']:.1f} and a "
-        f"kernel distance of {score['kd']:.4f} to {found['reals']:,} real images; of {asked['test']} test subjects "
-        f"{test['top5']:.1%} are among the first five of 100 ({test['top1']:.1%} first). All other scores here are of pictures "
-        "that are not refined."
+        f"kernel distance of {score['kd']:.4f} to {found['reals']:,} real images; "
+        f"of {asked['test']} test subjects {test['top5']:.1%} are among the first five of 100 "
+        f"({test['top1']:.1%} first). All other scores here are of pictures that are not refined."
     )
 
 
