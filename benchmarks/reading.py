@@ -1,11 +1,16 @@
-"""Can one tell at a glance what a model's pictures of held-out subjects show? A blind test for a reader.
+"""Can one tell at a glance what a model's pictures of held-out captions show? A blind test for a reader.
 
     python benchmarks/reading.py sheet emoji --out reading/
     python benchmarks/reading.py score reading/ answers.txt
+    python benchmarks/reading.py sheet emoji --split composition
+    python benchmarks/reading.py sheet nearest
 
 The first writes reader/, to give away: sheet.png, pictures under numbers, the model's and real ones mixed,
-and choices.txt, ten names of test subjects for each, the right one among them; and key.json, to keep. The
-reader writes a line for each number, what is seen in his own words, then the name he chooses:
+and choices.txt, ten names of the split's subjects for each, the right one among them; and key.json, to keep.
+Subjects of `test` were never seen, those of `composition` in another style. `nearest` in place of a model
+shows the real image of the training caption that is nearest: what one who knows the training set by heart,
+and nothing else, could draw. The reader writes a line for each number, what is seen in his own words, then
+the name he chooses:
 
     17: a yellow cup | teapot
 
@@ -19,13 +24,14 @@ import argparse
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from ruler import SIZE, Picture, read_pictures, shrink
+from ruler import SIZE, Picture, nearest_captions, read_pictures, shrink
 
 import imagen_pl
 from imagen_pl.data.emoji import STYLES
@@ -34,6 +40,8 @@ from imagen_pl.errors import UserError
 from imagen_pl.pictures import labelled_grid, to_pil
 
 DRAWN, REAL = 60, 20
+# In place of a model.
+NEAREST = Path("nearest")
 _CHOICES = 10
 _COLUMNS = 8
 _LINE = re.compile(r"\s*(\d+)\s*:(.*)\|(.*)")
@@ -49,23 +57,23 @@ class Shown:
     choices: list[str]
 
 
-def draw_lots(seed: int) -> list[tuple[Shown, bytes]]:
-    """Pictures of test subjects, no subject twice, the styles alike, with their real images' bytes."""
+def draw_lots(pictures: list[Picture], split: str, seed: int) -> list[tuple[Shown, int]]:
+    """Captions of the split, no subject twice, the styles alike, with their rows of `pictures`."""
     lots = np.random.default_rng(seed)
-    pictures, encoded = read_pictures()
-    test = [(p, data) for p, data in zip(pictures, encoded, strict=True) if p.split == "test"]
-    names = {p.subject: name_of(p) for p, _ in test}
-    found: list[tuple[Shown, bytes]] = []
+    held = [(row, picture) for row, picture in enumerate(pictures) if picture.split == split]
+    names = {picture.subject: name_of(picture) for _, picture in held}
+    found: list[tuple[Shown, int]] = []
     taken: set[str] = set()
     for k in range(DRAWN + REAL):
-        left = [(p, d) for p, d in test if p.subject not in taken and p.style == STYLES[k % len(STYLES)]]
-        picture, data = left[int(lots.integers(len(left)))]
+        style = STYLES[k % len(STYLES)]
+        left = [(row, p) for row, p in held if p.subject not in taken and p.style == style]
+        row, picture = left[int(lots.integers(len(left)))]
         taken.add(picture.subject)
         name = names[picture.subject]
         others = lots.choice(sorted(set(names.values()) - {name}), _CHOICES - 1, replace=False)
         choices = [str(choice) for choice in lots.permutation([name, *others])]
         source = "model" if k < DRAWN else "real"
-        found.append((Shown(picture.caption, name, source, choices), data))
+        found.append((Shown(picture.caption, name, source, choices), row))
     return [found[i] for i in lots.permutation(len(found))]
 
 
@@ -74,27 +82,36 @@ def name_of(picture: Picture) -> str:
     return picture.caption.removesuffix(f", {picture.style} style")
 
 
-def write_sheet(model: Path, out: Path, seed: int, refine: int = 0) -> None:
-    drawer = imagen_pl.load(str(model), device="cpu")
-    lots = draw_lots(seed)
-    asked = [(shown.caption, seed) for shown, _ in lots if shown.source == "model"]
-    drawn = drawer.draw(asked, refine=refine)
-    side = int(drawer.resolution)
-    pictures: list[Image.Image] = [
-        next(drawn)
-        if shown.source == "model"
-        else to_pil(shrink(torch.stack([decode(data, max(SIZE, side))]), side))[0]
-        for shown, data in lots
-    ]
+def write_sheet(model: Path, out: Path, seed: int, refine: int = 0, split: str = "test") -> None:
+    pictures, encoded = read_pictures()
+    lots = draw_lots(pictures, split, seed)
+    asked = [row for shown, row in lots if shown.source == "model"]
+    side, drawn = answers_of(model, asked, pictures, encoded, seed, refine)
+    shown_ones = [next(drawn) if shown.source == "model" else real(encoded[row], side) for shown, row in lots]
     reader = out / "reader"
     reader.mkdir(parents=True, exist_ok=True)
     numbers = [str(k) for k in range(1, len(lots) + 1)]
-    labelled_grid(pictures, numbers, _COLUMNS).save(reader / "sheet.png")
+    labelled_grid(shown_ones, numbers, _COLUMNS).save(reader / "sheet.png")
     told = [f"{k}: {', '.join(shown.choices)}\n" for k, (shown, _) in zip(numbers, lots, strict=True)]
     (reader / "choices.txt").write_text("".join(told))
     key = {k: asdict(shown) for k, (shown, _) in zip(numbers, lots, strict=True)}
-    about = {"model": str(model), "seed": seed, "refine": refine}
+    about = {"model": str(model), "split": split, "seed": seed, "refine": refine}
     (out / "key.json").write_text(json.dumps(about | {"pictures": key}, indent=1))
+
+
+def answers_of(
+    model: Path, asked: list[int], pictures: list[Picture], encoded: list[bytes], seed: int, refine: int
+) -> tuple[int, Iterator[Image.Image]]:
+    """Side in pixels of what stands for the captions of these rows, and the pictures one by one."""
+    if model == NEAREST:
+        return SIZE, (real(encoded[row], SIZE) for row in nearest_captions(pictures, asked))
+    drawer = imagen_pl.load(str(model), device="cpu")
+    captions = [(pictures[row].caption, seed) for row in asked]
+    return int(drawer.resolution), drawer.draw(captions, refine=refine)
+
+
+def real(data: bytes, side: int) -> Image.Image:
+    return to_pil(shrink(torch.stack([decode(data, max(SIZE, side))]), side))[0]
 
 
 def read_answers(file: Path, key: dict[str, Shown]) -> dict[str, tuple[str, str]]:
@@ -137,8 +154,11 @@ def main() -> None:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     sheet = verbs.add_parser("sheet", help="draw, and write what the reader gets")
-    sheet.add_argument("model", type=Path, help="a run's folder, a checkpoint or a release")
+    sheet.add_argument("model", type=Path, help="a run's folder, a checkpoint, a release, or `nearest`")
     sheet.add_argument("--out", type=Path, default=Path("reading"), help="default: %(default)s")
+    sheet.add_argument(
+        "--split", choices=["test", "composition"], default="test", help="default: %(default)s"
+    )
     sheet.add_argument("--seed", type=int, default=0, help="which subjects, and the latents")
     sheet.add_argument("--refine", type=int, default=0, help="steps towards the prior's guess")
     judged = verbs.add_parser("score", help="print what the reader got right")
@@ -147,7 +167,7 @@ def main() -> None:
     said = parser.parse_args()
     try:
         if said.verb == "sheet":
-            write_sheet(said.model, said.out, said.seed, said.refine)
+            write_sheet(said.model, said.out, said.seed, said.refine, said.split)
         else:
             key = read_key(said.out)
             print(table(key, read_answers(said.answers, key)))

@@ -252,23 +252,28 @@ def score_nearest_caption(ruler: Ruler) -> Score:
     What a model can know of a subject that it never saw, it knows by what captions are near; one that drew
     its training images perfectly, and nothing new, would score this.
     """
-    captions = [picture.caption for picture in ruler.pictures]
-    vectors = F.normalize(encode(captions), dim=1)
-    known = {
-        style: [i for i, p in enumerate(ruler.pictures) if (p.split, p.style) == ("train", style)]
-        for style in STYLES
-    }
     test = [row for row in ruler.asked if ruler.pictures[row].split == "test"]
-    nearest: list[int] = []
-    for row in test:
-        rows = known[ruler.pictures[row].style]
-        nearest.append(rows[int((vectors[rows] @ vectors[row]).argmax())])
+    nearest = nearest_captions(ruler.pictures, test)
     part, features, everything = replace(ruler, asked=test), ruler.features[nearest], list(range(len(test)))
     return Score(
         "real, of the nearest training caption", len(test), None, None, None, None,
         retrieve(part, features, everything, shuffled=False),
         retrieve(part, features, everything, shuffled=True),
     )  # fmt: skip
+
+
+def nearest_captions(pictures: list[Picture], rows: list[int]) -> list[int]:
+    """For each of these rows, the training picture's in its style whose caption is the nearest to it."""
+    vectors = F.normalize(encode([picture.caption for picture in pictures]), dim=1)
+    known = {
+        style: [i for i, p in enumerate(pictures) if (p.split, p.style) == ("train", style)]
+        for style in STYLES
+    }
+    nearest: list[int] = []
+    for row in rows:
+        among = known[pictures[row].style]
+        nearest.append(among[int((vectors[among] @ vectors[row]).argmax())])
+    return nearest
 
 
 def encode(captions: list[str]) -> Features:

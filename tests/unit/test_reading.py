@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -35,12 +36,14 @@ def sheet(reading: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path
 
 
-def test_every_subject_is_held_out_and_shown_once(reading: ModuleType) -> None:
+@pytest.mark.parametrize("split", ["test", "composition"])
+def test_every_subject_is_held_out_and_shown_once(reading: ModuleType, split: str) -> None:
     from ruler import read_pictures
 
-    test = {p.caption for p in read_pictures()[0] if p.split == "test"}
-    lots = reading.draw_lots(0)
-    assert {shown.caption for shown, _ in lots} <= test
+    pictures, _ = read_pictures()
+    lots = reading.draw_lots(pictures, split, 0)
+    assert {pictures[row].split for _, row in lots} == {split}
+    assert [pictures[row].caption for _, row in lots] == [shown.caption for shown, _ in lots]
     assert len({shown.name for shown, _ in lots}) == len(lots) == reading.DRAWN + reading.REAL
     for shown, _ in lots:
         assert len(set(shown.choices)) == 10
@@ -50,7 +53,30 @@ def test_every_subject_is_held_out_and_shown_once(reading: ModuleType) -> None:
     assert len({shown.choices.index(shown.name) for shown, _ in lots}) == 10
     sources = [shown.source for shown, _ in lots]
     assert 0 < sources[:40].count("real") < 20
-    assert [shown for shown, _ in reading.draw_lots(1)] != [shown for shown, _ in lots]
+    assert [shown for shown, _ in reading.draw_lots(pictures, split, 1)] != [shown for shown, _ in lots]
+
+
+def test_the_real_image_of_the_nearest_training_caption_can_stand_for_a_model(
+    reading: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the nearest is made to be one of a blue square, whatever is asked."""
+    pictures, encoded = reading.read_pictures()
+    blue = BytesIO()
+    Image.new("RGB", (64, 64), "blue").save(blue, "png")
+    nearest = next(row for row, picture in enumerate(pictures) if picture.split == "train")
+    encoded[nearest] = blue.getvalue()
+    asked: list[int] = []
+    monkeypatch.setattr(reading, "read_pictures", lambda: (pictures, encoded))
+    monkeypatch.setattr(
+        reading, "nearest_captions", lambda _, rows: asked.extend(rows) or [nearest for _ in rows]
+    )
+    reading.write_sheet(reading.NEAREST, tmp_path, seed=0)
+    key = reading.read_key(tmp_path)
+    drawn = [shown.caption for shown in key.values() if shown.source == "model"]
+    assert [pictures[row].caption for row in asked] == drawn
+    image = Image.open(tmp_path / "reader/sheet.png").convert("RGB")
+    squares = sum(count for count, colour in image.getcolors(1 << 24) or [] if colour == (0, 0, 255))
+    assert reading.DRAWN * 96 * 96 <= squares < (reading.DRAWN + 10) * 128 * 128
 
 
 def test_the_reader_gets_pictures_and_names_and_not_the_key(reading: ModuleType, sheet: Path) -> None:
