@@ -8,9 +8,9 @@
 The first writes reader/, to give away: sheet.png, pictures under numbers, the model's and real ones mixed,
 and choices.txt, ten names of the split's subjects for each, the right one among them; and key.json, to keep.
 Subjects of `test` were never seen, those of `composition` in another style. `nearest` in place of a model
-shows the real image of the training caption that is nearest: what one who knows the training set by heart,
-and nothing else, could draw. The reader writes a line for each number, what is seen in his own words, then
-the name he chooses:
+shows the real image of the training caption that is nearest in words, of the style that is asked for: what
+one could show who knows these images by heart and nothing else. The reader writes a line for each number,
+what is seen in his own words, then the name he chooses:
 
     17: a yellow cup | teapot
 
@@ -41,7 +41,7 @@ from imagen_pl.pictures import labelled_grid, to_pil
 
 DRAWN, REAL = 60, 20
 # In place of a model.
-NEAREST = Path("nearest")
+NEAREST = "nearest"
 _CHOICES = 10
 _COLUMNS = 8
 _LINE = re.compile(r"\s*(\d+)\s*:(.*)\|(.*)")
@@ -82,7 +82,9 @@ def name_of(picture: Picture) -> str:
     return picture.caption.removesuffix(f", {picture.style} style")
 
 
-def write_sheet(model: Path, out: Path, seed: int, refine: int = 0, split: str = "test") -> None:
+def write_sheet(model: str, out: Path, seed: int, refine: int = 0, split: str = "test") -> None:
+    if model == NEAREST and refine:
+        raise UserError("--refine is for a model: real images stay as they are")
     pictures, encoded = read_pictures()
     lots = draw_lots(pictures, split, seed)
     asked = [row for shown, row in lots if shown.source == "model"]
@@ -95,17 +97,17 @@ def write_sheet(model: Path, out: Path, seed: int, refine: int = 0, split: str =
     told = [f"{k}: {', '.join(shown.choices)}\n" for k, (shown, _) in zip(numbers, lots, strict=True)]
     (reader / "choices.txt").write_text("".join(told))
     key = {k: asdict(shown) for k, (shown, _) in zip(numbers, lots, strict=True)}
-    about = {"model": str(model), "split": split, "seed": seed, "refine": refine}
+    about = {"model": model, "split": split, "seed": seed, "refine": refine}
     (out / "key.json").write_text(json.dumps(about | {"pictures": key}, indent=1))
 
 
 def answers_of(
-    model: Path, asked: list[int], pictures: list[Picture], encoded: list[bytes], seed: int, refine: int
+    model: str, asked: list[int], pictures: list[Picture], encoded: list[bytes], seed: int, refine: int
 ) -> tuple[int, Iterator[Image.Image]]:
     """Side in pixels of what stands for the captions of these rows, and the pictures one by one."""
     if model == NEAREST:
         return SIZE, (real(encoded[row], SIZE) for row in nearest_captions(pictures, asked))
-    drawer = imagen_pl.load(str(model), device="cpu")
+    drawer = imagen_pl.load(model, device="cpu")
     captions = [(pictures[row].caption, seed) for row in asked]
     return int(drawer.resolution), drawer.draw(captions, refine=refine)
 
@@ -154,7 +156,7 @@ def main() -> None:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     sheet = verbs.add_parser("sheet", help="draw, and write what the reader gets")
-    sheet.add_argument("model", type=Path, help="a run's folder, a checkpoint, a release, or `nearest`")
+    sheet.add_argument("model", help="a run's folder, a checkpoint, a release, or `nearest`")
     sheet.add_argument("--out", type=Path, default=Path("reading"), help="default: %(default)s")
     sheet.add_argument(
         "--split", choices=["test", "composition"], default="test", help="default: %(default)s"

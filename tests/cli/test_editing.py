@@ -40,14 +40,19 @@ def apart(a: Image.Image, b: Image.Image) -> int:
 # ------------------------------------------------------------------ the way between
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(("guidance", "refine"), [(1.0, 0), (2.0, 0), (1.0, 30)])
 @pytest.mark.parametrize("loop", [False, True])
-def test_keyframes_are_what_sample_draws(model: TextToImage, loop: bool, guidance: float) -> None:
+def test_keyframes_are_what_sample_draws(
+    model: TextToImage, loop: bool, guidance: float, refine: int
+) -> None:
     keyframes = [(HEART, 3), (CAT, 3), ("a cat", 4)]
-    steps = list(interpolate(model, keyframes, frames=5, loop=loop, guidance=guidance))
+    steps = list(interpolate(model, keyframes, frames=5, loop=loop, guidance=guidance, refine=refine))
     assert len(steps) == (15 if loop else 11)
     for k, (prompt, seed) in enumerate(keyframes):
-        assert apart(steps[5 * k], model.sample(prompt, seed=seed, guidance=guidance)[0]) <= 1
+        (expected,) = model.sample(prompt, seed=seed, guidance=guidance, refine=refine)
+        assert apart(steps[5 * k], expected) <= 1
+        (plain,) = model.sample(prompt, seed=seed)
+        assert (apart(expected, plain) > 1) == ((guidance, refine) != (1.0, 0))
 
 
 def test_steps_are_even_and_small(model: TextToImage) -> None:
@@ -175,6 +180,22 @@ def test_an_edit_with_guidance(trained: Tiny) -> None:
         assert sheet.info["guidance"] == "2.0"
         first = sheet.convert("RGB").crop((6, 6, 102, 102)).resize((8, 8), Image.Resampling.NEAREST)
     assert apart(first, load(trained.run).sample(HEART, guidance=2.0)[0]) <= 1
+
+
+def test_edits_and_drafts_refine(trained: Tiny) -> None:
+    run, model = str(trained.run), load(trained.run)
+    for words in (["edit", run, HEART, "--to", CAT, "--num_images", "1"], ["variants", run, HEART]):
+        assert main([*words, "--out", "refined.png", "--refine", "30"]) == 0
+        assert main([*words, "--out", "plain.png"]) == 0
+        with Image.open("refined.png") as refined, Image.open("plain.png") as plain:
+            assert refined.info["refine"] == "30"
+            assert "refine" not in plain.info
+            assert refined.size == plain.size
+            assert apart(refined, plain) > 1
+    main(["edit", run, HEART, "--to", CAT, "--num_images", "1", "--refine", "30"])
+    with Image.open("edit.png") as sheet:
+        first = sheet.convert("RGB").crop((6, 6, 102, 102)).resize((8, 8), Image.Resampling.NEAREST)
+    assert apart(first, model.sample(HEART, refine=30)[0]) <= 1
 
 
 def test_bad_edits_are_one_line(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

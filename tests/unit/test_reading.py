@@ -32,7 +32,9 @@ def sheet(reading: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     drawer = SimpleNamespace(resolution=32, draw=draw)
     monkeypatch.setattr(imagen_pl, "load", lambda *_, **__: drawer)
-    reading.write_sheet(Path("model"), tmp_path, seed=0, refine=3)
+    words = ["sheet", "model", "--out", str(tmp_path), "--split", "composition", "--refine", "3"]
+    monkeypatch.setattr("sys.argv", ["reading.py", *words])
+    reading.main()
     return tmp_path
 
 
@@ -76,17 +78,25 @@ def test_the_real_image_of_the_nearest_training_caption_can_stand_for_a_model(
     assert [pictures[row].caption for row in asked] == drawn
     image = Image.open(tmp_path / "reader/sheet.png").convert("RGB")
     squares = sum(count for count, colour in image.getcolors(1 << 24) or [] if colour == (0, 0, 255))
-    assert reading.DRAWN * 96 * 96 <= squares < (reading.DRAWN + 10) * 128 * 128
+    assert squares == reading.DRAWN * 128**2
+    with pytest.raises(UserError, match="--refine is for a model"):
+        reading.write_sheet(reading.NEAREST, tmp_path, seed=0, refine=3)
 
 
 def test_the_reader_gets_pictures_and_names_and_not_the_key(reading: ModuleType, sheet: Path) -> None:
     assert sorted(p.name for p in (sheet / "reader").iterdir()) == ["choices.txt", "sheet.png"]
-    key = json.loads((sheet / "key.json").read_text())["pictures"]
+    written = json.loads((sheet / "key.json").read_text())
+    assert {name: written[name] for name in ("model", "split", "seed", "refine")} == {
+        "model": "model", "split": "composition", "seed": 0, "refine": 3
+    }  # fmt: skip
+    key = written["pictures"]
+    held = {p.caption for p in reading.read_pictures()[0] if p.split == "composition"}
+    assert {shown["caption"] for shown in key.values()} <= held
     told = (sheet / "reader/choices.txt").read_text().splitlines()
     assert told == [f"{k}: {', '.join(shown['choices'])}" for k, shown in key.items()]
     image = Image.open(sheet / "reader/sheet.png").convert("RGB")
     red = sum(count for count, colour in image.getcolors(1 << 24) or [] if colour == (255, 0, 0))
-    assert red >= reading.DRAWN * 96 * 96
+    assert red >= reading.DRAWN * 96**2
     assert image.width < 1000
 
 

@@ -9,8 +9,11 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
+from tests.networks import pairs
 from tests.scripts import benchmark
+from tests.unit.test_prior import tiny_prior
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,46 @@ def test_a_card_needs_the_run_that_the_generator_started_from(release: ModuleTyp
     run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "emoji")
     with pytest.raises(SystemExit, match="emoji is no run's folder"):
         release.with_stems(run)
+
+
+def test_a_prior_from_before_its_components_were_kept_learns_them_again(
+    release: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same images; by others its weights are found to differ, and it stays as it was."""
+    pooled, images = pairs()
+    prior, other = tiny_prior(), tiny_prior()
+    prior.fit([(pooled, images)])
+    kept = {name: value.clone() for name, value in prior.state_dict().items()}
+
+    def data(shown: Tensor) -> SimpleNamespace:
+        batch = SimpleNamespace(captions=pooled, images=shown)
+        return SimpleNamespace(setup=lambda _: None, pairs=lambda *_, **__: [batch])
+
+    text = SimpleNamespace(encode=lambda captions, _: SimpleNamespace(pooled=captions))
+    old = {name: value for name, value in kept.items() if name not in ("centre", "directions")}
+    prior.load_state_dict(old | {"centre": torch.zeros(0), "directions": torch.zeros(0, 4)})
+    assert not prior.can_look
+    monkeypatch.setattr(release, "CaptionedImages", lambda *_, **__: data(255 - images.flip(0)))
+    with pytest.raises(SystemExit, match="the prior is another one now"):
+        release.complete(prior, text)
+    assert not prior.can_look
+    monkeypatch.setattr(release, "CaptionedImages", lambda *_, **__: data(images))
+    release.complete(prior, text)
+    found = prior.state_dict()
+    for name, value in kept.items():
+        torch.testing.assert_close(found[name], value)
+    other.fit([(pooled, images.flip(0))])
+    release.complete(other, text)  # one that has them is not looked at
+
+
+def test_the_card_tells_what_the_ruler_found_of_refined_pictures(release: ModuleType, tmp_path: Path) -> None:
+    score = {"fd": 12.345, "kd": 0.00567, "test_retrieval": {"top1": 0.25, "top5": 0.5}}
+    found = {"scores": [score], "captions": {"train": 900, "test": 300}, "reals": 4107}
+    (tmp_path / "refined.json").write_text(json.dumps(found))
+    told = release.told_refined(tmp_path / "refined.json")
+    assert "Of `benchmarks/quality.py`'s 1,200 captions" in told
+    assert "a Fréchet distance of 12.3 and a kernel distance of 0.0057 to 4,107 real images" in told
+    assert "of 300 test subjects 50.0% are among the first five of 100 (25.0% first)" in told
 
 
 def test_what_is_too_large_does_not_ship(
