@@ -184,12 +184,15 @@ def test_an_edit_with_guidance(trained: Tiny) -> None:
 
 def test_edits_and_drafts_refine(trained: Tiny) -> None:
     run, model = str(trained.run), load(trained.run)
-    for words in (["edit", run, HEART, "--to", CAT, "--num_images", "1"], ["variants", run, HEART]):
+    for words in (
+        ["edit", run, HEART, "--to", CAT, "--num_images", "1"],
+        ["variants", run, HEART, "--styles", "noto"],
+    ):
         assert main([*words, "--out", "refined.png", "--refine", "30"]) == 0
         assert main([*words, "--out", "plain.png"]) == 0
         with Image.open("refined.png") as refined, Image.open("plain.png") as plain:
             assert refined.info["refine"] == "30"
-            assert "refine" not in plain.info
+            assert plain.info["refine"] == "0"
             assert refined.size == plain.size
             assert apart(refined, plain) > 1
     main(["edit", run, HEART, "--to", CAT, "--num_images", "1", "--refine", "30"])

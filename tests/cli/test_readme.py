@@ -25,8 +25,8 @@ SMALL = (
     "--trainer.max_steps 4 --trainer.val_check_interval 2 --data.val_samples 4 --data.num_workers 0 "
     "--trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto"
 )
-# What is solved by the training set need not see all of it.
-FEW = "--model.generator.init_args.prior.init_args.captions 64 --model.unseen.init_args.captions 64"
+# A prior need not see the whole training set.
+FEW = "--model.generator.init_args.prior.init_args.captions 64"
 TWO_STAGES = (
     "[{resolution: 8, kimg: 0.008, batch_size: 4}, {resolution: 16, kimg: 1, batch_size: 4, fade_kimg: 0}]"
 )

@@ -65,9 +65,6 @@ def test_every_run_s_command_is_understood(ablation: ModuleType, file: Path, tmp
         cli = TrainingCLI(words[1:], run=False)
         assert (cli.config.seed_everything, cli.model.seed, cli.datamodule._training.seed) == (7, 7, 7)
         grows = any("growing" in file for file in grid.runs[name])
-        # What was measured before the quickstart had them goes without.
-        unseen = grid.name == "quickstart" and "unseen" not in name
-        assert (cli.config.model.unseen is not None) == unseen
         stages = cli.config.growth.stages
         assert stages[0].resolution == (8 if grows else stages[-1].resolution)
 
