@@ -36,6 +36,7 @@ from imagen_pl.inference import TextToImage
 from imagen_pl.metrics.extractors import EfficientNetLite1
 from imagen_pl.model_card import model_card
 from imagen_pl.pictures import labelled_grid, strip, to_pil
+from imagen_pl.refining import USUAL_STEPS
 from imagen_pl.text.captioner_weights import save_weights
 from imagen_pl.text.encoder import TextEncoder
 from imagen_pl.text.prior import VisualPrior
@@ -45,7 +46,6 @@ REPOSITORY = Path(__file__).parents[1]
 # With what each is evaluated: of composition there are too few captions for 99 distractors of a style.
 SPLITS: dict[str, list[str]] = {"train": [], "composition": ["--distractors", "40"], "test": []}
 LARGEST_MB = 50
-_REFINE = 20
 # Sixty thousand images were no better: val/nlg 2.39 against 2.31.
 _CAPTIONER = (
     "imagen-pl fit-captioner --config configs/captioner.yaml --name captioner64 --data.resolution 64 "
@@ -152,7 +152,7 @@ def told_refined(file: Path) -> str:
     score, asked = found["scores"][0], found["captions"]
     test = score["test_retrieval"]
     return (
-        f"With `--refine {_REFINE}` each picture's style is moved until the picture shows what the prior "
+        f"With `--refine {USUAL_STEPS}` each picture's style is moved until the picture shows what the prior "
         "guesses, in a third of a second more on two cores. Of `benchmarks/quality.py`'s "
         f"{sum(asked.values()):,} captions, in "
         f"EfficientNet-Lite1's features, pictures have then a Fréchet distance of {score['fd']:.1f} and a "
@@ -215,7 +215,7 @@ def main() -> None:
     ruler = make_ruler(EfficientNetLite1(), model.resolution, seed=0)
     pages(model, ruler, options.out)
     evaluations, words, captions = measure(options.out, options.work)
-    refined = ["--refine", str(_REFINE), "--out", str(options.work / "refined.json")]
+    refined = ["--refine", str(USUAL_STEPS), "--out", str(options.work / "refined.json")]
     extractor = EfficientNetLite1.name
     call(["benchmarks/quality.py", str(options.out), "--extractor", extractor, *refined])
     about = circumstances(ruler, EfficientNetLite1(), [options.run])

@@ -28,6 +28,7 @@ from imagen_pl.callbacks.train_in_turn import TrainInTurn
 from imagen_pl.checkpoints import AtomicCheckpointIO, check_same_tensors, read_checkpoint
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import UserError
+from imagen_pl.refining import USUAL_STEPS, can_refine
 from imagen_pl.runs import Existing, RunFolder, is_main_process, sweep_trial
 from imagen_pl.system import TextToImageGAN
 
@@ -284,7 +285,8 @@ class TrainingCLI(OneLineCLI):
         if pictures and drawn:
             self.say(f"Pictures: {pictures[-1]}")
             prompt = shlex.quote(drawn[0])
-            self.say(f"Draw more: imagen-pl sample {run.path} {prompt} --num_images 4 --out more.png")
+            better = f" --refine {USUAL_STEPS}" if can_refine(self.model.ema.generator) else ""
+            self.say(f"Draw more: imagen-pl sample {run.path} {prompt} --num_images 4{better} --out more.png")
         self.say(f"Go on: {run.resume_command()}{self._more_time()}")
 
     def _more_time(self) -> str:

@@ -1,7 +1,7 @@
 """Styles moved until the picture shows what the generator's prior guesses of its caption.
 
-On the emoji twenty steps brought held-out subjects nearer to their real images, by another network of the
-same family (benchmarks/RESULTS.md).
+On the emoji twenty steps brought pictures nearer to their real images, by another network of the same
+family, most of all after short trainings (benchmarks/RESULTS.md).
 
 Axes: b batch, r pixels.
 """
@@ -19,6 +19,8 @@ from imagen_pl.generators.style import StyleGenerator
 from imagen_pl.text.prior import VisualPrior
 from imagen_pl.types import Growth, TextFeatures
 
+# What is measured in benchmarks/RESULTS.md.
+USUAL_STEPS = 20
 MAX_STEPS = 200
 # Of Adam; a style's entries have a variance of 1.
 _LEARNING_RATE = 0.05

@@ -94,7 +94,13 @@ def test_the_grid_draws_the_data_s_own_captions_unless_others_are_named(
     assert given != "null" or set(asked[0]) == written
     assert given != "[a cat]" or asked == [["a cat"]]
     told = capsys.readouterr().out
-    assert ("Draw more" in told) == (drawn > 0)
+    more = [line for line in told.splitlines() if line.startswith("Draw more: ")]
+    assert len(more) == (drawn > 0)
+    for line in more:  # as it stands, by the prior that it has
+        assert " --refine 20 " in line
+        assert main(shlex.split(line)[3:]) == 0
+        with Image.open("more.png") as picture:
+            assert picture.info["refine"] == "20"
 
 
 def test_where_time_was_up_it_says_how_to_go_on(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

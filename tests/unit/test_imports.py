@@ -105,7 +105,7 @@ ALLOWED: dict[str, set[str]] = {
         "pictures",
         "sampling",
     },
-    "fitting": LEAVES | {"arguments", "callbacks", "checkpoints", "data", "runs", "system"},
+    "fitting": LEAVES | {"arguments", "callbacks", "checkpoints", "data", "refining", "runs", "system"},
     "captioner_training": LEAVES | {"data", "files", "latents", "schedules", "text", "types"},
     "captioner_fitting": LEAVES
     | {"", "arguments", "callbacks", "captioner_training", "checkpoints", "data", "runs", "text"},
