@@ -263,7 +263,7 @@ def score_nearest_caption(ruler: Ruler) -> Score:
 
 
 def nearest_captions(pictures: list[Picture], rows: list[int]) -> list[int]:
-    """For each of these rows, the training picture's in its style whose caption is the nearest to it."""
+    """For each of these rows that of the training picture, of the same style, with the nearest caption."""
     vectors = F.normalize(encode([picture.caption for picture in pictures]), dim=1)
     known = {
         style: [i for i, p in enumerate(pictures) if (p.split, p.style) == ("train", style)]
