@@ -30,15 +30,25 @@ from typing import Any
 
 import yaml
 
-from imagen_pl.callbacks.tracking import git_state
-from imagen_pl.files import written_whole
+from imagen_pl.callbacks.run_record import git_state
+from imagen_pl.storage.atomic_files import atomic_write
 
 REPOSITORY = Path(__file__).parents[1]
 GRID = REPOSITORY / "benchmarks/ablation/pillars_grid.yaml"
 RESULTS = REPOSITORY / "benchmarks/results"
 REPORT = REPOSITORY / "benchmarks/RESULTS.md"
 # Of the numbers in metrics.csv: what explains why a pillar helps or not.
-CURVES = ("loss", "grad_norm", "margin", "nlg", "rotation", "reconstruction", "colour", "instance", "val/")
+CURVES = (
+    "loss",
+    "grad_norm",
+    "margin",
+    "caption_ce",
+    "rotation",
+    "reconstruction",
+    "colour",
+    "instance",
+    "val/",
+)
 POINTS = 60
 
 
@@ -90,7 +100,7 @@ def fit_command(grid: Grid, run: Run, runs_dir: Path) -> list[str]:
     """Words that train it; all of its randomness hangs on the seed."""
     seconds = round(60 * grid.minutes)
     clock = f"00:{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-    words = ["-m", "imagen_pl.cli", "fit"]
+    words = ["-m", "imagen_pl.cli.main", "fit"]
     for file in [*grid.base, *grid.runs[run.name]]:
         words += ["--config", file]
     words += ["--name", run.slug, "--runs_dir", str(runs_dir), "--existing", "move"]
@@ -219,7 +229,7 @@ def write_report(grid: Grid, report: Path) -> None:
     if begin not in text or end not in text:
         raise SystemExit(f"{report} has no place for the table: add {begin} and {end}")
     before, after = text.split(begin)[0], text.split(end)[1]
-    with written_whole(report) as file:
+    with atomic_write(report) as file:
         file.write(f"{before}{begin}\n{made}\n{end}{after}".encode())
 
 
@@ -250,7 +260,7 @@ def main() -> None:
     for number, run in enumerate(missing if not options.table else [], start=1):
         print(f"{number} of {len(missing)}: {run.name}, seed {run.seed}", flush=True)
         result = train_and_score(grid, run, runs_dir)
-        with written_whole(run.result(grid)) as file:
+        with atomic_write(run.result(grid)) as file:
             file.write((json.dumps(result, indent=1) + "\n").encode())
         if run.seed == grid.seeds[0]:
             keep_pictures(run, grid, runs_dir)

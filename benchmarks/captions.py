@@ -35,15 +35,15 @@ from ruler import extract, kept, make_ruler, shrink
 from torch import Tensor
 from tqdm import tqdm
 
-from imagen_pl.callbacks.tracking import git_state
-from imagen_pl.data.emoji import SHIPPED, STYLES
+from imagen_pl.callbacks.run_record import git_state
+from imagen_pl.data.build_emoji import SHIPPED, STYLES
 from imagen_pl.data.transforms import decode
-from imagen_pl.describing import Describer, load_captioner
 from imagen_pl.errors import UserError
-from imagen_pl.files import written_whole
+from imagen_pl.inference.captioning import CaptioningPipeline, load_captioner
 from imagen_pl.metrics.captions import CaptionScores, caption_retrieval, score_captions
 from imagen_pl.metrics.extractors import EfficientNetLite0
 from imagen_pl.metrics.retrieval import Retrieval
+from imagen_pl.storage.atomic_files import atomic_write
 
 SIZE = 64
 _BATCH = 50
@@ -95,10 +95,10 @@ def read_asked(split: str, count: int, seed: int) -> Asked:
     )
 
 
-def score_model(describer: Describer, asked: Asked, name: str, seed: int) -> Score:
+def score_model(describer: CaptioningPipeline, asked: Asked, name: str, seed: int) -> Score:
     """Captions, cross-entropy and retrieval of a captioner."""
     images = shrink(asked.images, describer.resolution)
-    memory = torch.cat([describer.look(part) for part in images.split(_BATCH)])
+    memory = torch.cat([describer.extract_features(part) for part in images.split(_BATCH)])
     captioner = describer.captioner
     told = [caption for part in memory.split(_BATCH) for caption in captioner.caption(part)]
     # Styles stand together, so half a style away is another subject of mostly the same style.
@@ -114,7 +114,7 @@ def score_model(describer: Describer, asked: Asked, name: str, seed: int) -> Sco
     for shuffled in (False, True):
         rows = tqdm(asked.captions, desc=f"retrieval by {name}", delay=2, leave=False, disable=None)
 
-        def watched(image: int, captions: Sequence[str], rows: tqdm = rows) -> Float[Tensor, " n"]:
+        def with_progress(image: int, captions: Sequence[str], rows: tqdm = rows) -> Float[Tensor, " n"]:
             rows.update()
             return misfit(image, captions)
 
@@ -128,7 +128,7 @@ def score_model(describer: Describer, asked: Asked, name: str, seed: int) -> Sco
 
 
 @torch.no_grad()
-def mean_nats(describer: Describer, memory: Float[Tensor, "n m d"], captions: list[str]) -> float:
+def mean_nats(describer: CaptioningPipeline, memory: Float[Tensor, "n m d"], captions: list[str]) -> float:
     parts = [
         describer.captioner.cross_entropy(part, captions[start : start + len(part)])
         for start, part in zip(range(0, len(memory), _BATCH), memory.split(_BATCH), strict=True)
@@ -209,7 +209,7 @@ def run(models: list[Path], split: str, count: int, seed: int, out: Path) -> Non
     }
     print(f"{len(asked.captions)} pictures of the {split} split, seed {seed}\n")
     print(table(scores))
-    with written_whole(out) as file:
+    with atomic_write(out) as file:
         file.write((json.dumps({**about, "scores": [asdict(s) for s in scores]}, indent=2) + "\n").encode())
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from imagen_pl.files import written_whole
+from imagen_pl.storage.atomic_files import atomic_write
 
 PROMPTS = [
     "a cupcake, fluent style",
@@ -68,7 +68,7 @@ def main() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/"
-    words = ["-m", "imagen_pl.cli", "demo", options.model, "--port", str(port), "--device", "cpu"]
+    words = ["-m", "imagen_pl.cli.main", "demo", options.model, "--port", str(port), "--device", "cpu"]
     process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
     try:
         told = {"model": options.model, "opens_s": served(url, process)}
@@ -81,7 +81,7 @@ def main() -> None:
     told = {name: round(value, 2) if isinstance(value, float) else value for name, value in told.items()}
     print(json.dumps(told))
     if options.out is not None:
-        with written_whole(options.out) as file:
+        with atomic_write(options.out) as file:
             file.write((json.dumps(told, indent=1) + "\n").encode())
 
 

@@ -45,16 +45,16 @@ from ruler import COUNTS, SIZE, Images, Ruler, Score, Took, extract, make_ruler,
 from tqdm import tqdm
 
 import imagen_pl
-from imagen_pl.callbacks.tracking import git_state
-from imagen_pl.checkpoints import read_checkpoint
-from imagen_pl.data.emoji import SHIPPED
+from imagen_pl.callbacks.run_record import git_state
+from imagen_pl.data.build_emoji import SHIPPED
 from imagen_pl.errors import UserError
-from imagen_pl.files import written_whole
-from imagen_pl.inference import TextToImage
+from imagen_pl.imaging.grids import labelled_grid, to_pil
+from imagen_pl.inference.pipeline import TextToImage
 from imagen_pl.metrics.extractors import EfficientNetLite0, EfficientNetLite1, Extractor
 from imagen_pl.metrics.retrieval import Retrieval
-from imagen_pl.pictures import labelled_grid, to_pil
-from imagen_pl.trained import model_file
+from imagen_pl.storage.atomic_files import atomic_write
+from imagen_pl.storage.checkpoint_io import read_checkpoint
+from imagen_pl.storage.model_files import model_file
 
 # Of a folder that another program wrote: a picture for each caption (benchmarks/baselines/pictures_of.py).
 PICTURES = "pictures.npy"
@@ -188,7 +188,7 @@ def main() -> None:
 
 def check_teachers(path: Path, model: TextToImage, extractor: Extractor) -> None:
     """Raise UserError where a model has learnt from the features that it is to be scored on."""
-    teachers = [str(name) for name in model.description.get("taught_by", [])]
+    teachers = [str(name) for name in model.description.get("teacher_networks", [])]
     if extractor.name in teachers:
         others = " or ".join(name for name in EXTRACTORS if name not in teachers) or "of another network"
         raise UserError(
@@ -239,7 +239,7 @@ def run(
         f"against {len(ruler.rest):,} real images\n"
     )
     print(table(scores))
-    with written_whole(out) as file:
+    with atomic_write(out) as file:
         file.write((json.dumps({**about, "scores": [asdict(s) for s in scores]}, indent=2) + "\n").encode())
     sheet(ruler, pictures).save(out.with_suffix(".png"))
 

@@ -34,10 +34,10 @@ from PIL import Image
 from ruler import SIZE, Picture, nearest_captions, read_pictures, shrink
 
 import imagen_pl
-from imagen_pl.data.emoji import STYLES
+from imagen_pl.data.build_emoji import STYLES
 from imagen_pl.data.transforms import decode
 from imagen_pl.errors import UserError
-from imagen_pl.pictures import labelled_grid, to_pil
+from imagen_pl.imaging.grids import labelled_grid, to_pil
 
 DRAWN, REAL = 60, 20
 # In place of a model.
@@ -48,7 +48,7 @@ _LINE = re.compile(r"\s*(\d+)\s*:(.*)\|(.*)")
 
 
 @dataclass(frozen=True)
-class Shown:
+class LossInputs:
     """One picture of the sheet; `name` is the right one of `choices`, `source` is "model" or "real"."""
 
     caption: str
@@ -57,12 +57,12 @@ class Shown:
     choices: list[str]
 
 
-def draw_lots(pictures: list[Picture], split: str, seed: int) -> list[tuple[Shown, int]]:
+def draw_lots(pictures: list[Picture], split: str, seed: int) -> list[tuple[LossInputs, int]]:
     """Captions of the split, no subject twice, the styles alike, with their rows of `pictures`."""
     lots = np.random.default_rng(seed)
     held = [(row, picture) for row, picture in enumerate(pictures) if picture.split == split]
     names = {picture.subject: name_of(picture) for _, picture in held}
-    found: list[tuple[Shown, int]] = []
+    found: list[tuple[LossInputs, int]] = []
     taken: set[str] = set()
     for k in range(DRAWN + REAL):
         style = STYLES[k % len(STYLES)]
@@ -73,7 +73,7 @@ def draw_lots(pictures: list[Picture], split: str, seed: int) -> list[tuple[Show
         others = lots.choice(sorted(set(names.values()) - {name}), _CHOICES - 1, replace=False)
         choices = [str(choice) for choice in lots.permutation([name, *others])]
         source = "model" if k < DRAWN else "real"
-        found.append((Shown(picture.caption, name, source, choices), row))
+        found.append((LossInputs(picture.caption, name, source, choices), row))
     return [found[i] for i in lots.permutation(len(found))]
 
 
@@ -116,7 +116,7 @@ def real(data: bytes, side: int) -> Image.Image:
     return to_pil(shrink(torch.stack([decode(data, max(SIZE, side))]), side))[0]
 
 
-def read_answers(file: Path, key: dict[str, Shown]) -> dict[str, tuple[str, str]]:
+def read_answers(file: Path, key: dict[str, LossInputs]) -> dict[str, tuple[str, str]]:
     """For each number the reader's own words and his choice."""
     answers: dict[str, tuple[str, str]] = {}
     for line in filter(str.strip, file.read_text().splitlines()):
@@ -132,11 +132,13 @@ def read_answers(file: Path, key: dict[str, Shown]) -> dict[str, tuple[str, str]
     return answers
 
 
-def read_key(out: Path) -> dict[str, Shown]:
-    return {k: Shown(**shown) for k, shown in json.loads((out / "key.json").read_text())["pictures"].items()}
+def read_key(out: Path) -> dict[str, LossInputs]:
+    return {
+        k: LossInputs(**shown) for k, shown in json.loads((out / "key.json").read_text())["pictures"].items()
+    }
 
 
-def table(key: dict[str, Shown], answers: dict[str, tuple[str, str]]) -> str:
+def table(key: dict[str, LossInputs], answers: dict[str, tuple[str, str]]) -> str:
     lines = ["| pictures | number | right of ten |", "|---|---|---|"]
     for source in ("model", "real"):
         right = [answers[k][1] == shown.name for k, shown in key.items() if shown.source == source]

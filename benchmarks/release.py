@@ -28,25 +28,25 @@ from torch import Tensor
 
 from imagen_pl import load
 from imagen_pl.data.datamodule import CaptionedImages
-from imagen_pl.data.problems import Problems
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.emoji import EmojiSource
-from imagen_pl.describing import load_captioner
-from imagen_pl.generators.style import StyleGenerator
-from imagen_pl.inference import TextToImage
+from imagen_pl.imaging.grids import labelled_grid, strip, to_pil
+from imagen_pl.inference.captioning import load_captioner
+from imagen_pl.inference.model_card import model_card
+from imagen_pl.inference.pipeline import TextToImage
+from imagen_pl.inference.refinement import USUAL_STEPS
 from imagen_pl.metrics.extractors import EfficientNetLite1
-from imagen_pl.model_card import model_card
-from imagen_pl.pictures import labelled_grid, strip, to_pil
-from imagen_pl.refining import USUAL_STEPS
-from imagen_pl.text.captioner_weights import save_weights
-from imagen_pl.text.encoder import TextEncoder
-from imagen_pl.text.prior import VisualPrior
-from imagen_pl.trained import CAPTIONER, RELEASED
+from imagen_pl.models.captioner.weights import save_weights
+from imagen_pl.models.generators.style import StyleGenerator
+from imagen_pl.models.image_prior import ImagePrior
+from imagen_pl.models.text.encoder import TextEncoder
+from imagen_pl.storage.model_files import CAPTIONER, RELEASED
 
 REPOSITORY = Path(__file__).parents[1]
 # With what each is evaluated: of composition there are too few captions for 99 distractors of a style.
 SPLITS: dict[str, list[str]] = {"train": [], "composition": ["--distractors", "40"], "test": []}
 LARGEST_MB = 50
-# Sixty thousand images were no better: val/nlg 2.39 against 2.31.
+# Sixty thousand images were no better: val/caption_ce 2.39 against 2.31.
 _CAPTIONER = (
     "imagen-pl fit-captioner --config configs/captioner.yaml --name captioner64 --data.resolution 64 "
     "--model.kimg 24 --model.learning_rate_schedule.init_args.kimg 24"
@@ -55,7 +55,7 @@ _CAPTIONER = (
 
 def write_weights(model: TextToImage, captioner: Path, out: Path) -> None:
     if not model.description.get("captions"):  # of a checkpoint from before these were kept: for --guidance
-        rows = EmojiSource().load(Problems())["train"]
+        rows = EmojiSource().load(SkippedImages())["train"]
         model.description["captions"] = [row.captions[0] for row in rows[:: len(rows) // 63]]
     if isinstance(model.generator, StyleGenerator) and (prior := model.generator.prior) is not None:
         complete(prior, model.text_encoder)
@@ -65,7 +65,7 @@ def write_weights(model: TextToImage, captioner: Path, out: Path) -> None:
     shutil.copyfile(captioner / "config.json", out / CAPTIONER / "config.json")
 
 
-def complete(prior: VisualPrior, text_encoder: TextEncoder) -> None:
+def complete(prior: ImagePrior, text_encoder: TextEncoder) -> None:
     """Let a prior from before these were kept know its network's components, by which --refine looks."""
     if prior.can_look:
         return
@@ -86,7 +86,7 @@ def measure(out: Path, work: Path) -> tuple[list[dict[str, Any]], str, str]:
     for split, further in SPLITS.items():
         folder = work / split
         asked = ["--split", split, "--out", str(folder), *further]
-        call(["-m", "imagen_pl.cli", "evaluate", str(out), *asked])
+        call(["-m", "imagen_pl.cli.main", "evaluate", str(out), *asked])
         found.append(json.loads((folder / "evaluation.json").read_text()))
     words_table = call(
         ["benchmarks/words.py", str(out), "--extractor", EfficientNetLite1.name, "--out", str(work / "words")]
@@ -193,7 +193,7 @@ def with_stems(run: Path) -> list[Path]:
     if not (run / "run.json").is_file():
         raise SystemExit(f"{run} is no run's folder: a card tells how all of the model was made")
     config = yaml.safe_load((run / "config.yaml").read_text())
-    stem = config["model"]["generator"]["init_args"].get("stem_from")
+    stem = config["model"]["generator"]["init_args"].get("init_from")
     return [run] if stem is None else [*with_stems(run.parent.parent / stem), run]
 
 

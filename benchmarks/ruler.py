@@ -19,13 +19,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from imagen_pl.data.emoji import SHIPPED, STYLES
+from imagen_pl.data.build_emoji import SHIPPED, STYLES
 from imagen_pl.data.transforms import decode
-from imagen_pl.files import cache_dir, written_whole
 from imagen_pl.metrics.distances import frechet_distance, kernel_distance
 from imagen_pl.metrics.extractors import Extractor
 from imagen_pl.metrics.retrieval import Retrieval, retrieval_accuracy
-from imagen_pl.text.encoder import FrozenTextEncoder
+from imagen_pl.models.text.encoder import FrozenTextEncoder
+from imagen_pl.storage.atomic_files import atomic_write, cache_dir
 
 Images = UInt8[Tensor, "n 3 h w"]
 Features = Float[Tensor, "n f"]
@@ -157,7 +157,7 @@ def kept(key: str, make: Callable[[], Features]) -> Features:
         return found
     except Exception:  # not there, or damaged
         made = make()
-    with written_whole(file) as opened:
+    with atomic_write(file) as opened:
         torch.save(made, opened)
     return made
 

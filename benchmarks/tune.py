@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from ablation import REPOSITORY, images_per_second, read_metrics
 
-from imagen_pl.callbacks.tracking import git_state
+from imagen_pl.callbacks.run_record import git_state
 
 if TYPE_CHECKING:
     import optuna
@@ -105,7 +105,7 @@ def run_trial(trial: optuna.Trial, space: Space, runs_dir: Path, threads: int) -
     trial.set_user_attr("threads", threads)
     # Threads that spin while they wait would take time from the trial beside.
     share = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-m", "imagen_pl.cli", *words]
+    command = [sys.executable, "-m", "imagen_pl.cli.main", *words]
     subprocess.run(command, cwd=REPOSITORY, check=True, env=share)
     rows = read_metrics(runs_dir / f"trial-{trial.number}" / "metrics.csv")
     scores = {name: value for row in rows for name, value in row.items() if name.startswith("val/")}

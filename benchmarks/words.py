@@ -39,13 +39,13 @@ from scipy import ndimage
 from torch import Tensor
 
 import imagen_pl
-from imagen_pl.callbacks.tracking import git_state
-from imagen_pl.data.emoji import SHIPPED, STYLES
+from imagen_pl.callbacks.run_record import git_state
+from imagen_pl.data.build_emoji import SHIPPED, STYLES
 from imagen_pl.data.transforms import decode
 from imagen_pl.errors import UserError
-from imagen_pl.files import written_whole
+from imagen_pl.imaging.grids import labelled_grid, to_pil
 from imagen_pl.metrics.extractors import Extractor
-from imagen_pl.pictures import labelled_grid, to_pil
+from imagen_pl.storage.atomic_files import atomic_write
 
 Picture = UInt8[Tensor, "3 r r"]
 
@@ -136,7 +136,7 @@ def mean_colour(picture: Picture) -> Float[Tensor, " 3"]:
 
 
 @dataclass
-class Judge:
+class LogitFn:
     """Says what is right, held against the shipped emoji.
 
     ruler: one real image a subject and style, and their features.
@@ -232,25 +232,25 @@ class Marks:
 
 
 def mark(
-    judge: Judge, name: str, prompts: Sequence[Prompt], pictures: Sequence[Picture], features: Tensor
+    logit_fn: LogitFn, name: str, prompts: Sequence[Prompt], pictures: Sequence[Picture], features: Tensor
 ) -> Marks:
     """Marks of pictures, one for each prompt."""
-    right = [judge.right(*each) for each in zip(prompts, pictures, features, strict=True)]
+    right = [logit_fn.right(*each) for each in zip(prompts, pictures, features, strict=True)]
     turned = turn_within_kinds(prompts)
-    shuffled = [judge.right(prompts[i], pictures[k], features[k]) for i, k in enumerate(turned)]
-    found = zip(judge.style_of(features), prompts, strict=True)
+    shuffled = [logit_fn.right(prompts[i], pictures[k], features[k]) for i, k in enumerate(turned)]
+    found = zip(logit_fn.style_of(features), prompts, strict=True)
     named = [style == prompt.style for style, prompt in found if prompt.style is not None]
     return Marks(name, list(right), list(shuffled), sum(named) / len(named))
 
 
-def mark_real(judge: Judge, prompts: Sequence[Prompt]) -> Marks:
+def mark_real(logit_fn: LogitFn, prompts: Sequence[Prompt]) -> Marks:
     """Marks of the real images by the rules on pixels, and of their styles, those of test."""
-    real = [judge.real_for(prompt) for prompt in prompts]
-    nothing = torch.zeros(judge.ruler.features.shape[1])
-    right = [None if x is None else judge.right(p, x, nothing) for p, x in zip(prompts, real, strict=True)]
-    rows = [i for i, p in enumerate(judge.ruler.pictures) if p.split == "test"]
-    styles = judge.style_of(judge.ruler.features[rows])
-    hits = [style == judge.ruler.pictures[i].style for style, i in zip(styles, rows, strict=True)]
+    real = [logit_fn.real_for(prompt) for prompt in prompts]
+    nothing = torch.zeros(logit_fn.ruler.features.shape[1])
+    right = [None if x is None else logit_fn.right(p, x, nothing) for p, x in zip(prompts, real, strict=True)]
+    rows = [i for i, p in enumerate(logit_fn.ruler.pictures) if p.split == "test"]
+    styles = logit_fn.style_of(logit_fn.ruler.features[rows])
+    hits = [style == logit_fn.ruler.pictures[i].style for style, i in zip(styles, rows, strict=True)]
     return Marks("real images", right, [None] * len(prompts), sum(hits) / len(hits))
 
 
@@ -317,20 +317,22 @@ def run(models: list[Path], out: Path, seed: int, extractor: Extractor) -> None:
     for path, model in loaded:
         check_teachers(path, model, extractor)
     resolution = min(64, *(model.resolution for _, model in loaded))
-    judge = Judge(make_ruler(extractor, resolution, seed))
-    marks = [mark_real(judge, prompts)]
+    logit_fn = LogitFn(make_ruler(extractor, resolution, seed))
+    marks = [mark_real(logit_fn, prompts)]
     for number, (path, model) in enumerate(loaded):
         pairs = [(p.prompt, seed + k) for k, p in enumerate(prompts)]
         drawn = torch.stack([torch.from_numpy(np.array(x)).permute(2, 0, 1) for x in model.draw(pairs)])
         pictures = shrink(drawn, resolution)
-        marks.append(mark(judge, str(path), prompts, list(pictures), extract(extractor, pictures, str(path))))
+        marks.append(
+            mark(logit_fn, str(path), prompts, list(pictures), extract(extractor, pictures, str(path)))
+        )
         out.mkdir(parents=True, exist_ok=True)
         grid(prompts, list(pictures), marks[-1]).save(out / f"words-{number}.png")
     print(f"{extractor.name} features, {resolution} px, seed {seed}, {len(prompts)} prompts\n")
     print(table(prompts, marks))
     told = [{"name": m.name, "style": m.style, "right": m.right, "shuffled": m.shuffled} for m in marks]
     about = {"extractor": extractor.name, "resolution": resolution, "seed": seed, "git": git_state()}
-    with written_whole(out / "words.json") as file:
+    with atomic_write(out / "words.json") as file:
         file.write((json.dumps({**about, "models": told}, indent=1) + "\n").encode())
 
 

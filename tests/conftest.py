@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.typecheck import check_calls
+from tests.helpers.typecheck import check_calls
+
+pytest_plugins = ["tests.helpers.runs"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")

@@ -35,12 +35,12 @@ from pictures_of import asked_captions, write_pictures
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from imagen_pl.data.problems import Problems
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.data.transforms import decode
-from imagen_pl.reporting import peak_memory_gb
-from imagen_pl.text.cache import TextCache
-from imagen_pl.text.encoder import FrozenTextEncoder
+from imagen_pl.models.text.encoder import FrozenTextEncoder
+from imagen_pl.models.text.feature_cache import TextCache
+from imagen_pl.training.step_logger import peak_memory_gb
 
 SIZE, CAPACITY, CHANNELS, STYLE, TEXT = 32, 8, 96, 64, 64
 ATTENTION = (16,)
@@ -89,7 +89,7 @@ def make_gan(cache: TextCache, folder: Path) -> GigaGAN:
 
 def training_set() -> tuple[UInt8[Tensor, "n 3 32 32"], list[str]]:
     source = EmojiSource()
-    rows = source.load(Problems())["train"]
+    rows = source.load(SkippedImages())["train"]
     images = torch.stack([decode(source.image(row), SIZE) for row in tqdm(rows, desc="images", delay=2)])
     return images, [row.captions[0] for row in rows]
 

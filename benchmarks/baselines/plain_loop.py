@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from tqdm import tqdm
 
-from imagen_pl.data.problems import Problems
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.data.transforms import decode
-from imagen_pl.reporting import peak_memory_gb
-from imagen_pl.text.cache import TextCache
-from imagen_pl.text.encoder import FrozenTextEncoder
+from imagen_pl.models.text.encoder import FrozenTextEncoder
+from imagen_pl.models.text.feature_cache import TextCache
+from imagen_pl.training.step_logger import peak_memory_gb
 
 LATENT, TEXT, STYLE = 64, 384, 256
 # 32 px is reached by, and left by, shuffling pixels into channels: cheap, at the price of a checkerboard.
@@ -80,7 +80,7 @@ class Discriminator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = list(WIDTHS_D.values())
-        self.enter = nn.Conv2d(3 * 4, widths[0], 3, 1, 1)
+        self.set_stage = nn.Conv2d(3 * 4, widths[0], 3, 1, 1)
         self.blocks = nn.ModuleList(
             nn.ModuleList([nn.Conv2d(a, a, 3, 1, 1), nn.Conv2d(a, b, 3, 1, 1), nn.Conv2d(a, b, 1)])
             for a, b in itertools.pairwise(widths)
@@ -89,7 +89,7 @@ class Discriminator(nn.Module):
         self.text = nn.Linear(TEXT, STYLE)
 
     def forward(self, images: Tensor, text: Tensor) -> Float[Tensor, " b"]:
-        x = self.enter(F.pixel_unshuffle(images, 2))
+        x = self.set_stage(F.pixel_unshuffle(images, 2))
         for first, second, skip in self.blocks:
             y = F.leaky_relu(second(F.leaky_relu(first(x), 0.2)), 0.2)
             x = F.avg_pool2d(skip(x) + 0.5 * y, 2)
@@ -99,7 +99,7 @@ class Discriminator(nn.Module):
 
 def training_set() -> tuple[UInt8[Tensor, "n 3 32 32"], Float[Tensor, "n c"]]:
     source = EmojiSource()
-    rows = source.load(Problems())["train"]
+    rows = source.load(SkippedImages())["train"]
     images = torch.stack([decode(source.image(row), 32) for row in tqdm(rows, desc="images", delay=2)])
     encoder = FrozenTextEncoder()
     captions = [row.captions[0] for row in rows]

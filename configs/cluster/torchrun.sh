@@ -15,5 +15,5 @@ PORT=${PORT:-29500}      # free on the main machine
 exec torchrun \
     --nnodes "$NODES" --nproc_per_node "$GPUS" \
     --rdzv_backend c10d --rdzv_endpoint "$MAIN:$PORT" \
-    -m imagen_pl.cli fit "$@" \
+    -m imagen_pl.cli.main fit "$@" \
     --trainer.num_nodes "$NODES" --trainer.devices "$GPUS"

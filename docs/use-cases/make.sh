@@ -10,7 +10,7 @@ if [ -e "$MODEL" ]; then MODEL=$(realpath "$MODEL"); fi
 cd "$(dirname "$0")"
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
-draw() { "$PYTHON" -m imagen_pl.cli "$@"; }
+draw() { "$PYTHON" -m imagen_pl.cli.main "$@"; }
 
 draw variants "$MODEL" "red heart" "cupcake" --num_images 4 --out "$made/variants.png"
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from imagen_pl.pictures import strip
+from imagen_pl.imaging.grids import strip
 
 made = Path(sys.argv[1])
 # Saved again without what they say of the model: where it lies on this machine is nobody's business.

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 if TYPE_CHECKING:
-    from imagen_pl.system import TextToImageGAN
+    from imagen_pl.lightning_module import TextToImageGAN
 
 
 def system_of(pl_module: LightningModule) -> TextToImageGAN:
     """The module as what it is; imported late, since the system is above the callbacks."""
-    from imagen_pl.system import TextToImageGAN
+    from imagen_pl.lightning_module import TextToImageGAN
 
     assert isinstance(pl_module, TextToImageGAN)
     return pl_module

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, Timer
 
 from imagen_pl.callbacks.base import callbacks_of, system_of
-from imagen_pl.callbacks.grow_resolution import GrowResolution
+from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 
 _WINDOW_S = 20.0
 
@@ -111,7 +111,7 @@ class RunProgress(ProgressBar):
         if now > since:  # else a validation came last, and the speed before it stands
             self._rate = (seen - before) / (now - since)
         share, left_s = _way_to_go(trainer, self._start, now, seen)
-        stages = next((len(c.stages) for c in callbacks_of(trainer) if isinstance(c, GrowResolution)), 1)
+        stages = next((len(c.stages) for c in callbacks_of(trainer) if isinstance(c, ProgressiveGrowing)), 1)
         parts = [f"stage {system.reporter.stage + 1}/{stages}", f"{system.growth.resolution} px"]
         if system.growth.fade < 1:
             parts.append(f"fade {system.growth.fade:.0%}")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from imagen_pl.callbacks.base import is_dry_run, system_of
 from imagen_pl.errors import UserError
-from imagen_pl.pictures import labelled_grid, to_pil, to_uint8
+from imagen_pl.imaging.grids import labelled_grid, to_pil, to_uint8
 
 
 class SampleGrid(Callback):

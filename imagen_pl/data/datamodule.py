@@ -18,13 +18,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from imagen_pl.data.batch_samplers import (
+    BatchPlan,
+    GroupedShuffle,
+    Shuffle,
+    TrainingBatches,
+    ValidationBatches,
+)
 from imagen_pl.data.dataset import Recipe, RowImages, StreamImages, TextLookup
-from imagen_pl.data.problems import Problems
-from imagen_pl.data.rows import Checked, by_group, check_rows, held_out, read_stream
-from imagen_pl.data.sampling import BatchPlan, GroupedShuffle, Shuffle, TrainingBatches, ValidationBatches
+from imagen_pl.data.fingerprint import add_rows, data_version
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Source, StreamSource
+from imagen_pl.data.splits import LoadedSplits, by_group, check_rows, held_out, read_stream
 from imagen_pl.data.transforms import parse_background
-from imagen_pl.data.version import add_rows, data_version
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import Stage
 from imagen_pl.types import CaptionedBatch
@@ -143,7 +149,7 @@ class CaptionedImages(LightningDataModule):
         """Captions of training, to see how they are worded: all, or the first 10,000 of a stream."""
         if not isinstance(self.source, StreamSource):
             return [caption for row in self._rows.train for caption in row.captions]
-        problems = Problems()
+        problems = SkippedImages()
         read = (row for shard in self._loaded.shards for row, _ in self.source.read(shard, problems))
         return [caption for row in islice(read, _STREAMED) for caption in row.captions]
 
@@ -214,13 +220,13 @@ class CaptionedImages(LightningDataModule):
         return data_version(self.source, self._rows)
 
     @cached_property
-    def _loaded(self) -> Checked:
+    def _loaded(self) -> LoadedSplits:
         if isinstance(self.source, StreamSource):
             return read_stream(self.source, self.val_split, self.val_fraction, self.val_samples or 1000)
         return held_out(self.source, self.val_split, self.val_fraction)
 
     @cached_property
-    def _rows(self) -> Checked:
+    def _rows(self) -> LoadedSplits:
         """The rows that can be used, once the stages are known."""
         checked = check_rows(self._loaded, self._smallest())
         if checked.problems.total():

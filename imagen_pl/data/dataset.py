@@ -17,8 +17,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from imagen_pl.data.problems import Problems
-from imagen_pl.data.sampling import DROP_CAPTION, FLIP, WHICH_CAPTION, BatchPlan, Integers, uniform
+from imagen_pl.data.batch_samplers import DROP_CAPTION, FLIP, WHICH_CAPTION, BatchPlan, Integers, uniform
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.transforms import UNREADABLE, Fit, decode, quiet_pillow, read_size
 from imagen_pl.errors import UserError
@@ -205,7 +205,7 @@ class StreamImages(Dataset[CaptionedBatch]):
         self.world_size = world_size
         self.text_lookup = text_lookup
         self.smallest = smallest
-        self.problems = Problems(on_first=self._tell)
+        self.problems = SkippedImages(on_first=self._tell)
         self._stream: Iterator[tuple[Row, bytes]] | None = None
 
     def __getstate__(self) -> dict[str, object]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from imagen_pl.data.problems import Problems
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource, existing
 from imagen_pl.data.sources.coco import CocoSource
 from imagen_pl.data.sources.emoji import EmojiSource
@@ -55,7 +55,7 @@ class Report:
     caption_words: list[int] = field(default_factory=list)
     captions_per_image: list[int] = field(default_factory=list)
     distinct_captions: int = 0
-    problems: Problems = field(default_factory=Problems)
+    problems: SkippedImages = field(default_factory=SkippedImages)
     decoded: int = 0
     truncated: bool = False
     sheet: Path | None = None
@@ -141,7 +141,7 @@ def inspect_source(path: str, out: Path | None = None, limit: int = 2000) -> Rep
         UserError: there is nothing to look at.
     """
     source = guess_source(path)
-    problems = Problems()
+    problems = SkippedImages()
     truncated = False
     if isinstance(source, StreamSource):
         splits, opener, truncated = _read_stream(source, problems, limit)
@@ -169,7 +169,7 @@ def _look(
     decode_every = max(1, len(rows) // limit)
     show_every = max(1, len(rows) // _SHEET_IMAGES)
 
-    def look(i: int) -> tuple[int, int, Tensor | None] | str:
+    def inspect_row(i: int) -> tuple[int, int, Tensor | None] | str:
         try:
             image = opener(rows[i])
             width, height = read_size(image)
@@ -182,7 +182,7 @@ def _look(
 
     pictures: list[tuple[Tensor, str]] = []
     with quiet_pillow(), ThreadPoolExecutor(4) as pool:
-        seen = pool.map(look, range(len(rows)))
+        seen = pool.map(inspect_row, range(len(rows)))
         for i, found in enumerate(
             tqdm(seen, total=len(rows), unit="image", delay=1, leave=False, disable=None)
         ):
@@ -204,7 +204,7 @@ def _look(
 
 
 def _read_stream(
-    source: StreamSource, problems: Problems, limit: int
+    source: StreamSource, problems: SkippedImages, limit: int
 ) -> tuple[dict[str, list[Row]], Callable[[Row], bytes | Path], bool]:
     splits: dict[str, list[Row]] = {}
     truncated = False
@@ -220,7 +220,7 @@ def _read_stream(
 
 
 def _write_sheet(pictures: Sequence[tuple[Tensor, str]], out: Path) -> Path:
-    from imagen_pl.pictures import labelled_grid, to_pil
+    from imagen_pl.imaging.grids import labelled_grid, to_pil
 
     images = to_pil(torch.stack([image for image, _ in pictures]))
     sheet = labelled_grid(images, [label for _, label in pictures], _SHEET_COLUMNS, _SHEET_SIZE)

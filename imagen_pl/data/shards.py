@@ -18,12 +18,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from imagen_pl.data.problems import Problems
-from imagen_pl.data.shrinking import shrink
+from imagen_pl.data.resize import shrink
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, stable_hash
 from imagen_pl.data.transforms import UNREADABLE, decode, quiet_pillow
 from imagen_pl.errors import UserError
-from imagen_pl.files import written_whole
+from imagen_pl.storage.atomic_files import atomic_write
 
 _THREADS = 4
 _PART = 64  # images in memory at once
@@ -57,7 +57,7 @@ class Sharded:
 
     out: Path
     total: int
-    problems: Problems
+    problems: SkippedImages
     shards: dict[str, list[Path]] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
 
@@ -104,7 +104,7 @@ def write_shards(
     if size_mb <= 0:
         raise UserError(f"--size_mb {size_mb:g} must be more than 0")
     _check_out(out, source.path)
-    problems = Problems()
+    problems = SkippedImages()
     loaded = source.load(problems)
     report = Sharded(out, sum(map(len, loaded.values())) + problems.total(), problems)
     with quiet_pillow(), ThreadPoolExecutor(_THREADS) as pool:
@@ -135,7 +135,7 @@ class _Reader:
     """
 
     def __init__(
-        self, source: Source, largest_side: int | None, problems: Problems, pool: ThreadPoolExecutor
+        self, source: Source, largest_side: int | None, problems: SkippedImages, pool: ThreadPoolExecutor
     ) -> None:
         self.source, self.largest_side, self.problems, self.pool = source, largest_side, problems, pool
 
@@ -182,7 +182,7 @@ def _write_shard(
     shards = report.shards.setdefault(split, [])
     number = report.images.get(split, 0)
     path = report.out / f"{split}-{len(shards):06}.tar"
-    with written_whole(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
+    with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
         for row, data, ending in chain([first], samples):
             name = f"{number:09}"
             _add(tar, f"{name}.{ending}", data)
@@ -203,7 +203,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(info, io.BytesIO(data))
 
 
-def _captioned(splits: dict[str, list[Row]], problems: Problems) -> dict[str, list[Row]]:
+def _captioned(splits: dict[str, list[Row]], problems: SkippedImages) -> dict[str, list[Row]]:
     """Rows with captions, by split as it is called in the name of a file."""
     found: dict[str, list[Row]] = {}
     for split, rows in splits.items():
@@ -230,7 +230,7 @@ def _check_out(out: Path, path: str) -> None:
         raise UserError(f"--out {out} lies within {path}, which would then hold both: name another folder")
 
 
-def _check_train(path: str, rows: dict[str, list[Row]], least: int, problems: Problems) -> None:
+def _check_train(path: str, rows: dict[str, list[Row]], least: int, problems: SkippedImages) -> None:
     count = len(rows.get("train", []))
     if count >= least:
         return

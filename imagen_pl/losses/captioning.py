@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
 
-from imagen_pl.discriminators.base import Discriminator
 from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.terms import PerSample, Shown, TaughtTerm
+from imagen_pl.losses.base import LossInputs, PerSample, SeparatelyTrainedLoss
+from imagen_pl.models.captioner.model import Captioner, evaluating
+from imagen_pl.models.captioner.weights import load_weights
+from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.schedules import Schedule
-from imagen_pl.text.captioner import Captioner, evaluating
-from imagen_pl.text.captioner_weights import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +26,14 @@ _CLEARLY = 0.1
 _TRUSTED, _AVERAGED = 20, 50
 
 
-class Captioning(TaughtTerm):
+class Captioning(SeparatelyTrainedLoss):
     """L_NLG: the caption's cross-entropy by a captioner that sees the image (MirrorGAN, arXiv:1903.05854).
 
     On real pairs the captioner learns it. In the generator's step the captioner is frozen, and the generator
     learns to draw what makes the caption likely: L_NLG = -1/T sum_t log p(w_t | w_<t, G(z, w)).
 
-    What shows whether it can teach is logged beside it: train/nlg on real pairs, train/nlg_shuffled on real
+    What shows whether it can teach is logged beside it: train/caption_ce on real pairs,
+    train/caption_ce_shuffled on real
     images under their neighbours' captions, train/g_nlg_cross_entropy on generated ones. Where the first two
     are alike, the captioner does not look at the image, the loss teaches nothing, and the run says so.
 
@@ -49,7 +50,7 @@ class Captioning(TaughtTerm):
         freeze: keep the captioner as it is; only with `captioner_from`.
     """
 
-    name = "nlg"
+    name = "caption_ce"
     averages: Float[Tensor, "2"]
     measured: Float[Tensor, ""]
 
@@ -88,14 +89,16 @@ class Captioning(TaughtTerm):
         else:
             load_weights(self.captioner, self.captioner_from)
 
-    def learn(self, shown: Shown) -> PerSample:
+    def learn(self, shown: LossInputs) -> PerSample:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
             memory, captions = self._look(shown)
             loss = self.captioner.cross_entropy(memory, captions)
         self._measure(memory.detach(), captions, loss.detach())
         return loss
 
-    def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+    ) -> PerSample:
         self._tell_if_it_teaches_nothing()
         with evaluating(self.captioner):
             memory, captions = self._look(shown)
@@ -103,11 +106,11 @@ class Captioning(TaughtTerm):
         self.note("cross_entropy", loss.mean())
         return loss
 
-    def _look(self, shown: Shown) -> tuple[Float[Tensor, "n m d"], list[str]]:
+    def _look(self, shown: LossInputs) -> tuple[Float[Tensor, "n m d"], list[str]]:
         """What is remembered of its share of the images, and their captions."""
         rows = slice(max(round(self.share * len(shown.images)), 1))
         maps = {resolution: found[rows] for resolution, found in shown.features.maps.items()}
-        return self.captioner.look(shown.images[rows], maps), shown.captions[rows]
+        return self.captioner.extract_features(shown.images[rows], maps), shown.captions[rows]
 
     @torch.no_grad()
     def _measure(self, memory: Float[Tensor, "b m d"], captions: list[str], own: PerSample) -> None:
@@ -132,8 +135,9 @@ class Captioning(TaughtTerm):
         if distributed.is_available() and distributed.is_initialized() and distributed.get_rank():
             return
         log.warning(
-            "captioning: real images fit their own captions (train/nlg %.2f) hardly better than others' "
-            "(train/nlg_shuffled %.2f), so the captioner teaches the generator nothing: let generator_weight "
+            "captioning: real images fit their own captions (train/caption_ce %.2f) hardly better than "
+            "others' (train/caption_ce_shuffled %.2f), so the captioner teaches the generator nothing: let "
+            "generator_weight "
             "begin later, or train it first (imagen-pl fit-captioner) and name it in captioner_from",
             own,
             shuffled,

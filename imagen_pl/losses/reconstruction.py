@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from imagen_pl.backbones import Backbone
-from imagen_pl.discriminators.base import Discriminator
-from imagen_pl.layers.initialisation import activation, conv
-from imagen_pl.layers.resampling import downsample, upsample
 from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.base import LossInputs, PerSample
 from imagen_pl.losses.self_supervised import SelfSupervisedTask
-from imagen_pl.losses.terms import PerSample, Shown
+from imagen_pl.models.discriminators.base import Discriminator
+from imagen_pl.models.layers.initialisation import activation, conv
+from imagen_pl.models.layers.resampling import downsample, upsample
+from imagen_pl.models.pretrained.backbones import Backbone
 from imagen_pl.schedules import Schedule
 
 Images = Float[Tensor, "n 3 r r"]
@@ -81,9 +81,11 @@ class Reconstruction(SelfSupervisedTask):
                 f"{last} px: set it to {last}"
             )
 
-    def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+    ) -> PerSample:
         images = self.asked(shown)
-        seen = discriminator.look(images, shown.growth)
+        seen = discriminator.extract_features(images, shown.growth)
         place = torch.randint(2, (2, len(images)), device=images.device)
         side = images.shape[-1] // 2
         whole = self.whole(seen.maps[self.map_resolution], side)

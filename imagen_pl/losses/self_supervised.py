@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imagen_pl.discriminators.base import Discriminator
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.terms import PerSample, Shown, Term, check_size
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size
+from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.schedules import Schedule
 
 
-class SelfSupervisedTask(Term):
+class SelfSupervisedTask(LossTerm):
     """A question about an image that needs no caption: its head learns with the discriminator.
 
     Args:
@@ -39,7 +39,7 @@ class SelfSupervisedTask(Term):
             raise ValueError(f"{type(self).__name__}.share {share} must be above 0 and at most 1")
         self.share = share
 
-    def asked(self, shown: Shown) -> Float[Tensor, "n 3 r r"]:
+    def asked(self, shown: LossInputs) -> Float[Tensor, "n 3 r r"]:
         """The images that are asked about, at least one; a batch's rows are in random order already."""
         return shown.images[: max(round(self.share * len(shown.images)), 1)]
 
@@ -93,13 +93,15 @@ class Rotation(SelfSupervisedTask):
         right = discriminator.final_dim
         check_size(self, "image_dim", self.head.in_features, right, "the discriminator's final_dim")
 
-    def forward(self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: Shown) -> PerSample:
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+    ) -> PerSample:
         images = self.asked(shown)
         n, device = len(images), images.device
         # All four in equal parts, as far as they go, in an order that nobody can learn.
         turns = (torch.randperm(n, device=device) + torch.randint(4, (), device=device)) % 4
         all_turns = torch.stack([images.rot90(k, (2, 3)) for k in range(4)])  # (4, n, 3, r, r)
         turned = all_turns[turns, torch.arange(n, device=device)]
-        logits = self.head(discriminator.look(turned, shown.growth).final).float()
+        logits = self.head(discriminator.extract_features(turned, shown.growth).final).float()
         self.note("accuracy", (logits.argmax(1) == turns).float().mean())
         return F.cross_entropy(logits, turns, reduction="none")

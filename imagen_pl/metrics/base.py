@@ -52,7 +52,7 @@ class ImageMetric(ABC):
         """Forget the generated images."""
 
 
-class WatchingMetric(ImageMetric):
+class ExtendedImageMetric(ImageMetric):
     """One that may want to see images of training too, and several pictures of a caption."""
 
     @property

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from imagen_pl.dual_encoders import DualEncoder
 from imagen_pl.errors import UserError
 from imagen_pl.metrics.base import ImageMetric, Images
+from imagen_pl.metrics.distributed import sum_over_processes
 from imagen_pl.metrics.extractors import name_in_scores
-from imagen_pl.metrics.processes import sum_over_processes
+from imagen_pl.models.pretrained.dual_encoders import DualEncoder
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class ClipScore(ImageMetric):
     was guided by the same encoder.
 
     Args:
-        encoder: as imagen_pl.dual_encoders.TransformersDualEncoder.
+        encoder: as imagen_pl.models.pretrained.dual_encoders.TransformersDualEncoder.
     """
 
     def __init__(self, encoder: DualEncoder) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from imagen_pl.errors import UserError
 from imagen_pl.metrics.distances import frechet_distance, gaussian_discrepancy, kernel_distance
 from imagen_pl.metrics.extractors import Extractor
-from imagen_pl.metrics.manifolds import density_and_coverage, nearest, precision_and_recall
+from imagen_pl.metrics.precision_recall import density_and_coverage, nearest, precision_and_recall
 from imagen_pl.metrics.retrieval import Retrieval, retrieval_accuracy
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Evaluation:
 
     frechet, kernel: distances to the real images of the split; FID and KID with Inception alone.
     mmd: Gaussian discrepancy; CMMD with the CLIP that defines it alone.
-    precision, recall, density, coverage: see imagen_pl.metrics.manifolds.
+    precision, recall, density, coverage: see imagen_pl.metrics.precision_recall.
     retrieval, shuffled: the right real image among those of the same style; with captions shuffled.
     diversity: how far pictures of one prompt are from each other, by how far real images of different
         captions are: 0 for one picture a prompt.

@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from imagen_pl.backbones import normalisation_of, normalised, resized, wheel_weights
-from imagen_pl.dual_encoders import DualEncoder
 from imagen_pl.errors import UserError
-from imagen_pl.pretrained import opened
+from imagen_pl.models.pretrained.backbones import normalisation_of, normalised, resized, wheel_weights
+from imagen_pl.models.pretrained.dual_encoders import DualEncoder
+from imagen_pl.storage.hub import from_pretrained
 
 # Images; their maps are large: 32 take 150 MB in EfficientNet-Lite0.
 _AT_ONCE = 32
@@ -226,7 +226,7 @@ class TransformersFeatures(_Network):
         return len(self(torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8))[0])
 
     def _make(self) -> nn.Module:
-        network: nn.Module = opened("AutoModel", self.source, what="extractor")
+        network: nn.Module = from_pretrained("AutoModel", self.source, what="extractor")
         return network
 
     def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
@@ -240,7 +240,7 @@ class DualEncoderFeatures(Extractor):
     """The image half of CLIP, SigLIP and their like.
 
     Args:
-        encoder: as imagen_pl.dual_encoders.TransformersDualEncoder.
+        encoder: as imagen_pl.models.pretrained.dual_encoders.TransformersDualEncoder.
     """
 
     def __init__(self, encoder: DualEncoder) -> None:

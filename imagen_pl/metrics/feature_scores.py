@@ -15,20 +15,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen_pl.errors import UserError
-from imagen_pl.metrics.base import Images, WatchingMetric
+from imagen_pl.metrics.base import ExtendedImageMetric, Images
 from imagen_pl.metrics.distances import gaussian_discrepancy
+from imagen_pl.metrics.distributed import all_items, all_rows, process_count, process_rank
 from imagen_pl.metrics.evaluation import diversity, memorisation
 from imagen_pl.metrics.extractors import EfficientNetLite0, Extractor
-from imagen_pl.metrics.manifolds import density_and_coverage, precision_and_recall
-from imagen_pl.metrics.processes import all_items, all_rows, process_count, process_rank
-from imagen_pl.metrics.real_statistics import RealStatistics
+from imagen_pl.metrics.feature_cache import RealStatistics
+from imagen_pl.metrics.precision_recall import density_and_coverage, precision_and_recall
 from imagen_pl.metrics.retrieval import retrieval_accuracy
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Compared:
+class FeatureSets:
     """What a score sees. Row i of `fake` was drawn for captions[i], of which row i of `real` is the image."""
 
     real: Float[Tensor, "n f"]
@@ -54,7 +54,7 @@ class FeatureScore(ABC):
     training_images = 0
 
     @abstractmethod
-    def __call__(self, compared: Compared) -> tuple[float, ...]:
+    def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
         """One number a name. Raises UserError if there are too few images."""
 
     def named(self, extractor: Extractor) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ class PrecisionRecall(FeatureScore):
     def __init__(self, neighbours: int = 3) -> None:
         self.neighbours = _at_least_one(neighbours)
 
-    def __call__(self, compared: Compared) -> tuple[float, ...]:
+    def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
         return precision_and_recall(compared.real, compared.fake, self.neighbours)
 
 
@@ -90,7 +90,7 @@ class DensityCoverage(FeatureScore):
     def __init__(self, neighbours: int = 5) -> None:
         self.neighbours = _at_least_one(neighbours)
 
-    def __call__(self, compared: Compared) -> tuple[float, ...]:
+    def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
         return density_and_coverage(compared.real, compared.fake, self.neighbours)
 
 
@@ -111,7 +111,7 @@ class GaussianDiscrepancy(FeatureScore):
             raise UserError(f"sigma {sigma} must be above 0")
         self.sigma = sigma
 
-    def __call__(self, compared: Compared) -> tuple[float, ...]:
+    def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
         return (gaussian_discrepancy(compared.real, compared.fake, self.sigma),)
 
     def named(self, extractor: Extractor) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ class CaptionRetrieval(FeatureScore):
     def __init__(self, distractors: int = 99, style_after: str | None = ", ", seed: int = 0) -> None:
         self.distractors, self.style_after, self.seed = _at_least_one(distractors), style_after, seed
 
-    def __call__(self, compared: Compared) -> tuple[float, ...]:
+    def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
         parted = [subject_and_style(caption, self.style_after) for caption in compared.captions]
         subjects, styles = zip(*parted, strict=True)
         true, shuffled = (
@@ -166,7 +166,7 @@ class Diversity(FeatureScore):
             raise UserError(f"Diversity: pictures {pictures} must be 2 or more")
         self.captions, self.pictures = _at_least_one(captions), pictures
 
-    def __call__(self, compared: Compared) -> tuple[float, ...]:
+    def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
         if not len(compared.again):
             raise UserError("captions were drawn once each")
         # Another score may have asked for more.
@@ -191,7 +191,7 @@ class Memorisation(FeatureScore):
     def __init__(self, training_images: int = 10_000) -> None:
         self.training_images = _at_least_one(training_images)
 
-    def __call__(self, compared: Compared) -> tuple[float, ...]:
+    def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
         if not len(compared.train):
             raise UserError("there are no images of training apart from those of validation")
         found = memorisation(compared.fake, compared.real, compared.train)
@@ -206,7 +206,7 @@ def subject_and_style(caption: str, style_after: str | None) -> tuple[str, str]:
     return subject, style
 
 
-class FeatureScores(WatchingMetric):
+class FeatureScores(ExtendedImageMetric):
     """Scores that need every image's features, over all processes together.
 
     Unlike the Fréchet distance they cannot be added up: features are held in memory, 5 KB an image.
@@ -306,14 +306,14 @@ class FeatureScores(WatchingMetric):
                 "%s: %d real and %d generated images cannot be paired", self.scores[0], len(real), len(fake)
             )
             return dict.fromkeys(self.scores, float("nan"))
-        compared = Compared(real, fake, captions, again.unflatten(1, (self._pictures, -1)), train)
+        compared = FeatureSets(real, fake, captions, again.unflatten(1, (self._pictures, -1)), train)
         return {name: value for part in self.parts for name, value in self._score(part, compared)}
 
     def reset(self) -> None:
         self._kept[False], self._captions = [], []
         self._drawing, self._again = [], []
 
-    def _score(self, part: FeatureScore, compared: Compared) -> list[tuple[str, float]]:
+    def _score(self, part: FeatureScore, compared: FeatureSets) -> list[tuple[str, float]]:
         names = part.named(self.extractor)
         try:
             return list(zip(names, part(compared), strict=True))

@@ -18,9 +18,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from imagen_pl.errors import UserError
 from imagen_pl.metrics.base import ImageMetric, Images
 from imagen_pl.metrics.distances import FEW, frechet_distance_of_moments, kernel_distance
+from imagen_pl.metrics.distributed import all_rows, process_count, sum_over_processes
 from imagen_pl.metrics.extractors import EfficientNetLite0, Extractor
-from imagen_pl.metrics.processes import all_rows, process_count, sum_over_processes
-from imagen_pl.metrics.real_statistics import RealStatistics
+from imagen_pl.metrics.feature_cache import RealStatistics
 
 log = logging.getLogger(__name__)
 

@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 
 from imagen_pl import load
-from imagen_pl.app.page import CSS, Studio, make_page
-from imagen_pl.cli import main
-from imagen_pl.describing import Describer
+from imagen_pl.cli.main import main
+from imagen_pl.demo.page import CSS, Studio, make_page
+from imagen_pl.inference.captioning import CaptioningPipeline
 from imagen_pl.types import Growth
-from tests.captioners import tiny_captioner
-from tests.cli.conftest import tiny_config
-from tests.cli.models import save_bert
 from tests.cli.test_demo import png_of
-from tests.unit.data_fixtures import noise, write_photos
+from tests.helpers.captioners import tiny_captioner
+from tests.helpers.image_files import noise, write_photos
+from tests.helpers.runs import tiny_config
+from tests.helpers.transformers_models import save_bert
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -50,7 +50,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         captioner.prepare(lambda: ["a red heart", "a cat"])
         (folder / "files").mkdir()
         studio = Studio(
-            load("runs/tiny", device="cpu"), "runs/tiny", Describer(captioner, Growth(8)), folder / "files"
+            load("runs/tiny", device="cpu"),
+            "runs/tiny",
+            CaptioningPipeline(captioner, Growth(8)),
+            folder / "files",
         )
         page = make_page(studio, ["a red heart", "a cat, fluent style"])
         page.launch(

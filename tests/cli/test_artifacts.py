@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from imagen_pl.callbacks.tracking import git_state
-from imagen_pl.cli import main
-from tests.cli.conftest import REPOSITORY, Tiny
-from tests.cli.wandb_file import fit, records
+from imagen_pl.callbacks.run_record import git_state
+from imagen_pl.cli.main import main
+from tests.helpers.runs import REPOSITORY, Tiny
+from tests.helpers.wandb_file import fit, records
 
 TRACKED = ["--config", str(REPOSITORY / "configs/tracking/wandb.yaml")]
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from imagen_pl.cli import main
+from imagen_pl.cli.main import main
 from imagen_pl.errors import UserError
-from tests.cli.conftest import Tiny
-from tests.unit.data_fixtures import noise, truncated_jpeg, write_images, write_photos
+from tests.helpers.image_files import noise, truncated_jpeg, write_images, write_photos
+from tests.helpers.runs import Tiny
 
 SHORT = ["--trainer.max_steps", "8", "--data.num_workers", "0"]
 
@@ -136,7 +136,7 @@ def test_an_unknown_encoder_offline(tiny: Tiny, capsys: pytest.CaptureFixture[st
 def test_a_machine_without_a_network_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
-    from imagen_pl.text.encoder import FrozenTextEncoder
+    from imagen_pl.models.text.encoder import FrozenTextEncoder
 
     def no_address(*_: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
@@ -144,7 +144,7 @@ def test_a_machine_without_a_network_is_not_asked_again_and_again(monkeypatch: p
     asked: list[object] = []
     original = transformers.AutoConfig.from_pretrained
 
-    def watched(path: str, **options: object) -> object:
+    def with_progress(path: str, **options: object) -> object:
         asked.append(options.get("local_files_only"))
         return original(path, **options)
 

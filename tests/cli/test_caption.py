@@ -13,18 +13,18 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
-from imagen_pl.cli import main
-from imagen_pl.describing import load_captioner
-from imagen_pl.text.captioner_weights import WEIGHTS
-from tests.cli.conftest import Tiny, tiny_config
-from tests.training import assert_same
-from tests.unit.data_fixtures import noise
+from imagen_pl.cli.main import main
+from imagen_pl.inference.captioning import load_captioner
+from imagen_pl.models.captioner.weights import WEIGHTS
+from tests.helpers.image_files import noise
+from tests.helpers.runs import Tiny, tiny_config
+from tests.helpers.training import assert_same
 
 OPTIMIZER = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.003}}
 CAPTIONER = {
-    "class_path": "imagen_pl.text.captioner.Captioner",
+    "class_path": "imagen_pl.models.captioner.model.Captioner",
     "init_args": {
-        "features": {"class_path": "tests.captioners.Pixels"},
+        "features": {"class_path": "tests.helpers.captioners.Pixels"},
         "vocab_size": 300,
         "max_tokens": 8,
         "dim": 16,
@@ -82,16 +82,18 @@ def numbers_of(run: Path) -> list[dict[str, str]]:
 def test_a_captioner_is_trained_and_kept(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit-captioner", *words]) == 0
     told, run = capsys.readouterr(), Path("runs/reader")
-    assert "Learnt from 96 images, val/nlg" in told.out
+    assert "Learnt from 96 images, val/caption_ce" in told.out
     assert "imagen-pl caption runs/reader picture.png" in told.out
     assert "96/96" in told.err
-    assert told.err.count("val/nlg_shuffled") == 2
+    assert told.err.count("val/caption_ce_shuffled") == 2
     rows = numbers_of(run)
-    assert [row["images_seen"] for row in rows if row["train/nlg"]] == [str(n) for n in range(0, 96, 8)]
-    scored = [float(row["val/nlg"]) for row in rows if row["val/nlg"]]
+    assert [row["images_seen"] for row in rows if row["train/caption_ce"]] == [
+        str(n) for n in range(0, 96, 8)
+    ]
+    scored = [float(row["val/caption_ce"]) for row in rows if row["val/caption_ce"]]
     assert scored[1] < scored[0]  # it learns
     kept = json.loads((run / "config.json").read_text())
-    assert kept["val/nlg"] == pytest.approx(min(scored))
+    assert kept["val/caption_ce"] == pytest.approx(min(scored))
     assert kept["captioner"]["init_args"]["dim"] == 16
     assert kept["resolution"] == 8
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
@@ -136,7 +138,7 @@ def test_ctrl_c_keeps_what_is_there(
     Path("reader.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit-captioner", *words]) == 130
     told = capsys.readouterr().out
-    assert "Stopped at 64 images, val/nlg" in told
+    assert "Stopped at 64 images, val/caption_ce" in told
     assert "Resume: imagen-pl fit-captioner --config runs/reader/config.yaml --ckpt_path last" in told
     assert json.loads(Path("runs/reader/config.json").read_text())["images_seen"] == 48  # the best by then
     assert torch.load("runs/reader/checkpoints/last.ckpt", weights_only=True)["images_seen"] == 64
@@ -169,7 +171,7 @@ def test_there_is_no_discriminator_to_look_with(
 ) -> None:
     config = captioner_config(photos)
     seen = {
-        "class_path": "imagen_pl.text.caption_features.DiscriminatorFeatures",
+        "class_path": "imagen_pl.models.captioner.image_features.DiscriminatorFeatures",
         "init_args": {"channels": 8},
     }
     config["model"]["captioner"] = {**CAPTIONER, "init_args": {**CAPTIONER["init_args"], "features": seen}}
@@ -226,9 +228,9 @@ def test_the_captioner_of_a_run(
     features: str, tiny: Tiny, photos: Path, bert: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = {
-        "pixels": {"class_path": "tests.captioners.Pixels"},
+        "pixels": {"class_path": "tests.helpers.captioners.Pixels"},
         "discriminator": {
-            "class_path": "imagen_pl.text.caption_features.DiscriminatorFeatures",
+            "class_path": "imagen_pl.models.captioner.image_features.DiscriminatorFeatures",
             "init_args": {"channels": 8, "resolution": 4},
         },
     }[features]

@@ -16,18 +16,18 @@ import pytest
 import torch
 import yaml
 
-from imagen_pl.cli import main
+from imagen_pl.cli.fit import TrainingCLI
+from imagen_pl.cli.main import main
 from imagen_pl.data.datamodule import CaptionedImages
-from imagen_pl.fitting import TrainingCLI
 from imagen_pl.schedules import Stage, check_stages
-from tests.cli.conftest import REPOSITORY, Tiny
-from tests.cli.models import save_bert, save_clip_text
-from tests.unit.data_fixtures import COLOURS, encoded, noise, write_images, write_photos, write_tar
+from tests.helpers.image_files import COLOURS, encoded, noise, write_images, write_photos, write_tar
+from tests.helpers.runs import REPOSITORY, Tiny
+from tests.helpers.transformers_models import save_bert, save_clip_text
 
 CONFIGS = REPOSITORY / "configs"
 FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 CAPTIONER = "captioner.yaml"  # of another command
-SWEEP = "sweep.yaml"  # tests/unit/test_sweep.py
+SWEEP = "sweep.yaml"  # tests/cli/test_sweep.py
 SIDE = 128  # images of half of 256 px are not too small for any file
 
 
@@ -149,7 +149,7 @@ def webdataset(path: Path) -> dict[str, Any]:
     return {"path": str(path)}
 
 
-DRAWER = "imagen_pl.generators.style.StyleGenerator"
+DRAWER = "imagen_pl.models.generators.style.StyleGenerator"
 SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "FolderSource": folder,
     "CocoSource": coco,
@@ -215,8 +215,8 @@ def test_every_file_trains(
         thinner = {"vocab_size": 300, "dim": 16, "layers": 1, "heads": 2}
         changes["model"]["captioning"] = {"init_args": {"every": 1, "captioner": {"init_args": thinner}}}
         changes["trainer"]["max_steps"] = 6 * len(changes["growth"]["stages"])
-    if merged["model"]["generator"].get("init_args", {}).get("stem_from"):  # tests/cli/test_stem.py
-        changes["model"]["generator"]["init_args"]["stem_from"] = None
+    if merged["model"]["generator"].get("init_args", {}).get("init_from"):  # tests/cli/test_init_from.py
+        changes["model"]["generator"]["init_args"]["init_from"] = None
     encoder = merged["model"]["text_encoder"].get("init_args", {}).get("name", "shipped")
     changes["model"]["text_encoder"] = {"init_args": {"name": str(encoders[encoder])}}
     if name != base and not name.startswith("metrics/"):  # the bases have tried theirs

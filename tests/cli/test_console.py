@@ -16,14 +16,14 @@ import pytest
 import yaml
 from pyarrow import parquet
 
-from tests.cli.conftest import Tiny
 from tests.cli.test_caption import captioner_config
-from tests.unit import test_data_emoji
-from tests.unit.data_fixtures import noise
+from tests.data import test_build_emoji
+from tests.helpers.image_files import noise
+from tests.helpers.runs import Tiny
 
 COMMAND = str(Path(sys.executable).parent / "imagen-pl")
 Console = Callable[..., subprocess.CompletedProcess[str]]
-packages = test_data_emoji.packages
+packages = test_build_emoji.packages
 
 
 @pytest.fixture

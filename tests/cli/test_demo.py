@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from imagen_pl import load
-from imagen_pl.app.page import MAX_PROMPT, Studio, check_upload, make_page
-from imagen_pl.app.serving import past_proxies
-from imagen_pl.cli import main
+from imagen_pl.cli.demo import past_proxies
+from imagen_pl.cli.main import main
+from imagen_pl.demo.page import MAX_PROMPT, Studio, check_upload, make_page
 from imagen_pl.errors import UserError
-from tests.unit.data_fixtures import noise
+from tests.helpers.image_files import noise
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from imagen_pl import load
-from imagen_pl.cli import main
-from tests.cli.conftest import Tiny
-from tests.unit.text_fixtures import save_clip
+from imagen_pl.cli.main import main
+from tests.helpers.runs import Tiny
+from tests.helpers.text_encoders import save_clip
 
 
 @pytest.fixture
@@ -105,7 +105,9 @@ def test_a_teacher_is_refused(
 ) -> None:
     release = load(trained.run).save("release")
     described = json.loads((release / "config.json").read_text())
-    (release / "config.json").write_text(json.dumps({**described, "taught_by": ["efficientnet_lite0"]}))
+    (release / "config.json").write_text(
+        json.dumps({**described, "teacher_networks": ["efficientnet_lite0"]})
+    )
     words = ["evaluate", "release", *evaluated[2:]]
     assert main([*words, "--extractors", "efficientnet_lite0"]) == 2
     assert "what taught a model must not score it: use --extractors efficientnet_lite1" in (

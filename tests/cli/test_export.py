@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from imagen_pl import exporting, load
-from imagen_pl.cli import main
-from tests.cli.conftest import Tiny
+from imagen_pl import load
+from imagen_pl.cli.main import main
+from imagen_pl.inference import export as exporting
+from tests.helpers.runs import Tiny
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch-export"])

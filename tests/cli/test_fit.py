@@ -16,10 +16,10 @@ import yaml
 from PIL import Image
 
 from imagen_pl.callbacks import sample_grid
-from imagen_pl.callbacks.stopping import SaveWhenStopped
-from imagen_pl.cli import main
-from imagen_pl.pictures import labelled_grid
-from tests.cli.conftest import Tiny
+from imagen_pl.callbacks.graceful_stop import GracefulStop
+from imagen_pl.cli.main import main
+from imagen_pl.imaging.grids import labelled_grid
+from tests.helpers.runs import Tiny
 
 Told = Callable[[], tuple[str, str]]
 
@@ -83,7 +83,7 @@ def test_the_grid_draws_the_data_s_own_captions_unless_others_are_named(
     """Of twelve images four are held out: eight of each at most, so all."""
     asked: list[list[str]] = []
 
-    def watched(pictures: list[Image.Image], captions: list[str], columns: int) -> Image.Image:
+    def with_progress(pictures: list[Image.Image], captions: list[str], columns: int) -> Image.Image:
         asked.append(captions)
         return labelled_grid(pictures, captions, columns)
 
@@ -283,7 +283,7 @@ def test_a_hurried_stop_says_what_there_is_to_resume(
     def hurry(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SaveWhenStopped, "on_train_batch_end", hurry)
+    monkeypatch.setattr(GracefulStop, "on_train_batch_end", hurry)
     assert main(["fit", *tiny.words]) == 130
     assert capsys.readouterr().out.splitlines()[-1] == "Stopped at once. Nothing was saved yet."
     assert main(["fit", *tiny.words, "--name", "saved", "--ckpt_path", "last"]) == 130
@@ -296,7 +296,7 @@ def test_a_hurried_stop_says_what_there_is_to_resume(
 def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "imagen_pl.cli", "fit", *words],
+            [sys.executable, "-m", "imagen_pl.cli.main", "fit", *words],
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,

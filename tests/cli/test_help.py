@@ -1,11 +1,12 @@
+import importlib
 import shlex
 
 import pytest
 
-from imagen_pl import __version__, parsers
-from imagen_pl.cli import HELP, main
-from imagen_pl.data import verbs
-from imagen_pl.verb_help import EXAMPLES
+from imagen_pl import __version__
+from imagen_pl.cli import data as verbs
+from imagen_pl.cli.main import HELP, main
+from imagen_pl.cli.options import EXAMPLES
 
 
 def _words(example: str) -> list[str]:
@@ -56,8 +57,8 @@ def test_examples_are_understood(line: str) -> None:
     elif verb in ("fit", "validate", "fit-captioner"):  # the README's and the configurations' tests run those
         assert words[0] == "--config"
     else:
-        name = verb.replace("grow-report", "report")
-        getattr(parsers, f"{name}_parser")().parse_args(words)
+        module = importlib.import_module(f"imagen_pl.cli.{verb.replace('-', '_')}")
+        module.make_parser().parse_args(words)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,8 +82,8 @@ def test_fit_explains_its_settings_with_units(verb: str, capsys: pytest.CaptureF
         "--existing {error,move,resume}": "nothing is deleted",
         "--ckpt_path CKPT_PATH": "last or best of this run",
         "--growth.kimg_scale KIMG_SCALE": "in a quarter of the images",
-        "--turns.policy POLICY": "which blocks learn when",
-        "--turns.learning_rate_factors LEARNING_RATE_FACTORS": "0 keeps it still",
+        "--blockwise_training.policy POLICY": "which blocks learn when",
+        "--blockwise_training.learning_rate_factors LEARNING_RATE_FACTORS": "0 keeps it still",
         "--samples.every_kimg EVERY_KIMG": "in thousands of images seen",
         "--checkpoint.monitor MONITOR": "score that decides which is best",
         "--model.ema_halflife_kimg EMA_HALFLIFE_KIMG": "thousands of images",
@@ -96,7 +97,7 @@ def test_help_explains_a_class(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--model.generator.help", "StyleGenerator"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "feature maps at each resolution, smallest first" in told
-    assert main(["fit", "--turns.policy.help", "Alternate"]) == 0
+    assert main(["fit", "--blockwise_training.policy.help", "Alternate"]) == 0
     assert "length of a turn, in thousands of images" in " ".join(capsys.readouterr().out.split())
 
 

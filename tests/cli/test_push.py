@@ -15,12 +15,12 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from PIL import Image
 
 from imagen_pl import load
-from imagen_pl.cli import main
+from imagen_pl.cli.main import main
 from imagen_pl.errors import UserError
+from imagen_pl.inference.model_card import model_card
 from imagen_pl.metrics.evaluation import Evaluation, Memorisation
 from imagen_pl.metrics.retrieval import Retrieval
-from imagen_pl.model_card import model_card
-from tests.cli.conftest import Tiny
+from tests.helpers.runs import Tiny
 
 SCORES = Evaluation(
     extractor="efficientnet_lite1",
@@ -119,7 +119,7 @@ def test_the_emoji_s_makers_are_named() -> None:
         "images_seen": 61_280,
         "generator": {"class_path": "a.StyleGenerator", "init_args": {"latent_dim": 64}},
         "text_encoder": {"class_path": "a.FrozenTextEncoder", "init_args": {"name": "somewhere"}},
-        "taught_by": ["efficientnet_lite0"],
+        "teacher_networks": ["efficientnet_lite0"],
         "data": {"class_path": "imagen_pl.data.sources.emoji.EmojiSource"},
     }
     card = model_card("me/emoji", described)

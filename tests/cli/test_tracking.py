@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from imagen_pl.callbacks.tracking import git_state
-from imagen_pl.cli import main
-from tests.cli.conftest import Tiny
-from tests.cli.wandb_file import fit, records
+from imagen_pl.callbacks.run_record import git_state
+from imagen_pl.cli.main import main
+from tests.helpers.runs import Tiny
+from tests.helpers.wandb_file import fit, records
 
 NEEDED = {
     "train/d_loss",

@@ -11,7 +11,7 @@ import torch
 
 from imagen_pl.schedules import batches
 from tests.distributed import worker
-from tests.training import assert_same
+from tests.helpers.training import assert_same
 
 Outcome = dict[str, Any]
 Ranks = Callable[[str], list[Outcome]]

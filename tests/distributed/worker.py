@@ -18,23 +18,32 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from imagen_pl.callbacks.grow_resolution import GrowResolution
-from imagen_pl.callbacks.train_in_turn import TrainInTurn
-from imagen_pl.callbacks.turns import Alternate, NewestLearns, TurnPolicy
-from imagen_pl.data.augment import DiffAugment
+from imagen_pl.callbacks.block_policies import Alternate, BlockPolicy, FreezeOldBlocks
+from imagen_pl.callbacks.blockwise_training import BlockwiseTraining
+from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.errors import TrainingStopped
+from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
-from imagen_pl.losses.matching import ImageTextContrastive, MismatchedCaptions
-from imagen_pl.losses.penalties import R1, R2
-from imagen_pl.losses.unseen import UnseenCaptions
-from imagen_pl.muon import Muon
+from imagen_pl.losses.gradient_penalties import R1, R2
+from imagen_pl.losses.interpolated_captions import InterpolatedCaptionLoss
+from imagen_pl.losses.text_matching import ImageTextContrastive, MismatchedCaptions
+from imagen_pl.models.augment import DiffAugment
+from imagen_pl.models.image_prior import ImagePrior
+from imagen_pl.models.text.adapter import TextAdapter
 from imagen_pl.schedules import Stage
-from imagen_pl.system import TextToImageGAN
-from imagen_pl.text.adapter import TextAdapter
-from imagen_pl.text.prior import VisualPrior
-from tests.fakes import MeanColour, TinyBackbone
-from tests.tasks import tiny_tasks
-from tests.training import AtEachBatch, SaveAt, adam, sgd, tiny_data, tiny_system, tiny_trainer, weights_of
+from imagen_pl.training.muon import Muon
+from tests.helpers.fakes import MeanColour, TinyBackbone
+from tests.helpers.tasks import tiny_tasks
+from tests.helpers.training import (
+    AtEachBatch,
+    SaveAt,
+    adam,
+    sgd,
+    tiny_data,
+    tiny_system,
+    tiny_trainer,
+    weights_of,
+)
 
 # 8 px to 48 images; 16 px to 112, fading until 80; then 32 px, fading until 144.
 STAGES = (
@@ -45,8 +54,8 @@ STAGES = (
 END = 160
 MIDDLE_OF_A_FADE = 128
 # A discriminator that starts anew with every stage; whole networks and blocks by turns, and one never.
-POLICIES: dict[str, TurnPolicy] = {
-    "newest": NewestLearns(kimg=0.032, fresh_discriminator=True),
+POLICIES: dict[str, BlockPolicy] = {
+    "newest": FreezeOldBlocks(kimg=0.032, fresh_discriminator=True),
     "alternate": Alternate(
         0.016,
         [["generator"], ["discriminator.shared", "discriminator.16"], ["generator.8", "discriminator.32"]],
@@ -120,14 +129,16 @@ def everything() -> TextToImageGAN:
             "self_attention_at": [8],
             "mean_decay": 0.9,
             "text_adapter": TextAdapter(16, hidden_dim=8),
-            "prior": VisualPrior(TinyBackbone(), 32, text_dim=16, seen_dim=4, thumbnail_dim=4),
+            "prior": ImagePrior(TinyBackbone(), 32, text_dim=16, seen_dim=4, thumbnail_dim=4),
         },
         discriminator={"minibatch_stddev": 4, "text_adapter": TextAdapter(16, hidden_dim=8)},
         adversarial=Relativistic(),
         penalties=[R1(0.5, every=2), R2(0.5)],
         matching=[MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8)],
         self_supervised=tiny_tasks(),
-        unseen=UnseenCaptions(TinyBackbone(), 32, text_dim=16, seen_dim=4, share=0.5, from_resolution=8),
+        unseen=InterpolatedCaptionLoss(
+            TinyBackbone(), 32, text_dim=16, seen_dim=4, share=0.5, from_resolution=8
+        ),
         augment=DiffAugment(probability=0.3, target=0.6, adapt_kimg=1.0),
         generator_optimizer=partial(Muon, lr=1e-3),
         discriminator_optimizer=adam(),
@@ -150,7 +161,7 @@ def run(
     until: int,
     ckpt_path: Path | None = None,
     save: dict[int, Path] | None = None,
-    policy: TurnPolicy | None = None,
+    policy: BlockPolicy | None = None,
 ) -> dict[str, Any]:
     """Train in as many processes as torchrun has started, and give what the tests compare."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -158,8 +169,8 @@ def run(
     settings: dict[str, Any] = {}
     if processes > 1:
         settings = {"strategy": "ddp_find_unused_parameters_true", "devices": processes}
-    growing = GrowResolution(list(STAGES), reset_moments=policy is None)
-    callbacks = [growing, TrainInTurn(policy), SaveAt(save or {}), watch]
+    growing = ProgressiveGrowing(list(STAGES), reset_optimizer_state=policy is None)
+    callbacks = [growing, BlockwiseTraining(policy), SaveAt(save or {}), watch]
     if policy is not None:  # a network that stands still takes no step for Lightning to count
         settings["max_steps"] = 10**6
         callbacks.append(

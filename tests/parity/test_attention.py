@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imagen_pl.layers.attention import CrossAttention, SelfAttention
-from tests.networks import awaken, text_features
+from imagen_pl.models.layers.attention import CrossAttention, SelfAttention
+from tests.helpers.networks import awaken, text_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from imagen_pl.discriminators.multiscale import append_stddev
+from imagen_pl.models.discriminators.multiscale import append_stddev
 
 
 def _slow(x: Tensor, group: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_pl.layers.modulation import ModulatedConv2d
+from imagen_pl.models.layers.modulation import ModulatedConv2d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagen_pl.data.problems import Problems
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
@@ -56,7 +56,7 @@ class Source(ABC):
     path: str
 
     @abstractmethod
-    def load(self, problems: Problems) -> dict[str, list[Row]]:
+    def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
         """Rows by split: "train", and "validation" and others where the source has them.
 
         Single rows that cannot be used are left out and counted in `problems`; rows with empty
@@ -84,7 +84,7 @@ class StreamSource(ABC):
         """Shards by split, in a fixed order. Raises UserError if there are none."""
 
     @abstractmethod
-    def read(self, shard: str, problems: Problems) -> Iterator[tuple[Row, bytes]]:
+    def read(self, shard: str, problems: SkippedImages) -> Iterator[tuple[Row, bytes]]:
         """The rows of one shard in their order, each with its encoded image."""
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from imagen_pl.data.problems import Problems
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import SPLITS, Row, Source, as_captions, existing
 from imagen_pl.errors import UserError
 
@@ -27,7 +27,7 @@ class CocoSource(Source):
         self.path = path
         self.images = images
 
-    def load(self, problems: Problems) -> dict[str, list[Row]]:
+    def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
         root = existing(self.path)
         if root.is_dir():
             files = sorted([*root.glob("captions_*.json"), *root.glob("annotations/captions_*.json")])
@@ -48,7 +48,7 @@ class CocoSource(Source):
     def image(self, row: Row) -> Path:
         return Path(row.place)
 
-    def _rows(self, file: Path, problems: Problems) -> list[Row]:
+    def _rows(self, file: Path, problems: SkippedImages) -> list[Row]:
         images, annotations = _read(file)
         captions: dict[Any, list[str]] = {}
         for one in annotations:

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from imagen_pl.data.emoji import SHIPPED
+from imagen_pl.data.build_emoji import SHIPPED
 from imagen_pl.data.sources.parquet import ParquetSource
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from imagen_pl.data.problems import Problems
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import (
     CAPTION_COLUMNS,
     IMAGE_SUFFIXES,
@@ -46,7 +46,7 @@ class FolderSource(Source):
         self.path = path
         self.caption_column = caption_column
 
-    def load(self, problems: Problems) -> dict[str, list[Row]]:
+    def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
         root = existing(self.path)
         images, captions = self.images()
         for image in images - captions.keys():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from imagen_pl.data.problems import Problems
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import SPLITS, Row, Source, as_captions, caption_column
 from imagen_pl.errors import UserError
 
@@ -42,7 +42,7 @@ class HuggingFaceSource(Source):
         self.caption_column = caption_column
         self._splits: dict[str, Any] = {}
 
-    def load(self, problems: Problems) -> dict[str, list[Row]]:
+    def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
         import datasets
 
         self._splits = {}

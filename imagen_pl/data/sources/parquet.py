@@ -5,15 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagen_pl.data.problems import Problems
-from imagen_pl.data.sources.base import (
-    SPLITS,
-    Row,
-    Source,
-    as_captions,
-    caption_column,
-    existing,
-)
+from imagen_pl.data.skipped_images import SkippedImages
+from imagen_pl.data.sources.base import SPLITS, Row, Source, as_captions, caption_column, existing
 from imagen_pl.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +43,7 @@ class ParquetSource(Source):
         self.group_column = group_column
         self._images: list[pyarrow.ChunkedArray] = []
 
-    def load(self, problems: Problems) -> dict[str, list[Row]]:
+    def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
         self._images = []
         files = self._files()
         splits: dict[str, list[Row]] = {}

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from imagen_pl.data.problems import Problems
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import (
     CAPTION_COLUMNS,
     IMAGE_SUFFIXES,
@@ -51,7 +51,7 @@ class WebDatasetSource(StreamSource):
             found["validation"] = _expand(self.val_path)
         return found
 
-    def read(self, shard: str, problems: Problems) -> Iterator[tuple[Row, bytes]]:
+    def read(self, shard: str, problems: SkippedImages) -> Iterator[tuple[Row, bytes]]:
         from webdataset.tariterators import tarfile_samples
 
         def broken(error: Exception) -> bool:

@@ -1,0 +1,213 @@
+"""Blocks trained in turn: which learn when, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from torch import Tensor, nn
+
+from imagen_pl.callbacks.base import callbacks_of, system_of
+from imagen_pl.callbacks.block_policies import Block, BlockPolicy, ScheduleState, TrainAllBlocks
+from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
+from imagen_pl.errors import UserError
+from imagen_pl.schedules import begin_of, position
+
+if TYPE_CHECKING:
+    from imagen_pl.lightning_module import TextToImageGAN
+
+
+class BlockwiseTraining(Callback):
+    """Lets some blocks of the networks learn while the others stand still.
+
+    What stands still keeps its weights and its optimizer's moments to the bit; the generator's average
+    goes on, and so does what is measured rather than learnt, as the mean of the latent's style. The heads
+    that terms of the discriminator's step learn belong to discriminator.shared. A network none of whose
+    blocks learns takes no step, which `trainer.max_steps` does not count: limit such a run by max_time or
+    max_epochs.
+
+    Args:
+        policy: which blocks learn when: TrainAllBlocks, FreezeOldBlocks, Alternate, or one of your own; null
+            trains all blocks.
+        learning_rate_factors: factor on the learning rate of a block, as {generator.shared: 0.1,
+            generator.8: 0.5}, or of a whole network, as {generator: 0.5}; a block's own counts before its
+            network's. 0 keeps it still.
+    """
+
+    def __init__(
+        self, policy: BlockPolicy | None = None, learning_rate_factors: dict[str, float] | None = None
+    ) -> None:
+        self.policy = policy if policy is not None else TrainAllBlocks()
+        self.learning_rate_factors = dict(learning_rate_factors or {})
+        for name, factor in self.learning_rate_factors.items():
+            if factor < 0:
+                raise UserError(f"blockwise_training.learning_rate_factors.{name} {factor} must be 0 or more")
+        self._blocks: dict[Block, list[nn.Parameter]] = {}
+        self._learn: frozenset[Block] | None = None
+        self._discriminator_step_parameters: list[
+            nn.Parameter
+        ] = []  # what starts anew with the discriminator
+        self._first: list[Tensor] = []  # its weights before any training, then its buffers
+        self._discriminator_of: int | None = None  # the stage in which it started
+
+    # ------------------------------------------------------------------ events
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and self.policy.fresh_discriminator:
+            # Before a checkpoint is loaded, and the same in every process.
+            system = system_of(pl_module)
+            judges = [*system.discriminator.parameters(), *system.terms.discriminator_step_parameters()]
+            self._discriminator_step_parameters = [p for p in judges if p.requires_grad]
+            kept = [*self._discriminator_step_parameters, *system.discriminator.buffers()]
+            self._first = trainer.strategy.broadcast([tensor.detach().cpu().clone() for tensor in kept])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After DDP has wrapped the networks: it must know every parameter that will ever learn."""
+        system = system_of(pl_module)
+        self._blocks = {}
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                # What a network froze itself, as a pretrained backbone, is nobody's to thaw.
+                able = [p for p in group["params"] if p.requires_grad]
+                if able and "network" in group:
+                    self._blocks[Block(group["network"], group["block"])] = able
+        self._check("policy", self.policy.names())
+        self._check("learning_rate_factors", self.learning_rate_factors)
+        growing = _growing(trainer)
+        if self.policy.waits_for_growth and growing is not None and len(growing.stages) == 1:
+            name = type(self.policy).__name__
+            raise UserError(
+                f"blockwise_training.policy {name} waits for growth, and growth.stages has one stage: "
+                "add more, as configs/model/growing.yaml does, or name another policy"
+            )
+        system.learning_rate_factors = {(b.network, b.name): self._factor(b) for b in self._blocks}
+        self._learn = None
+        self._take_turns(trainer, system)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        system = system_of(pl_module)
+        if self.policy.fresh_discriminator:
+            index = self._stage(trainer, system)
+            if self._discriminator_of is not None and index > self._discriminator_of:
+                self._start_anew(trainer, system)
+            self._discriminator_of = index
+        self._take_turns(trainer, system)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"discriminator_of": self._discriminator_of} if self.policy.fresh_discriminator else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._discriminator_of = state_dict.get("discriminator_of")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._let_go(system_of(pl_module))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._let_go(system_of(pl_module))
+
+    # ------------------------------------------------------------------ turns
+
+    def _take_turns(self, trainer: Trainer, system: TextToImageGAN) -> None:
+        """Read the clock itself, so that it does not matter which callback comes first."""
+        now = self._moment(trainer, system)
+        running = [b for b in self._blocks if (b.resolution or 0) <= now.resolution]
+        learn = frozenset(b for b in self.policy.learners(running, now) if self._factor(b))
+        if not learn:
+            raise UserError(
+                f"blockwise_training: no block learns at {now.resolution} px: name one of "
+                f"{', '.join(map(str, running))}"
+            )
+        if learn == self._learn:
+            return
+        for block, parameters in self._blocks.items():
+            # Blocks that do not run yet are left alone while all others learn: nothing differs then.
+            grown = block in running
+            learns = block in learn if grown else len(learn) == len(running)
+            for parameter in parameters:
+                parameter.requires_grad_(learns)
+        self._tell(trainer, system, running, learn)
+        self._learn = learn
+
+    def _moment(self, trainer: Trainer, system: TextToImageGAN) -> ScheduleState:
+        growing = _growing(trainer)
+        if growing is None:
+            return ScheduleState(system.images_seen, 0, system.growth.resolution, None)
+        stages = growing.stages
+        here = position(stages, system.images_seen)
+        before = stages[here.index - 1].resolution if here.index else None
+        return ScheduleState(system.images_seen, begin_of(stages, here.index), here.stage.resolution, before)
+
+    def _stage(self, trainer: Trainer, system: TextToImageGAN) -> int:
+        growing = _growing(trainer)
+        return 0 if growing is None else position(growing.stages, system.images_seen).index
+
+    def _let_go(self, system: TextToImageGAN) -> None:
+        """Thaw everything: another training of the same networks starts without turns."""
+        for parameters in self._blocks.values():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+        self._blocks, self._learn = {}, None
+        system.learning_rate_factors, system.reporter.learns, system.reporter.standing = {}, "", {}
+
+    # ------------------------------------------------------------------ its parts
+
+    def _check(self, setting: str, names: Iterable[str]) -> None:
+        known = {b.network for b in self._blocks} | {str(b) for b in self._blocks}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise UserError(
+                f"blockwise_training.{setting} names {', '.join(unknown)}, which the networks do not have: "
+                f"use {', '.join(map(str, self._blocks))}, or a whole network"
+            )
+
+    def _factor(self, block: Block) -> float:
+        whole = self.learning_rate_factors.get(block.network, 1.0)
+        return self.learning_rate_factors.get(str(block), whole)
+
+    @torch.no_grad()
+    def _start_anew(self, trainer: Trainer, system: TextToImageGAN) -> None:
+        """Give the discriminator its first weights, and empty moments."""
+        moments = trainer.optimizers[0].state
+        now = [*self._discriminator_step_parameters, *system.discriminator.buffers()]
+        for tensor, first in zip(now, self._first, strict=True):
+            tensor.copy_(first)
+            moments.pop(tensor, None)  # a buffer has none
+
+    def _tell(
+        self, trainer: Trainer, system: TextToImageGAN, running: list[Block], learn: frozenset[Block]
+    ) -> None:
+        """To the progress bar and the loggers, where there is a policy to tell of."""
+        told = "" if len(learn) == len(running) else short(running, learn)
+        if isinstance(self.policy, TrainAllBlocks) and not told:
+            return
+        changed, system.reporter.learns = told != system.reporter.learns, told
+        moving = [p for b in learn for p in self._blocks[b]]
+        system.reporter.standing |= {
+            "blockwise_training/generator_blocks": sum(b.network == "generator" for b in learn),
+            "blockwise_training/discriminator_blocks": sum(b.network == "discriminator" for b in learn),
+            "blockwise_training/learning_parameters": sum(p.numel() for p in moving),
+        }
+        bar = trainer.progress_bar_callback
+        if changed and isinstance(bar, ProgressBar):
+            names = ", ".join(str(b) for b in running if b in learn)
+            bar.print(f"{system.images_seen / 1000:.1f} kimg  learns {names if told else 'everything'}")
+
+
+def short(running: list[Block], learn: frozenset[Block]) -> str:
+    """The blocks that learn in a few letters, as "G 16, D"; a network that learns as a whole is a letter."""
+    parts = []
+    for network, letter in (("generator", "G"), ("discriminator", "D")):
+        own = [b for b in running if b.network == network]
+        named = [b.name for b in own if b in learn]
+        if named:
+            parts.append(letter if len(named) == len(own) else f"{letter} {'+'.join(named)}")
+    return ", ".join(parts)
+
+
+def _growing(trainer: Trainer) -> ProgressiveGrowing | None:
+    return next((c for c in callbacks_of(trainer) if isinstance(c, ProgressiveGrowing)), None)

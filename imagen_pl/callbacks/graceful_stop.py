@@ -1,0 +1,152 @@
+"""What is saved when training stops before its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from imagen_pl.callbacks.base import is_dry_run
+from imagen_pl.errors import TrainingStopped, UserError
+
+
+class Interrupted(BaseException):
+    """Training was asked to stop, and its state is saved. Not an error, so not an Exception.
+
+    Args:
+        signum: the signal that asked.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class GracefulStop(Callback):
+    """Ctrl-C and SIGTERM end training after the batch at hand, with last.ckpt written.
+
+    A second Ctrl-C ends it at once. What breaks training (a loss that is not finite, memory that
+    runs out) leaves its state in stopped.ckpt.
+
+    Args:
+        say: prints a line to the user.
+
+    Attributes:
+        saved: the checkpoint written on the way out, if any.
+        hurried: Ctrl-C ended training at once, before it began or for the second time.
+    """
+
+    def __init__(self, say: Callable[[str], None] = print) -> None:
+        self.say = say
+        self.saved: Path | None = None
+        self.hurried = False
+        self._asked: int | None = None
+        self._told = False
+        self._training = False
+        self._pid = os.getpid()
+        self._before: dict[int, Any] = {}
+        self._loops: dict[str, Any] | None = None
+
+    # ------------------------------------------------------------------ listening
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Before the loader's workers are forked: they inherit a handler that does nothing there, and
+        # so live on to serve the batch at hand.
+        if stage == "fit":
+            self._listen()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Once more: Lightning has wrapped the handler of SIGTERM in one that talks to the other
+        # processes in the middle of whatever they do.
+        self._listen()
+        self._training = True
+
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._before.setdefault(signum, signal.getsignal(signum))
+                signal.signal(signum, self._ask)
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            return  # a loader's worker: the main process decides
+        if not self._training:
+            if signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise Interrupted(signum)
+        if self._asked is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = signum
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._training = False
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in self._before.items():
+                signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        self._before.clear()
+
+    # ------------------------------------------------------------------ stopping
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._stop_if_asked(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            # A state saved in the middle of validation must not resume there: half the scores are lost.
+            self._loops = deepcopy(trainer.fit_loop.state_dict())
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        # Several processes may have unequal numbers of batches here, so they stop after validation.
+        if trainer.world_size == 1 and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            if trainer.world_size > 1:
+                self._stop_if_asked(trainer)
+            self._loops = None
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        asked = self._asked is not None
+        if asked and not self._told:
+            self._told = True
+            self.say("\nStopping: saving first (Ctrl-C again stops at once)")
+        if trainer.world_size > 1:
+            # The signal reaches the processes at different batches, or one of them alone.
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            self._save(trainer, "last.ckpt")
+            raise Interrupted(self._asked or signal.SIGTERM)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._training = False
+        self.hurried = isinstance(exception, KeyboardInterrupt)
+        if self.saved or trainer.state.fn != "fit" or isinstance(exception, UserError | KeyboardInterrupt):
+            return
+        if not trainer.optimizers or trainer.sanity_checking or not getattr(pl_module, "images_seen", 0):
+            return  # nothing was learnt yet
+        # A loader's worker that a signal to all processes has killed reaches here first.
+        stopping = self._asked is not None and not isinstance(exception, TrainingStopped)
+        self._save(trainer, "last.ckpt" if stopping else "stopped.ckpt")
+        if stopping and isinstance(exception, Exception):
+            raise Interrupted(self._asked or signal.SIGTERM) from exception
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        """Write the state, without waiting for other processes: one that failed would never come."""
+        if is_dry_run(trainer):
+            return
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+        if self._loops is not None:
+            checkpoint["loops"]["fit_loop"] = self._loops
+        path = Path(trainer.default_root_dir) / "checkpoints" / name
+        self.saved = path
+        trainer.strategy.save_checkpoint(checkpoint, path)

@@ -1,0 +1,102 @@
+"""Progressive growing (arXiv:1710.10196): small images first, then larger, each step faded in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from imagen_pl.errors import UserError
+from imagen_pl.schedules import Stage, StagePosition, check_stages, position
+
+if TYPE_CHECKING:
+    from imagen_pl.lightning_module import TextToImageGAN
+
+
+class ProgressiveGrowing(Callback):
+    """Leads the networks, the real images and the loader through a list of stages.
+
+    Where a run stands is a pure function of `images_seen`, so a run resumes in the middle of a fade.
+
+    Args:
+        stages: from the smallest resolution to the largest; the last goes on until training ends.
+        kimg_scale: multiplies every stage's `kimg` and `fade_kimg`: 0.25 goes through the same
+            stages in a quarter of the images.
+        reset_optimizer_state: forget the optimizers' moments of the newest blocks when their fade ends, as
+            arXiv:1710.10196 does for the whole networks: they were measured while the block was
+            only half heard.
+    """
+
+    def __init__(
+        self, stages: list[Stage], kimg_scale: float = 1.0, reset_optimizer_state: bool = False
+    ) -> None:
+        if kimg_scale <= 0:
+            raise UserError(f"kimg_scale {kimg_scale} must be more than 0")
+        try:
+            check_stages(stages)
+        except ValueError as error:
+            raise UserError(f"ProgressiveGrowing: {error}") from None
+        self.stages = [
+            replace(s, kimg=s.kimg * kimg_scale, fade_kimg=s.fade_kimg * kimg_scale) for s in stages
+        ]
+        self.reset_optimizer_state = reset_optimizer_state
+        self._was: StagePosition | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        system = _system(pl_module)
+        for name, network in (("generator", system.generator), ("discriminator", system.discriminator)):
+            for i, one in enumerate(self.stages):
+                if one.resolution not in network.resolutions:
+                    raise UserError(
+                        f"stages[{i}].resolution {one.resolution} is not one the {name} has: "
+                        f"{list(network.resolutions)}; add it to model.{name}.init_args.channels"
+                    )
+                if one.batch_size % (trainer.world_size * system.accumulate):
+                    raise UserError(
+                        f"stages[{i}].batch_size {one.batch_size} is not divisible by "
+                        f"{trainer.world_size} processes x {system.accumulate} accumulated parts"
+                    )
+        system.last_resolution = self.stages[-1].resolution
+        data = getattr(trainer, "datamodule", None)
+        if data is not None:
+            data.stages = self.stages
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        system = _system(pl_module)
+        system.set_stage(position(self.stages, system.images_seen))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        system = _system(pl_module)
+        now = position(self.stages, system.images_seen)
+        if self.reset_optimizer_state and self._was is not None and _ends_a_fade(self._was, now):
+            system.reset_optimizer_state(self._was.stage.resolution)
+        system.set_stage(now)
+        self._was = now
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last batch's fade, so that a resume notices the end of it as well."""
+        if self._was is None:
+            return {}
+        return {"index": self._was.index, "fade": self._was.growth.fade}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict and state_dict["index"] < len(self.stages):
+            stage = self.stages[state_dict["index"]]
+            here = position([stage], 0)
+            growth = replace(here.growth, fade=state_dict["fade"])
+            self._was = StagePosition(state_dict["index"], stage, growth)
+
+
+def _ends_a_fade(was: StagePosition, now: StagePosition) -> bool:
+    """A fade as long as its stage ends with it: the next batch belongs to the next stage's fade."""
+    return was.growth.fade < 1 and (now.growth.fade >= 1 or now.index != was.index)
+
+
+def _system(pl_module: LightningModule) -> TextToImageGAN:
+    from imagen_pl.lightning_module import TextToImageGAN
+
+    assert isinstance(pl_module, TextToImageGAN)
+    return pl_module

@@ -1,0 +1,108 @@
+"""What is written down about a run: its configuration, its origin, and every number by images seen."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from imagen_pl.callbacks.base import is_dry_run
+from imagen_pl.storage.atomic_files import atomic_write
+from imagen_pl.storage.run_folder import RunFolder
+
+_PACKAGES = ("imagen_pl", "torch", "lightning", "jsonargparse", "transformers", "torchmetrics", "numpy")
+
+
+class RunRecord(Callback):
+    """Keeps a run's configuration and origin: in its folder, in every checkpoint and in the trackers.
+
+    Args:
+        config: everything that was set, as YAML; it goes into config.yaml and into the checkpoints,
+            so that a single file is enough to draw pictures.
+        run_id: what names the run to trackers; the same after a resume.
+        command: the command line, for the record.
+    """
+
+    def __init__(self, config: str, run_id: str, command: list[str]) -> None:
+        self.config, self.run_id, self.command = config, run_id, command
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        origin = {"git": git_state(), "versions": versions()}
+        if not is_dry_run(trainer):
+            self._write(RunFolder(trainer.default_root_dir), origin)
+        for logger in trainer.loggers:
+            logger.log_hyperparams({**(yaml.safe_load(self.config) or {}), **origin})
+            if isinstance(logger, WandbLogger):
+                images_on_x_axis(logger)
+
+    def _write(self, run: RunFolder, origin: dict[str, Any]) -> None:
+        run.path.mkdir(parents=True, exist_ok=True)
+        if run.config.exists() and run.config.read_text() != self.config:
+            # A resume with other settings: keep those that led up to here.
+            changed = time.strftime("%Y%m%d-%H%M%S", time.localtime(run.config.stat().st_mtime))
+            run.config.rename(run.config.with_name(f"config-{changed}.yaml"))
+        with atomic_write(run.config) as file:
+            file.write(self.config.encode())
+        record = run.read_record()
+        record["id"] = self.run_id
+        start = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": shlex.join(self.command),
+            "host": platform.node(),
+            **origin,
+        }
+        record["starts"] = [*record.get("starts", []), start]
+        with atomic_write(run.record) as file:
+            file.write((json.dumps(record, indent=2) + "\n").encode())
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["config"] = self.config
+
+
+def images_on_x_axis(logger: WandbLogger) -> None:
+    """Draw every chart over the images seen; Lightning would take its own count of steps."""
+    run = logger.experiment
+    run.define_metric("images_seen", hidden=True)
+    run.define_metric("trainer/global_step", step_metric="images_seen", hidden=True)
+    run.define_metric("*", step_metric="images_seen", step_sync=True)
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the folder that training was started in; None where there is no git."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "branch": git("rev-parse", "--abbrev-ref", "HEAD"),
+            "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape results."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,85 @@
+"""`imagen-pl caption`: print captions of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from imagen_pl.cli.options import verb_parser
+from imagen_pl.data.transforms import UNREADABLE
+from imagen_pl.errors import UserError
+from imagen_pl.inference.captioning import CaptioningPipeline, load_captioner
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = verb_parser(
+        "caption",
+        description="Say what pictures show. A drawn caption is decided by its picture and its seed.",
+    )
+    parser.add_argument(
+        "model",
+        help="a captioner's folder, a run or .ckpt that was trained with one, or emoji, which comes with "
+        "this package",
+    )
+    parser.add_argument("image", nargs="+", help="a picture")
+    parser.add_argument(
+        "--num_beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="beginnings to keep; more find likelier captions",
+    )
+    parser.add_argument(
+        "--num_captions", type=int, metavar="N", help="draw so many each, instead of the likeliest one"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first caption drawn (default: 0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: image, caption, seed")
+    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    """Parse the command line and do what it says."""
+    return describe(make_parser().parse_args(words))
+
+
+def describe(arguments: argparse.Namespace) -> int:
+    """Do what the parsed command line says: a line for each caption.
+
+    Raises:
+        UserError: the arguments do not go together, or a picture is missing or cannot be read.
+    """
+    for name in ("num_beams", "num_captions"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value} must be 1 or more")
+    if arguments.num_captions is not None and arguments.num_beams > 1:
+        raise UserError(
+            "--num_captions draws captions and --num_beams seeks the likeliest one: give one of them"
+        )
+    pictures = [Path(name) for name in arguments.image]
+    for picture in pictures:
+        if not picture.is_file():
+            raise UserError(f"{picture}: there is no such file")
+    describer = load_captioner(arguments.model, arguments.device)
+    for picture in pictures:
+        for k, caption in enumerate(_captions(describer, picture, arguments)):
+            if arguments.json:
+                seed = {} if arguments.num_captions is None else {"seed": arguments.seed + k}
+                print(json.dumps({"image": str(picture), "caption": caption, **seed}, ensure_ascii=False))
+            else:
+                print(f"{picture}: {caption}")
+    return 0
+
+
+def _captions(describer: CaptioningPipeline, picture: Path, arguments: argparse.Namespace) -> list[str]:
+    try:
+        if arguments.num_captions is None:
+            return [describer.caption(picture, arguments.num_beams)]
+        return describer.draw(picture, arguments.num_captions, arguments.seed)
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        raise UserError(f"{picture} cannot be read as a picture ({type(error).__name__})") from error

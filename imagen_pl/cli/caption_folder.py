@@ -1,0 +1,125 @@
+"""`imagen-pl data captions`: a caption beside each image of a folder that has none.
+
+Axes: b batch, h w pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from imagen_pl.data.skipped_images import SkippedImages
+from imagen_pl.data.sources.folder import FolderSource, captions_in
+from imagen_pl.data.transforms import UNREADABLE, decode, quiet_pillow
+from imagen_pl.errors import UserError
+from imagen_pl.inference.captioning import CaptioningPipeline, load_captioner
+from imagen_pl.storage.atomic_files import atomic_write
+
+_BATCH = 32
+_THREADS = 4
+_SHOW_AFTER_S = 2.0
+
+
+@dataclass
+class Captioned:
+    """What was done.
+
+    written: captions that were written.
+    problems: images that got none.
+    """
+
+    written: int = 0
+    problems: SkippedImages = field(default_factory=SkippedImages)
+
+
+def caption_folder(arguments: argparse.Namespace) -> int:
+    """Do what the parsed command line says.
+
+    Raises:
+        UserError: an argument is wrong, there are no images, or not one of them can be captioned.
+    """
+    if arguments.num_beams < 1:
+        raise UserError(f"--num_beams {arguments.num_beams} must be 1 or more")
+    folder = Path(arguments.folder).expanduser()
+    waiting, left_alone = _waiting(folder, arguments.overwrite)
+    done = Captioned()
+    if waiting:
+        describer = load_captioner(arguments.captioner, arguments.device)
+        try:
+            _caption(describer, folder, waiting, arguments.num_beams, done)
+        except KeyboardInterrupt:
+            again = "" if arguments.overwrite else "; the same command goes on"
+            print(f"Stopped: {done.written:,} of {len(waiting):,} captions are written{again}", flush=True)
+            raise
+    if not done.written and not left_alone:
+        raise UserError(f"{folder}: no image can be captioned: {done.problems.summary()}")
+    print(f"{folder}: {done.written:,} captions written; {left_alone:,} images had one and were left alone")
+    if done.problems.total():
+        print(f"without a caption {done.problems.total():,}: {done.problems.summary()}")
+    print(f"Look at them: imagen-pl data inspect {shlex.quote(str(folder))}")
+    return 0
+
+
+def _waiting(folder: Path, overwrite: bool) -> tuple[dict[Path, Path], int]:
+    """Images to caption, by the .txt file that each is to get; and how many have a caption that stays."""
+    images, told = FolderSource(str(folder)).images()
+    waiting: dict[Path, Path] = {}
+    for image in sorted(images - told.keys()):  # what the metadata says goes before any .txt
+        text = image.with_suffix(".txt")
+        if overwrite or not text.is_file() or not captions_in(text):
+            waiting.setdefault(text, image)  # cat.jpg and cat.png share cat.txt
+    return waiting, len(images) - len(waiting)
+
+
+def _caption(
+    describer: CaptioningPipeline, folder: Path, waiting: dict[Path, Path], num_beams: int, done: Captioned
+) -> None:
+    pairs = list(waiting.items())
+    with (
+        quiet_pillow(),
+        ThreadPoolExecutor(_THREADS) as pool,
+        tqdm(total=len(pairs), unit=" images", delay=_SHOW_AFTER_S, leave=False, disable=None) as bar,
+    ):
+        for i in range(0, len(pairs), _BATCH):
+            part = pairs[i : i + _BATCH]
+            decoded = pool.map(lambda pair: _decode(pair[1], describer.resolution), part)
+            good: list[tuple[Path, Path]] = []
+            images: list[Tensor] = []
+            for pair, image in zip(part, decoded, strict=True):
+                if isinstance(image, str):
+                    _tell(pair[1].relative_to(folder), "unreadable", image, done.problems)
+                else:
+                    good.append(pair)
+                    images.append(image)
+            captions = describer.caption_batch(torch.stack(images), num_beams) if images else []
+            for (text, image_file), caption in zip(good, captions, strict=True):
+                if not caption.strip():
+                    name = image_file.relative_to(folder)
+                    _tell(name, "of which the captioner says nothing", "empty caption", done.problems)
+                    continue
+                with atomic_write(text) as file:
+                    file.write(f"{caption}\n".encode())
+                done.written += 1
+            bar.update(len(part))
+
+
+def _decode(image: Path, resolution: int) -> UInt8[Tensor, "3 h w"] | str:
+    """Its pixels, or what is wrong with it."""
+    try:
+        return decode(image, resolution)
+    except UNREADABLE as error:
+        return type(error).__name__
+
+
+def _tell(name: Path, reason: str, why: str, problems: SkippedImages) -> None:
+    problems.add(reason, name.as_posix())
+    tqdm.write(f"{name.as_posix()} gets no caption: {why}", file=sys.stderr)

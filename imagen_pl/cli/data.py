@@ -1,0 +1,199 @@
+"""`imagen-pl data ...`: look into a data set, caption its images, write it as shards, rebuild the emoji."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from imagen_pl.cli.options import KeptLines, examples_of
+from imagen_pl.errors import UserError
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `imagen-pl data ARGV`. Raises UserError for what the user can mend, SystemExit as argparse does."""
+    arguments = _parser().parse_args(argv)
+    return int(arguments.run(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="imagen-pl data", description="Look into a data set, or make one.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _add_inspect(verbs)
+    _add_captions(verbs)
+    _add_shards(verbs)
+    _add_emoji(verbs)
+    return parser
+
+
+def _add_inspect(verbs: Verbs) -> None:
+    inspect = verbs.add_parser(
+        "inspect",
+        help="print counts, sizes, caption lengths and problems; write a contact sheet",
+        description="Print what a data set holds and what is wrong with it, and write a contact sheet.",
+        epilog=examples_of("data inspect"),
+        formatter_class=KeptLines,
+    )
+    inspect.add_argument(
+        "source",
+        help="a folder of captioned images, a .parquet file or a folder of them, COCO's captions JSON or "
+        'folder, WebDataset shards ("shards/{000..099}.tar"), hf:NAME for a data set on the Hugging Face '
+        "hub, or emoji for the set that ships",
+    )
+    inspect.add_argument(
+        "--out",
+        type=Path,
+        default=Path("contact_sheet.png"),
+        help="PNG file for the contact sheet (default: %(default)s)",
+    )
+    inspect.add_argument(
+        "--limit",
+        type=_positive,
+        default=2000,
+        help="images to decode whole; of shards, images to read (default: %(default)s)",
+    )
+    inspect.set_defaults(run=_inspect)
+
+
+def _add_captions(verbs: Verbs) -> None:
+    captions = verbs.add_parser(
+        "captions",
+        help="write a caption beside each image that has none",
+        description="Caption a folder of images: NAME.txt beside each, which `imagen-pl fit` reads. Images "
+        "that have a caption, in a .txt or in metadata.jsonl or .csv, are left alone; so the same command "
+        "goes on where it was broken off.",
+        epilog=examples_of("data captions"),
+        formatter_class=KeptLines,
+    )
+    captions.add_argument("folder", help="a folder of images, with subfolders as you like")
+    captions.add_argument(
+        "--captioner",
+        required=True,
+        metavar="MODEL",
+        help="a captioner's folder, or a run, .ckpt or release that has one: what `imagen-pl caption` takes",
+    )
+    captions.add_argument(
+        "--num_beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="beginnings to keep; more find likelier captions, and take longer (default: %(default)s)",
+    )
+    captions.add_argument(
+        "--overwrite", action="store_true", help="write anew what stands in .txt files; begins from the start"
+    )
+    captions.add_argument(
+        "--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)"
+    )
+    captions.set_defaults(run=_captions)
+
+
+def _add_shards(verbs: Verbs) -> None:
+    shards = verbs.add_parser(
+        "shards",
+        help="write a data set as WebDataset shards",
+        description="Write a data set as WebDataset shards, tar files that are read in a stream: for sets of "
+        "too many files, or to train from over a network. Images are mixed, splits are kept, and what cannot "
+        "be read is skipped and counted.",
+        epilog=examples_of("data shards"),
+        formatter_class=KeptLines,
+    )
+    shards.add_argument(
+        "source", help="what `imagen-pl data inspect` takes, save for shards: a folder, Parquet, COCO, ..."
+    )
+    shards.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one"
+    )
+    size = shards.add_mutually_exclusive_group()
+    size.add_argument(
+        "--size_mb",
+        type=float,
+        default=100.0,
+        metavar="N",
+        help="about how large a shard is; have at least as many train shards as loading processes over all "
+        "GPUs (default: %(default)g)",
+    )
+    size.add_argument("--size_images", type=_positive, metavar="N", help="most images in a shard, instead")
+    shards.add_argument(
+        "--shrink",
+        type=_positive,
+        metavar="PX",
+        help="shrink images whose shorter side has more px, to this (default: keep all bytes as they are)",
+    )
+    shards.add_argument("--seed", type=int, default=0, help="of the order (default: %(default)s)")
+    shards.set_defaults(run=_shards)
+
+
+def _add_emoji(verbs: Verbs) -> None:
+    emoji = verbs.add_parser(
+        "emoji",
+        help="rebuild the emoji data set, up to 256 px",
+        description="Build the emoji data set as one Parquet file, from npm packages.",
+        epilog=examples_of("data emoji"),
+        formatter_class=KeptLines,
+    )
+    emoji.add_argument("--out", type=Path, required=True, help="Parquet file to write")
+    emoji.add_argument(
+        "--size", type=int, default=64, help="side of the images, 8 to 256 px (default: %(default)s)"
+    )
+    emoji.add_argument(
+        "--packages", type=Path, help="folder with the packages' .tgz files; without it npm fetches them"
+    )
+    emoji.set_defaults(run=_emoji)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from imagen_pl.data.inspect import inspect_source
+
+    for line in inspect_source(arguments.source, arguments.out, arguments.limit).lines():
+        print(line)
+    return 0
+
+
+def _captions(arguments: argparse.Namespace) -> int:
+    from imagen_pl.cli.caption_folder import caption_folder
+
+    return caption_folder(arguments)
+
+
+def _shards(arguments: argparse.Namespace) -> int:
+    from imagen_pl.data.inspect import guess_source
+    from imagen_pl.data.shards import write_shards
+    from imagen_pl.data.sources.base import StreamSource
+
+    source = guess_source(arguments.source)
+    if isinstance(source, StreamSource):
+        raise UserError(
+            f"{arguments.source} holds shards already: train from it with "
+            f"--config configs/data/webdataset.yaml --data.source.path {arguments.source}"
+        )
+    done = write_shards(
+        source, arguments.out, arguments.size_mb, arguments.size_images, arguments.shrink, arguments.seed
+    )
+    for line in done.lines():
+        print(line)
+    return 0
+
+
+def _emoji(arguments: argparse.Namespace) -> int:
+    from imagen_pl.data.build_emoji import build_emoji
+
+    counts = build_emoji(arguments.out, arguments.size, arguments.packages)
+    for split in dict.fromkeys(split for split, _ in counts):
+        styles = {style: n for (s, style), n in counts.items() if s == split}
+        print(
+            f"{split:<12}{sum(styles.values()):>6}: "
+            + ", ".join(f"{s} {n}" for s, n in sorted(styles.items()))
+        )
+    print(f"{counts.total()} images of {arguments.size} px in {arguments.out}")
+    return 0

@@ -1,0 +1,103 @@
+"""`imagen-pl demo`: serve the page."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from imagen_pl.cli.options import add_model_argument, verb_parser
+from imagen_pl.demo.page import CSS, MAX_UPLOAD_MB, Studio, make_page
+from imagen_pl.errors import UserError
+from imagen_pl.inference.captioning import CaptioningPipeline, load_captioner
+from imagen_pl.inference.pipeline import load
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = verb_parser(
+        "demo",
+        description="Serve a page to try a model on: draw, change words, film, caption.",
+    )
+    add_model_argument(parser)
+    parser.add_argument("--captioner", metavar="PATH", help="of another run (default: the model's own)")
+    parser.add_argument("--examples", nargs="+", metavar="PROMPT", help="to click on")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument(
+        "--server_name",
+        default="127.0.0.1",
+        help="0.0.0.0 serves other machines too (default: this one alone)",
+    )
+    parser.add_argument(
+        "--share", action="store_true", help="give it a public address for three days, by Gradio"
+    )
+    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    """Parse the command line and do what it says."""
+    return demo(make_parser().parse_args(words))
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Do what the parsed command line says, until Ctrl-C.
+
+    Raises:
+        UserError: there is no such model, gradio is missing, or the port is taken.
+    """
+    # Nothing is told to anybody.
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    past_proxies(arguments.server_name)
+    try:
+        import gradio  # noqa: F401
+    except ModuleNotFoundError:
+        raise UserError("the page needs a package: pip install gradio") from None
+    model = load(arguments.model, arguments.device)
+    describer = _describer(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        studio = Studio(model, arguments.model, describer, Path(folder))
+        page = make_page(studio, arguments.examples) if arguments.examples else make_page(studio)
+        try:
+            page.launch(
+                server_name=arguments.server_name,
+                server_port=arguments.port,
+                share=arguments.share,
+                allowed_paths=[folder],
+                max_file_size=f"{MAX_UPLOAD_MB}mb",
+                css=CSS,
+                quiet=True,
+                prevent_thread_lock=True,
+            )
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"--port {arguments.port} cannot be served on: {reason}") from error
+        print(
+            f"Open {page.local_url}{' and ' + page.share_url if page.share_url else ''}  (Ctrl-C ends it)",
+            flush=True,
+        )
+        try:
+            page.block_thread()
+        finally:
+            page.close(verbose=False)
+    return 0
+
+
+def past_proxies(server_name: str) -> None:
+    """Gradio asks the page whether it is there, which a proxy cannot tell it: exempt this machine too."""
+    names = ("no_proxy", "NO_PROXY")
+    told = (host.strip() for name in names for host in os.environ.get(name, "").split(","))
+    hosts = dict.fromkeys([*filter(None, told), "127.0.0.1", "localhost", server_name])
+    exempt = "*" if "*" in hosts else ",".join(hosts)
+    os.environ.update(dict.fromkeys(names, exempt))
+
+
+def _describer(arguments: argparse.Namespace) -> CaptioningPipeline | None:
+    """The captioner that is asked for; else the model's own, if it has one."""
+    if arguments.captioner is not None:
+        return load_captioner(arguments.captioner, arguments.device)
+    try:
+        return load_captioner(arguments.model, arguments.device)
+    except UserError:
+        return None

@@ -1,0 +1,58 @@
+"""`imagen-pl export`: write a model for other programs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from imagen_pl.cli.options import add_model_argument, verb_parser
+from imagen_pl.errors import UserError
+from imagen_pl.inference.export import export_graphs, export_safetensors
+from imagen_pl.inference.pipeline import load
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = verb_parser(
+        "export",
+        description="Write a model for other programs, and hold it against the original.",
+        notes=(
+            "onnx and torch-export hold the generator and the text encoder, any number of captions at once, "
+            "the tokenizer, and a README.md with the few lines of code that draw."
+        ),
+    )
+    add_model_argument(parser)
+    parser.add_argument(
+        "--to", choices=("safetensors", "onnx", "torch-export"), required=True, help="kind of files"
+    )
+    parser.add_argument("--half", action="store_true", help="safetensors of half the size, in float16")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    """Parse the command line and do what it says."""
+    return export(make_parser().parse_args(words))
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Do what the parsed command line says.
+
+    Raises:
+        UserError: the folder is not empty, the model cannot be exported so, a package is missing, or what
+            was written does not draw the same.
+    """
+    out = Path(arguments.out)
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"--out {out} is not empty: name another folder")
+    model = load(arguments.model, device="cpu")
+    if arguments.to == "safetensors":
+        gap = export_safetensors(model, out, arguments.half)
+    else:
+        if arguments.half:
+            raise UserError("--half goes with --to safetensors alone")
+        gap = export_graphs(model, out, arguments.to)
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 1e6
+    print(f"{out}: {', '.join(sorted(f.name for f in out.iterdir()))}, {size:.1f} MB")
+    print(f"drawn again from there: images differ by {gap:.1e} at most, of -1 to 1")
+    return 0

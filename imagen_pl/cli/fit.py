@@ -1,0 +1,352 @@
+"""`imagen-pl fit` and `imagen-pl validate`: LightningCLI with a folder for each run."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from imagen_pl.callbacks.base import callbacks_of, is_dry_run
+from imagen_pl.callbacks.blockwise_training import BlockwiseTraining
+from imagen_pl.callbacks.checkpoint import KeepCheckpoints
+from imagen_pl.callbacks.csv_logger import MetricsCSV
+from imagen_pl.callbacks.graceful_stop import GracefulStop, Interrupted
+from imagen_pl.callbacks.progress import RunProgress
+from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
+from imagen_pl.callbacks.run_record import RunRecord
+from imagen_pl.callbacks.sample_grid import SampleGrid
+from imagen_pl.cli.lightning_cli import Help, OneLineCLI, Parser, one_line, parser_settings, quieten
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.errors import TrainingStopped, UserError
+from imagen_pl.inference.refinement import USUAL_STEPS, can_refine
+from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.storage.checkpoint_io import AtomicCheckpointIO, check_same_tensors, read_checkpoint
+from imagen_pl.storage.run_folder import Existing, RunFolder, is_main_process, sweep_trial
+from imagen_pl.training.class_paths import import_all_parts
+
+# Of one start, not of the run: they are not kept with its configuration.
+_NOT_KEPT = ("config", "ckpt_path", "existing", "weights_only", "verbose")
+
+
+def run(words: Sequence[str], verb: str = "fit") -> int:
+    """Run `imagen-pl fit`, or another verb of Lightning, and say how to resume what was stopped."""
+    cli = TrainingCLI.__new__(TrainingCLI)  # its folder is told about even if its work breaks off
+    try:
+        cli.__init__([verb, *words])  # type: ignore[misc]
+    except Interrupted as stop:
+        if not is_main_process():
+            return 0  # else Lightning's launcher kills the main process, which may still be writing
+        if cli.stopper.saved:
+            print(f"Stopped at {cli.model.images_seen:,} images; saved {cli.stopper.saved}")
+            print(f"Resume: {cli.run_folder.resume_command()}", flush=True)
+        return 128 + stop.signum
+    except SystemExit:  # Lightning's answer to a Ctrl-C that could not wait
+        if not cli.stopper.hurried:
+            raise
+        if is_main_process():
+            saved = cli.run_folder.newest_checkpoint()
+            resume = f"Resume from {saved}: {cli.run_folder.resume_command()}"
+            print(f"Stopped at once. {resume if saved else 'Nothing was saved yet.'}", flush=True)
+        return 128 + signal.SIGINT
+    except TrainingStopped as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        if cli.stopper.saved:
+            print(f"The weights before it are in {cli.stopper.saved}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class TrainingCLI(OneLineCLI):
+    """LightningCLI for this package's one system, with a folder for each run.
+
+    Args:
+        args: the words after `imagen-pl`, as ["fit", "--config", "configs/quickstart.yaml"].
+        run: False only makes the objects.
+    """
+
+    def __init__(self, args: Sequence[str], run: bool = True) -> None:
+        self.words = list(args)
+        self.stopper = GracefulStop(say=self.say)
+        quieten()
+        import_all_parts()
+        super().__init__(
+            TextToImageGAN,
+            CaptionedImages,
+            save_config_callback=None,  # Tracking keeps it, in the run's own folder
+            trainer_defaults={
+                "enable_model_summary": False,
+                "max_epochs": -1,
+                "strategy": "auto",
+            },
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": "imagen-pl",
+                "formatter_class": Help,  # the subcommands take it over
+                "fit": parser_settings("fit", "Train a model."),
+                "validate": parser_settings("validate", "Score a checkpoint of a run (by default its last)."),
+            },
+            args=self.words,
+            run=run,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # ------------------------------------------------------------------ arguments
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        own = {"model", "datamodule", "ckpt_path", "weights_only"}
+        return {
+            "fit": own | {"train_dataloaders", "val_dataloaders"},
+            "validate": own | {"dataloaders", "verbose"},
+        }
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything",
+            type=bool | int,
+            default=self.seed_everything_default,
+            help="seed of the networks' first weights; true draws one",
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run's settings first, Lightning's long list last."""
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="the run's name; by default the configuration file's",
+        )
+        parser.add_argument("--runs_dir", type=str, default="runs", help="where the runs' folders lie")
+        parser.add_argument(
+            "--existing",
+            type=Existing,
+            default="error",
+            help="if the run's folder already holds a run: stop with an error; move it out of the way, "
+            "renamed with its time (nothing is deleted); or resume it from its last checkpoint",
+        )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="checkpoint to resume from, or to score: last or best of this run, a .ckpt file, or another "
+            "run's folder",
+        )
+        parser.add_lightning_class_args(ProgressiveGrowing, "growth")
+        parser.add_lightning_class_args(BlockwiseTraining, "blockwise_training")
+        parser.add_lightning_class_args(SampleGrid, "samples")
+        parser.add_lightning_class_args(KeepCheckpoints, "checkpoint")
+        parser.add_lightning_class_args(TextToImageGAN, "model")
+        parser.add_lightning_class_args(CaptionedImages, "data")
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "ckpt_path": self.settings.ckpt_path}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    @property
+    def settings(self) -> Namespace:
+        """The parsed configuration of the subcommand."""
+        return self.config[self.config["subcommand"]] if "subcommand" in self.config else self.config
+
+    # ------------------------------------------------------------------ the run's folder
+
+    def _parse_ckpt_path(self) -> None:
+        """Find the run's folder and the checkpoint; Lightning would merge stored settings over the YAML."""
+        settings = self.settings
+        files = settings.get("config") or []
+        if settings.name is None:
+            settings.name = Path(str(files[0])).stem if files else "run"
+            if trial := sweep_trial():  # they all start by one command, and each wants its own folder
+                settings.name += f"-{trial}"
+        if not settings.name or Path(settings.name).name != settings.name:
+            raise UserError(f"--name {settings.name!r} must be a plain name; --runs_dir says where it lies")
+        self.run_folder = RunFolder(Path(settings.runs_dir) / settings.name)
+        if "ckpt_path" not in settings:
+            return
+        if self.config.get("subcommand") == "validate":
+            settings.ckpt_path = str(self.run_folder.checkpoint(settings.ckpt_path or "last"))
+            return
+        newest = self.run_folder.newest_checkpoint()
+        if settings.ckpt_path is None and settings.existing == "resume" and newest is not None:
+            settings.ckpt_path = "last"
+        if settings.ckpt_path is not None:
+            settings.ckpt_path = str(self.run_folder.checkpoint(str(settings.ckpt_path)))
+        elif settings.existing == "error" and self._writes():
+            self.run_folder.check_free()
+
+    def _identify(self) -> None:
+        """The run's id: its sweep's, or on a resume that which its charts have, or a new one."""
+        resumed = self.settings.get("ckpt_path") is not None
+        known = sweep_trial() or (resumed and self.run_folder.read_record().get("id"))
+        self.run_id = str(known or secrets.token_hex(4))
+
+    def _writes(self) -> bool:
+        return is_main_process() and not self.settings.trainer.fast_dev_run
+
+    def before_instantiate_classes(self) -> None:
+        self._identify()
+        trainer = self.settings.trainer
+        trainer.default_root_dir = str(self.run_folder.path)
+        if self.config.get("subcommand") == "validate":
+            trainer.logger = False
+        trainer.logger = self._loggers_of_this_run(trainer.logger)
+
+    def _loggers_of_this_run(self, loggers: Any) -> Any:
+        """Every logger writes into the run's folder, and metrics.csv is always there, unless all are off."""
+        if loggers is False:
+            return False
+        loggers = [] if loggers in (None, True) else loggers if isinstance(loggers, list) else [loggers]
+        run = self.run_folder
+        for logger in loggers:
+            if logger.get("init_args") is None:
+                logger["init_args"] = Namespace()
+            arguments = logger["init_args"]
+            kind = logger["class_path"].rsplit(".", 1)[-1]
+            arguments["save_dir"] = str(run.path)
+            if kind == "WandbLogger":
+                arguments["name"] = arguments.get("name") or self.settings.name
+                if not arguments.get("version"):
+                    arguments["id"] = arguments.get("id") or self.run_id
+                if not any(arguments.get(way) for way in ("resume", "resume_from", "fork_from")):
+                    # The parser hands on wandb.init's null, by which a known id would be written anew.
+                    arguments["resume"] = "allow"
+            elif kind in ("TensorBoardLogger", "CSVLogger"):
+                arguments["name"], arguments["version"] = "", kind.removesuffix("Logger").lower()
+        return loggers
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        given = self._get(self.config_init, "trainer")
+        callbacks = list(given["callbacks"] or [])
+        if given["enable_progress_bar"] is not False and not any(
+            isinstance(c, ProgressBar) for c in callbacks
+        ):
+            callbacks.append(RunProgress())
+        callbacks.append(RunRecord(self.configuration(), self.run_id, ["imagen-pl", *self.words]))
+        callbacks.append(self.stopper)
+        loggers = given["logger"]
+        if loggers is not False:
+            loggers = [*loggers, MetricsCSV(self.run_folder.path)]
+        plugins = given["plugins"] or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        trainer = super().instantiate_trainer(callbacks=callbacks, logger=loggers, plugins=plugins, **kwargs)
+        if isinstance(trainer.strategy, DDPStrategy):
+            # Blocks that have not grown yet get no gradient, which DDP takes amiss unless it is told.
+            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        return trainer
+
+    def configuration(self) -> str:
+        """Everything that was set, as YAML that `--config` takes."""
+        parser = self._parser(self.config.get("subcommand"))
+        kept = self.settings.clone()
+        for name in _NOT_KEPT:
+            kept.pop(name, None)
+        settings = yaml.safe_load(parser.dump(kept, skip_none=False, skip_validation=True))
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=110)
+
+    # ------------------------------------------------------------------ fit
+
+    def before_fit(self) -> None:
+        settings = self.settings
+        if settings.ckpt_path is not None:
+            self._check_checkpoint(settings.ckpt_path)
+        elif settings.existing == "move" and self._writes() and self.run_folder.holds_a_run():
+            self.say(f"Kept the earlier run as {self.run_folder.move_away()}")
+        if self._writes():
+            self.run_folder.path.mkdir(parents=True, exist_ok=True)
+            self._open_wandb()
+        networks = (("generator", self.model.generator), ("discriminator", self.model.discriminator))
+        sizes = [f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in networks]
+        self.say(f"Run {self.run_folder.path}: {', '.join(sizes)} parameters, {self._machine()}")
+
+    def before_validate(self) -> None:
+        self._check_checkpoint(self.settings.ckpt_path)
+
+    def _open_wandb(self) -> None:
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                try:
+                    _ = logger.experiment
+                except wandb.errors.Error as error:
+                    raise UserError(
+                        f"W&B: {one_line(str(error))} (WANDB_MODE=offline keeps everything on this machine)"
+                    ) from error
+
+    def _machine(self) -> str:
+        trainer = self.trainer
+        device = trainer.strategy.root_device.type
+        return f"{trainer.world_size} x {device}, {trainer.precision}"
+
+    def _check_checkpoint(self, path: str) -> None:
+        checkpoint = read_checkpoint(path, mmap=True)
+        advice = "Give the configuration that the checkpoint was trained with."
+        check_same_tensors(self.model.state_dict(), checkpoint["state_dict"], path, advice)
+
+    def after_fit(self) -> None:
+        """Say what came of it, and how to go on."""
+        trainer, run = self.trainer, self.run_folder
+        if not trainer.is_global_zero or is_dry_run(trainer):
+            return
+        self.say(f"Trained on {self.model.images_seen:,} images.")
+        self._say_scores()
+        keeper = next((c for c in trainer.checkpoint_callbacks if isinstance(c, KeepCheckpoints)), None)
+        if keeper is not None and keeper.best_model_score is not None:
+            self.say(
+                f"Best {keeper.monitor}: {float(keeper.best_model_score):.4g}, in {run.checkpoints}/best.ckpt"
+            )
+        pictures = sorted(run.samples.glob("*.png"))
+        drawn = next(c for c in callbacks_of(trainer) if isinstance(c, SampleGrid)).captions
+        if pictures and drawn:
+            self.say(f"Pictures: {pictures[-1]}")
+            prompt = shlex.quote(drawn[0])
+            better = f" --refine {USUAL_STEPS}" if can_refine(self.model.ema.generator) else ""
+            self.say(f"Draw more: imagen-pl sample {run.path} {prompt} --num_images 4{better} --out more.png")
+        self.say(f"Go on: {run.resume_command()}{self._more_time()}")
+
+    def _more_time(self) -> str:
+        """What resumes a run whose time was up: max_time counts from its beginning."""
+        timer = next((c for c in callbacks_of(self.trainer) if isinstance(c, Timer)), None)
+        left = None if timer is None else timer.time_remaining()
+        if timer is None or left is None or left > 0:
+            return ""
+        minutes, seconds = divmod(round(2 * (timer.time_elapsed() + left)), 60)
+        return (
+            f" --trainer.max_time {minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}"
+        )
+
+    def after_validate(self) -> None:
+        """Say what was scored, and the scores."""
+        seen, resolution = self.model.images_seen, self.model.growth.resolution
+        self.say(f"{self.settings.ckpt_path}: {seen:,} images seen, {resolution} px")
+        if not self._say_scores():
+            self.say("  no scores: name some in model.metrics, as configs/quickstart.yaml does")
+
+    def _say_scores(self) -> bool:
+        scores = {n: float(v) for n, v in self.trainer.callback_metrics.items() if n.startswith("val/")}
+        for name, value in sorted(scores.items()):
+            self.say(f"  {name:<32} {value:.4g}")
+        return bool(scores)
+
+    @staticmethod
+    def say(line: str) -> None:
+        """To the user, once."""
+        if is_main_process():
+            print(line, flush=True)

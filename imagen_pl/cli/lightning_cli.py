@@ -1,0 +1,83 @@
+"""How `fit` and `validate` read their arguments, and what they keep silent about."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from typing import Any, NoReturn
+
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from imagen_pl.cli.options import KeptLines, examples_of
+from imagen_pl.errors import UserError
+
+
+class Help(KeptLines, DefaultHelpFormatter):
+    """Lays help out as the other verbs' is, and says the settings' defaults as jsonargparse does."""
+
+
+def parser_settings(verb: str, description: str) -> dict[str, Any]:
+    """What the help of a verb that takes configuration files says before and after the settings."""
+    return {
+        "usage": f"imagen-pl {verb} --config FILE [--config FILE ...] [--SECTION.SETTING VALUE ...]",
+        "description": f"{description} Every setting below can stand in a configuration file or on the line; "
+        "the later one counts. A list replaces a list; if both are equally long it takes over what its items "
+        "leave out. `--model.generator.help CLASS` and its like say what a class takes.",
+        "epilog": examples_of(verb),
+        "formatter_class": Help,
+    }
+
+
+class OneLineCLI(LightningCLI):
+    """Tells in one line what the constructors find wrong with what they are given."""
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except UserError:
+            raise
+        except (ValueError, MisconfigurationException) as error:
+            raise UserError(one_line(str(error))) from error
+
+
+class Parser(LightningArgumentParser):
+    """Tells a mistake in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(one_line(message)) from ex
+
+
+def one_line(message: str) -> str:
+    """A message of jsonargparse, which nests its reasons over many lines, in one."""
+    lines = (line.strip(" -") for line in message.splitlines())
+    message = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(line for line in lines if line))
+    # Of what may be null, only the reason why it is not the other thing tells something.
+    message = re.sub(r"Does not validate .*? Errors: (.*?) Expected a <class 'NoneType'>.*", r"\1", message)
+    if message.startswith("the following arguments are required"):
+        return "name a configuration with --config, as configs/quickstart.yaml; " + message
+    if message.startswith("unrecognized arguments"):
+        return message + "; `imagen-pl fit --help` lists every setting"
+    return message
+
+
+def quieten() -> None:
+    """Silence hints of Lightning that do not hold here, and its advertisements."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        "Checkpoint directory .* exists and is not empty",
+        ".*does not have many workers",
+        "You're resuming from a checkpoint that ended before the epoch ended",
+        ".*IterableDataset.*__len__",
+        "The number of training batches",
+        "The dirpath has changed",
+        ".*sync_dist=True",  # every process holds the same score already
+        ".*module\\(s\\) in eval mode at the start of training",  # the average and the text encoder
+    ):
+        warnings.filterwarnings("ignore", message)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch|lightning|transformers")

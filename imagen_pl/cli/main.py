@@ -1,0 +1,116 @@
+"""The console command `imagen-pl`.
+
+Heavy imports stand inside the verbs, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Sequence
+
+from imagen_pl import __version__
+from imagen_pl.cli.options import EXAMPLES
+from imagen_pl.errors import UserError
+from imagen_pl.storage.run_folder import is_main_process
+
+VERBS = (
+    "fit",
+    "validate",
+    "sample",
+    "sheet",
+    "variants",
+    "interpolate",
+    "edit",
+    "demo",
+    "evaluate",
+    "grow-report",
+    "export",
+    "push",
+    "data",
+    "caption",
+    "fit-captioner",
+)
+HELP = """\
+usage: imagen-pl VERB ...
+
+Text-to-image GANs: from a folder of captioned images to a trained model.
+
+verbs:
+  fit            train a model by a configuration file
+  validate       score a checkpoint of a run
+  sample         draw pictures for prompts
+  sheet          draw drafts for a brief of prompts, on a PDF or HTML sheet
+  variants       draw a subject in every style, side by side
+  interpolate    go from one prompt to the next in a film
+  edit           keep the latent and change the words, side by side
+  demo           serve a page to try a model on
+  evaluate       score a model's pictures: distances, coverage, retrieval, memorisation
+  grow-report    write a page of a run: curves, and samples as they grew
+  export         write a model for other programs: safetensors, ONNX, torch.export
+  push           publish a model on the Hugging Face hub, with its card
+  data           look into a data set, caption its images, write it as shards, rebuild the emoji
+  caption        say what pictures show
+  fit-captioner  train the network that says it, by itself
+
+examples:
+{examples}
+
+`imagen-pl VERB --help` explains each setting. A run lives in runs/NAME: config.yaml, checkpoints/,
+samples/, metrics.csv.
+""".format(examples=textwrap.indent(EXAMPLES.rstrip(), "  "))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb.
+
+    Returns:
+        0 done, 1 training broke off, 2 something the user can mend, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(f"imagen-pl {__version__}")
+        return 0
+    if words[0] not in VERBS:
+        return _fail(f"unknown verb {words[0]!r}: use {', '.join(VERBS)}; `imagen-pl --help` shows examples")
+    try:
+        return _run(words[0], words[1:])
+    except UserError as error:
+        if os.environ.get("IMAGEN_PL_TRACEBACK"):
+            raise
+        return _fail(str(error))
+    except SystemExit as stop:  # argparse: after --help, or a mistake that it has told
+        return stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # as in `imagen-pl ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        return _fail(f"{error.strerror}: {error.filename or ''}".rstrip(": "))
+
+
+def _run(verb: str, words: list[str]) -> int:
+    """Run the module of this package that has the verb's name."""
+    module = importlib.import_module(f"imagen_pl.cli.{verb.replace('-', '_')}")
+    code: int = module.run(words)
+    return code
+
+
+def _fail(message: str) -> int:
+    rank = "" if is_main_process() else f"[process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))}] "
+    print(f"{rank}error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

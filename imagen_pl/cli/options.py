@@ -1,0 +1,100 @@
+"""What `--help` shows: examples, kept in one place, and how text is laid out. It imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+
+EXAMPLES = """\
+imagen-pl fit --config configs/quickstart.yaml
+imagen-pl fit --config configs/experiment/folder64.yaml --data.source.path my_photos/ --name photos
+imagen-pl fit --config runs/photos/config.yaml --ckpt_path last                  # resume
+imagen-pl fit --config configs/experiment/coco256.yaml --trainer.devices 8 --trainer.num_nodes 4
+imagen-pl validate --config runs/photos/config.yaml --ckpt_path best
+imagen-pl sample runs/quickstart "a red heart, fluent style" --num_images 4 --seed 7 --out hearts.png
+imagen-pl sample runs/quickstart --prompts prompts.csv --out pictures/
+imagen-pl sample runs/quickstart "crown, fluent style" --transparent --plain --out crown.png
+imagen-pl sheet runs/quickstart brief.csv --out drafts.pdf
+imagen-pl variants runs/quickstart "cupcake" "red heart" --out variants.png
+imagen-pl interpolate runs/quickstart "red heart, noto style" "blue square, noto style" --out film.gif
+imagen-pl edit runs/quickstart "red heart, fluent style" --to "blue heart, fluent style" --out edit.png
+imagen-pl demo emoji
+imagen-pl evaluate runs/quickstart --out evaluation/
+imagen-pl evaluate runs/photos --extractors inception_v3 --clip openai/clip-vit-base-patch32
+imagen-pl grow-report runs/quickstart
+imagen-pl export runs/quickstart --to onnx --out onnx/
+imagen-pl push runs/quickstart owner/name --evaluation evaluation/evaluation.json
+imagen-pl data inspect my_photos/
+imagen-pl data inspect emoji --out emoji.png
+imagen-pl data captions my_photos/ --captioner runs/captioner
+imagen-pl data captions my_photos/ --captioner emoji --num_beams 4 --overwrite
+imagen-pl data shards my_photos/ --out shards/
+imagen-pl data shards coco/ --out shards/ --shrink 256 --size_mb 200
+imagen-pl data emoji --size 256 --out emoji256.parquet
+imagen-pl fit-captioner --config configs/captioner.yaml
+imagen-pl caption runs/captioner picture.png
+"""
+
+
+class KeptLines(argparse.HelpFormatter):
+    """Wraps text paragraph by paragraph, and leaves a paragraph with indented lines as it stands."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = (
+            part if "\n  " in part else super(KeptLines, self)._fill_text(part, width, indent)
+            for part in text.split("\n\n")
+        )
+        return "\n\n".join(parts)
+
+
+def examples_of(verb: str) -> str:
+    """A paragraph with every example of a verb, as "sample" or "data shards"."""
+    lines = [line for line in EXAMPLES.splitlines() if line.startswith(f"imagen-pl {verb} ")]
+    return "examples:\n" + textwrap.indent("\n".join(lines), "  ")
+
+
+def verb_parser(verb: str, description: str, notes: str = "") -> argparse.ArgumentParser:
+    """A parser of `imagen-pl VERB` whose help ends with the verb's examples and these notes."""
+    return argparse.ArgumentParser(
+        prog=f"imagen-pl {verb}",
+        description=description,
+        epilog="\n\n".join(filter(None, (examples_of(verb), notes))),
+        formatter_class=KeptLines,
+    )
+
+
+def add_drawing_options(parser: argparse.ArgumentParser) -> None:
+    """What every verb that draws takes."""
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture (default: 0)")
+    parser.add_argument(
+        "--truncation",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="0 to 1; less than 1 gives more typical, less varied pictures (default: 1)",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        metavar="G",
+        help="0 to 10; more than 1 heeds the words more, less than 1 less (default: 1)",
+    )
+    parser.add_argument(
+        "--refine",
+        type=int,
+        default=0,
+        metavar="N",
+        help="0 to 200 steps that bring each picture nearer to what the model's prior guesses of its "
+        "caption; 20 are enough, and slow (default: 0)",
+    )
+    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """What every verb that opens a model takes."""
+    parser.add_argument(
+        "model",
+        help="a run's folder, a .ckpt file, a release's folder, OWNER/NAME on the Hugging Face hub, or "
+        "emoji, which comes with this package",
+    )

@@ -1,0 +1,45 @@
+"""What could not be used: counted, and told in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+_SHOWN = 3
+
+
+class SkippedImages:
+    """Images that were left out, by reason.
+
+    Args:
+        on_first: called with the reason and the name when a reason first comes up: for a stream, which
+            never ends and so has no summary.
+    """
+
+    def __init__(self, on_first: Callable[[str, str], None] | None = None) -> None:
+        self.on_first = on_first
+        self._names: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one image. `reason` completes the words "3 ": "unreadable", "with an empty caption"."""
+        if self.on_first is not None and reason not in self._counts:
+            self.on_first(reason, name)
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        names = self._names.setdefault(reason, [])
+        if len(names) < _SHOWN:
+            names.append(name)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(self._counts)
+
+    def total(self) -> int:
+        return sum(self._counts.values())
+
+    def summary(self) -> str:
+        """As "9 with an empty caption (d.jpg, e.jpg, f.jpg, ...), 3 unreadable (a.jpg, b.jpg, c.jpg)"."""
+        parts = []
+        for reason, count in sorted(self._counts.items(), key=lambda pair: (-pair[1], pair[0])):
+            names = ", ".join(self._names[reason]) + (", ..." if count > _SHOWN else "")
+            parts.append(f"{count} {reason} ({names})")
+        return ", ".join(parts)

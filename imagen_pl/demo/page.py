@@ -1,0 +1,266 @@
+"""The page to try a model on: prompts to pictures, in a browser (Gradio)."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from imagen_pl.errors import UserError
+from imagen_pl.imaging.animation import write_film
+from imagen_pl.imaging.grids import save_picture, strip
+from imagen_pl.inference.captioning import CaptioningPipeline
+from imagen_pl.inference.interpolation import interpolate
+from imagen_pl.inference.pipeline import TextToImage, check_guidance
+from imagen_pl.inference.refinement import can_refine, check_refine
+
+MAX_PROMPT = 300  # letters
+MAX_IMAGES = 16
+MAX_FRAMES = 48
+MAX_REFINE = 40
+MAX_UPLOAD_MB = 10
+MAX_UPLOAD_PIXELS = 25_000_000
+_SHOWN = 256  # px: small pictures are enlarged, pixel by pixel
+_KEPT_S = 3600
+# Of the server that shows the page: two pictures side by side on a phone, and all of them without scrolling.
+CSS = """
+@media (max-width: 640px) { .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
+"""
+_EXAMPLES = ("red heart, fluent style", "grinning face, noto style", "blue square, twemoji style")
+
+
+class Studio:
+    """What the page does, without the page: checked words in, files out.
+
+    Args:
+        model: draws.
+        name: of the model, for what files say of themselves.
+        describer: says what pictures show; None leaves that out.
+        folder: where the files go; the oldest are deleted after an hour.
+    """
+
+    def __init__(
+        self, model: TextToImage, name: str, describer: CaptioningPipeline | None, folder: Path
+    ) -> None:
+        self.model, self.name, self.describer, self.folder = model, name, describer, folder
+
+    def draw(
+        self,
+        prompt: str,
+        seed: float,
+        truncation: float,
+        guidance: float,
+        num_images: float,
+        refine: float = 0,
+    ) -> list[tuple[str, str]]:
+        """Files of pictures, each with its label."""
+        prompt, seed, count = check_prompt(prompt), check_seed(seed), check_number(num_images, MAX_IMAGES)
+        truncation, guidance = check_truncation(truncation), check_guidance(guidance)
+        if (refine := check_refine(refine)) > MAX_REFINE:
+            raise UserError(f"refine {refine} is more than this page takes, {MAX_REFINE}")
+        pictures = self.model.sample(prompt, seed, count, truncation, guidance, refine)
+        labels = [f"seed {seed + k}" for k in range(count)]
+        rows = zip(pictures, range(seed, seed + count), labels, strict=True)
+        return [
+            (self._kept(picture, prompt, k, truncation, guidance, refine), label)
+            for picture, k, label in rows
+        ]
+
+    def edit(
+        self, prompt: str, to: str, seed: float, truncation: float, guidance: float
+    ) -> list[tuple[str, str]]:
+        """The same latents with one prompt and with the other."""
+        prompts = (check_prompt(prompt), check_prompt(to))
+        seed, truncation = check_seed(seed), check_truncation(truncation)
+        pairs = [(words, seed + k) for k in range(4) for words in prompts]
+        drawn = self.model.draw(pairs, truncation, check_guidance(guidance))
+        return [
+            (self._kept(picture, words, k, truncation, guidance), f"{words} (seed {k})")
+            for picture, (words, k) in zip(drawn, pairs, strict=True)
+        ]
+
+    def film(
+        self, first: str, second: str, seed: float, truncation: float, guidance: float, frames: float
+    ) -> str:
+        """A file that goes from one prompt to the other and back."""
+        seed = check_seed(seed)
+        keyframes = [(check_prompt(first), seed), (check_prompt(second), seed)]
+        frames, truncation = check_number(frames, MAX_FRAMES), check_truncation(truncation)
+        steps = interpolate(self.model, keyframes, frames, True, truncation, check_guidance(guidance))
+        file = self._file(".gif")
+        write_film(steps, file, fps=12, loop=True)
+        return str(file)
+
+    def caption(self, file: str | None) -> str:
+        """What an uploaded picture shows."""
+        if self.describer is None:
+            raise UserError("this model has no captioner")
+        if not file:
+            raise UserError("choose a picture first")
+        check_upload(Path(file))
+        return self.describer.caption(Path(file))
+
+    def _kept(
+        self,
+        picture: Image.Image,
+        prompt: str,
+        seed: int,
+        truncation: float,
+        guidance: float,
+        refine: int = 0,
+    ) -> str:
+        file = self._file(".png")
+        drawn = {"truncation": truncation, "guidance": guidance, "refine": refine}
+        facts = {"prompt": prompt, "seed": seed, **drawn, "model": self.name}
+        save_picture(strip([picture], _SHOWN), file, facts)
+        return str(file)
+
+    def _file(self, ending: str) -> Path:
+        """A new name that nobody can guess; what is older than an hour goes."""
+        for old in self.folder.iterdir():
+            if time.time() - old.stat().st_mtime > _KEPT_S:
+                old.unlink(missing_ok=True)
+        return self.folder / f"{secrets.token_hex(12)}{ending}"
+
+
+# ---------------------------------------------------------------------- what comes from outside
+
+
+def check_prompt(prompt: object) -> str:
+    """Raises UserError where it is empty or too long."""
+    text = " ".join(str(prompt or "").split())
+    if not text:
+        raise UserError("write a prompt first")
+    if len(text) > MAX_PROMPT:
+        raise UserError(f"the prompt has {len(text)} letters: use {MAX_PROMPT} at most")
+    return text
+
+
+def check_seed(seed: float | None) -> int:
+    """Raises UserError where it is no whole number from 0 up."""
+    if seed is None or seed != int(seed) or not 0 <= seed < 2**31:
+        raise UserError(f"seed {seed} is not a whole number from 0 to {2**31 - 1}")
+    return int(seed)
+
+
+def check_number(number: float | None, most: int) -> int:
+    """Raises UserError where it is out of range."""
+    if number is None or not 1 <= number <= most:
+        raise UserError(f"{number} is not between 1 and {most}")
+    return int(number)
+
+
+def check_truncation(truncation: float | None) -> float:
+    """Raises UserError where it is out of range."""
+    if truncation is None or not 0 <= truncation <= 1:
+        raise UserError(f"truncation {truncation} is not between 0 and 1")
+    return float(truncation)
+
+
+def check_upload(file: Path) -> None:
+    """By its size and its header alone: a huge picture gets a message, not memory.
+
+    Raises:
+        UserError: it is too large, or no picture.
+    """
+    if file.stat().st_size > MAX_UPLOAD_MB * 2**20:
+        raise UserError(f"the file is larger than {MAX_UPLOAD_MB} MB")
+    try:
+        with Image.open(file) as opened:
+            width, height = opened.size
+    except Image.DecompressionBombError:
+        raise UserError(f"the picture has more than {MAX_UPLOAD_PIXELS // 10**6} million pixels") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError("the file cannot be read as a picture") from error
+    if width * height > MAX_UPLOAD_PIXELS:
+        raise UserError(
+            f"the picture has {width} x {height} pixels: use {MAX_UPLOAD_PIXELS // 10**6} million at most"
+        )
+
+
+# ---------------------------------------------------------------------- the page
+
+
+def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
+    """The page, as gradio.Blocks.
+
+    Args:
+        studio: does the work.
+        examples: prompts to click on.
+    """
+    import gradio as gr
+
+    def told(work: Callable[..., Any]) -> Callable[..., Any]:
+        """Mistakes of users as a message on the page."""
+
+        def run(*given: Any) -> Any:
+            try:
+                return work(*given)
+            except UserError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+
+        return run
+
+    def new_seed() -> int:
+        return secrets.randbelow(2**31)
+
+    size = f"{studio.model.resolution} px"
+    with gr.Blocks(title="imagen_pl", analytics_enabled=False) as page:
+        gr.Markdown(f"# imagen_pl\n\n{studio.name}, {size}. A picture is decided by its prompt and its seed.")
+        with gr.Row():
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=2)
+            dice = gr.Button("Another seed", scale=1)
+            with gr.Column(scale=3):
+                truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation: less is more typical")
+                # From 2 on colours glare and shapes break: no need for all of what the command takes.
+                guidance = gr.Slider(0, 3, 1, step=0.05, label="Guidance: more heeds the words more")
+        dice.click(new_seed, outputs=seed, show_progress="hidden")
+        with gr.Tab("Draw"):
+            prompt = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT, autofocus=True)
+            with gr.Row():
+                number = gr.Slider(1, MAX_IMAGES, 8, step=1, label="Number of images")
+                refine = gr.Slider(
+                    0,
+                    MAX_REFINE,
+                    0,
+                    step=10,
+                    label="Refine: more steps look more like the prompt, and take longer",
+                    visible=can_refine(studio.model.generator),
+                )
+            go = gr.Button("Draw", variant="primary")
+            pictures = gr.Gallery(
+                label="Pictures", columns=4, height="auto", object_fit="contain", format="png"
+            )
+            gr.Examples([[text] for text in examples], inputs=[prompt], cache_examples=False)
+            for event in (go.click, prompt.submit):
+                asked = [prompt, seed, truncation, guidance, number, refine]
+                event(told(studio.draw), asked, pictures, api_name="draw")
+        with gr.Tab("Change words"):
+            before = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT)
+            after = gr.Textbox(label="Changed", value=examples[-1], max_length=MAX_PROMPT)
+            go = gr.Button("Draw both", variant="primary")
+            sheet = gr.Gallery(
+                label="Left before, right after", columns=2, height="auto", object_fit="contain", format="png"
+            )
+            go.click(told(studio.edit), [before, after, seed, truncation, guidance], sheet, api_name="edit")
+        with gr.Tab("From one to the other"):
+            first = gr.Textbox(label="From", value=examples[0], max_length=MAX_PROMPT)
+            second = gr.Textbox(label="To", value=examples[-1], max_length=MAX_PROMPT)
+            frames = gr.Slider(4, MAX_FRAMES, 16, step=1, label="Frames each way")
+            go = gr.Button("Film", variant="primary")
+            film = gr.Image(label="Film", type="filepath", interactive=False)
+            asked = [first, second, seed, truncation, guidance, frames]
+            go.click(told(studio.film), asked, film, api_name="interpolate")
+        if studio.describer is not None:
+            with gr.Tab("Caption"):
+                # Not gr.Image, which would decode whatever comes.
+                upload = gr.File(label="A picture", file_types=["image"], type="filepath")
+                go = gr.Button("What does it show?", variant="primary")
+                words = gr.Textbox(label="Caption", interactive=False)
+                go.click(told(studio.caption), [upload], words, api_name="caption")
+    page.queue(max_size=32, default_concurrency_limit=1)
+    return page

@@ -1,0 +1,129 @@
+"""A contact sheet as PDF: A4 pages with text that can be searched and copied."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from PIL import Image, ImageFont
+
+from imagen_pl.errors import UserError
+from imagen_pl.imaging.grids import strip, wrap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# All in points, 1/72 inch.
+_WIDTH, _HEIGHT = 595.0, 842.0
+_MARGIN, _GAP = 36.0, 8.0
+_ACROSS = 4  # pictures
+_SIDE = (_WIDTH - 2 * _MARGIN - (_ACROSS - 1) * _GAP) / _ACROSS
+_SIZE, _SMALL = 9.0, 6.5
+_LEADING = 1.35  # line height in font sizes
+_LINES = 6  # of a text; the rest is cut
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """A row of the sheet.
+
+    prompt: what was drawn.
+    pictures: its drafts.
+    seed: of the first; the others follow.
+    fields: what else the brief says of it.
+    command: draws them again.
+    """
+
+    prompt: str
+    pictures: Sequence[Image.Image]
+    seed: int
+    fields: dict[str, str]
+    command: str
+
+
+def write_pdf(file: IO[bytes], title: str, rows: Sequence[Drafts]) -> None:
+    """Write the sheet: several rows abreast where they have one or two pictures each.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
+    try:
+        from matplotlib import font_manager
+        from matplotlib.backends.backend_pdf import PdfPages
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise UserError("a PDF needs a package: pip install matplotlib (an .html sheet does not)") from None
+
+    font = font_manager.findfont("DejaVu Sans")  # comes with matplotlib
+    abreast = max(1, _ACROSS // len(rows[0].pictures))
+    across = min(len(rows[0].pictures), _ACROSS)
+    width = across * (_SIDE + _GAP) - _GAP
+    blocks = [_Block(row, width, across, font) for row in rows]
+    # No date, so that the same brief gives the same file.
+    with PdfPages(file, metadata={"Title": title, "CreationDate": None}) as pages, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # it shows as a box
+        page: Figure | None = None
+        top = 0.0
+        for i in range(0, len(blocks), abreast):
+            line = blocks[i : i + abreast]
+            height = max(block.height for block in line)
+            if page is None or top + height > _HEIGHT - _MARGIN:
+                if page is not None:
+                    pages.savefig(page)
+                page, top = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72)), _MARGIN
+                _write(page, _MARGIN, top, f"{title}, page {pages.get_pagecount() + 1}", _SIZE, "#555555")
+                top += 2 * _SIZE
+            for k, block in enumerate(line):
+                block.draw(page, _MARGIN + k * (width + _GAP), top)
+            top += height + 2 * _GAP
+        pages.savefig(page)
+
+
+class _Block:
+    """A row set out: its pictures, and its texts broken into lines."""
+
+    def __init__(self, row: Drafts, width: float, across: int, font: str) -> None:
+        self.row, self.across = row, across
+        texts = [(row.prompt, _SIZE, "#000000")]
+        texts += [(f"{name}: {text}", _SIZE, "#333333") for name, text in row.fields.items()]
+        texts += [(row.command, _SMALL, "#555555")]
+        self.lines = [
+            (line, size, colour)
+            for text, size, colour in texts
+            # Measured at ten times the size, where hinting does not matter.
+            for line in wrap(text, 10 * width, ImageFont.truetype(font, 10 * size), _LINES)
+        ]
+        self.ranks = -(-len(row.pictures) // across)
+        self.rank_height = _SIDE + _SMALL * _LEADING + 3
+        text_height = sum(size * _LEADING for _, size, _ in self.lines)
+        self.height = self.ranks * self.rank_height + text_height
+
+    def draw(self, page: Figure, left: float, top: float) -> None:
+        for k, picture in enumerate(self.row.pictures):
+            x, y = left + k % self.across * (_SIDE + _GAP), top + k // self.across * self.rank_height
+            box = (x / _WIDTH, 1 - (y + _SIDE) / _HEIGHT, _SIDE / _WIDTH, _SIDE / _HEIGHT)
+            axes = page.add_axes(box)
+            # Enlarged here, since readers of PDF blur small pictures.
+            axes.imshow(strip([picture], smallest=256), interpolation="none", aspect="auto")
+            axes.set_axis_off()
+            _write(page, x, y + _SIDE + 2, f"seed {self.row.seed + k}", _SMALL, "#555555")
+        below = top + self.ranks * self.rank_height
+        for line, size, colour in self.lines:
+            _write(page, left, below, line, size, colour)
+            below += size * _LEADING
+
+
+def _write(page: Figure, x: float, y: float, text: str, size: float, colour: str) -> None:
+    page.text(
+        x / _WIDTH,
+        1 - y / _HEIGHT,
+        text,
+        fontsize=size,
+        color=colour,
+        family="DejaVu Sans",
+        ha="left",
+        va="top",
+        parse_math=False,  # a prompt's dollar signs are dollars
+    )

@@ -1,0 +1,140 @@
+"""The page that goes with a published model: what it was made of, how good it is, and what it cannot do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from imagen_pl.errors import UserError
+from imagen_pl.metrics.distances import FEW
+from imagen_pl.metrics.evaluation import Evaluation
+from imagen_pl.metrics.extractors import name_in_scores
+from imagen_pl.metrics.report import bias_of_few, score_table
+
+_EMOJI = (
+    "Emoji drawn by three hands: Fluent Emoji (MIT, Microsoft Corporation), Noto Emoji (Apache-2.0, Google "
+    "LLC) and Twemoji (CC-BY 4.0, Twitter, Inc and other contributors; Jason Sofonia and Justine De Caires). "
+    "Whoever publishes pictures of this model should name them."
+)
+_USE = """```python
+from imagen_pl import load
+
+model = load("{name}")
+pictures = model.sample(["red heart, fluent style"], seed=7)
+```"""
+_LIMITS = (
+    "It draws what its training pictures show and little else: subjects that it never saw come out worse, "
+    "and long sentences, numbers of things and negations are mostly not understood. It can repeat what is "
+    "biased in its data. Look at its pictures before you use them."
+)
+
+
+def model_card(
+    name: str,
+    description: Mapping[str, Any],
+    *,
+    licence: str = "mit",
+    evaluations: Sequence[Mapping[str, Any]] = (),
+    samples: str | None = None,
+    further: Mapping[str, str] | None = None,
+) -> str:
+    """Markdown with the head that the hub reads.
+
+    Args:
+        name: of the model, as it is loaded.
+        description: a release's config.json.
+        licence: of the weights, as the hub spells it.
+        evaluations: what `imagen-pl evaluate` wrote as evaluation.json, one a split; none says that nothing
+            was measured.
+        samples: a picture file beside the card.
+        further: sections by their titles, before that of the limits.
+    """
+    head = {
+        "license": licence,
+        "library_name": "imagen_pl",
+        "pipeline_tag": "text-to-image",
+        "tags": ["gan", "text-to-image", "pytorch-lightning"],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {name.rpartition('/')[2]}",
+        f"A text-to-image GAN of {description['resolution']} px, trained with imagen_pl "
+        f"{description['imagen_pl']}.",
+        *([f"![Samples]({samples})"] if samples else []),
+        _USE.format(name=name),
+        f"## Data\n\n{_data(description)}",
+        f"## Recipe\n\n{_recipe(description)}",
+        f"## Scores\n\n{_scores(evaluations)}",
+        *(f"## {title}\n\n{text}" for title, text in (further or {}).items()),
+        f"## Limits\n\n{_LIMITS}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def read_evaluation(file: Path) -> dict[str, Any]:
+    """Raises UserError where it is not what `imagen-pl evaluate` writes."""
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        _scores([found])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--evaluation {file} is not an evaluation.json of this version's `imagen-pl evaluate` "
+            f"({type(error).__name__}): evaluate again"
+        ) from error
+    return found
+
+
+def _data(description: Mapping[str, Any]) -> str:
+    source = description.get("data") or {}
+    kind = str(source.get("class_path", "")).rpartition(".")[2]
+    if kind == "EmojiSource":
+        return _EMOJI
+    # The path of a machine is nobody's business.
+    return f"Captioned images, read by {kind or 'another program'}. Say here which, and under what licence."
+
+
+def _recipe(description: Mapping[str, Any]) -> str:
+    rows = {
+        "generator": _short(description["generator"]),
+        "text encoder": _short(description["text_encoder"]),
+        "images seen": f"{description['images_seen']:,}",
+        "frozen networks that taught it": ", ".join(description.get("teacher_networks") or []) or "none",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _short(network: Mapping[str, Any]) -> str:
+    arguments = {k: v for k, v in (network.get("init_args") or {}).items() if v is not None and k != "name"}
+    told = ", ".join(f"{k} {v}" for k, v in arguments.items() if isinstance(v, (int, float, str, list)))
+    return f"{network['class_path'].rpartition('.')[2]}{' (' + told + ')' if told else ''}"
+
+
+def _scores(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    if not evaluations:
+        return "None were measured."
+    columns = [
+        (f"{each['split']}, {scores['extractor']}", Evaluation.of_json(scores))
+        for each in evaluations
+        for scores in each["scores"]
+    ]
+    asked = "; ".join(
+        f"{each['pictures']:,} pictures, one a caption, against {each['real_images']:,} real images of the "
+        f"split {each['split']}, {each['resolution']} px, seed {each['seed']}"
+        for each in evaluations
+    )
+    lines = [f"By `imagen-pl evaluate`: {asked}.", "", *score_table(columns), ""]
+    lines += [
+        f"CLIP score, split {each['split']}: {each['clip_score']:.2f}, of {name_in_scores(each['clip'])}.\n"
+        for each in evaluations
+        if "clip_score" in each
+    ]
+    fewest = min(min(each["pictures"], each["real_images"]) for each in evaluations)
+    if fewest < FEW:
+        lines.append(bias_of_few(fewest))
+    if "inception_v3" not in [scores["extractor"] for each in evaluations for scores in each["scores"]]:
+        lines.append("None of these is FID: that is Inception's alone.")
+    return "\n".join(lines).strip()

@@ -1,0 +1,280 @@
+"""A trained model in use: prompts in, pictures out; and its release as safetensors with a config.json."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jaxtyping import Float
+from PIL import Image
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+import imagen_pl
+from imagen_pl.errors import UserError
+from imagen_pl.imaging.grids import to_pil, to_uint8
+from imagen_pl.inference.refinement import check_refine, refinable, refined
+from imagen_pl.models.generators.base import Generator
+from imagen_pl.models.latents import latents
+from imagen_pl.models.text.encoder import TextEncoder
+from imagen_pl.storage.atomic_files import atomic_write
+from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
+from imagen_pl.storage.model_files import RELEASE_FORMAT, average_of, model_file, read_release
+from imagen_pl.types import Growth, TextFeatures
+
+log = logging.getLogger(__name__)
+
+MAX_GUIDANCE = 10.0
+_PIXELS_A_BATCH = 2**19
+
+
+class TextToImage:
+    """Draws pictures for prompts. `load` makes one.
+
+    Args:
+        generator: the generator's average.
+        text_encoder: the encoder that it was trained with.
+        growth: how far it had grown.
+        description: what a release's config.json says, weights apart.
+    """
+
+    def __init__(
+        self, generator: Generator, text_encoder: TextEncoder, growth: Growth, description: dict[str, Any]
+    ) -> None:
+        self.generator = generator.eval().requires_grad_(False)
+        self.generator.to(memory_format=torch.channels_last)
+        self.text_encoder, self.growth, self.description = text_encoder, growth, description
+
+    @property
+    def resolution(self) -> int:
+        """Side of the pictures, px."""
+        return self.growth.resolution
+
+    @property
+    def at_once(self) -> int:
+        """Pictures that are drawn as one batch."""
+        return max(1, min(64, _PIXELS_A_BATCH // self.resolution**2))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.generator.parameters()).device
+
+    def to(self, device: str | torch.device) -> TextToImage:
+        """Draw on another device."""
+        self.generator.to(device)
+        self.__dict__.pop("_wordless", None)  # it lies on the other device
+        return self
+
+    def sample(
+        self,
+        prompts: Sequence[str] | str,
+        seed: int = 0,
+        num_images: int = 1,
+        truncation: float = 1.0,
+        guidance: float = 1.0,
+        refine: int = 0,
+    ) -> list[Image.Image]:
+        """Pictures for prompts: all of the first prompt, then all of the second.
+
+        A picture is a function of its prompt and its seed alone: picture k of a prompt has seed
+        `seed + k`, whatever else is asked for.
+
+        Args:
+            prompts: one or several.
+            seed: of the first picture of each prompt.
+            num_images: pictures a prompt.
+            truncation: 0 to 1; less than 1 gives more typical, less varied pictures.
+            guidance: 0 to 10; more than 1 heeds the words more, less than 1 less.
+            refine: 0 to 200 steps that bring each picture nearer to what the generator's prior guesses of its
+                prompt; 20 did well on the emoji, and take some third of a second a picture on two cores.
+
+        Raises:
+            UserError: num_images is below 1, truncation, guidance or refine is out of range, or the model's
+                generator knows no guidance or has no prior.
+        """
+        if num_images < 1:
+            raise UserError(f"num_images {num_images} must be 1 or more")
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        pairs = [(prompt, seed + k) for prompt in prompts for k in range(num_images)]
+        return list(self.draw(pairs, truncation, guidance, refine))
+
+    def draw(
+        self,
+        pairs: Sequence[tuple[str, int]],
+        truncation: float = 1.0,
+        guidance: float = 1.0,
+        refine: int = 0,
+    ) -> Iterator[Image.Image]:
+        """Pictures for pairs of a prompt and a seed, a batch at a time, in order."""
+        if not 0 <= truncation <= 1:
+            raise UserError(f"truncation {truncation} is not between 0 and 1")
+        check_guidance(guidance)
+        if check_refine(refine):
+            refinable(self.generator)  # told before the first picture
+        size = self.at_once
+        for start in range(0, len(pairs), size):
+            yield from self._batch(pairs[start : start + size], truncation, guidance, refine)
+
+    def _batch(
+        self, pairs: Sequence[tuple[str, int]], truncation: float, guidance: float, refine: int
+    ) -> list[Image.Image]:
+        z = torch.cat([latents([0], seed, self.generator.latent_dim) for _, seed in pairs])
+        text = self.text_encoder.encode([prompt for prompt, _ in pairs], self.device)
+        return self.pictures(z.to(self.device), text, truncation, guidance, refine)
+
+    @torch.inference_mode()
+    def pictures(
+        self,
+        z: Float[Tensor, "b z"],
+        text: TextFeatures,
+        truncation: float = 1.0,
+        guidance: float = 1.0,
+        refine: int = 0,
+    ) -> list[Image.Image]:
+        """Pictures for latents and captions' features, all at once, as `sample` draws them."""
+        # A generator that knows no guidance draws, too.
+        how = (truncation,) if guidance == 1 else (truncation, guidance, self._wordless)
+        if refine:
+            generator, prior = refinable(self.generator)
+            style = generator.style(z, text, *how)
+            images = refined(generator, prior, style, text, self.growth, refine)
+        else:
+            images = self.generator(z, text, self.growth, *how)
+        return to_pil(to_uint8(images))
+
+    @cached_property
+    def _wordless(self) -> TextFeatures:
+        """Captions that stand for none in particular: their styles' mean is what guidance leads away from.
+
+        "" where training has dropped captions (classifier-free guidance, arXiv:2207.12598); else some of
+        training. A GAN needs no unconditional half: the mean over conditions will do (Zhang et al., Exploring
+        Guided Sampling of Conditional GANs, ECCV 2024). Away from an untaught "", pictures got worse at a
+        guidance where away from this mean they got better (benchmarks/RESULTS.md).
+        """
+        if "guidance" not in inspect.signature(self.generator.forward).parameters:
+            raise UserError(f"{type(self.generator).__name__} knows no guidance: leave it at 1")
+        captions = [""] if self.description.get("caption_dropout") else self.description.get("captions")
+        if not captions:
+            log.warning(
+                'guidance leads away from the caption "", which this model is not known to have learnt: '
+                "pictures may get worse. Train again, with data.caption_dropout"
+            )
+        return self.text_encoder.encode(captions or [""], self.device)
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+        """Write a release: model.safetensors and config.json, each complete or not at all.
+
+        Args:
+            folder: where; it is made.
+            dtype: of the weights; torch.bfloat16 or torch.float16 halve the file.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        folder = Path(folder)
+        weights = {
+            # Storage order is left behind: safetensors wants the plain one.
+            name: tensor.to(dtype if tensor.is_floating_point() else None).cpu().contiguous()
+            for name, tensor in self.generator.state_dict().items()
+        }
+        description = {**self.description, "dtype": str(dtype).removeprefix("torch.")}
+        with atomic_write(folder / "model.safetensors") as file:
+            file.write(safetensors_bytes(weights, {"format": "pt"}))
+        with atomic_write(folder / "config.json") as file:
+            file.write((json.dumps(description, indent=2) + "\n").encode())
+        return folder
+
+
+def check_guidance(guidance: float | None, name: str = "guidance") -> float:
+    """Raises UserError, which names it so, where it is out of range."""
+    if guidance is None or not 0 <= guidance <= MAX_GUIDANCE:
+        raise UserError(f"{name} {guidance} is not between 0 and {MAX_GUIDANCE:g}")
+    return float(guidance)
+
+
+def load(path: str | Path, device: str | torch.device | None = None) -> TextToImage:
+    """A model from a run's folder, a .ckpt file, or a release.
+
+    Of a run, the best checkpoint is taken where it has the resolution of the newest, else the newest.
+
+    Args:
+        path: as runs/quickstart, runs/quickstart/checkpoints/last.ckpt, a release's folder, its name on the
+            Hugging Face hub, as "owner/name", or "emoji", which comes with this package.
+        device: where to draw; None takes the first CUDA device if there is one.
+
+    Raises:
+        UserError: nothing is there, it is damaged, or its weights do not fit its configuration.
+    """
+    file = model_file(path)
+    model = _from_release(file.parent) if file.name == "model.safetensors" else _from_checkpoint(file)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device)
+
+
+def _from_checkpoint(path: Path) -> TextToImage:
+    checkpoint = read_checkpoint(path, mmap=True)
+    weights = average_of(checkpoint, path)
+    if "config" not in checkpoint:
+        raise UserError(
+            f"checkpoint {path} does not say which networks it holds: it was not written by `imagen-pl fit`"
+        )
+    config = yaml.safe_load(checkpoint["config"])
+    data = config.get("data", {})
+    description = {
+        "format": RELEASE_FORMAT,
+        "imagen_pl": imagen_pl.__version__,
+        "generator": _without_its_stem(config["model"]["generator"]),
+        "text_encoder": config["model"]["text_encoder"],
+        "resolution": checkpoint["growth_resolution"],
+        "fade": checkpoint["growth_fade"],
+        "images_seen": checkpoint["images_seen"],
+        "teacher_networks": checkpoint.get("teacher_networks", []),
+        "data": data.get("source"),
+        "caption_dropout": data.get("caption_dropout", 0.0),
+        "captions": checkpoint.get("captions", []),
+    }
+    return _build(description, weights, path)
+
+
+def _without_its_stem(generator: dict[str, Any]) -> dict[str, Any]:
+    """Where a trained generator's first weights came from is nothing to draw with."""
+    arguments = {n: v for n, v in generator.get("init_args", {}).items() if n != "init_from"}
+    return {**generator, "init_args": arguments}
+
+
+def _from_release(folder: Path) -> TextToImage:
+    description, weights = read_release(folder)
+    return _build(description, weights, folder / "model.safetensors")
+
+
+def _build(description: dict[str, Any], weights: dict[str, Tensor], path: Path) -> TextToImage:
+    generator, text_encoder = _instantiate(description, path)
+    advice = "Its configuration, or this package's code, has changed since."
+    check_same_tensors(generator.state_dict(), weights, path, advice)
+    generator.load_state_dict(weights)  # a release in half precision is widened here
+    growth = Growth(description["resolution"], description["fade"])
+    return TextToImage(generator, text_encoder, growth, description)
+
+
+def _instantiate(description: dict[str, Any], path: Path) -> tuple[Generator, TextEncoder]:
+    """Make both networks by their class_path, with every argument checked against its type."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Generator, "generator")
+    parser.add_subclass_arguments(TextEncoder, "text_encoder")
+    try:
+        config = parser.parse_object({name: description[name] for name in ("generator", "text_encoder")})
+    except (ArgumentError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: its networks cannot be made: {reason}") from error
+    made = parser.instantiate_classes(config)
+    return made.generator, made.text_encoder

@@ -1,0 +1,98 @@
+"""Frozen networks that judge generated pictures by their captions.
+
+Axes: b batch, c channels, e dimensions of the space where both meet.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size
+from imagen_pl.losses.text_matching import ImageTextContrastive
+from imagen_pl.models.discriminators.base import Discriminator
+from imagen_pl.models.pretrained.backbones import Backbone
+from imagen_pl.models.pretrained.dual_encoders import DualEncoder
+from imagen_pl.schedules import Schedule
+
+
+class ImageTextGuidance(LossTerm):
+    """1 - cos(image, caption) in the space of a frozen dual encoder, for generated images (CLIP guidance).
+
+    StyleGAN-T (arXiv:2301.09515, section 3.3) weighs it 0.2 and warns of more: pictures come to please the
+    encoder alone. Images whose caption was dropped ("") are left out.
+
+    Args:
+        encoder: puts images and captions into one space.
+        generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
+        from_resolution: resolution, px, below which it is left out; small images tell the encoder little.
+    """
+
+    name = "guidance"
+
+    def __init__(
+        self, encoder: DualEncoder, generator_weight: float | Schedule = 0.2, from_resolution: int = 32
+    ) -> None:
+        super().__init__(0.0, generator_weight, from_resolution)
+        self.encoder = encoder  # no module: its weights are not ours
+
+    def check(self, discriminator: Discriminator) -> None:
+        self.encoder.load()
+
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+    ) -> PerSample:
+        images = self.encoder.images(shown.images)
+        texts = self.encoder.texts(shown.captions, images.device)
+        said = torch.tensor([caption != "" for caption in shown.captions], device=images.device)
+        cosine = F.cosine_similarity(images, texts, dim=1)
+        self.note("cosine", (cosine * said).sum() / said.sum().clamp(min=1))
+        return (1 - cosine) * said
+
+
+class BackboneGuidance(ImageTextContrastive):
+    """Pick the caption among the batch's by what a frozen network sees, and the image (InfoNCE both ways).
+
+    A dual encoder made on the spot, where no CLIP can be had: the means of a backbone's maps and the text
+    encoder's vectors, a linear map each. These learn on real pairs in the discriminator's step; the
+    generator is to draw pictures that they pair as well. The model must not be scored on the same backbone.
+
+    Args:
+        backbone: sees the images.
+        text_dim: size of the text encoder's vectors.
+        embed_dim: size of the space where both meet.
+        temperature: start of the learned temperature.
+        discriminator_weight: factor on real images, where the linear maps learn.
+        generator_weight: factor in the generator's loss, on generated images.
+        from_resolution: resolution, px, below which the generator is not taught.
+    """
+
+    name = "guidance"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        text_dim: int = 384,
+        embed_dim: int = 128,
+        temperature: float = 0.1,
+        discriminator_weight: float | Schedule = 1.0,
+        generator_weight: float | Schedule = 1.0,
+        from_resolution: int = 8,
+    ) -> None:
+        super().__init__(
+            sum(backbone.channels), text_dim, embed_dim, temperature, discriminator_weight, generator_weight
+        )
+        self.backbone = backbone  # no module: its weights are not ours
+        self.from_resolution = from_resolution
+
+    def check(self, discriminator: Discriminator) -> None:
+        right = discriminator.text_dim
+        check_size(self, "text_dim", self.text.in_features, right, "the discriminator's text_dim")
+
+    def vectors(self, shown: LossInputs) -> Float[Tensor, "b c"]:
+        # Each map's part is brought to one length: the finest maps would drown the coarse ones.
+        means = [F.normalize(x.mean((2, 3)), dim=1) for x in self.backbone(shown.images)]
+        return torch.cat([x * x.shape[1] ** 0.5 for x in means], dim=1)

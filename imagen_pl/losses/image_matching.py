@@ -1,0 +1,97 @@
+"""Losses that hold a picture against the real image of its caption.
+
+They fit data whose captions name one image each: there the real image is the right answer. Where a caption
+fits many images, they draw their mean and cost variety: lower the weight by a schedule, or leave them out.
+
+Axes: b batch, r pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.base import LossInputs, PerSample
+from imagen_pl.losses.text_matching import MatchingLoss
+from imagen_pl.models.discriminators.base import Discriminator
+from imagen_pl.models.pretrained.backbones import Backbone, frozen_names
+from imagen_pl.schedules import Schedule
+
+Maps = list[Float[Tensor, "b _c _h _w"]]
+
+
+class PixelMatching(MatchingLoss):
+    """Mean distance of the pixels, -1 to 1, L1: |G(z, text) - x| (pix2pix, arXiv:1611.07004, eq. 3).
+
+    It gives the right places and colours early, for next to no time; the adversarial loss adds what a mean
+    of images lacks.
+
+    Args:
+        generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
+        from_resolution: resolution, px, below which it is left out.
+    """
+
+    name = "pixel_matching"
+
+    def __init__(self, generator_weight: float | Schedule = 5.0, from_resolution: int = 4) -> None:
+        super().__init__(0.0, generator_weight, from_resolution)
+
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+    ) -> PerSample:
+        if shown.paired_images is None:
+            raise ValueError("pixel matching compares: give the real images too")
+        return (shown.images - shown.paired_images).abs().flatten(1).mean(1)
+
+
+class PerceptualMatching(MatchingLoss):
+    """Mean distance in a frozen network's maps (arXiv:1603.08155, section 3.2), each by the real map's size.
+
+    Args:
+        backbone: whose maps are compared. The model must not be scored on the same. None takes those that the
+            discriminator judges by, after augmentation, which saves another look
+            (configs/experiment/emoji64_projected.yaml).
+        generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
+        from_resolution: resolution, px, below which it is left out.
+    """
+
+    name = "perceptual_matching"
+
+    def __init__(
+        self,
+        backbone: Backbone | None = None,
+        generator_weight: float | Schedule = 1.0,
+        from_resolution: int = 4,
+    ) -> None:
+        super().__init__(0.0, generator_weight, from_resolution)
+        self.backbone = backbone  # no module: its weights are not ours
+        self.needs_pairs = backbone is None
+
+    def check(self, discriminator: Discriminator) -> None:
+        if self.backbone is None and not frozen_names(discriminator):
+            raise ValueError(
+                "PerceptualMatching.backbone is not given, and the discriminator judges by none: give one, "
+                "as imagen_pl.models.pretrained.backbones.TimmBackbone"
+            )
+
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+    ) -> PerSample:
+        mine, theirs = self._maps(shown)
+        distances = [
+            (a - b).abs().flatten(1).mean(1) / b.abs().mean().clamp_min(1e-4)
+            for a, b in zip(mine, theirs, strict=True)
+        ]
+        return torch.stack(distances).mean(0)
+
+    def _maps(self, shown: LossInputs) -> tuple[Maps, Maps]:
+        """Of the pictures, and of the real images of their captions."""
+        if self.backbone is None and shown.paired is not None:
+            return shown.features.frozen, shown.paired.frozen
+        if self.backbone is None or shown.paired_images is None:
+            raise ValueError("perceptual matching compares: give the real images too")
+        with torch.no_grad():
+            theirs = self.backbone(shown.paired_images)
+        return self.backbone(shown.images), theirs

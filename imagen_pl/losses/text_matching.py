@@ -1,0 +1,121 @@
+"""Losses that make words count: does the image fit its caption, and not another one?
+
+Captions of the same batch serve as the wrong ones, so these terms couple the samples of a batch,
+each process by itself under DDP.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size
+from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
+from imagen_pl.schedules import Schedule
+
+
+class MatchingLoss(LossTerm):
+    """A term that compares images with captions, their own and others'."""
+
+
+class MismatchedCaptions(MatchingLoss):
+    """A real image under another's caption counts as fake (GAN-CLS, arXiv:1605.05396, algorithm 1).
+
+    The wrong captions are the batch's own, rolled by one place. The adversarial loss's own form is
+    used, with the matching pair as the real and the mismatched pair as the fake.
+    """
+
+    name = "mismatch"
+
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+    ) -> PerSample:
+        matched = discriminator.logits(shown.features, shown.text)
+        mismatched = discriminator.logits(shown.features, shown.text.roll())
+        return adversarial.discriminator(matched, mismatched)
+
+
+class ImageTextContrastive(MatchingLoss):
+    """Pick the caption among the batch's, and the image (InfoNCE both ways, CLIP, arXiv:2103.00020).
+
+    Args:
+        image_dim: size of the discriminator's `final_dim`.
+        text_dim: size of the text encoder's vectors.
+        embed_dim: size of the space where both meet.
+        temperature: start of the learned temperature.
+        discriminator_weight: factor in the discriminator's loss, on real images.
+        generator_weight: factor in the generator's loss, on generated images.
+    """
+
+    name = "contrastive"
+
+    def __init__(
+        self,
+        image_dim: int = 256,
+        text_dim: int = 384,
+        embed_dim: int = 128,
+        temperature: float = 0.1,
+        discriminator_weight: float | Schedule = 1.0,
+        generator_weight: float | Schedule = 1.0,
+    ) -> None:
+        super().__init__(discriminator_weight, generator_weight)
+        self.image = nn.Linear(image_dim, embed_dim)
+        self.text = nn.Linear(text_dim, embed_dim)
+        self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
+
+    def check(self, discriminator: Discriminator) -> None:
+        image_dim, text_dim = self.image.in_features, self.text.in_features
+        check_size(self, "image_dim", image_dim, discriminator.final_dim, "the discriminator's final_dim")
+        check_size(self, "text_dim", text_dim, discriminator.text_dim, "the discriminator's text_dim")
+
+    def vectors(self, shown: LossInputs) -> Float[Tensor, "b f"]:
+        """What is known of the images."""
+        return shown.features.final
+
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+    ) -> PerSample:
+        images = F.normalize(self.image(self.vectors(shown)).float(), dim=1)
+        captions = F.normalize(self.text(shown.text.pooled).float(), dim=1)
+        # The scale is held below 100, as CLIP does, so that one hard pair cannot blow up the loss.
+        similarity = images @ captions.T * self.log_scale.exp().clamp(max=100)
+        own = torch.arange(len(shown.text), device=similarity.device)
+        by_image = F.cross_entropy(similarity, own, reduction="none")
+        by_caption = F.cross_entropy(similarity.T, own, reduction="none")
+        return (by_image + by_caption) / 2
+
+
+class FeatureMatching(MatchingLoss):
+    """The discriminator should see in a fake what it sees in the real image of the same caption.
+
+    L1 over its maps (pix2pixHD, arXiv:1711.11585, eq. 4), each map divided by the real one's mean
+    size, so that the terms weigh alike. It fits data where a caption names one picture; where a
+    caption has many, it draws their mean and costs variety.
+
+    Args:
+        generator_weight: factor in the generator's loss.
+    """
+
+    name = "feature_matching"
+    needs_pairs = True
+
+    def __init__(self, generator_weight: float | Schedule = 1.0) -> None:
+        super().__init__(discriminator_weight=0.0, generator_weight=generator_weight)
+
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+    ) -> PerSample:
+        if shown.paired is None:
+            raise ValueError("feature matching compares: give the real images' features too")
+        terms = []
+        for mine, theirs in zip(self._vectors(shown.features), self._vectors(shown.paired), strict=True):
+            size = theirs.abs().mean().clamp_min(1e-4)
+            terms.append((mine - theirs).abs().mean(1) / size)
+        return torch.stack(terms).mean(0)
+
+    @staticmethod
+    def _vectors(features: ImageFeatures) -> list[Float[Tensor, "b n"]]:
+        return [x.flatten(1).float() for x in (*features.maps.values(), features.final)]

@@ -1,0 +1,63 @@
+"""What is known of the real images, kept on the disk: they stay the same from one validation to the next."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed
+
+from imagen_pl.errors import UserError
+from imagen_pl.metrics.distributed import process_count, process_rank
+from imagen_pl.metrics.extractors import Extractor
+from imagen_pl.storage.atomic_files import atomic_write, cache_dir
+
+log = logging.getLogger(__name__)
+
+
+class RealStatistics:
+    """Tensors by name, one file for each set of real images. The first process holds them for all.
+
+    Args:
+        extractor: whose features they come from.
+        what: says what they are, and what they hang on besides.
+    """
+
+    def __init__(self, extractor: Extractor, what: str) -> None:
+        self.extractor, self.what = extractor, what
+
+    def read(self, key: str, take: Callable[[dict[str, Tensor]], None]) -> bool:
+        """Hand what the file holds to `take`, on the first process.
+
+        Returns:
+            on every process, whether there was such a file and it was whole: else they are computed anew.
+        """
+        found = [process_rank() == 0 and self._file(key).is_file() and self._read(self._file(key), take)]
+        if process_count() > 1:
+            distributed.broadcast_object_list(found, src=0)
+        return found[0]
+
+    def write(self, key: str, tensors: dict[str, Tensor]) -> None:
+        """Keep what the first process gives; where it cannot be kept only time is lost."""
+        if process_rank() == 0:
+            try:
+                with atomic_write(self._file(key)) as file:
+                    torch.save(tensors, file)
+            except (OSError, UserError) as error:
+                log.warning("statistics of real images are not kept: %s", error)
+
+    @staticmethod
+    def _read(file: Path, take: Callable[[dict[str, Tensor]], None]) -> bool:
+        try:
+            take(torch.load(file, map_location="cpu", weights_only=True))
+        except Exception as error:  # of many kinds, by where the damage is
+            log.warning("%s is damaged (%s): computing it anew", file, type(error).__name__)
+            return False
+        return True
+
+    def _file(self, key: str) -> Path:
+        digest = hashlib.sha256(f"{self.extractor.fingerprint} {key} {self.what}".encode()).hexdigest()[:24]
+        return cache_dir() / "real" / f"{self.extractor.name}-{digest}.pt"

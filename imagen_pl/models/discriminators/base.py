@@ -1,0 +1,86 @@
+"""What the system asks of a discriminator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagen_pl.types import Growth, TextFeatures
+
+
+@dataclass
+class ImageFeatures:
+    """What a discriminator has seen in a batch of images, before it reads the captions.
+
+    maps: feature maps (b, c, r, r) by their resolution r, from large to small.
+    final: one vector an image.
+    frozen: maps of the frozen network that it judges by, fine to coarse; empty where there is none.
+    """
+
+    maps: dict[int, Float[Tensor, "b c r r"]]
+    final: Float[Tensor, "b f"]
+    frozen: list[Float[Tensor, "b _c _h _w"]] = field(default_factory=list, kw_only=True)
+
+
+class Discriminator(nn.Module, ABC):
+    """Judges whether images are real and fit their captions.
+
+    It works in two steps, so that one look at the images serves several captions (its own and a
+    mismatched one) and several tasks.
+
+    Attributes, set by the subclass:
+        resolutions: every resolution it can grow through, px, from small to large.
+        text_dim: c, the size of the text features that it reads.
+        final_dim: f, the size of `ImageFeatures.final`.
+        penalizable: whether gradient penalties can hold down the slopes of `penalized_logits`.
+        map_channels: c of each of `ImageFeatures.maps`, by its resolution; empty where it gives no maps.
+    """
+
+    resolutions: tuple[int, ...]
+    text_dim: int
+    final_dim: int
+    penalizable: bool = True
+    map_channels: Mapping[int, int] = MappingProxyType({})
+
+    @abstractmethod
+    def extract_features(
+        self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None
+    ) -> ImageFeatures:
+        """Features of images (-1 to 1) at `growth.resolution` (None: the largest, fully grown)."""
+
+    @abstractmethod
+    def logits(self, features: ImageFeatures, text: TextFeatures) -> Float[Tensor, "b k"]:
+        """Logits, one column a head: larger means more real and a better fit to the caption."""
+
+    def forward(
+        self, images: Float[Tensor, "b 3 r r"], text: TextFeatures, growth: Growth | None = None
+    ) -> Float[Tensor, "b k"]:
+        """Look, then judge."""
+        return self.logits(self.extract_features(images, growth), text)
+
+    def penalized_logits(
+        self, images: Float[Tensor, "b 3 r r"], text: TextFeatures, growth: Growth | None = None
+    ) -> Float[Tensor, "b k"]:
+        """The logits whose slopes gradient penalties hold down: all, where no part reads frozen features."""
+        return self(images, text, growth)
+
+    def check_growth(self, images: Float[Tensor, "b 3 r r"], growth: Growth | None) -> Growth:
+        """How far it is grown. Raises ValueError unless the images are of that size."""
+        growth = growth or Growth(self.resolutions[-1])
+        if images.shape[-1] != growth.resolution:
+            raise ValueError(f"images of {images.shape[-1]} px were given at growth {growth.resolution} px")
+        if growth.resolution not in self.resolutions:
+            raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
+        return growth
+
+    @abstractmethod
+    def blocks(self) -> dict[int, nn.Module]:
+        """The block that each resolution adds, by resolution; what they share is in none of them.
+
+        One that does not grow has none.
+        """

@@ -1,0 +1,185 @@
+"""A discriminator that judges the features of a frozen network (Projected GAN, arXiv:2111.01007).
+
+The maps of a backbone are mixed by fixed random convolutions, across channels and then from coarse to fine,
+so that no single feature is easy to fool; one small head a map judges them with the caption, which enters by
+projection as in StyleGAN-T (arXiv:2301.09515).
+
+Axes: b batch, c channels, h w places, r s pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
+from imagen_pl.models.discriminators.multiscale import ProjectionHead
+from imagen_pl.models.layers.initialisation import activation, conv, linear
+from imagen_pl.models.layers.precision import at_least_float32
+from imagen_pl.models.pretrained.backbones import Backbone
+from imagen_pl.types import Growth, TextFeatures
+
+_TRIALS = 16  # images that the maps' sizes are measured on
+
+
+@dataclass
+class ProjectedFeatures(ImageFeatures):
+    """summed_up: what each head makes of its mixed map, before it reads the captions; fine to coarse."""
+
+    summed_up: list[Float[Tensor, "b _w"]]
+
+
+class ProjectedDiscriminator(Discriminator):
+    """Judges images of any resolution by what a frozen network sees in them.
+
+    Images are brought to the backbone's size, so nothing grows here. Slopes with regard to pixels are mostly
+    the frozen network's, which no penalty can change: it takes none, and `spectral_norm` keeps its heads
+    smooth.
+
+    Args:
+        backbone: whose features are judged. The model must not be scored on the same.
+        resolutions: of the run, px, from small to large.
+        text_dim: size of the text encoder's vectors.
+        final_dim: size of the vector that sums up an image.
+        max_channels: mixing keeps a map's channels, but gives at most so many.
+        head_channels: width of the heads.
+        spectral_norm: hold the gain of the heads' convolutions at one (arXiv:1802.05957). Their last layers
+            stay free: held as well, they hardly learnt captions.
+        seed: of the fixed mixing; it is saved with the weights.
+    """
+
+    penalizable = False
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        resolutions: list[int],
+        text_dim: int = 384,
+        final_dim: int = 256,
+        max_channels: int = 256,
+        head_channels: int = 64,
+        spectral_norm: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not resolutions or sorted(set(resolutions)) != list(resolutions):
+            raise ValueError(f"resolutions {resolutions} must be those of the run, from small to large")
+        self.backbone = backbone  # no module: its weights are not ours
+        self.resolutions = tuple(resolutions)
+        self.text_dim, self.final_dim = text_dim, final_dim
+        self.mixing = FixedMixing(backbone, max_channels, seed)
+        widths = self.mixing.widths
+        self.map_channels = dict(zip(self.mixing.sides, widths, strict=True))
+        self.heads = nn.ModuleList(ScaleHead(width, head_channels, text_dim) for width in widths)
+        self.to_final = linear(sum(widths), final_dim)
+        self.activation = activation()
+        if spectral_norm:
+            for module in self.heads.modules():
+                if isinstance(module, nn.Conv2d):
+                    parametrizations.spectral_norm(module)
+
+    def blocks(self) -> dict[int, nn.Module]:
+        return {}
+
+    def extract_features(
+        self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None
+    ) -> ProjectedFeatures:
+        self.check_growth(images, growth)
+        frozen = self.backbone(images)
+        scales = self.mixing(frozen)
+        means = torch.cat([x.mean((2, 3)) for x in scales], dim=1)
+        maps = dict(zip(self.mixing.sides, scales, strict=True))
+        summed_up = [head.extract_features(x) for head, x in zip(self._heads, scales, strict=True)]
+        return ProjectedFeatures(maps, self.activation(self.to_final(means)), summed_up, frozen=frozen)
+
+    def logits(self, features: ImageFeatures, text: TextFeatures) -> Float[Tensor, "b k"]:
+        assert isinstance(features, ProjectedFeatures)
+        logits = [
+            head.logits(x, text.pooled) for head, x in zip(self._heads, features.summed_up, strict=True)
+        ]
+        return at_least_float32(torch.stack(logits, dim=1))
+
+    @property
+    def _heads(self) -> list[ScaleHead]:
+        return [head for head in self.heads if isinstance(head, ScaleHead)]
+
+
+class FixedMixing(nn.Module):
+    """Random, fixed mixing across channels and scales (arXiv:2111.01007, section 3.2).
+
+    y_l = A_l x_l / rms_l, then from the coarsest to the finest m_l = (y_l + B_l up(m_(l+1))) / sqrt(2). Each
+    map is first brought to a mean square near one, as measured on smooth random images.
+
+    Args:
+        backbone: whose maps are mixed.
+        max_channels: a mixed map has the map's own channels, but at most so many.
+        seed: of A and B.
+
+    Attributes:
+        widths: channels of each mixed map, fine to coarse.
+        sides: of each map, places; the backbone's size decides them.
+    """
+
+    def __init__(self, backbone: Backbone, max_channels: int, seed: int) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(_TRIALS, 3, 4, 4, generator=draw) * 2 - 1
+        size = backbone.size
+        images = F.interpolate(coarse, (size, size), mode="bilinear", align_corners=False)
+        with torch.no_grad():
+            maps = backbone(images)
+        self.sides = [x.shape[-1] for x in maps]
+        self.widths = [min(x.shape[1], max_channels) for x in maps]
+        for i, (x, width) in enumerate(zip(maps, self.widths, strict=True)):
+            rms = x.square().mean().sqrt().clamp_min(1e-6)
+            self.register_buffer(f"channels_{i}", _random(width, x.shape[1], 1, draw) / rms)
+            if i + 1 < len(maps):
+                self.register_buffer(f"scales_{i}", _random(width, self.widths[i + 1], 3, draw))
+
+    def forward(self, maps: list[Float[Tensor, "b _c _h _w"]]) -> list[Float[Tensor, "b m h w"]]:
+        """Mixed maps, in the order of the maps."""
+        mixed: list[Tensor] = []
+        for i in reversed(range(len(maps))):
+            y = F.conv2d(maps[i], self.get_buffer(f"channels_{i}"))
+            if mixed:
+                coarser = F.interpolate(mixed[-1], y.shape[2:], mode="bilinear", align_corners=False)
+                y = (y + F.conv2d(coarser, self.get_buffer(f"scales_{i}"), padding=1)) * 0.5**0.5
+            mixed.append(y)
+        return mixed[::-1]
+
+
+class ScaleHead(nn.Module):
+    """Looks at a map, and judges what it saw with a caption."""
+
+    def __init__(self, channels: int, width: int, text_dim: int) -> None:
+        super().__init__()
+        self.set_stage = conv(channels, width, 1)
+        self.residual = conv(width, width, 3)
+        self.activation = activation()
+        self.head = ProjectionHead(width, text_dim)
+
+    def extract_features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b width"]:
+        """What it sees, which serves several captions: all but the projection."""
+        x = self.activation(self.set_stage(x))
+        x = (x + self.activation(self.residual(x))) * 0.5**0.5
+        # Judging is linear from here on, so the mean of the places is judged once. Pooled, since on CPUs the
+        # slope of `mean` has another layout in memory than the map, which slows down what stands before it.
+        return F.avg_pool2d(x, x.shape[-2:]).flatten(1)
+
+    def logits(self, seen: Float[Tensor, "b width"], pooled: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+        """One logit an image."""
+        judged: Tensor = self.head(seen, pooled)
+        return judged
+
+
+def _random(
+    out_channels: int, in_channels: int, kernel: int, draw: torch.Generator
+) -> Float[Tensor, "o i k k"]:
+    """Weights that keep the mean square (arXiv:1502.01852, without an activation)."""
+    weight = torch.randn(out_channels, in_channels, kernel, kernel, generator=draw)
+    return weight * (in_channels * kernel**2) ** -0.5

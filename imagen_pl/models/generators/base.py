@@ -1,0 +1,61 @@
+"""What the system asks of a generator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagen_pl.types import Growth, TextFeatures
+
+
+class Generator(nn.Module, ABC):
+    """Draws images for captions.
+
+    Attributes, set by the subclass:
+        resolutions: every resolution it can grow through, px, from small to large.
+        latent_dim: z, the size of the latent vector; entries are standard normal.
+        text_dim: c, the size of the text features that it reads.
+        init_from: whose weights a new training starts from, where both have them; None its own first ones.
+    """
+
+    resolutions: tuple[int, ...]
+    latent_dim: int
+    text_dim: int
+    init_from: str | None = None
+
+    @abstractmethod
+    def forward(
+        self,
+        z: Float[Tensor, "b z"],
+        text: TextFeatures,
+        growth: Growth | None = None,
+        truncation: float = 1.0,
+        guidance: float = 1.0,
+        unconditional_text: TextFeatures | None = None,
+    ) -> Float[Tensor, "b 3 r r"]:
+        """Images, about -1 to 1, at `growth.resolution` (None: the largest, fully grown).
+
+        Args:
+            z: latents.
+            text: the captions.
+            growth: how far the network has grown; blocks beyond it do not run.
+            truncation: 0 to 1; less than 1 trades variety for typical pictures, by drawing the
+                latent's style towards its mean. The words are left alone.
+            guidance: 0 or more; 1 draws to the bit what is drawn without it, more heeds the words more, less
+                than 1 less. A generator that knows no guidance leaves out this argument and the next.
+            unconditional_text: captions, any number of rows, that stand for no caption in particular, as
+                "" alone
+                does; guidance other than 1 leads from there to `text` and beyond.
+
+        Raises:
+            ValueError: the resolution is unknown, or guidance is not 1 and `unconditional_text` is missing.
+        """
+
+    @abstractmethod
+    def blocks(self) -> dict[int, nn.Module]:
+        """The block that each resolution adds, by resolution; what they share is in none of them."""
+
+    def track(self, z: Float[Tensor, "n z"]) -> None:
+        """Update running statistics from the latents of all processes; called once a training step."""

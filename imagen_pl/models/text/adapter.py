@@ -1,0 +1,73 @@
+"""Fine-tuning on top of a frozen text encoder.
+
+Axes: b batch, t tokens, s sequence (the pooled vector, then the tokens), c channels, h hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagen_pl.models.layers.attention import WordAttention
+from imagen_pl.models.layers.initialisation import activation, linear
+from imagen_pl.types import TextFeatures
+
+
+class TextAdapter(nn.Module):
+    """Moves a frozen encoder's vectors to where one network needs them (arXiv:1902.00751, section 2.1).
+
+    x + up(activation(down(norm(x)))), with weights of their own for the tokens and for the pooled vector. It
+    starts as the identity, learns with the network that it is given to, and is saved with it. The encoder
+    stays as it is, so its cache stays valid. What that network does not read is not adapted: without
+    `attention_heads`, a discriminator that reads the pooled vector alone leaves the tokens' weights at rest.
+
+    Args:
+        text_dim: size of the text encoder's vectors.
+        hidden_dim: size in between; a multiple of `attention_heads`.
+        attention_heads: let the tokens and the pooled vector look at each other in between, for so many
+            patterns at once; 0 leaves that out.
+    """
+
+    def __init__(self, text_dim: int = 384, hidden_dim: int = 64, attention_heads: int = 0) -> None:
+        super().__init__()
+        self.text_dim = text_dim
+        self.pooled, self.tokens = Bottleneck(text_dim, hidden_dim), Bottleneck(text_dim, hidden_dim)
+        self.attention = WordAttention(hidden_dim, attention_heads) if attention_heads else None
+
+    def check(self, text_dim: int) -> None:
+        """Raise ValueError unless it is made for vectors of this size."""
+        if self.text_dim != text_dim:
+            raise ValueError(
+                f"text_adapter.init_args.text_dim is {self.text_dim}, but its network's text_dim is "
+                f"{text_dim}: set it to {text_dim}"
+            )
+
+    def forward(self, text: TextFeatures) -> TextFeatures:
+        """Features of the same shapes; rows of padding stay zero."""
+        hidden = torch.cat(
+            [self.pooled.set_stage(text.pooled[:, None]), self.tokens.set_stage(text.tokens)], dim=1
+        )
+        if self.attention is not None:
+            # The pooled vector is always real, so an empty caption has something to look at.
+            real = torch.cat([text.mask.new_ones(len(text), 1), text.mask], dim=1)
+            hidden = self.attention(hidden, real)
+        pooled = text.pooled + self.pooled.leave(hidden[:, 0])
+        tokens = text.tokens + self.tokens.leave(hidden[:, 1:]).masked_fill(~text.mask[..., None], 0)
+        return TextFeatures(tokens, text.mask, pooled)
+
+
+class Bottleneck(nn.Module):
+    """The way into the small space, and the silent way back."""
+
+    def __init__(self, text_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.norm, self.down = nn.LayerNorm(text_dim), linear(text_dim, hidden_dim)
+        self.up = linear(hidden_dim, text_dim, zero=True)
+        self.activation = activation()
+
+    def set_stage(self, x: Float[Tensor, "b s c"]) -> Float[Tensor, "b s h"]:
+        return self.activation(self.down(self.norm(x)))
+
+    def leave(self, hidden: Float[Tensor, "b *s h"]) -> Float[Tensor, "b *s c"]:
+        return self.up(hidden)

@@ -1,0 +1,59 @@
+"""Files that are whole or not there, and where what can be computed again is kept."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from imagen_pl.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def cache_dir() -> Path:
+    """Where encoded text and statistics of real images are kept: $IMAGEN_PL_CACHE, or ~/.cache/imagen_pl.
+
+    Everything in it can be deleted at any time: it is computed again.
+    """
+    given = os.environ.get("IMAGEN_PL_CACHE")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagen_pl"
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its name once it is complete and on the disk; until then the old one stays.
+
+    Raises:
+        UserError: the disk is full; the file of that name, if any, is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if _disk_is_full(error):
+            kept = "the one before it is whole" if path.exists() else "nothing was written"
+            raise UserError(
+                f"cannot write {path}: no space left on the disk ({kept}); free some, then go on"
+            ) from error
+        raise
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Torch's writer turns the system's error into its own, so look at what led to it too."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

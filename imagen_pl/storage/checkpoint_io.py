@@ -1,0 +1,91 @@
+"""Checkpoints on disk: written whole or not at all, and read without running code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from torch import Tensor
+
+from imagen_pl.errors import UserError
+from imagen_pl.storage.atomic_files import atomic_write
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes a checkpoint beside the old one, then renames it; reads tensors and plain values only."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        with atomic_write(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable[..., Any] | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
+    """What a .ckpt holds, on the CPU.
+
+    Args:
+        path: the file.
+        mmap: leave the tensors on the disk until they are used.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it is not a checkpoint of this package.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: there is no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap or None)
+    except OSError:
+        raise
+    except Exception as error:
+        # Torch raises RuntimeError, EOFError, KeyError or UnpicklingError, by where the damage is.
+        raise UserError(
+            f"checkpoint {path} cannot be read: it is damaged, cut off, or not a checkpoint "
+            f"({type(error).__name__}); use another one"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "images_seen"} <= checkpoint.keys():
+        raise UserError(f"checkpoint {path} is not one of imagen-pl: it has no state_dict and images_seen")
+    return checkpoint
+
+
+def check_same_tensors(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: str | Path, advice: str
+) -> None:
+    """Raise UserError, naming the first tensors that differ, unless both have the same names and shapes.
+
+    What has no rows so far may have any number there, or be missing.
+
+    Args:
+        expected: what the networks have.
+        found: what the file holds.
+        path: the file.
+        advice: how to mend it.
+    """
+    differ = []
+    for name, tensor in expected.items():
+        if tensor.shape[:1] == (0,):  # it takes the length that it finds
+            if name in found and found[name].shape[1:] != tensor.shape[1:]:
+                differ.append(f"{name} is {tuple(found[name].shape)} there and {tuple(tensor.shape)} here")
+        elif name not in found:
+            differ.append(f"{name} {tuple(tensor.shape)} is missing there")
+        elif found[name].shape != tensor.shape:
+            differ.append(f"{name} is {tuple(found[name].shape)} there and {tuple(tensor.shape)} here")
+    differ += [f"{name} {tuple(found[name].shape)} is not here" for name in found if name not in expected]
+    if differ:
+        more = f"; {len(differ) - 2} more differ" if len(differ) > 2 else ""
+        raise UserError(f"{path} holds another architecture: {'; '.join(differ[:2])}{more}. {advice}")

@@ -1,0 +1,63 @@
+"""Opening what `transformers` keeps: from a folder or the hub, or one line that says why not."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from imagen_pl.errors import UserError
+
+
+def from_pretrained(kind: str, path: str, *, what: str, **options: Any) -> Any:
+    """A configuration, tokenizer or model of transformers.
+
+    Args:
+        kind: the class of transformers, as "AutoTokenizer".
+        path: a name on the Hugging Face hub, or a folder.
+        what: it is to be, as "text encoder"; for the message.
+        **options: of its `from_pretrained`.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    import transformers
+
+    if not Path(path).exists() and not hub_has_address():
+        options["local_files_only"] = True  # else it would retry for half a minute
+    log_level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        return getattr(transformers, kind).from_pretrained(path, **options)
+    except Exception as error:  # of many kinds, by what is wrong
+        if Path(path).exists():
+            why = f"the folder holds no model that transformers opens ({_first_line(error)})"
+        else:
+            why = (
+                "there is no such folder, and the Hugging Face hub does not give it: check the name and the "
+                "network, or give a folder that holds the model"
+            )
+        raise UserError(f"{what} {path}: {why}") from error
+    finally:
+        transformers.logging.set_verbosity(log_level)
+
+
+def hub_has_address() -> bool:
+    """False on a machine without a network; behind a proxy nobody knows before asking it."""
+    from huggingface_hub import constants
+
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

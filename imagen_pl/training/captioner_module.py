@@ -1,0 +1,203 @@
+"""A captioner that learns real pairs by itself, before there is a GAN.
+
+Axes: b batch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from tqdm import tqdm
+
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.errors import TrainingStopped, UserError
+from imagen_pl.models.captioner.model import Captioner
+from imagen_pl.models.captioner.weights import save_weights
+from imagen_pl.models.latents import mix_seed
+from imagen_pl.schedules import Schedule
+from imagen_pl.storage.atomic_files import atomic_write
+from imagen_pl.types import CaptionedBatch
+
+DESCRIPTION = "config.json"
+
+
+class CaptionerTraining(LightningModule):
+    """Teaches a captioner pairs of one resolution, and scores it on held-out ones.
+
+    Args:
+        captioner: the network.
+        optimizer: makes its optimizer, as `torch.optim.AdamW`.
+        kimg: images to learn from, in thousands.
+        learning_rate_schedule: factor on the learning rate by images seen; None keeps it.
+        seed: of dropout; with the clock it decides every random number.
+
+    Attributes:
+        images_seen: the clock.
+        scores: of the last validation: val/caption_ce, the cross-entropy of held-out captions in nats a
+            token, and
+            val/caption_ce_shuffled, that of other images' captions.
+    """
+
+    best: Float[Tensor, ""]
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        optimizer: OptimizerCallable,
+        kimg: float = 100.0,
+        learning_rate_schedule: Schedule | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if kimg <= 0:
+            raise UserError(f"model.kimg {kimg} must be more than 0")
+        if captioner.features.needs_discriminator:
+            raise UserError(
+                "model.captioner: there is no discriminator here whose maps it could see: leave features "
+                "out, or take BackboneFeatures"
+            )
+        self.captioner, self.optimizer, self.kimg = captioner, optimizer, kimg
+        self.learning_rate_schedule, self.seed = learning_rate_schedule, seed
+        self.register_buffer("best", torch.tensor(torch.inf))
+        self.images_seen = 0
+        self.scores: dict[str, float] = {}
+        self._sums = torch.zeros(3)
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, CaptionedImages):
+            self.captioner.prepare(data.some_captions)
+
+    def training_step(self, batch: CaptionedBatch, batch_idx: int) -> Float[Tensor, ""]:
+        torch.manual_seed(mix_seed(self.seed, self.images_seen, self.global_rank))
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self._lr * self._factor()
+        losses = self.captioner.cross_entropy(self._look(batch), batch.captions)
+        loss = losses.sum() / (losses > 0).sum().clamp(min=1)  # dropped captions say nothing
+        if not torch.isfinite(loss):
+            raise TrainingStopped(
+                f"caption_ce became {loss.item()} at {self.images_seen} images seen: lower the lr"
+            )
+        self._log_now({"train/caption_ce": loss.detach()}, batch_idx)
+        # Here, for callbacks that save a checkpoint as the batch ends come before this module's own hook.
+        self.images_seen += len(batch) * self.trainer.world_size
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: CaptionedBatch, batch_idx: int) -> None:
+        if self.images_seen >= self.kimg * 1000:
+            self.trainer.should_stop = True
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums = torch.zeros(3, dtype=torch.float64)
+
+    def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
+        memory = self._look(batch)
+        own = self.captioner.cross_entropy(memory, batch.captions)
+        # Not the next image: rows that stand together may show the same thing.
+        other = self.captioner.cross_entropy(memory.roll(len(batch) // 2, 0), batch.captions)
+        self._sums += torch.tensor([own.sum(), other.sum(), (own > 0).sum()], dtype=torch.float64)
+
+    def on_validation_epoch_end(self) -> None:
+        sums = self.trainer.strategy.reduce(self._sums.float().to(self.device), reduce_op="sum")
+        own, shuffled = (sums[:2] / sums[2].clamp(min=1)).tolist()
+        self.scores = {"val/caption_ce": own, "val/caption_ce_shuffled": shuffled}
+        if not self.trainer.sanity_checking:
+            self._log_now(self.scores)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = self.optimizer(self.parameters())
+        self._lr = optimizer.param_groups[0]["lr"]
+        return optimizer
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["images_seen"] = self.images_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.images_seen = checkpoint["images_seen"]
+
+    def _look(self, batch: CaptionedBatch) -> Float[Tensor, "b m d"]:
+        return self.captioner.extract_features(batch.images.float() / 127.5 - 1)
+
+    def _factor(self) -> float:
+        return 1.0 if self.learning_rate_schedule is None else self.learning_rate_schedule(self.images_seen)
+
+    def _log_now(self, numbers: dict[str, Any], batch_idx: int = 0) -> None:
+        if batch_idx % max(self.trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
+            for logger in self.loggers:
+                logger.log_metrics(
+                    {
+                        **{name: float(value) for name, value in numbers.items()},
+                        "images_seen": self.images_seen,
+                    },
+                    step=self.images_seen,
+                )
+
+
+class KeepCaptioner(Callback):
+    """Writes the captioner's folder whenever validation finds it better than ever.
+
+    Args:
+        folder: where captioner.safetensors and config.json go.
+        description: what makes the captioner again.
+    """
+
+    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
+        self.folder, self.description = folder, description
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, CaptionerTraining)
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        score = pl_module.scores["val/caption_ce"]
+        if score < float(pl_module.best):
+            pl_module.best.fill_(score)
+            self.write(pl_module)
+
+    def write(self, training: CaptionerTraining) -> None:
+        """Write it as it is now."""
+        if training.trainer.is_global_zero:
+            save_weights(training.captioner, self.folder)
+            told = {**self.description, "images_seen": training.images_seen, **training.scores}
+            with atomic_write(self.folder / DESCRIPTION) as file:
+                file.write((json.dumps(told, indent=2) + "\n").encode())
+
+
+class CaptionerProgress(Callback):
+    """A bar of images, and a line for each validation."""
+
+    _bar: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, CaptionerTraining)
+        self._bar = tqdm(
+            total=round(pl_module.kimg * 1000),
+            initial=pl_module.images_seen,
+            unit=" images",
+            mininterval=0.2 if sys.stderr.isatty() else 15,
+            file=sys.stderr,
+            disable=not trainer.is_global_zero,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, CaptionerTraining)
+        self._bar.update(pl_module.images_seen - self._bar.n)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, CaptionerTraining)
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            told = "  ".join(f"{name} {value:.3f}" for name, value in pl_module.scores.items())
+            tqdm.write(f"{pl_module.images_seen / 1000:.1f} kimg  {told}", file=sys.stderr)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,31 @@
+"""Which modules hold the classes that YAML may name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+# Packages whose classes YAML names.
+_FAMILIES = (
+    "models",
+    "models.generators",
+    "models.discriminators",
+    "models.text",
+    "models.captioner",
+    "models.pretrained",
+    "losses",
+    "data",
+    "data.sources",
+    "metrics",
+)
+
+
+def import_all_parts() -> None:
+    """Import every part, so that YAML and --help may name it without its module.
+
+    A new file in one of these packages is found by itself.
+    """
+    for family in _FAMILIES:
+        package = importlib.import_module(f"imagen_pl.{family}")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")

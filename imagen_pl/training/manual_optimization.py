@@ -1,0 +1,208 @@
+"""Manual optimization: several optimizers, a batch in parts, clipping, and a stop before bad numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
+
+from imagen_pl.errors import TrainingStopped, UserError
+from imagen_pl.models.discriminators.base import Discriminator
+from imagen_pl.models.generators.base import Generator
+from imagen_pl.schedules import Schedule, Stage
+from imagen_pl.training.step_logger import StepLogger
+from imagen_pl.types import Growth
+
+_SETTINGS = ("discriminator_optimizer", "generator_optimizer", "captioning.init_args.optimizer")
+SHARED = "shared"  # the name of what belongs to no resolution's block
+
+
+class ManualOptimization(LightningModule):
+    """What a module with several optimizers does by itself: Lightning clips and accumulates for one alone.
+
+    Args:
+        accumulate: parts in which a batch is worked through, to save memory.
+        gradient_clip: largest norm of each optimizer's gradient; None does not clip.
+
+    Attributes:
+        images_seen: the clock.
+        growth: how far the networks have grown.
+        learning_rate_factors: factor on the learning rate of a block, by network and the block's name, as
+            ("generator", "16"); 1 where there is none.
+        learning_rates: each optimizer's own now, before the blocks' factors.
+        learning_rate_schedule: factor on the networks' rates by images seen; None keeps them.
+        stage: the stage of growth, which may have rates of its own; None before there is one.
+    """
+
+    images_seen: int
+    growth: Growth
+    learning_rate_schedule: Schedule | None = None
+    stage: Stage | None = None
+
+    def __init__(self, accumulate: int = 1, gradient_clip: float | None = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.accumulate, self.gradient_clip = accumulate, gradient_clip
+        self.learning_rate_factors: Mapping[tuple[str, str], float] = {}
+        self.learning_rates: list[float] = []
+        self._first_rates: list[float] = []  # as the optimizers were made with
+        self.reporter = StepLogger()
+        self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # of the step at hand, each part's
+
+    def microbatches(self, rows: int) -> Iterator[tuple[slice, float, AbstractContextManager[Any]]]:
+        """A batch in `accumulate` parts, and each one's share of it.
+
+        Only the last one's backward talks to the other processes.
+        """
+        part = -(-rows // self.accumulate)
+        strategy = self.trainer.strategy
+        for start in range(0, rows, part):
+            end = min(start + part, rows)
+            wait = end < rows and isinstance(strategy, ParallelStrategy)
+            block = getattr(strategy, "block_backward_sync", nullcontext) if wait else nullcontext
+            yield slice(start, end), (end - start) / rows, block()
+
+    def backward_mean(self, terms: dict[str, Float[Tensor, " b"]], share: float) -> None:
+        """Reduce each term once, add them up, and go back through them."""
+        means = {name: term.mean() for name, term in terms.items()}
+        self.reporter.note(means)
+        values = torch.stack(list(means.values()))
+        self._terms.append((tuple(means), values.detach()))
+        total = values.sum()
+        # A loss that is not finite makes every gradient so, on all processes: they stop together.
+        self.manual_backward(total * (share + 0 * total.detach()))
+
+    def step(self, optimizer: LightningOptimizer, learners: Iterable[nn.Parameter], norm_name: str) -> None:
+        """Clip and step, unless something is not finite.
+
+        Args:
+            optimizer: whose step it is.
+            learners: the parameters that it moves.
+            norm_name: what their gradient's norm is reported as.
+        """
+        gradients = [p for p in learners if p.grad is not None]
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16's: gradients are scaled
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        norm = nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
+        if not torch.isfinite(norm):
+            self._stop_at_the_first_bad_term(norm_name, norm, spare_overflow=scaler is not None)
+        if self.gradient_clip is not None:
+            nn.utils.clip_grads_with_norm_(gradients, self.gradient_clip * scale, norm)
+        self.reporter.note({norm_name: norm / scale})
+        self._terms.clear()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _stop_at_the_first_bad_term(self, name: str, norm: Tensor, spare_overflow: bool) -> None:
+        """Stop before a gradient that is not finite reaches the weights; every process comes here at once.
+
+        Args:
+            name: what the gradient's norm is reported as.
+            norm: the gradient's norm.
+            spare_overflow: gradients alone may overflow: float16's scaler leaves such a step out.
+        """
+        bad: dict[str, float] = {}
+        for names, values in self._terms:
+            everywhere = self.trainer.strategy.all_gather(values).reshape(-1, len(names))
+            for term, column in zip(names, everywhere.T, strict=True):
+                if not torch.isfinite(column).all():
+                    bad.setdefault(term, column[~torch.isfinite(column)][0].item())
+        if not bad and spare_overflow:
+            return
+        bad = bad or {name: norm.item()}
+        raise TrainingStopped(
+            f"{', '.join(bad)} became {', '.join(map(str, bad.values()))} at "
+            f"{self.images_seen} images seen ({self.growth.resolution} px): try a lower learning rate, "
+            "a larger penalty weight, or gradient_clip"
+        )
+
+    def record_base_lrs(self, optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+        """Note the learning rates that they were made with; what the system gives Lightning passes here.
+
+        A resume by another kind of optimizer is told of: its moments would fit nothing.
+        """
+        for optimizer, setting in zip(optimizers, _SETTINGS, strict=False):
+            optimizer.register_load_state_dict_pre_hook(partial(_check_kind, setting))
+        self._first_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+        self.learning_rates = list(self._first_rates)
+        return optimizers
+
+    def optimizer_with_current_lr(self, index: int) -> LightningOptimizer:
+        """0 the discriminator's, 1 the generator's, 2 the captioner's, at the rate for now.
+
+        That is the stage's or its own, times the schedule and each block's factor; the captioner has its own.
+        """
+        rate = self._first_rates[index]
+        if index < 2:
+            if self.stage is not None:
+                stage_lr = (self.stage.discriminator_lr, self.stage.generator_lr)[index]
+                rate = rate if stage_lr is None else stage_lr
+            if self.learning_rate_schedule is not None:
+                rate *= self.learning_rate_schedule(self.images_seen)
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        optimizer = optimizers[index]
+        self.learning_rates[index] = rate
+        for group in optimizer.param_groups:
+            factor = self.learning_rate_factors.get((group.get("network", ""), group.get("block", "")), 1.0)
+            group["lr"] = rate * factor
+        return optimizer
+
+    def reset_optimizer_state(self, resolution: int) -> None:
+        """Drop the optimizers' moments of the blocks that `resolution` added."""
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                if group.get("block") == str(resolution):
+                    for parameter in group["params"]:
+                        optimizer.state.pop(parameter, None)
+
+    @staticmethod
+    def by_block(
+        network: Generator | Discriminator, name: str, others: Iterable[nn.Parameter] = ()
+    ) -> list[dict[str, Any]]:
+        """A network's parameters in groups, one a block, as its optimizer takes them.
+
+        Args:
+            network: the network.
+            name: of the network.
+            others: parameters that learn with it and belong to no block.
+        """
+        blocks = {str(resolution): list(b.parameters()) for resolution, b in network.blocks().items()}
+        everyone = {id(p): p for p in (*network.parameters(), *others)}
+        taken = {id(p) for parameters in blocks.values() for p in parameters}
+        shared = [p for key, p in everyone.items() if key not in taken]
+        groups = {SHARED: shared, **blocks}
+        return [
+            {"params": learnt, "network": name, "block": block} for block, learnt in groups.items() if learnt
+        ]
+
+
+def compile_each(blocks: Iterable[nn.Module]) -> None:
+    """Compile blocks with torch.compile, each by itself."""
+    for block in blocks:
+        block.compile()
+    # They share their class's code, and each is compiled for learning, standing still and drawing: past the
+    # limit, which is 8, torch would go on without compiling.
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 64)
+
+
+def _check_kind(setting: str, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Raise UserError if a checkpoint's optimizer was another: each has settings that the other lacks.
+
+    Those of one kind may differ from one torch to the next, but to one side alone.
+    """
+    own, held = set(optimizer.param_groups[0]), set(state["param_groups"][0])
+    if own - held and held - own:
+        raise UserError(
+            f"the checkpoint was written with another optimizer than {type(optimizer).__name__}, which "
+            f"model.{setting} is now: resume with the one that it began with, or start a new run by init_from"
+        )

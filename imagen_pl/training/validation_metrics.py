@@ -1,0 +1,135 @@
+"""Scores of validation: which can be had, and when real images must be given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxtyping import UInt8
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.data.progress import with_progress
+from imagen_pl.metrics.base import ExtendedImageMetric, ImageMetric
+from imagen_pl.metrics.extractors import InceptionV3
+from imagen_pl.metrics.frechet import FrechetDistance
+from imagen_pl.types import CaptionedBatch
+
+log = logging.getLogger(__name__)
+
+
+class Validation:
+    """The metrics of a run.
+
+    Args:
+        metrics: what is asked for.
+        fid_weights: file with Inception's weights; it adds FID where no metric has it.
+
+    Attributes:
+        metrics: what is asked for and can be had.
+        unavailable: names of the scores that cannot be had, as val/fid.
+    """
+
+    def __init__(self, metrics: Sequence[ImageMetric], fid_weights: str | None = None) -> None:
+        self.metrics, self.fid_weights = list(metrics), fid_weights
+        self.unavailable: set[str] = set()
+        self._told_of: set[str] = set()
+        self._real_key = ""
+        self._wants_real: list[bool] = []
+
+    def prepare(self, trainer: Trainer, teacher_networks: Sequence[str] = ()) -> None:
+        """Load the extractors; a score that cannot be had is told of in one line and left out.
+
+        Args:
+            trainer: of the run.
+            teacher_networks: names of the frozen networks that teach the model, or have taught it.
+        """
+        extractors = [getattr(metric, "extractor", None) for metric in self.metrics]
+        if self.fid_weights is not None and not any(isinstance(e, InceptionV3) for e in extractors):
+            self.metrics.append(FrechetDistance(InceptionV3(self.fid_weights)))
+        kept = []
+        for metric in self.metrics:
+            problem = metric.prepare(self.fid_weights)
+            if trainer.strategy.reduce_boolean_decision(problem is None, all=True):
+                kept.append(metric)
+                continue
+            names = ", ".join(f"val/{name}" for name in metric.scores)
+            log.warning("%s left out: %s", names, problem or "another process could not prepare it")
+            self.unavailable |= {f"val/{name}" for name in metric.scores}
+        self.metrics = kept
+        self.tell_flattered(teacher_networks)
+
+    def tell_flattered(self, teacher_networks: Sequence[str]) -> None:
+        """Warn, once of each, of metrics in the features of networks that have taught the model."""
+        extractors = (getattr(metric, "extractor", None) for metric in self.metrics)
+        scoring = {getattr(extractor, "name", "") for extractor in extractors}
+        for name in sorted((scoring & {*teacher_networks}) - self._told_of):
+            log.warning(
+                "%s has taught this model and scores it, which flatters it: score by another one", name
+            )
+            self._told_of.add(name)
+
+    def start(self, trainer: Trainer, resolution: int) -> None:
+        """Find out which metrics know the real images of this resolution already."""
+        data: Any = getattr(trainer, "datamodule", None)
+        # Features are kept in the order in which processes give them, to be paired with pictures.
+        seen = [getattr(data, "fingerprint", "data"), resolution, trainer.world_size]
+        limit = trainer.limit_val_batches
+        if isinstance(limit, int) or limit < 1:  # a number of batches, or a share of them
+            # Which images are left out follows from how they are shared out in batches.
+            seen += [*trainer.num_val_batches, getattr(data, "val_batch_size", None)]
+        self._real_key = "-".join(str(part) for part in seen)
+        self._wants_real = [m.needs_real(self._real_key) for m in self.metrics]
+        if not trainer.sanity_checking:
+            self._show_training(trainer, resolution)
+
+    def _show_training(self, trainer: Trainer, resolution: int) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, CaptionedImages):
+            return
+        for metric in self._watching:
+            if not metric.sees_training or data.training_fingerprint is None:
+                continue
+            number = metric.needs_training(f"{data.training_fingerprint}-{resolution}")
+            if number:
+                shown = with_progress(data.pairs(number, resolution, one_a_group=False), "training images")
+                for batch in shown:
+                    metric.update_training(batch.images.to(trainer.strategy.root_device))
+
+    @property
+    def _watching(self) -> list[ExtendedImageMetric]:
+        return [metric for metric in self.metrics if isinstance(metric, ExtendedImageMetric)]
+
+    def update(
+        self,
+        batch: CaptionedBatch,
+        fake: UInt8[Tensor, "b 3 r r"],
+        draw: Callable[[int], UInt8[Tensor, "b 3 r r"]],
+    ) -> None:
+        """Take in a batch and what was drawn for its captions.
+
+        Args:
+            batch: real images and captions.
+            fake: a picture for each caption.
+            draw: gives another for each, the k-th.
+        """
+        for metric, wants_real in zip(self.metrics, self._wants_real, strict=True):
+            if wants_real:
+                metric.update(batch.images, batch.captions, real=True)
+            metric.update(fake, batch.captions, real=False)
+        wanted = [(metric, metric.needs_again()) for metric in self._watching]
+        for k in range(1, max((number for _, number in wanted), default=0) + 1):
+            again = draw(k)
+            for watching, number in wanted:
+                if k <= number:
+                    watching.update_again(again)
+
+    def finish(self) -> dict[str, float]:
+        """Scores over all processes, by name without val/."""
+        scores: dict[str, float] = {}
+        for metric in self.metrics:
+            scores |= metric.compute(self._real_key)
+            metric.reset()
+        return scores

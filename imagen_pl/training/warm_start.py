@@ -1,0 +1,65 @@
+"""Starting a generator from the weights of another trained generator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from imagen_pl.models.generators.base import Generator
+from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
+from imagen_pl.storage.model_files import average_of, model_file, read_release
+
+
+class Stem(NamedTuple):
+    """What was taken over of another generator.
+
+    blocks: the resolutions whose blocks they are, px.
+    teacher_networks: names of the frozen networks that taught the other one.
+    """
+
+    blocks: list[int]
+    teacher_networks: list[str]
+
+
+def load_stem(generator: Generator, path: str | Path) -> Stem:
+    """Take over, by name, what another generator's average has learnt and this one has as well.
+
+    That is what no resolution adds, and the blocks of the resolutions that both have and that the other
+    had grown to. The rest keeps its weights.
+
+    Args:
+        generator: the one to change.
+        path: the other's run, checkpoint or release.
+
+    Raises:
+        UserError: it cannot be read, or what both have differs.
+    """
+    file = model_file(path)
+    if file.name == "model.safetensors":
+        about, weights = read_release(file.parent)
+        grown_to = about["resolution"]
+    else:
+        about = read_checkpoint(file, mmap=True)
+        weights, grown_to = average_of(about, file), about["growth_resolution"]
+    found = {name: weights[name] for name in _shared_names(generator, weights, grown_to)}
+    own = generator.state_dict()
+    advice = (
+        f"{type(generator).__name__}.init_from takes over what both have: give this generator the other's "
+        f"settings up to {grown_to} px."
+    )
+    check_same_tensors({name: own[name] for name in own if name in found}, found, file, advice)
+    generator.load_state_dict({**own, **found})
+    blocks = [resolution for resolution in generator.resolutions if resolution <= grown_to]
+    return Stem(blocks, list(about.get("teacher_networks", [])))
+
+
+def _shared_names(generator: Generator, weights: Mapping[str, Tensor], grown_to: int) -> list[str]:
+    """The names in `weights`, without the blocks that the generator lacks or the other had not grown to."""
+    modules = {id(block): resolution for resolution, block in generator.blocks().items()}
+    places = {name: modules[id(m)] for name, m in generator.named_modules() if id(m) in modules}
+    taken = tuple(f"{name}." for name, resolution in places.items() if resolution <= grown_to)
+    homes = tuple({f"{name.rpartition('.')[0]}." for name in places})
+    return [name for name in weights if name.startswith(taken) or not name.startswith(homes)]

@@ -1,0 +1,143 @@
+"""The ablation's grid, its commands and its table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.helpers.scripts import REPOSITORY, benchmark
+
+
+@pytest.fixture(scope="module")
+def ablation() -> ModuleType:
+    return benchmark("ablation")
+
+
+def _result(name: str, seed: int, fd: float | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"name": name, "seed": seed, "images_per_second": 100.0, "images_seen": 24_000}
+    if fd is not None:
+        found = {"top1": 0.1, "top5": 0.3}
+        result["score"] = {
+            "fd": fd,
+            "kd": 0.1,
+            "retrieval": found,
+            "test_retrieval": found,
+            "shuffled": found,
+        }
+    return result
+
+
+GRIDS = sorted((REPOSITORY / "benchmarks").glob("*/*_grid.yaml"))
+
+
+def test_the_pillars_are_measured_long_enough(ablation: ModuleType) -> None:
+    grid = ablation.read_grid(ablation.GRID)
+
+    assert {"all off", "growing", "in turn", "captioning", "self-supervision", "all on"} <= grid.runs.keys()
+    assert grid.minutes >= 4
+    assert len(grid.seeds) >= 3
+
+
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_every_run_s_files_exist_and_its_table_has_a_place(ablation: ModuleType, file: Path) -> None:
+    grid = ablation.read_grid(file)
+
+    assert all(mark in ablation.REPORT.read_text() for mark in grid.marks)
+    missing = [
+        f for files in (grid.base, *grid.runs.values()) for f in files if not (REPOSITORY / f).exists()
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_every_run_s_command_is_understood(ablation: ModuleType, file: Path, tmp_path: Path) -> None:
+    """By the real parser, with the networks made; the seed reaches weights, latents and order."""
+    from imagen_pl.cli.fit import TrainingCLI
+
+    grid = ablation.read_grid(file)
+    for name in grid.runs:
+        words = ablation.fit_command(grid, ablation.Run(name, 7), tmp_path)[2:]
+        assert words[0] == "fit"
+        cli = TrainingCLI(words[1:], run=False)
+        assert (cli.config.seed_everything, cli.model.seed, cli.datamodule._training.seed) == (7, 7, 7)
+        grows = any("growing" in file for file in grid.runs[name])
+        stages = cli.config.growth.stages
+        assert stages[0].resolution == (8 if grows else stages[-1].resolution)
+
+
+def test_the_last_pictures_are_kept_beside_the_result(
+    ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path)
+    grid = ablation.Grid("pillars", 4, [0], [], "x", {})
+    grid.results.mkdir()
+    samples = tmp_path / "runs/all-off-0/samples"
+    samples.mkdir(parents=True)
+    for name in ("000020kimg", "000031kimg"):
+        (samples / f"{name}.png").write_bytes(name.encode())
+
+    ablation.keep_pictures(ablation.Run("all off", 0), grid, tmp_path / "runs")
+    ablation.keep_pictures(ablation.Run("never drew", 0), grid, tmp_path / "runs")
+
+    assert [f.name for f in grid.results.glob("*.png")] == ["all-off-0.png"]
+    assert (grid.results / "all-off-0.png").read_bytes() == b"000031kimg"
+
+
+def test_speed_is_images_over_time(ablation: ModuleType) -> None:
+    speed = "train/images_per_second"
+    rows = [{"images_seen": 0.0}, {"images_seen": 100.0, speed: 50.0}, {"images_seen": 400.0, speed: 100.0}]
+
+    assert ablation.images_per_second(rows) == pytest.approx(400 / (2 + 3))
+
+
+def test_curves_are_means_of_stretches(ablation: ModuleType) -> None:
+    rows = [{"images_seen": float(i), "train/d_loss": float(i), "growth/fade": 1.0} for i in range(120)]
+
+    found = ablation.curves(rows)
+
+    assert list(found) == ["train/d_loss"]
+    assert len(found["train/d_loss"]) == ablation.POINTS
+    assert found["train/d_loss"][0] == [1.0, 0.5]
+    assert found["train/d_loss"][-1] == [119.0, 118.5]
+
+
+def test_table_gives_mean_and_spread_and_tells_what_diverged(ablation: ModuleType) -> None:
+    grid = ablation.Grid("pillars", 4, [0, 1], [], "x", {"all off": [], "growing": [], "never run": []})
+    results = [
+        _result("growing", 0, 100.0),
+        _result("growing", 1, 110.0),
+        _result("all off", 0, 150.0),
+        _result("all off", 1, None),
+    ]
+
+    head, _, first, second = ablation.table(grid, results).splitlines()
+
+    assert head.startswith("| run | seeds | images/s | images seen | FD |")
+    assert first.startswith("| all off | 1, 1 diverged | 100 | 24,000 | 150.0 |")
+    assert second.startswith("| growing | 2 | 100 ± 0 | 24,000 ± 0 | 105.0 ± 7.1 |")
+
+
+def test_the_table_goes_between_its_marks(
+    ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path)
+    grid = ablation.Grid("pillars", 4, [0], [], "x", {"growing": []})
+    grid.results.mkdir()
+    (grid.results / "growing-0.json").write_text(json.dumps(_result("growing", 0, 99.0)))
+    report = tmp_path / "RESULTS.md"
+    report.write_text("above\n<!-- pillars: begin -->\nold\n<!-- pillars: end -->\nbelow\n")
+
+    ablation.write_report(grid, report)
+
+    text = report.read_text()
+    assert text.startswith("above\n")
+    assert text.endswith("\nbelow\n")
+    assert "| growing | 1 |" in text
+    assert "old" not in text
+    report.write_text("no marks")
+    with pytest.raises(SystemExit, match="has no place for the table"):
+        ablation.write_report(grid, report)

@@ -1,0 +1,142 @@
+"""The script that makes the released model and its card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from tests.helpers.networks import pairs
+from tests.helpers.scripts import benchmark
+from tests.models.test_image_prior import tiny_prior
+
+
+@pytest.fixture(scope="module")
+def release() -> ModuleType:
+    return benchmark("release")
+
+
+def test_the_card_has_what_scripts_print_by_the_model_s_own_name(release: ModuleType) -> None:
+    printed = "200 prompts, seed 0\n\n| | style |\n|---|---|\n| imagen_pl/released/emoji | 47% |\n"
+    assert release.told(printed, Path("imagen_pl/released/emoji")) == (
+        "200 prompts, seed 0\n\n| | style |\n|---|---|\n| emoji | 47% |"
+    )
+
+
+def test_the_worst_are_those_whose_real_image_is_far_behind_others(
+    release: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawings near their own real image rank 0, one that looks like another's ranks last."""
+    real = torch.tensor([[3.0, 0.0], [0.0, 3.0], [-3.0, 0.0], [0.0, -3.0], [9.0, 9.0]])
+    drawn = torch.tensor([[2.0, 0.1], [0.1, 2.0], [2.0, 0.2], [0.1, -2.0], [-9.0, -9.0]])
+    pictures = [SimpleNamespace(style="noto")] * 4 + [SimpleNamespace(style="fluent")]
+    ruler = SimpleNamespace(features=real, asked=list(range(5)), pictures=pictures)
+    monkeypatch.setattr(release, "extract", lambda _, images, told: images)
+    # The third looks like the first and is behind all its style; the last is alone in its style.
+    assert release.ranks(ruler, drawn, [0, 1, 2, 3]) == [0, 0, 3, 0]
+    assert release.ranks(ruler, drawn, [4]) == [0]
+
+
+def write_run(folder: Path, commands: list[str], commit: str, stem: str | None) -> Path:
+    folder.mkdir(parents=True)
+    starts = [{"command": command, "git": {"commit": commit}} for command in commands]
+    (folder / "run.json").write_text(json.dumps({"starts": starts}))
+    (folder / "metrics.csv").write_text("images_seen,train/images_per_second\n0,\n6000,50\n12000,50\n")
+    config = {
+        "seed_everything": 3,
+        "trainer": {"devices": 2, "accelerator": "cpu", "precision": "bf16-mixed"},
+        "model": {"generator": {"init_args": {"init_from": stem}}},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_the_card_tells_commands_times_and_commits_of_both_halves(
+    release: ModuleType, tmp_path: Path
+) -> None:
+    first = ["imagen-pl fit --config a.yaml", "imagen-pl fit --config runs/a/config.yaml --ckpt_path last"]
+    write_run(tmp_path / "runs/a", first, "0123456789", None)
+    stem = "runs/a/checkpoints/last.ckpt"
+    run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", stem)
+    about = {
+        "machine": {"cores": 2, "cpu": "Some CPU"},
+        "torch": "2.15.0",
+        "command": "benchmarks/release.py runs/b --captioner c",
+    }
+    told = release.made_by(run, about)
+    assert release.made_by(run / "checkpoints/last.ckpt", about) == told
+    lines = told.splitlines()
+    assert lines[1:4] == [*first, "imagen-pl fit --config b.yaml"]
+    assert lines[4].startswith("imagen-pl fit-captioner")
+    assert "a took 4 minutes, 12,000 images, 50 a second on average" in told
+    assert lines[5] == "python benchmarks/release.py runs/b --captioner c"
+    assert "commit 0123456); b took 4 minutes" in told
+    assert "On 2 cores of an Some CPU" in told
+    assert told.count("(2 x cpu, bf16-mixed, seed 3, commit ") == 2
+
+
+def test_a_card_needs_the_run_that_the_generator_started_from(release: ModuleType, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "emoji")
+    with pytest.raises(SystemExit, match="emoji is no run's folder"):
+        release.with_stems(run)
+
+
+def test_a_prior_from_before_its_components_were_kept_learns_them_again(
+    release: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same images; by others its weights are found to differ, and it stays as it was."""
+    pooled, images = pairs()
+    prior, other = tiny_prior(), tiny_prior()
+    prior.fit([(pooled, images)])
+    kept = {name: value.clone() for name, value in prior.state_dict().items()}
+
+    def data(shown: Tensor) -> SimpleNamespace:
+        batch = SimpleNamespace(captions=pooled, images=shown)
+        return SimpleNamespace(setup=lambda _: None, pairs=lambda *_, **__: [batch])
+
+    text = SimpleNamespace(encode=lambda captions, _: SimpleNamespace(pooled=captions))
+    old = {name: value for name, value in kept.items() if name not in ("centre", "directions")}
+    prior.load_state_dict(old | {"centre": torch.zeros(0), "directions": torch.zeros(0, 4)})
+    assert not prior.can_look
+    monkeypatch.setattr(release, "CaptionedImages", lambda *_, **__: data(255 - images.flip(0)))
+    with pytest.raises(SystemExit, match="the prior is another one now"):
+        release.complete(prior, text)
+    assert not prior.can_look
+    monkeypatch.setattr(release, "CaptionedImages", lambda *_, **__: data(images))
+    release.complete(prior, text)
+    found = prior.state_dict()
+    for name, value in kept.items():
+        torch.testing.assert_close(found[name], value)
+    other.fit([(pooled, images.flip(0))])
+    release.complete(other, text)  # one that has them is not looked at
+
+
+def test_the_card_tells_what_the_ruler_found_of_refined_pictures(release: ModuleType, tmp_path: Path) -> None:
+    score = {"fd": 12.345, "kd": 0.00567, "test_retrieval": {"top1": 0.25, "top5": 0.5}}
+    found = {"scores": [score], "captions": {"train": 900, "test": 300}, "reals": 4107}
+    (tmp_path / "refined.json").write_text(json.dumps(found))
+    told = release.told_refined(tmp_path / "refined.json")
+    assert "Of `benchmarks/quality.py`'s 1,200 captions" in told
+    assert "a Fréchet distance of 12.3 and a kernel distance of 0.0057 to 4,107 real images" in told
+    assert "of 300 test subjects 50.0% are among the first five of 100 (25.0% first)" in told
+
+
+def test_what_is_too_large_does_not_ship(
+    release: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "load", lambda *_: None)
+    monkeypatch.setattr(release, "with_stems", lambda _: [])
+    monkeypatch.setattr(
+        release,
+        "write_weights",
+        lambda _, __, out: (out / "model.safetensors").write_bytes(b"0" * 51_000_000),
+    )
+    words = ["release.py", "run", "--captioner", "captioner", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit, match="has 51 MB of weights: 50 at most may ship"):
+        release.main()

@@ -1,0 +1,122 @@
+"""A stem from another run, and another kind of block, by the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from imagen_pl import load
+from imagen_pl.cli.main import main
+from tests.cli.test_blockwise_training import FEW, overlay, weights
+from tests.helpers.blocks import LoudBlock
+from tests.helpers.runs import REPOSITORY, Tiny
+
+GROWN = {"growth": {"stages": [{"resolution": 16, "kimg": 1.0, "batch_size": 8}]}}
+CHANNELS = {4: 8, 8: 8, 16: 4}
+
+
+def larger() -> list[str]:
+    networks = {name: {"init_args": {"channels": CHANNELS}} for name in ("generator", "discriminator")}
+    policy = {"class_path": "FreezeOldBlocks", "init_args": {"stem_resolution": 8}}
+    return overlay(**GROWN, model=networks, turns={"policy": policy}, checkpoint={"monitor": None})
+
+
+@pytest.mark.parametrize("kind", ["run", "checkpoint", "release"])
+def test_a_run_starts_from_the_stem_of_another(
+    trained: Tiny, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    stem = load(trained.run)
+    source = {
+        "run": trained.run,
+        "checkpoint": trained.run / "checkpoints/best.ckpt",
+        "release": stem.save("released"),
+    }[kind]
+    words = ["fit", *trained.words, *larger(), "--name", "larger", "--trainer.max_steps", "8"]
+    assert main([*words, "--model.generator.init_from", str(source)]) == 0
+    assert f"Stem of {source}: blocks 4, 8" in capsys.readouterr().err
+    shutil.rmtree(trained.run)
+    shutil.rmtree("released")
+    held = weights(Path("runs/larger/checkpoints/last.ckpt"))
+    for name, tensor in stem.generator.state_dict().items():
+        if name != "latent_mean":
+            assert torch.equal(held[f"generator.{name}"], tensor), name
+
+    # The other run is gone: pictures, releases and a resume do without it.
+    release = load("runs/larger").save("larger")
+    described = json.loads((release / "config.json").read_text())["generator"]
+    assert "init_from" not in described["init_args"]
+    assert described["init_args"]["channels"] == {str(r): c for r, c in CHANNELS.items()}
+    first, again = load("runs/larger").sample("a red heart"), load(release).sample("a red heart")
+    assert first[0].size == (16, 16)
+    assert first[0].tobytes() == again[0].tobytes()
+    resume = [
+        "fit",
+        "--config",
+        "runs/larger/config.yaml",
+        "--ckpt_path",
+        "last",
+        "--trainer.max_steps",
+        "12",
+    ]
+    assert main(resume) == 0
+
+
+def test_a_stem_that_is_not_there_or_does_not_fit(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["fit", *trained.words, "--name", "other"]
+    assert main([*words, "--model.generator.init_from", "runs/nothing"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "error: model runs/nothing: there is no such run, checkpoint or release"
+    words += ["--model.generator.init_from", str(trained.run), "--model.generator.style_dim", "12"]
+    assert main(words) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "best.ckpt holds another architecture: latent_mean is (8,) there and (12,) here; mapping." in told
+    assert "give this generator the other's settings up to 8 px" in told
+
+
+def test_a_new_kind_of_block_by_its_class_path(tiny: Tiny) -> None:
+    block = {"class_path": "tests.helpers.blocks.LoudBlock", "init_args": {"gain": 3.0}}
+    words = overlay(model={"generator": {"init_args": {"block": block}}})
+    assert main(["fit", *tiny.words, *words, *FEW]) == 0
+    kept = yaml.safe_load((tiny.run / "config.yaml").read_text())["model"]["generator"]["init_args"]
+    assert kept["block"] == block
+    for model in (load(tiny.run), load(load(tiny.run).save("released"))):
+        blocks = [block for block in model.generator.blocks().values() if isinstance(block, LoudBlock)]
+        assert [(block.gain, block.plan.resolution) for block in blocks] == [(3.0, 4), (3.0, 8)]
+
+
+def test_a_block_that_is_none_is_told(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model.generator.block", "torch.nn.Identity"]
+    assert main(["fit", *tiny.words, *words]) == 2
+    told = capsys.readouterr().err
+    assert "torch.nn.Identity" in told
+    assert told.count("\n") == 1
+
+
+def test_the_shipped_model_is_taken_to_other_pictures(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command in configs/model/finetune.yaml, with the stages cut to a batch each."""
+    monkeypatch.chdir(tmp_path)
+    files = ["experiment/emoji64.yaml", "data/folder.yaml", "model/finetune.yaml"]
+    command = (REPOSITORY / "configs/model/finetune.yaml").read_text().splitlines()[1]
+    assert [f"configs/{file}" for file in files] == re.findall(r"--config (\S+)", command)
+    words = [word for file in files for word in ("--config", str(REPOSITORY / "configs" / file))]
+    stages = [{"resolution": r, "kimg": 0.002, "batch_size": 2, "fade_kimg": 0} for r in (8, 16, 32, 64)]
+    few = {"growth": {"stages": stages}, "model": {"metrics": []}, "checkpoint": {"monitor": None}}
+    words += overlay(**few, data={"min_size": 8, "source": {"init_args": {"path": str(photos)}}})
+    assert main(["fit", *words, "--name", "mine", "--trainer.max_steps", "16"]) == 0
+    assert "Stem of emoji: blocks 4, 8, 16, 32, 64" in capsys.readouterr().err
+    before, after = load("emoji", "cpu"), load("runs/mine", "cpu")
+    assert (after.resolution, list((tmp_path / "runs/mine/samples").glob("*.png")) != []) == (64, True)
+    moved = {
+        name: (tensor - after.generator.state_dict()[name]).abs().max().item()
+        for name, tensor in before.generator.state_dict().items()
+        if name.endswith("weight")
+    }
+    assert 0 < max(moved.values()) < 0.02  # eight small steps away, not anew

@@ -1,0 +1,395 @@
+"""CaptionedImages: what training and validation are served."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.data.skipped_images import SkippedImages
+from imagen_pl.data.sources.base import Row
+from imagen_pl.data.sources.folder import FolderSource
+from imagen_pl.errors import UserError
+from imagen_pl.schedules import Stage, position
+from imagen_pl.types import CaptionedBatch, Growth, TextFeatures
+from tests.helpers.image_files import Solid, module, write_photos
+
+STAGES = [Stage(8, kimg=0.02, batch_size=8), Stage(16, kimg=1, batch_size=4)]
+
+
+class WithSplits(Solid):
+    """Four rows in validation, two in test."""
+
+    def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
+        rows = super().load(problems)["train"]
+        return {"train": rows[6:], "validation": rows[:4], "test": rows[4:6]}
+
+
+class Looker(LightningModule):
+    """Learns nothing, remembers what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.images_seen = 0
+        self.growth = Growth(8)
+        self.shown: list[tuple[str, int, tuple[int, ...], tuple[str, ...]]] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def training_step(self, batch: CaptionedBatch, batch_idx: int) -> Tensor:
+        self.show("train", batch)
+        self.images_seen += len(batch)
+        self.growth = position(self.trainer.datamodule.stages, self.images_seen).growth  # type: ignore[attr-defined]
+        return self.weight.sum()
+
+    def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
+        self.show("val", batch)
+
+    def show(self, kind: str, batch: CaptionedBatch) -> None:
+        self.shown.append(
+            (kind, batch.images.shape[-1], tuple(batch.indices.tolist()), tuple(batch.captions))
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["images_seen"] = self.images_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.images_seen = checkpoint["images_seen"]
+
+
+def trainer(epochs: int, **settings: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        **quiet,
+        **settings,
+    )
+
+
+def fit(data: CaptionedImages, epochs: int, ckpt_path: str | None = None) -> tuple[Looker, Trainer]:
+    looker, run = Looker(), trainer(epochs)
+    data.stages = STAGES
+    run.fit(looker, data, ckpt_path=ckpt_path)
+    return looker, run
+
+
+def rows_of(batches: Iterator[CaptionedBatch]) -> list[int]:
+    return [int(image[0, 0, 0]) for batch in batches for image in batch.images]
+
+
+# ------------------------------------------------------------------ training
+
+
+def test_images_captions_and_numbers_belong_together() -> None:
+    data = module(Solid(10), val_fraction=0)
+    batches = list(data.train_dataloader())
+    assert [batch.indices.tolist() for batch in batches] == [list(range(i, i + 4)) for i in (0, 4, 8, 12)]
+    for batch in batches:
+        assert batch.images.shape == (4, 3, 8, 8)
+        assert batch.images.dtype == torch.uint8
+        assert batch.captions == [f"number {int(image[0, 0, 0])}" for image in batch.images]
+        assert batch.text is None
+    assert sorted(rows_of(iter(batches))[:10]) == list(range(10))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_stages_and_validation_under_lightning(workers: int) -> None:
+    looker, _ = fit(module(WithSplits(16), num_workers=workers, epoch_kimg=0.032), epochs=2)
+    train = [one for one in looker.shown if one[0] == "train"]
+    assert [(resolution, len(numbers)) for _, resolution, numbers, _ in train] == [(8, 8)] * 3 + [
+        (16, 4)
+    ] * 10
+    assert [n for _, _, numbers, _ in train for n in numbers] == list(range(64))
+    kinds = [kind for kind, *_ in looker.shown]
+    assert kinds == ["train"] * 5 + ["val"] + ["train"] * 8 + ["val"]
+    assert [resolution for kind, resolution, *_ in looker.shown if kind == "val"] == [16, 16]
+
+
+def test_workers_serve_what_the_main_process_serves() -> None:
+    shown = [
+        fit(module(WithSplits(16), num_workers=n, caption_dropout=0.3), epochs=3)[0].shown for n in (0, 2)
+    ]
+    assert shown[0] == shown[1]
+
+
+def test_validation_follows_growth() -> None:
+    looker, _ = fit(module(WithSplits(16), epoch_kimg=0.008), epochs=4)
+    assert [resolution for kind, resolution, *_ in looker.shown if kind == "val"] == [8, 8, 16, 16]
+
+
+def test_resumed_run_goes_on_with_the_same_samples(tmp_path: Path) -> None:
+    whole, _ = fit(module(WithSplits(16)), epochs=4)
+    first, run = fit(module(WithSplits(16)), epochs=2)
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    second, _ = fit(module(WithSplits(16)), epochs=4, ckpt_path=str(tmp_path / "run.ckpt"))
+    assert first.shown + second.shown == whole.shown
+
+
+def test_cache_changes_nothing_but_the_work() -> None:
+    def served(cache_mb: float) -> list[CaptionedBatch]:
+        data = module(Solid(10), val_fraction=0, cache_mb=cache_mb, horizontal_flip=True)
+        loader = data.train_dataloader()
+        return [batch for _ in range(2) for batch in loader]
+
+    for cached, fresh in zip(served(1), served(0), strict=True):
+        assert torch.equal(cached.images, fresh.images)
+        assert cached.captions == fresh.captions
+    source = Solid(10)
+    opened = []
+    original = source.image
+    source.image = lambda row: (opened.append(row.name), original(row))[1]  # type: ignore[assignment,func-returns-value]
+    data = module(source, val_fraction=0)
+    data.captions()
+    opened.clear()  # of the check of headers
+    loader = data.train_dataloader()
+    for _ in range(3):
+        list(loader)
+    assert len(opened) == 10
+
+
+def test_cache_is_bounded() -> None:
+    data = module(Solid(10), val_fraction=0, cache_mb=10 * 3 * 8 * 8 / 2**20)
+    loader = data.train_dataloader()
+    list(loader)
+    assert list(loader.dataset._cache) == [8]  # type: ignore[attr-defined]
+    data.stages = [Stage(16, 1, 4)]
+    list(loader)
+    assert list(loader.dataset._cache) == [8]  # type: ignore[attr-defined]
+
+
+def test_example_captions_are_from_all_over_the_training_rows() -> None:
+    data = module(Solid(40), val_fraction=0)
+    data.setup("fit")
+    every = data.some_captions()
+    found = data.example_captions(5)
+    assert (len(found), found[0], found[-1]) == (5, every[0], every[-1])
+    assert data.example_captions(1000) == every
+
+
+def test_half_of_the_captions_to_watch_are_held_out() -> None:
+    data = module(WithSplits(40))
+    data.setup("fit")
+    found = data.captions_to_watch(6)
+    assert found == ["number 6", "number 22", "number 39", "number 0", "number 1", "number 3"]
+    data = module(Solid(40), val_fraction=0)
+    data.setup("fit")
+    assert data.captions_to_watch(6) == data.example_captions(6)
+
+
+def test_caption_dropout_and_flips_are_functions_of_the_number() -> None:
+    def served() -> list[CaptionedBatch]:
+        data = module(Solid(10), val_fraction=0, caption_dropout=0.25, epoch_kimg=1, seed=5)
+        return list(data.train_dataloader())
+
+    captions = [caption for batch in served() for caption in batch.captions]
+    assert captions == [caption for batch in served() for caption in batch.captions]
+    assert 200 < captions.count("") < 300
+    assert "" in (module(Solid(10), caption_dropout=0.25).captions() or [])
+    assert "" not in (module(Solid(10)).captions() or [])
+
+
+def test_flips(tmp_path: Path) -> None:
+    from PIL import Image
+
+    half = Image.new("RGB", (8, 8), "black")
+    half.paste("white", (4, 0, 8, 8))
+    for i in range(4):
+        half.save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text("right half")
+    for flip, least, most in ((False, 0, 0), (True, 80, 120)):
+        data = module(
+            FolderSource(str(tmp_path)), horizontal_flip=flip, val_fraction=0, epoch_kimg=0.2, batch_size=8
+        )
+        left = sum(int(image[0, 0, 0] == 255) for b in data.train_dataloader() for image in b.images)
+        assert least <= left <= most
+
+
+def test_text_features_travel_with_the_batch() -> None:
+    data = module(Solid(10), val_fraction=0.2)
+    data.text_lookup = Lengths()
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        for batch in loader:
+            assert isinstance(batch.text, TextFeatures)
+            assert batch.text.pooled[:, 0].tolist() == [float(len(caption)) for caption in batch.captions]
+
+
+class Lengths:
+    """A lookup that pickles."""
+
+    def __call__(self, captions: list[str]) -> TextFeatures:
+        pooled = torch.tensor([[float(len(caption))] for caption in captions])
+        return TextFeatures(pooled[:, None], torch.ones(len(captions), 1, dtype=torch.bool), pooled)
+
+
+def test_data_sets_pickle_for_workers_that_are_spawned(tmp_path: Path) -> None:
+    data = module(FolderSource(str(write_photos(tmp_path))), val_fraction=0)
+    data.text_lookup = Lengths()
+    loader = data.train_dataloader()
+    (plan, *_) = loader.sampler
+    again = pickle.loads(pickle.dumps(loader.dataset))
+    assert torch.equal(again[plan].images, loader.dataset[plan].images)
+
+
+def test_indivisible_batch_is_refused() -> None:
+    data = module(Solid(10), val_fraction=0, batch_size=6)
+    with pytest.raises(UserError, match=r"stages\[0\].batch_size 6 is not divisible by the 4 processes"):
+        next(iter(data._batches(None, 0, 4)))
+
+
+# ------------------------------------------------------------------ validation
+
+
+def test_validation_rows_are_the_sources_own() -> None:
+    data = module(WithSplits(16), val_batch_size=3)
+    batches = list(data.val_dataloader())
+    assert [batch.indices.tolist() for batch in batches] == [[0, 1], [2, 3]]
+    assert rows_of(iter(batches)) == [0, 1, 2, 3]
+    assert data.captions() == sorted(f"number {n}" for n in [*range(4), *range(6, 16)])
+    assert rows_of(iter(module(WithSplits(16), val_split="test").val_dataloader())) == [4, 5]
+    with pytest.raises(UserError, match="solid has no split composition: it has train, validation, test"):
+        module(WithSplits(16), val_split="composition").setup()
+
+
+def test_held_out_rows_stay_the_same_and_are_not_trained_on() -> None:
+    def split(count: int, fraction: float = 0.3) -> tuple[set[str], set[str]]:
+        rows = module(Solid(count), val_fraction=fraction)._rows
+        return {row.name for row in rows.train}, {row.name for row in rows.validation}
+
+    train, validation = split(100)
+    assert not train & validation
+    assert len(train | validation) == 100
+    assert 15 < len(validation) < 45
+    more_train, more_validation = split(120)
+    assert validation <= more_validation
+    assert train <= more_train
+    assert len(split(3, 0.01)[1]) == 1
+    assert split(100, 0.0)[1] == set()
+
+
+def test_without_validation_there_is_no_loader() -> None:
+    data = module(Solid(10), val_fraction=0)
+    assert data.val_dataloader() == []
+    looker, _ = fit(data, epochs=1)
+    assert {kind for kind, *_ in looker.shown} == {"train"}
+
+
+def test_val_samples_are_chosen_once() -> None:
+    chosen = []
+    for _ in range(2):
+        data = module(Solid(100), val_fraction=0.5, val_samples=7)
+        chosen.append([i for batch in data.val_dataloader() for i in batch.indices.tolist()])
+    assert len(chosen[0]) == 7
+    assert chosen[0] == chosen[1] == sorted(chosen[0])
+
+
+class Grouped(Solid):
+    """Images 0 to 9 stand alone; the others are one group, also among the validation images."""
+
+    def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
+        rows = [
+            replace(row, group="many" if row.place >= 10 else "") for row in super().load(problems)["train"]
+        ]
+        return {"train": rows, "validation": rows}
+
+
+def test_balanced_groups_are_seen_and_scored_as_often_as_single_images() -> None:
+    data = module(Grouped(30), balance_groups=True, epoch_kimg=0.11, batch_size=11)
+    seen = [int(level) for batch in data.train_dataloader() for level in batch.images[:, 0, 0, 0]]
+    assert len(seen) == 110
+    assert [seen.count(i) for i in range(10)] == [10] * 10
+    assert len({level for level in seen if level >= 10}) > 3
+    scored = [int(level) for batch in data.val_dataloader() for level in batch.images[:, 0, 0, 0]]
+    assert scored == list(range(11))
+    every = module(Grouped(30), epoch_kimg=0.3, batch_size=30).train_dataloader()
+    plain = [int(level) for batch in every for level in batch.images[:, 0, 0, 0]]
+    assert [plain.count(i) for i in range(30)] == [10] * 30
+
+
+def test_validation_caption_of_several_is_fixed() -> None:
+    def captions() -> list[str]:
+        data = module(Solid(60, captions=lambda i: [f"{i} one", f"{i} two"]), val_fraction=0.5)
+        return [caption for batch in data.val_dataloader() for caption in batch.captions]
+
+    assert captions() == captions()
+    assert {caption.split()[1] for caption in captions()} == {"one", "two"}
+
+
+def test_fingerprint_tells_validation_sets_apart() -> None:
+    base = module(Solid(30)).fingerprint
+    assert base == module(Solid(30), batch_size=8, horizontal_flip=True, caption_dropout=0.1).fingerprint
+    others = [
+        module(Solid(31), val_fraction=0.5),
+        module(Solid(30), fit="pad"),
+        module(Solid(30), background="black"),
+        module(Solid(30), val_samples=1),
+        module(Solid(30), val_samples=1, seed=1),
+        module(Solid(30), balance_groups=True),
+        module(Solid(30, side=17)),
+        module(Solid(30, captions=lambda i: [f"other {i}"])),
+    ]
+    assert len({base, *(data.fingerprint for data in others)}) == 9
+
+
+# ------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resolution": 48}, "data.resolution 48 is not a power of two from 4 up"),
+        ({"batch_size": 1}, "data.batch_size 1 is out of range"),
+        ({"caption_dropout": 1.5}, "data.caption_dropout 1.5 is out of range"),
+        ({"epoch_kimg": 0}, "data.epoch_kimg 0 is out of range"),
+        ({"val_fraction": 0.9}, "data.val_fraction 0.9 is out of range"),
+        ({"background": "glass"}, "background 'glass' is no colour"),
+    ],
+)
+def test_settings_are_checked_at_once(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        module(Solid(10), **settings)
+
+
+def test_one_image_cannot_be_parted() -> None:
+    with pytest.raises(UserError, match=r"solid has 1 image: give at least 2, or data.val_fraction 0"):
+        module(Solid(1)).setup()
+    assert len(module(Solid(1), val_fraction=0)._rows.train) == 1
+
+
+def test_overfit_batches_is_refused() -> None:
+    with pytest.raises(UserError, match="overfit_batches does not work here"):
+        trainer(1, overfit_batches=1).fit(Looker(), module(Solid(10)))
+
+
+def test_workers_by_default() -> None:
+    small = CaptionedImages(Solid(4), resolution=8)
+    assert small.train_dataloader().num_workers == 0
+    large = CaptionedImages(Solid(4), resolution=8, cache_mb=0)
+    assert large._workers(in_memory=False) <= 8
+
+
+def test_sources_are_known_by_their_short_names() -> None:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(CaptionedImages, "data")
+    for name in ("FolderSource", "ParquetSource", "HuggingFaceSource", "CocoSource", "WebDatasetSource"):
+        made = parser.instantiate(parser.parse_args([f"--data.source={name}", "--data.source.path=photos/"]))
+        assert type(made.data.source).__name__ == name
+        assert made.data.source.path == "photos/"
+    emoji = parser.instantiate(
+        parser.parse_args(["--data.source=EmojiSource", "--data.source.styles=[noto]"])
+    )
+    assert emoji.data.source.styles == ["noto"]

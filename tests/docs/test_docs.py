@@ -1,0 +1,127 @@
+"""The documentation: it builds, its files exist, its examples run, and no class is left out."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from imagen_pl.cli.main import main
+from imagen_pl.data.sources.base import Source, StreamSource
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.base import LossTerm
+from imagen_pl.losses.gradient_penalties import Penalty
+from imagen_pl.metrics.base import ImageMetric
+from imagen_pl.metrics.extractors import Extractor
+from imagen_pl.metrics.feature_scores import FeatureScore
+from imagen_pl.models.augment import Augment
+from imagen_pl.models.discriminators.base import Discriminator
+from imagen_pl.models.generators.base import Generator
+from imagen_pl.models.pretrained.backbones import Backbone
+from imagen_pl.models.pretrained.dual_encoders import DualEncoder
+from imagen_pl.models.text.encoder import TextEncoder
+from imagen_pl.schedules import Schedule
+from imagen_pl.training.class_paths import import_all_parts
+from tests.helpers.runs import Tiny
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+EXAMPLES = dict(
+    re.findall(
+        r'^```\w+ title="([\w.]+)"\n(.*?)^```',
+        (ROOT / "docs/extending.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+)
+FAMILIES = (
+    AdversarialLoss, Augment, Backbone, Discriminator, DualEncoder, Extractor, FeatureScore, Generator,
+    ImageMetric, Penalty, Source, StreamSource, LossTerm, TextEncoder,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_files_that_pages_name_exist(page: Path) -> None:
+    for name in re.findall(r"\b(?:configs|benchmarks|notebooks)/[\w/.-]+\.\w+", page.read_text()):
+        assert (ROOT / name).is_file(), name
+
+
+def every_kind(family: type) -> set[type]:
+    kinds = set()
+    for kind in family.__subclasses__():
+        kinds |= {kind} | every_kind(kind)
+    return kinds
+
+
+def test_every_class_that_yaml_can_name_has_its_place() -> None:
+    import_all_parts()
+    told = set(re.findall(r"^::: (\S+)$", (ROOT / "docs/configuration.md").read_text(), re.MULTILINE))
+    kinds = {kind for family in FAMILIES for kind in every_kind(family)} | every_kind(Schedule)
+    wanted = {
+        f"{kind.__module__}.{kind.__qualname__}"
+        for kind in kinds
+        if kind.__module__.startswith("imagen_pl.")
+        and not kind.__name__.startswith("_")
+        and not inspect.isabstract(kind)
+    }
+    # What only the package itself makes, or subclasses of it.
+    wanted -= {
+        "imagen_pl.losses.text_matching.MatchingLoss",
+        "imagen_pl.losses.self_supervised.SelfSupervisedTask",
+    }
+    assert wanted - told == set()
+
+
+def fit(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str) -> list[dict[str, str]]:
+    """Train the tiny run with an example of the page; its numbers."""
+    for ending in ("py", "yaml"):
+        Path(f"{name}.{ending}").write_text(EXAMPLES[f"{name}.{ending}"])
+    monkeypatch.syspath_prepend(".")
+    assert main(["fit", *tiny.words, "--config", f"{name}.yaml"]) == 0
+    with (tiny.run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(rows: list[dict[str, str]], name: str) -> list[float]:
+    return [float(row[name]) for row in rows if row.get(name)]
+
+
+def test_the_page_has_four_examples() -> None:
+    assert sorted(EXAMPLES) == sorted(
+        f"{n}.{e}" for n in ("squeezing", "warm", "discs", "spread") for e in ("py", "yaml")
+    )
+
+
+def test_a_block_of_one_s_own(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(tiny, monkeypatch, "squeezing")
+    held = torch.load(tiny.run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert held["ema.generator.grown.8.weigh.0.weight"].shape == (4, 8)
+
+
+def test_a_loss_of_one_s_own(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = fit(tiny, monkeypatch, "warm")
+    assert numbers(rows, "train/g_warmth")
+    assert "train/d_warmth" not in rows[-1]
+
+
+def test_a_source_of_one_s_own(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert numbers(fit(tiny, monkeypatch, "discs"), "val/mean_colour")
+
+
+def test_a_score_of_one_s_own(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert numbers(fit(tiny, monkeypatch, "spread"), "val/spread_efficientnet_lite0")
+
+
+@pytest.mark.slow
+def test_it_builds_without_a_warning(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = (tmp_path / "site/configuration/index.html").read_text()
+    assert "Feature maps at each resolution".lower() in told.lower()
+    assert not re.search(r"^WARNING", done.stderr, re.MULTILINE)

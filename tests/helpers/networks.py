@@ -1,0 +1,67 @@
+"""Networks of a few kB, and captions' features for them."""
+
+from __future__ import annotations
+
+import torch
+
+from imagen_pl.models.discriminators.multiscale import MultiscaleDiscriminator
+from imagen_pl.models.generators.style import StyleGenerator
+from imagen_pl.types import TextFeatures
+
+TEXT_DIM = 6
+
+
+def text_features(
+    captions: int = 4, tokens: int = 5, dim: int = TEXT_DIM, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> TextFeatures:
+    """Random features; caption i has i % tokens + 1 real tokens, the others are padding."""
+    draw = torch.Generator().manual_seed(seed)
+    mask = torch.arange(tokens)[None] <= (torch.arange(captions) % tokens)[:, None]
+    vectors = torch.randn(captions, tokens, dim, generator=draw) * mask[:, :, None]
+    return TextFeatures(vectors, mask, torch.randn(captions, dim, generator=draw)).to(dtype=dtype)
+
+
+def pairs(count: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Vectors, and images whose colours follow from them: a held-out vector's image can be guessed."""
+    source = torch.Generator().manual_seed(seed)
+    pooled = torch.randn(count, 16, generator=source)
+    colours = (127 + 100 * torch.tanh(pooled[:, :3])).to(torch.uint8)
+    return pooled, colours[:, :, None, None].expand(-1, -1, 32, 32).contiguous()
+
+
+def small_generator(channels: dict[int, int] | None = None, **settings: object) -> StyleGenerator:
+    """From 4 to 16 px with attention at 8, unless told otherwise."""
+    torch.manual_seed(0)
+    chosen: dict = {
+        "text_dim": TEXT_DIM,
+        "latent_dim": 5,
+        "style_dim": 8,
+        "text_attention_at": [8],
+        "self_attention_at": [8],
+        **settings,
+    }
+    return StyleGenerator(channels or {4: 8, 8: 8, 16: 4}, **chosen)
+
+
+def small_discriminator(
+    channels: dict[int, int] | None = None, **settings: object
+) -> MultiscaleDiscriminator:
+    """From 4 to 16 px with heads at 8 and 16 and attention at 8, unless told otherwise."""
+    torch.manual_seed(1)
+    chosen: dict = {
+        "text_dim": TEXT_DIM,
+        "final_dim": 8,
+        "heads_at": [8, 16],
+        "self_attention_at": [8],
+        **settings,
+    }
+    return MultiscaleDiscriminator(channels or {4: 8, 8: 8, 16: 4}, **chosen)
+
+
+def awaken(network: torch.nn.Module, seed: int = 2) -> None:
+    """Give every silent (zero) parameter a value, so that no branch hides from a test."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))

@@ -1,0 +1,378 @@
+"""`imagen_pl.load`, releases, and `imagen-pl sample`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import imagen_pl
+from imagen_pl.cli.main import main
+from imagen_pl.data.sources.folder import FolderSource
+from imagen_pl.data.splits import held_out
+from imagen_pl.errors import UserError
+from imagen_pl.inference.pipeline import TextToImage, load
+from tests.helpers.runs import Tiny
+
+
+@pytest.fixture
+def model(trained_once: Path) -> TextToImage:
+    return load(trained_once / "runs/tiny")
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def training_captions(folder: Path) -> list[str]:
+    """Of the tiny run, whose folder of photos is split by name."""
+    config = yaml.safe_load((folder / "tiny.yaml").read_text())["data"]
+    source = FolderSource(config["source"]["init_args"]["path"])
+    train = held_out(source, "validation", config["val_fraction"]).train
+    return [caption for row in train for caption in row.captions]
+
+
+def close(a: Image.Image, b: Image.Image) -> bool:
+    """Batches of other sizes may take other kernels, which round the last bit otherwise."""
+    return int(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max()) <= 1
+
+
+def test_importing_the_package_stays_cheap() -> None:
+    program = (
+        "import sys, imagen_pl, imagen_pl.cli.main; "
+        "print([m for m in ('torch', 'lightning') if m in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+    assert imagen_pl.load is load
+
+
+def test_pictures_depend_on_prompt_and_seed_alone(model: TextToImage) -> None:
+    pictures = model.sample(["a red heart", "a cat"], seed=7, num_images=3)
+    assert len(pictures) == 6
+    assert all(p.size == (8, 8) and p.mode == "RGB" for p in pictures)
+    assert all(
+        same(a, b) for a, b in zip(model.sample(["a red heart", "a cat"], 7, 3), pictures, strict=True)
+    )
+    assert close(model.sample("a cat", seed=8)[0], pictures[4])
+    assert close(model.sample(["x", "y", "z", "a red heart"], seed=9)[3], pictures[2])
+    assert not same(pictures[0], pictures[1])
+    assert not same(pictures[0], pictures[3])
+    assert model.sample([], seed=7) == []
+
+
+def test_many_pictures_come_in_several_batches(model: TextToImage) -> None:
+    pictures = model.sample("a cat", seed=0, num_images=70)
+    assert close(pictures[69], model.sample("a cat", seed=69)[0])
+
+
+def test_truncation_draws_towards_the_mean(model: TextToImage) -> None:
+    def spread(truncation: float) -> float:
+        pictures = model.sample("a cat", num_images=16, truncation=truncation)
+        return float(np.stack([np.asarray(p, np.float32) for p in pictures]).std(0).mean())
+
+    assert spread(0.0) < 0.51 < spread(1.0)
+    with pytest.raises(UserError, match=r"truncation 1\.5 is not between 0 and 1"):
+        model.sample("a cat", truncation=1.5)
+    with pytest.raises(UserError, match="num_images 0 must be 1 or more"):
+        model.sample("a cat", num_images=0)
+
+
+def test_guidance_of_one_is_the_plain_picture_and_leaves_other_captions_unread(model: TextToImage) -> None:
+    plain = model.sample(["a red heart", "a cat"], 3, 2)
+    assert all(
+        same(a, b)
+        for a, b in zip(model.sample(["a red heart", "a cat"], 3, 2, guidance=1.0), plain, strict=True)
+    )
+    assert "_wordless" not in model.__dict__
+    assert not same(model.sample("a red heart", 3, guidance=3.0)[0], plain[0])
+    # At 0 the prompt is left out of the style, and this model has no attention that reads it besides.
+    heart, cat = model.sample(["a red heart", "a cat"], 3, guidance=0.0)
+    assert close(heart, cat)
+    assert not close(plain[0], plain[2])
+    with pytest.raises(UserError, match=r"guidance 10\.5 is not between 0 and 10"):
+        model.sample("a cat", guidance=10.5)
+    with pytest.raises(UserError, match="guidance nan is not"):
+        model.sample("a cat", guidance=float("nan"))
+
+
+def test_guidance_leads_away_from_what_the_model_learnt_to_draw_without_words(
+    trained_once: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From "" after caption dropout; else from the mean style of training captions."""
+
+    def drawn(**described: object) -> Image.Image:
+        model = load(trained_once / "runs/tiny", device="cpu")
+        model.description |= described
+        (picture,) = model.sample("a red heart", guidance=0.0)
+        model.sample("a cat", guidance=0.0)
+        return picture
+
+    model = load(trained_once / "runs/tiny", device="cpu")
+    assert model.description["caption_dropout"] == 0.0
+    assert model.description["captions"] == training_captions(trained_once)  # so few that all are kept
+    wordless, cat = model.sample("")[0], model.sample("a cat")[0]
+    assert close(drawn(caption_dropout=0.1), wordless)
+    assert close(drawn(captions=["a cat", "a cat"]), cat)
+    assert not close(wordless, cat)
+    assert not caplog.messages
+    assert close(drawn(captions=[]), wordless)
+    assert len(caplog.messages) == 1  # of two calls
+    assert "which this model is not known to have learnt" in caplog.messages[0]
+
+
+def test_a_generator_without_guidance_draws_and_says_so(model: TextToImage) -> None:
+    class Plain(type(model.generator)):  # type: ignore[misc]
+        def forward(self, z, text, growth=None, truncation=1.0):  # type: ignore[no-untyped-def]
+            return super().forward(z, text, growth, truncation)
+
+    expected = model.sample("a cat")[0]
+    model.generator.__class__ = Plain
+    assert same(model.sample("a cat")[0], expected)
+    with pytest.raises(UserError, match="Plain knows no guidance: leave it at 1"):
+        model.sample("a cat", guidance=2.0)
+
+
+def test_a_release_draws_the_same_to_the_bit(model: TextToImage, tmp_path: Path) -> None:
+    folder = model.save(tmp_path / "release")
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    loaded = load(folder)
+    for name, tensor in model.generator.state_dict().items():
+        assert torch.equal(loaded.generator.state_dict()[name], tensor), name
+    prompts = ["a red heart", "a cat, fluent style"]
+    for settings in ({}, {"guidance": 2.0}):
+        before, after = (m.sample(prompts, 3, 2, **settings) for m in (model, loaded))
+        assert all(same(a, b) for a, b in zip(before, after, strict=True))
+    description = json.loads((folder / "config.json").read_text())
+    assert description["resolution"] == 8
+    assert description["generator"]["class_path"] == "imagen_pl.models.generators.style.StyleGenerator"
+    assert description["imagen_pl"] == imagen_pl.__version__
+    again = loaded.save(tmp_path / "again")
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_a_release_in_half_precision(model: TextToImage, tmp_path: Path) -> None:
+    folder = model.save(tmp_path / "release", torch.bfloat16)
+    weights = load_file(folder / "model.safetensors")
+    assert {t.dtype for t in weights.values()} == {torch.bfloat16}
+    a, b = model.sample("a cat")[0], load(folder).sample("a cat")[0]
+    assert np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max() < 16
+
+
+def test_a_run_gives_its_best_checkpoint(trained: Tiny) -> None:
+    def weights(path: Path) -> torch.Tensor:
+        return next(iter(load(path).generator.state_dict().values()))
+
+    last, best = (trained.run / f"checkpoints/{name}.ckpt" for name in ("last", "best"))
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["state_dict"] = {n: t + 1 for n, t in checkpoint["state_dict"].items()}
+    torch.save(checkpoint, best)
+    torch.save(torch.load(last, weights_only=True), last)  # the newest again
+    assert not torch.equal(weights(last), weights(best))
+    assert torch.equal(weights(trained.run), weights(best))
+    # A best of a smaller resolution is not what was asked for.
+    torch.save({**checkpoint, "growth_resolution": 4}, best)
+    torch.save(torch.load(last, weights_only=True), last)
+    assert torch.equal(weights(trained.run), weights(last))
+
+
+def test_what_cannot_be_loaded_is_told_in_one_line(trained: Tiny, tmp_path: Path) -> None:
+    path = trained.run / "checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+
+    def fails(what: Path, match: str) -> None:
+        with pytest.raises(UserError, match=match) as told:
+            load(what)
+        assert "\n" not in str(told.value)
+
+    fails(tmp_path / "nowhere", "there is no such run, checkpoint or release")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    fails(empty, "neither a run with checkpoints/.* nor a release")
+    no_average = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("ema.")}
+    torch.save({**checkpoint, "state_dict": no_average}, path)
+    fails(path, "holds no moving average of a generator")
+    torch.save({k: v for k, v in checkpoint.items() if k != "config"}, path)
+    fails(path, "does not say which networks it holds")
+    torch.save({**checkpoint, "config": checkpoint["config"].replace("style_dim: 8", "style_dim: 9")}, path)
+    fails(path, r"holds another architecture: .* is \(8,.*\) there and \(9,.*\) here")
+    torch.save({**checkpoint, "config": checkpoint["config"].replace("StyleGenerator", "NoGenerator")}, path)
+    fails(path, "its networks cannot be made: .*NoGenerator")
+    path.write_bytes(path.read_bytes()[:500])
+    fails(path, "cannot be read: it is damaged")
+
+
+def test_damaged_releases(model: TextToImage, tmp_path: Path) -> None:
+    folder = model.save(tmp_path / "release")
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:100])
+    with pytest.raises(UserError, match=r"release .* cannot be read"):
+        load(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        load(folder)
+    (folder / "model.safetensors").write_bytes(data)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"release .* cannot be read"):
+        load(folder)
+
+
+# ---------------------------------------------------------------------- imagen-pl sample
+
+
+def test_sample_draws_a_row_a_prompt(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["a red heart", "a cat", "--num_images", "3", "--seed", "7", "--out", "out/x.png"]
+    assert main(["sample", str(trained.run), *words, "--singles", "single"]) == 0
+    assert "out/x.png: 6 pictures of 8 px" in capsys.readouterr().out
+    sheet = Image.open("out/x.png")
+    assert sheet.width > 3 * 128
+    assert sheet.height > 2 * 128
+    names = sorted(p.name for p in Path("single").iterdir())
+    assert names == [f"00000{row}-{k}.png" for row in range(2) for k in range(3)]
+    expected = load(trained.run).sample(["a red heart", "a cat"], seed=7, num_images=3)
+    assert all(same(Image.open(f"single/{n}"), e) for n, e in zip(names, expected, strict=True))
+
+
+def test_guidance_is_drawn_with_and_told_in_the_file(trained: Tiny) -> None:
+    words = ["sample", str(trained.run), "a cat", "--guidance", "2.5", "--singles", "single", "--seed", "4"]
+    assert main(words) == 0
+    with Image.open("single/000000.png") as picture:
+        assert picture.info["guidance"] == "2.5"
+        assert same(picture, load(trained.run).sample("a cat", seed=4, guidance=2.5)[0])
+    with Image.open("sample.png") as sheet:
+        assert sheet.info["guidance"] == "2.5"
+    Path("p.txt").write_text("a cat\n")
+    words = ["sample", str(trained.run), "--prompts", "p.txt", "--out", "pictures", "--guidance", "0"]
+    assert main(words) == 0
+    with Image.open("pictures/000000.png") as picture:
+        assert picture.info["guidance"] == "0.0"
+        assert same(picture, load(trained.run).sample("a cat", guidance=0.0)[0])
+
+
+def test_refined_pictures_are_those_of_sample_and_the_file_says_so(trained: Tiny) -> None:
+    words = ["sample", str(trained.run), "a cat", "--refine", "3", "--singles", "single", "--seed", "4"]
+    assert main(words) == 0
+    model = load(trained.run)
+    with Image.open("single/000000.png") as picture:
+        assert picture.info["refine"] == "3"
+        assert same(picture, model.sample("a cat", seed=4, refine=3)[0])
+        assert not same(picture, model.sample("a cat", seed=4)[0])
+    Path("p.txt").write_text("a cat\n")
+    words = ["sheet", str(trained.run), "p.txt", "--out", "drafts.html", "--num_images", "1", "--refine", "3"]
+    assert main(words) == 0
+    assert "--refine 3" in Path("drafts.html").read_text()
+
+
+def test_sample_writes_sample_png_by_default(trained: Tiny) -> None:
+    assert main(["sample", str(trained.run), "a cat"]) == 0
+    labelled = Image.open("sample.png").height
+    assert main(["sample", str(trained.run), "a cat", "--plain"]) == 0
+    assert Image.open("sample.png").height < labelled
+
+
+def test_a_file_of_prompts_becomes_a_data_set(trained: Tiny) -> None:
+    rows = [
+        {"prompt": "a red heart", "id": 5, "tags": ["x", "y"]},
+        {"prompt": "a cat", "seed": 99, "id": 6, "file_name": "old.png"},
+    ]
+    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--prompts", "p.jsonl", "--out", "pictures", "--num_images", "2", "--seed", "40"]
+    assert main(["sample", str(trained.run), *words]) == 0
+    found = [json.loads(line) for line in Path("pictures/metadata.jsonl").read_text().splitlines()]
+    cat = {"prompt": "a cat", "id": 6, "source_file_name": "old.png"}
+    assert found == [
+        {"file_name": "000000-0.png", "prompt": "a red heart", "seed": 40, "id": 5, "tags": ["x", "y"]},
+        {"file_name": "000000-1.png", "prompt": "a red heart", "seed": 41, "id": 5, "tags": ["x", "y"]},
+        {"file_name": "000001-0.png", "seed": 99, **cat},
+        {"file_name": "000001-1.png", "seed": 100, **cat},
+    ]
+    model = load(trained.run)
+    for row in found:
+        picture = Image.open(Path("pictures") / row["file_name"])
+        assert close(picture, model.sample(row["prompt"], seed=row["seed"])[0])
+
+
+def test_the_folder_opens_as_a_hugging_face_imagefolder(
+    trained: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    Path("p.csv").write_text("prompt,id\na red heart,5\na cat,6\n")
+    assert main(["sample", str(trained.run), "--prompts", "p.csv", "--out", "pictures"]) == 0
+    opened = datasets.load_dataset(
+        "imagefolder", data_dir="pictures", split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert opened["prompt"] == ["a red heart", "a cat"]
+    assert [str(i) for i in opened["id"]] == ["5", "6"]
+    assert opened[0]["image"].size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name at least one prompt"),
+        (["a cat", "--prompts", "p.txt"], "not both"),
+        (["--prompts", "p.txt"], "name it with --out DIR"),
+        (["--prompts", "p.txt", "--out", "x.png"], "must be a folder"),
+        (["--prompts", "p.txt", "--out", "d", "--singles", "s"], "--singles goes with prompts on the line"),
+        (["--prompts", "none.txt", "--out", "d"], "there is no such file"),
+        (["--prompts", "p.txt", "--out", "full"], "already holds a metadata.jsonl"),
+        (["a cat", "--out", "x.gif"], "must be a .png, .webp or .jpg file"),
+        (["a cat", "--num_images", "0"], "--num_images 0 must be 1 or more"),
+        (["a cat", "--truncation", "2"], "--truncation 2.0 is not between 0 and 1"),
+        (["a cat", "--refine", "201"], "--refine 201 is not a whole number from 0 to 200"),
+        (["a cat", "--guidance", "-1"], "--guidance -1.0 is not between 0 and 10"),
+        (["--prompts", "p.txt", "--out", "d", "--guidance", "11"], "--guidance 11.0 is not between 0 and 10"),
+    ],
+)
+def test_sample_tells_mistakes_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.txt").write_text("a cat\n")
+    Path("full").mkdir()
+    Path("full/metadata.jsonl").write_text("{}\n")
+    assert main(["sample", "nowhere", *words]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_sample_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "nowhere", "a cat"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: model nowhere: there is no such run, checkpoint or release")
+    assert told.count("\n") == 1
+
+
+def test_a_text_adapter_comes_along(tiny: Tiny, tmp_path: Path) -> None:
+    """It is a part of the generator: of its average, its checkpoint and its release."""
+    adapter = {
+        "class_path": "TextAdapter",
+        "init_args": {"text_dim": 16, "hidden_dim": 8, "attention_heads": 2},
+    }
+    words = {"generator": {"init_args": {"text_adapter": adapter, "text_attention_at": [8]}}}
+    Path("adapter.yaml").write_text(yaml.safe_dump({"model": words}))
+    assert main(["fit", *tiny.words, "--config", "adapter.yaml"]) == 0
+
+    model = load(tiny.run)
+    released = load(model.save(tmp_path / "release"))
+
+    trained = {n: p for n, p in model.generator.named_parameters() if n.startswith("text_adapter.")}
+    assert all(trained[f"text_adapter.{part}.up.weight"].any() for part in ("pooled", "tokens"))
+    kept = dict(released.generator.named_parameters())
+    assert all(torch.equal(kept[name], value) for name, value in trained.items())
+    (picture,) = model.sample("a red heart", seed=1)
+    assert same(released.sample("a red heart", seed=1)[0], picture)
+    released.generator.text_adapter = None
+    assert not same(released.sample("a red heart", seed=1)[0], picture)

@@ -1,0 +1,340 @@
+"""The captioning term: who learns what in which step, what it tells, and that a resume repeats it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from imagen_pl.errors import UserError
+from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.losses.adversarial import NonSaturating, Relativistic
+from imagen_pl.losses.base import LossInputs
+from imagen_pl.losses.captioning import Captioning
+from imagen_pl.models.captioner.image_features import DiscriminatorFeatures
+from imagen_pl.models.captioner.weights import save_weights
+from imagen_pl.models.discriminators.base import ImageFeatures
+from imagen_pl.schedules import Linear
+from imagen_pl.types import Growth
+from tests.helpers.captioners import tiny_captioner, tiny_captioning
+from tests.helpers.networks import small_discriminator, text_features
+from tests.helpers.training import (
+    Remember,
+    SaveAt,
+    adam,
+    assert_same,
+    batches_until,
+    tiny_data,
+    tiny_system,
+    train,
+    weights_of,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WORDS = ("red heart", "blue cat", "green square", "red cat", "blue heart", "a hat", "a sun", "one")
+
+
+def captions(count: int) -> list[str]:
+    return [WORDS[i % len(WORDS)] for i in range(count)]
+
+
+def shown(count: int = 8, empty: int = 0, seed: int = 0) -> LossInputs:
+    """Images of noise with captions, the last `empty` of which were dropped."""
+    images = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    words = captions(count - empty) + [""] * empty
+    seen = ImageFeatures({8: torch.zeros(count, 4, 8, 8)}, torch.zeros(count, 4))
+    return LossInputs(images, seen, text_features(count), Growth(8), words)
+
+
+def teach(term: Captioning, images: LossInputs) -> Tensor:
+    """The generator's step."""
+    return term(small_discriminator(), NonSaturating(), images)
+
+
+def fit(system: TextToImageGAN, images: int, *args: Any, **settings: Any) -> None:
+    """As `train`, with a fifth of the captions dropped; Lightning counts the captioner's steps too."""
+    term, batches = system.terms.taught, batches_until(images)
+    assert isinstance(term, Captioning)
+    steps = 2 * batches + (0 if term.freeze else -(-batches // term.every))
+    train(system, images, *args, data=tiny_data(caption_dropout=0.2), max_steps=steps, **settings)
+    assert system.images_seen == images
+
+
+# ------------------------------------------------------------------ what it gives
+
+
+def test_it_is_the_captioners_cross_entropy() -> None:
+    term, images = tiny_captioning(tiny_captioner(dropout=0.5)), shown()
+    loss = teach(term, images)
+    captioner = term.captioner.eval()
+    expected = captioner.cross_entropy(captioner.extract_features(images.images), images.captions)
+    torch.testing.assert_close(loss, expected)  # without dropout, though it is in training
+    assert term.take_notes().keys() == {"cross_entropy"}
+
+
+def test_on_real_images_it_tells_how_well_others_captions_fit() -> None:
+    term, images = tiny_captioning(), shown()
+    loss = term.learn(images)
+    captioner = term.captioner
+    memory = captioner.extract_features(images.images)
+    torch.testing.assert_close(loss, captioner.cross_entropy(memory, images.captions))
+    shuffled = captioner.cross_entropy(memory.roll(1, 0), images.captions).mean()
+    torch.testing.assert_close(term.take_notes()["shuffled"], shuffled.detach())
+    torch.testing.assert_close(term.averages, torch.stack([loss.mean(), shuffled]).detach())
+
+
+def test_dropped_captions_neither_teach_nor_count() -> None:
+    whole, dropped = tiny_captioning(), tiny_captioning()
+    few, many = shown(6), shown(8, empty=2)
+    many.images[:6] = few.images
+    loss = dropped.learn(many)
+    assert not loss[6:].any()
+    whole.learn(few)
+    torch.testing.assert_close(dropped.averages[0], whole.averages[0])
+
+
+def test_a_share_of_the_images() -> None:
+    half, whole = tiny_captioning(share=0.5), tiny_captioning()
+    many = shown(8)
+    few = LossInputs(many.images[:4], many.features, many.text, many.growth, many.captions[:4])
+    torch.testing.assert_close(teach(half, many), teach(whole, few))
+    torch.testing.assert_close(half.learn(many), whole.learn(few))
+    assert torch.equal(half.averages, whole.averages)
+    for share in (0.0, 1.5):
+        with pytest.raises(UserError, match=rf"captioning\.share {share} must be above 0 and at most 1"):
+            tiny_captioning(share=share)
+
+
+def test_a_lone_image_has_no_neighbour() -> None:
+    term = tiny_captioning()
+    assert is_finite(term.learn(shown(1)))
+    assert not term.measured
+    assert not term.take_notes()
+
+
+def is_finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())
+
+
+# ------------------------------------------------------------------ in a training
+
+
+def everything(**settings: Any) -> TextToImageGAN:
+    captioner = tiny_captioner(dropout=0.1, **settings)
+    term = tiny_captioning(
+        captioner, generator_weight=Linear(0.0, 1.0, kimg=0.1), from_resolution=16, every=2, share=0.5
+    )
+    return tiny_system(captioning=term)
+
+
+def state(system: TextToImageGAN) -> dict[str, Any]:
+    return {
+        "weights": system.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in system.trainer.optimizers],
+    }
+
+
+@pytest.mark.parametrize("features", ["pixels", "discriminator"])
+def test_resumed_equals_uninterrupted(features: str, tmp_path: Path) -> None:
+    def made() -> TextToImageGAN:
+        chosen = {"features": DiscriminatorFeatures(channels=8)} if features == "discriminator" else {}
+        return everything(**chosen)
+
+    paths = {clock: tmp_path / f"{clock}.ckpt" for clock in (40, 96)}
+    whole = made()
+    fit(whole, 160, [SaveAt(paths)])
+    for clock, path in paths.items():
+        assert torch.load(path, weights_only=True)["images_seen"] == clock
+        torch.manual_seed(clock)
+        resumed = made()
+        with torch.no_grad():
+            for parameter in resumed.parameters():
+                parameter.add_(1)
+        fit(resumed, 160, ckpt_path=path)
+        assert_same(state(resumed), state(whole))
+
+
+class Movers(Callback):
+    """Keeps which networks have gradients at each optimizer's step."""
+
+    def __init__(self) -> None:
+        self.by_optimizer: list[list[set[str]]] = [[], [], []]
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        moved = {name.split(".")[0] for name, p in pl_module.named_parameters() if p.grad is not None}
+        self.by_optimizer[trainer.optimizers.index(optimizer)].append(moved)
+
+
+def test_each_step_moves_its_own_network_alone() -> None:
+    movers = Movers()
+    fit(tiny_system(captioning=tiny_captioning()), 32, [movers])
+    assert movers.by_optimizer == [[{"discriminator"}] * 4, [{"generator"}] * 4, [{"terms"}] * 4]
+
+
+def test_the_generator_learns_from_it_and_the_captioner_does_not() -> None:
+    term = tiny_captioning()
+    images = shown()
+    images.images.requires_grad_()
+    term.captioner.requires_grad_(False)  # as the system does in the generator's step
+    teach(term, images).mean().backward()
+    assert images.images.grad is not None
+    assert bool(images.images.grad.any(dim=(1, 2, 3)).all())
+    assert all(parameter.grad is None for parameter in term.parameters())
+
+
+def test_its_numbers_are_logged_and_its_weight_follows_the_stages() -> None:
+    told = Remember()
+    system = tiny_system(captioning=tiny_captioning(from_resolution=16))
+    fit(system, 96, logger=told, log_every_n_steps=1)
+    assert sorted(told.column("train/caption_ce")) == [*range(8, 97, 8)]
+    assert sorted(told.column("train/caption_ce_shuffled")) == [*range(8, 97, 8)]
+    assert sorted(told.column("train/g_caption_ce")) == [*range(72, 97, 8)]  # 16 px begins at 64
+    assert told.column("train/g_nlg_cross_entropy") == told.column("train/g_caption_ce")
+
+
+def test_a_batch_in_parts_teaches_the_captioner_as_a_whole_one() -> None:
+    runs = []
+    for accumulate in (1, 2):
+        system = tiny_system(captioning=tiny_captioning(generator_weight=0.0), accumulate=accumulate)
+        fit(system, 16)
+        runs.append(weights_of(system.terms.taught.captioner))  # type: ignore[union-attr]
+    for name, value in runs[0].items():
+        torch.testing.assert_close(runs[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("features", "looks"), [(None, 4), (DiscriminatorFeatures(8, 8), 5)])
+def test_the_discriminator_is_asked_only_where_its_maps_are_read(
+    features: DiscriminatorFeatures | None, looks: int
+) -> None:
+    """Real and fake images in its own step, both in the generator's; the captioner's adds one or none."""
+    captioner = tiny_captioner() if features is None else tiny_captioner(features=features)
+    system = tiny_system(captioning=tiny_captioning(captioner), adversarial=Relativistic())
+    look, calls = system.discriminator.extract_features, []
+
+    def counted(images: Tensor, growth: Growth | None = None) -> ImageFeatures:
+        calls.append(images)
+        return look(images, growth)
+
+    system.discriminator.extract_features = counted  # type: ignore[method-assign]
+    train(system, 8)
+
+    assert len(calls) == looks
+
+
+def test_in_half_precision() -> None:
+    term = tiny_captioning(tiny_captioner(features=DiscriminatorFeatures(channels=8)))
+    fit(tiny_system(captioning=term), 32, precision="bf16-mixed")
+    assert is_finite(term.averages)
+    assert term.averages.any()
+
+
+def test_maps_that_the_discriminator_has_not_stop_at_once() -> None:
+    term = tiny_captioning(tiny_captioner(features=DiscriminatorFeatures(channels=3)))
+    with pytest.raises(UserError, match=r"features\.channels is 3, .* 8 px has 8: set it to 8"):
+        tiny_system(captioning=term)
+
+
+# ------------------------------------------------------------------ from an earlier captioner
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """A captioner's folder, with tokens of its own."""
+    captioner = tiny_captioner()
+    captioner.prepare(lambda: ["number one", "number two"])
+    with torch.no_grad():
+        for parameter in captioner.parameters():
+            parameter.add_(0.01)
+    return save_weights(captioner, tmp_path / "captioner").parent
+
+
+def test_a_frozen_captioner_stays_as_it_is(earlier: Path) -> None:
+    told = Remember()
+    term = tiny_captioning(captioner_from=str(earlier), freeze=True)
+    system = tiny_system(captioning=term)
+    fit(system, 32, logger=told, log_every_n_steps=1)
+    expected = tiny_captioning(captioner_from=str(earlier))
+    expected.prepare(list)
+    assert_same(weights_of(term.captioner), weights_of(expected.captioner))
+    assert not system.trainer.optimizers[2].state
+    assert (
+        sorted(told.column("train/caption_ce"))
+        == sorted(told.column("train/caption_ce_shuffled"))
+        == [8, 16, 24, 32]
+    )
+    assert "train/nlg_grad_norm" not in {name for _, row in told.rows for name in row}
+
+
+def test_an_earlier_captioner_goes_on_learning(earlier: Path) -> None:
+    term = tiny_captioning(captioner_from=str(earlier))
+    before = tiny_captioning(captioner_from=str(earlier))
+    before.prepare(list)
+    fit(tiny_system(captioning=term), 32)
+    assert torch.equal(term.captioner.tokens.merges, before.captioner.tokens.merges)
+    assert not torch.equal(term.captioner.norm.weight, before.captioner.norm.weight)
+
+
+def test_freezing_asks_for_an_earlier_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="freeze keeps a captioner that has learnt: name it"):
+        tiny_captioning(freeze=True)
+    with pytest.raises(UserError, match=r"there is no captioner\.safetensors"):
+        fit(tiny_system(captioning=tiny_captioning(captioner_from=str(tmp_path))), 8)
+
+
+# ------------------------------------------------------------------ whether it teaches anything
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "imagen_pl.losses.captioning"]
+
+
+def test_it_says_once_that_a_captioner_without_knowledge_teaches_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    term = tiny_captioning()
+    with caplog.at_level(logging.WARNING, "imagen_pl"):
+        for step in range(25):
+            term.learn(shown(seed=step))  # noise, each time another: nothing can be read in it
+            teach(term, shown())
+            assert len(warnings(caplog)) == (step >= 19)
+    (line,) = warnings(caplog)
+    own, shuffled = term.averages.tolist()
+    assert abs(shuffled - own) < 0.1
+    assert "real images fit their own captions (train/caption_ce 5." in line
+    assert "teaches the generator nothing" in line
+    assert "captioner_from" in line
+    assert "\n" not in line
+
+
+def test_it_says_nothing_of_one_that_reads(caplog: pytest.LogCaptureFixture) -> None:
+    term, images = tiny_captioning(), shown()
+    term.captioner.prepare(lambda: list(WORDS) * 2)
+    optimizer = adam(1e-2)(term.parameters())
+    with caplog.at_level(logging.WARNING, "imagen_pl"):
+        for _ in range(150):
+            optimizer.zero_grad()
+            term.learn(images).mean().backward()
+            optimizer.step()
+        teach(term, images)
+    own, shuffled = term.averages.tolist()
+    assert shuffled - own > 0.1
+    assert not warnings(caplog)
+
+
+def test_the_margin_goes_with_a_resume() -> None:
+    first, second = tiny_captioning(), tiny_captioning()
+    for step in range(3):
+        first.learn(shown(seed=step))
+    second.load_state_dict(first.state_dict())
+    for term in (first, second):
+        term.learn(shown(seed=9))
+    assert torch.equal(first.averages, second.averages)
+    assert int(second.measured) == 4

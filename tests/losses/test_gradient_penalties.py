@@ -1,0 +1,226 @@
+"""Gradient penalties: their values, and their own gradients checked in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imagen_pl.losses.gradient_penalties import (
+    R1,
+    R2,
+    Images,
+    MatchingAwarePenalty,
+    Penalty,
+    PerResolution,
+    WassersteinPenalty,
+)
+from imagen_pl.types import Growth, TextFeatures
+from tests.helpers.networks import awaken, small_discriminator, text_features
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PENALTIES = [R1(1.0), R2(1.0), WassersteinPenalty(1.0), MatchingAwarePenalty(1.0)]
+by_name = pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: penalty.name)
+
+
+def _images(b: int, side: int, seed: int) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(b, 3, side, side, generator=draw, dtype=torch.float64)
+
+
+def _check_twice(
+    penalty: Penalty, network: nn.Module, real: Images, fake: Images, text: TextFeatures
+) -> None:
+    """The penalty's gradient with regard to the weights is right, and so is that gradient's own."""
+    names = [name for name, _ in network.named_parameters()]
+    weights = [p.detach().clone().requires_grad_() for p in network.parameters()]
+
+    def value(*weights: Tensor) -> Tensor:
+        torch.manual_seed(0)  # of the Wasserstein penalty's places
+        chosen = dict(zip(names, weights, strict=True))
+
+        def logits(images: Images, text: TextFeatures) -> Tensor:
+            return torch.func.functional_call(network, chosen, (images, text))
+
+        return penalty(logit_fn, real, fake, text)
+
+    # The fast mode compares along random directions: the slow one would take minutes here.
+    assert torch.autograd.gradcheck(value, weights, fast_mode=True)
+    assert torch.autograd.gradgradcheck(value, weights, fast_mode=True)
+
+
+class SmoothJudge(nn.Module):
+    """Two heads of a tanh network on pixels and the pooled text."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden = nn.Linear(3 * side * side + 6, 5)
+        self.heads = nn.Linear(5, 2)
+        self.double()
+
+    def forward(self, images: Images, text: TextFeatures) -> Tensor:
+        return self.heads(self.hidden(torch.cat([images.flatten(1), text.pooled], 1)).tanh())
+
+
+@by_name
+def test_gradients_on_a_smooth_judge(penalty: Penalty) -> None:
+    text = text_features(3, dtype=torch.float64)
+
+    _check_twice(penalty, SmoothJudge(2), _images(3, 2, 0), _images(3, 2, 1), text)
+
+
+@by_name
+def test_gradients_on_the_real_discriminator(penalty: Penalty) -> None:
+    discriminator = small_discriminator({4: 4, 8: 4}, heads_at=[8], minibatch_stddev=2).double()
+    awaken(discriminator)
+    text = text_features(2, dtype=torch.float64)
+
+    _check_twice(penalty, discriminator, _images(2, 8, 0), _images(2, 8, 1), text)
+
+
+@by_name
+def test_it_is_right_in_the_middle_of_a_fade(penalty: Penalty) -> None:
+    discriminator = small_discriminator({4: 4, 8: 4}, heads_at=[8]).double()
+    awaken(discriminator)
+
+    class Fading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = discriminator
+
+        def forward(self, images: Images, text: TextFeatures) -> Tensor:
+            return self.inner(images, text, Growth(8, 0.4))
+
+    text = text_features(2, dtype=torch.float64)
+    _check_twice(penalty, Fading(), _images(2, 8, 0), _images(2, 8, 1), text)
+
+
+@by_name
+def test_every_weight_of_the_discriminator_is_reached(penalty: Penalty) -> None:
+    """Attention beyond the plain product's reach included: the fused kernel has no second derivative."""
+    discriminator = small_discriminator({4: 4, 8: 4, 16: 4, 32: 4}, heads_at=[16], self_attention_at=[32])
+    awaken(discriminator)
+
+    penalty(
+        discriminator, _images(2, 32, 0).float(), _images(2, 32, 1).float(), text_features(2)
+    ).sum().backward()
+
+    for name, parameter in discriminator.named_parameters():
+        if name.startswith("grown") and "bias" not in name and "32" in name:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+            assert parameter.grad.any(), name
+
+
+def _quadratic(images: Images, text: TextFeatures) -> Tensor:
+    """D(x) = ||x||^2, in two heads that differ by a constant: its slope is 2 x."""
+    size = images.square().sum((1, 2, 3))
+    return torch.stack([size, size + 5], dim=1)
+
+
+def test_values_of_a_quadratic_judge() -> None:
+    real, fake, text = _images(4, 4, 0), _images(4, 4, 1), text_features(4, dtype=torch.float64)
+
+    r1, r2 = R1(1.0)(_quadratic, real, fake, text), R2(1.0)(_quadratic, real, fake, text)
+
+    torch.testing.assert_close(r1, 2 * real.square().sum((1, 2, 3)))  # 1/2 ||2 x||^2
+    torch.testing.assert_close(r2, 2 * fake.square().sum((1, 2, 3)))
+
+
+def test_the_mean_over_the_heads_is_what_slopes() -> None:
+    """Two heads of opposite slope have no slope together."""
+
+    def logits(images: Images, text: TextFeatures) -> Tensor:
+        size = images.square().sum((1, 2, 3))
+        return torch.stack([size, -size], dim=1)
+
+    real = _images(2, 4, 0)
+    assert not R1(1.0)(logit_fn, real, real, text_features(2, dtype=torch.float64)).any()
+
+
+def test_wasserstein_penalty_lies_between_real_and_fake() -> None:
+    real, fake = _images(64, 2, 0), _images(64, 2, 1)
+    text = text_features(64, dtype=torch.float64)
+    seen: list[Tensor] = []
+
+    def logits(images: Images, text: TextFeatures) -> Tensor:
+        seen.append(images.detach())
+        return _quadratic(images, text)
+
+    torch.manual_seed(0)
+    value = WassersteinPenalty(1.0)(logit_fn, real, fake, text)
+
+    (between,) = seen
+    share = ((between - real) / (fake - real)).flatten(1)
+    torch.testing.assert_close(share, share[:, :1].expand_as(share))  # one place an image
+    assert (share >= 0).all()
+    assert (share <= 1).all()
+    assert share.std() > 0.2
+    length = 2 * between.square().sum((1, 2, 3)).sqrt()
+    torch.testing.assert_close(value, (length - 1).square())
+
+
+def test_wasserstein_penalty_asks_for_a_slope_of_one() -> None:
+    def logits(images: Images, text: TextFeatures) -> Tensor:
+        return images[:, 0, 0, :1] * 3
+
+    real = _images(2, 4, 0)
+    value = WassersteinPenalty(1.0)(logit_fn, real, real, text_features(2, dtype=torch.float64))
+
+    torch.testing.assert_close(value, torch.full((2,), 4.0, dtype=torch.float64))
+
+
+def test_matching_aware_penalty_is_the_sixth_power_over_images_and_words() -> None:
+    real, text = _images(3, 2, 0), text_features(3, dtype=torch.float64)
+
+    def logits(images: Images, text: TextFeatures) -> Tensor:
+        return (images.square().sum((1, 2, 3)) + text.pooled.square().sum(1))[:, None] / 2
+
+    value = MatchingAwarePenalty(2.0)(logit_fn, real, _images(3, 2, 1), text)
+
+    length = (real.square().sum((1, 2, 3)) + text.pooled.square().sum(1)).sqrt()
+    torch.testing.assert_close(value, length**6)
+
+
+@by_name
+def test_a_flat_judge_has_finite_gradients(penalty: Penalty) -> None:
+    logit_fn = SmoothJudge(2)
+    for parameter in logit_fn.parameters():
+        torch.nn.init.zeros_(parameter)
+    real = _images(2, 2, 0)
+
+    penalty(logit_fn, real, real, text_features(2, dtype=torch.float64)).sum().backward()
+
+    assert all(torch.isfinite(p.grad).all() for p in logit_fn.parameters() if p.grad is not None)
+
+
+def test_the_given_images_are_left_as_they_are() -> None:
+    real, fake = _images(2, 2, 0), _images(2, 2, 1)
+
+    R1(1.0)(_quadratic, real, fake, text_features(2, dtype=torch.float64))
+
+    assert not real.requires_grad
+    assert real.grad is None
+
+
+def test_weight_follows_a_power_law_through_two_points() -> None:
+    weight = PerResolution(32, 0.5, 256, 150.0)
+
+    assert weight(32) == pytest.approx(0.5)
+    assert weight(256) == pytest.approx(150.0)
+    assert weight(64) / weight(32) == pytest.approx(weight(256) / weight(128))
+    assert weight(64) == pytest.approx(0.5 * 300 ** (1 / 3))
+    assert weight(512) > 150 > weight(128) > 0.5 > weight(16) > 0
+
+
+def test_a_penalty_s_weight_is_a_number_or_a_law() -> None:
+    assert R1(3.0).weight_at(64) == 3.0
+    assert R2(PerResolution(8, 1.0, 16, 4.0)).weight_at(16) == pytest.approx(4.0)
+
+
+def test_every_is_kept_and_checked() -> None:
+    assert R1(1.0).every == 1
+    assert R1(1.0, every=16).every == 16
+    with pytest.raises(ValueError, match="every 0 must be 1 or more"):
+        R1(1.0, every=0)

@@ -1,0 +1,185 @@
+"""Which network each term of the objective teaches, in which step: one table, through the real system.
+
+A new term is one row more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import nn
+
+from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.losses.adversarial import NonSaturating, Relativistic
+from imagen_pl.losses.base import LossTerm
+from imagen_pl.losses.clip_guidance import BackboneGuidance, ImageTextGuidance
+from imagen_pl.losses.gradient_penalties import R1, R2, MatchingAwarePenalty, Penalty, WassersteinPenalty
+from imagen_pl.losses.image_matching import PerceptualMatching, PixelMatching
+from imagen_pl.losses.text_matching import FeatureMatching, ImageTextContrastive, MismatchedCaptions
+from imagen_pl.models.pretrained.backbones import TimmBackbone
+from imagen_pl.models.text.adapter import TextAdapter
+from imagen_pl.models.text.encoder import FrozenTextEncoder
+from imagen_pl.schedules import Stage
+from imagen_pl.training.class_paths import import_all_parts
+from tests.helpers.captioners import tiny_captioning
+from tests.helpers.fakes import TinyDual
+from tests.helpers.networks import awaken
+from tests.helpers.tasks import tiny_task
+from tests.helpers.training import AtEachBatch, tiny_system, train
+from tests.helpers.transformers_models import save_bert
+
+# The parts that could learn: both networks with their own text adapters, the term's own parameters, the
+# generator's average, and the text encoder, which is asked in the step.
+Reached = frozenset[str]
+NOTHING: Reached = frozenset()
+D: Reached = frozenset({"discriminator"})
+D_WORDS: Reached = frozenset({"discriminator's adapter"})
+G: Reached = frozenset({"generator", "generator's adapter"})
+OWN: Reached = frozenset({"the term's own"})
+
+# By the name of a loss: what switches it on, and what gets a gradient of it in the discriminator's step, in
+# the generator's, and in a captioner's where there is one. Everything else must get none at all.
+Row = tuple[Callable[[], dict[str, Any]], Reached, Reached, Reached]
+TABLE: dict[str, Row] = {
+    "loss": (lambda: {"adversarial": NonSaturating()}, D | D_WORDS, G, NOTHING),
+    "loss, relativistic": (lambda: {"adversarial": Relativistic()}, D | D_WORDS, G, NOTHING),
+    "r1": (lambda: {"penalties": [R1(1.0)]}, D | D_WORDS, NOTHING, NOTHING),
+    "r2": (lambda: {"penalties": [R2(1.0)]}, D | D_WORDS, NOTHING, NOTHING),
+    "wgan_gp": (lambda: {"penalties": [WassersteinPenalty(1.0)]}, D | D_WORDS, NOTHING, NOTHING),
+    "ma_gp": (lambda: {"penalties": [MatchingAwarePenalty(2.0)]}, D | D_WORDS, NOTHING, NOTHING),
+    "mismatch": (lambda: {"matching": [MismatchedCaptions()]}, D | D_WORDS, NOTHING, NOTHING),
+    "contrastive": (lambda: {"matching": [ImageTextContrastive(8, 16, 8)]}, D | OWN, G, NOTHING),
+    "feature_matching": (lambda: {"matching": [FeatureMatching()]}, NOTHING, G, NOTHING),
+    "pixel_matching": (lambda: {"matching": [PixelMatching()]}, NOTHING, G, NOTHING),
+    "perceptual_matching": (lambda: {"matching": [seen_by_lite0()]}, NOTHING, G, NOTHING),
+    "rotation": (lambda: {"self_supervised": [tiny_task("rotation")]}, D | OWN, G, NOTHING),
+    "reconstruction": (lambda: {"self_supervised": [tiny_task("reconstruction")]}, D | OWN, G, NOTHING),
+    "colour": (lambda: {"self_supervised": [tiny_task("colour")]}, D | OWN, G, NOTHING),
+    "instance": (lambda: {"self_supervised": [tiny_task("instance")]}, D | OWN, G, NOTHING),
+    "guidance": (lambda: {"guidance": [ImageTextGuidance(TinyDual(), 1.0, 4)]}, NOTHING, G, NOTHING),
+    "guidance, by a backbone": (lambda: {"guidance": [guided_by_lite0()]}, OWN, G, NOTHING),
+    "caption_ce": (lambda: {"captioning": tiny_captioning()}, NOTHING, G, OWN),
+}
+STEPS = ("discriminator", "generator", "captioner")
+SIXTEEN = (Stage(16, kimg=1.0, batch_size=8),)
+
+
+def guided_by_lite0() -> BackboneGuidance:
+    return BackboneGuidance(TimmBackbone(size=16, maps=[0]), text_dim=16, embed_dim=8)
+
+
+def seen_by_lite0() -> PerceptualMatching:
+    return PerceptualMatching(TimmBackbone(size=16, maps=[0]))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> FrozenTextEncoder:
+    """A real one, whose weights could take a gradient if they were let."""
+    made = FrozenTextEncoder(str(save_bert(tmp_path_factory.mktemp("bert"))))
+    made.network.requires_grad_(True)
+    return made
+
+
+def parts_of(system: TextToImageGAN) -> dict[str, list[nn.Parameter]]:
+    """All that could learn, by the names of the table."""
+    parts = {}
+    for name in ("generator", "discriminator"):
+        network = getattr(system, name)
+        adapter = list(network.text_adapter.parameters())
+        taken = {id(parameter) for parameter in adapter}
+        parts[name] = [p for p in network.parameters() if id(p) not in taken]
+        parts[f"{name}'s adapter"] = adapter
+    assert isinstance(system.text_encoder, FrozenTextEncoder)
+    return parts | {
+        "the term's own": list(system.terms.parameters()),
+        "average": list(system.ema.parameters()),
+        "text encoder": list(system.text_encoder.network.parameters()),
+    }
+
+
+class Reaches(Callback):
+    """Notes which parts have a gradient right before each optimizer's step, by the step's name."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Reached] = {}
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        reached = set()
+        for name, parameters in parts_of(pl_module).items():
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            assert all(torch.isfinite(gradient).all() for gradient in gradients), name
+            # One of zeros would still move a weight through its optimizer's moments: it counts as a mistake.
+            assert not gradients or any(gradient.any() for gradient in gradients), f"{name}: only zeros"
+            if gradients:
+                reached.add(name)
+        self.steps[STEPS[trainer.optimizers.index(optimizer)]] = frozenset(reached)
+
+
+def reach(
+    encoder: FrozenTextEncoder, loss: str, settings: dict[str, Any], **trainer: Any
+) -> dict[str, Reached]:
+    """One batch of the whole system, of whose losses this one alone is gone back through."""
+    torch.manual_seed(0)
+    adapters = [{"text_adapter": TextAdapter(16, 8)} for _ in range(2)]
+    system = tiny_system(
+        generator={**adapters[0], "text_attention_at": [8]},
+        discriminator=adapters[1],
+        text_encoder=encoder,
+        **settings,
+    )
+    for network in (system.generator, system.discriminator):
+        awaken(network)  # else silent branches hide what they would let through
+    whole, names = system.backward_mean, {f"d_{loss}", f"g_{loss}", loss}
+
+    def alone(terms: dict[str, Any], share: float) -> None:
+        chosen = {name: term for name, term in terms.items() if name in names}
+        if chosen:
+            whole(chosen, share)
+
+    system.backward_mean = alone  # type: ignore[method-assign]
+    reaches = Reaches()
+
+    def ask_the_encoder(system: TextToImageGAN, batch: Any) -> None:
+        batch.text = None
+
+    train(system, 8, [AtEachBatch(before=ask_the_encoder), reaches], stages=SIXTEEN, **trainer)
+    assert {"discriminator", "generator"} <= reaches.steps.keys()
+    return {step: reaches.steps.get(step, NOTHING) for step in STEPS}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_gradients_reach_only_what_they_should(name: str, encoder: FrozenTextEncoder) -> None:
+    settings, *expected = TABLE[name]
+
+    reached = reach(encoder, name.partition(",")[0], settings())
+
+    assert reached == dict(zip(STEPS, expected, strict=True))
+
+
+def test_the_table_would_show_a_leak(encoder: FrozenTextEncoder) -> None:
+    """A term that forgets to be left out of the generator's step is caught."""
+    reached = reach(encoder, "mismatch", {"matching": [MismatchedCaptions(1.0, generator_weight=1.0)]})
+
+    assert reached["generator"] == G != TABLE["mismatch"][2]
+
+
+def test_every_term_has_its_row() -> None:
+    """Of those that the package brings; one that is added without a row is told here."""
+    missing = {term.name for term in _every(LossTerm) if "name" in vars(term)} - TABLE.keys()
+    missing |= {penalty.name for penalty in _every(Penalty) if "name" in vars(penalty)} - TABLE.keys()
+
+    assert not missing, f"add rows for {sorted(missing)} to TABLE"
+
+
+def _every(kind: type) -> set[Any]:
+    """All classes of a kind that the package defines."""
+    import_all_parts()
+    found, left = set(), [kind]
+    while left:
+        found |= (below := set(left.pop().__subclasses__()) - found)
+        left += below
+    return {one for one in found if one.__module__.startswith("imagen_pl.")}

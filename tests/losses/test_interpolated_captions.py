@@ -1,0 +1,257 @@
+"""InterpolatedCaptionLoss: against plain linear algebra, what it teaches, and its place in a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.losses.interpolated_captions import InterpolatedCaptionLoss, mixed
+from imagen_pl.models.generators.base import Generator
+from imagen_pl.models.generators.style import StyleGenerator
+from imagen_pl.schedules import Linear
+from imagen_pl.types import Growth, TextFeatures
+from tests.helpers.fakes import TinyBackbone, TinyText
+from tests.helpers.networks import pairs, text_features
+from tests.helpers.training import SaveAt, assert_same, tiny_data, tiny_system, train, weights_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def tiny_unseen(captions: int = 24, **settings: Any) -> InterpolatedCaptionLoss:
+    defaults: dict[str, Any] = {"text_dim": 16, "seen_dim": 5, "from_resolution": 8}
+    return InterpolatedCaptionLoss(TinyBackbone(), captions, **{**defaults, **settings})
+
+
+def texts(pooled: Tensor) -> TextFeatures:
+    tokens = pooled[:, None].repeat(1, 2, 1)
+    return TextFeatures(tokens, torch.ones(len(pooled), 2, dtype=torch.bool), pooled)
+
+
+class Painted(Generator):
+    """Draws given images, and keeps the captions that it is asked for."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.resolutions, self.latent_dim, self.text_dim = (32,), 8, 16
+        self.images = images
+        self.asked: list[TextFeatures] = []
+
+    def forward(self, z: Tensor, text: TextFeatures, *_: Any, **__: Any) -> Tensor:
+        self.asked.append(text)
+        return self.images[: len(text)].float() / 127.5 - 1
+
+    def blocks(self) -> dict[int, torch.nn.Module]:
+        return {}
+
+
+def drawn(unseen: InterpolatedCaptionLoss, images: Tensor, text: TextFeatures) -> tuple[Tensor, TextFeatures]:
+    """Its losses of these images, and the captions between `text` that they count as drawn for."""
+    painter = Painted(images)
+    losses = unseen(painter, torch.zeros(len(text), 8), text, Growth(32))
+    return losses, painter.asked[0]
+
+
+def test_losses_are_the_cosine_between_what_is_seen_and_what_is_guessed() -> None:
+    pooled, images = pairs()
+    unseen = tiny_unseen(share=1.0)
+    unseen.fit([(pooled[:10], images[:10]), (pooled[10:], images[10:])])
+    others, shown = pairs(9, seed=1)
+    losses, between = drawn(unseen, shown, texts(others))
+
+    def seen(x: Tensor) -> np.ndarray[Any, Any]:
+        maps = unseen.backbone(x.float() / 127.5 - 1)
+        return torch.cat([each.mean((2, 3)) for each in maps], 1).double().numpy()
+
+    train_seen = seen(images)
+    centre = train_seen.mean(0)
+    _, sizes, components = np.linalg.svd(train_seen - centre, full_matrices=False)
+    scaled = components[:5] / np.sqrt(sizes[:5, None] / np.sqrt(len(pooled) - 1))
+    known, t = (F.normalize(x, dim=1).double().numpy() for x in (pooled, between.pooled))
+    kernel = np.exp(4 * (known @ known.T - 1)) + 2 * np.eye(len(known))
+    guess = np.exp(4 * (t @ known.T - 1)) @ np.linalg.solve(kernel, (train_seen - centre) @ scaled.T)
+    is_seen = (seen(shown) - centre) @ scaled.T
+    cosine = (is_seen * guess).sum(1) / np.linalg.norm(is_seen, axis=1) / np.linalg.norm(guess, axis=1)
+    np.testing.assert_allclose(losses.numpy(), 1 - cosine, atol=2e-3)
+
+
+def test_right_images_cost_less_than_those_of_other_captions() -> None:
+    pooled, images = pairs(200)
+    unseen = tiny_unseen(200, share=1.0, ridge=0.1)
+    unseen.fit([(pooled, images)])
+    held_out, shown = pairs(40, seed=1)
+    same = texts(held_out)
+    own = torch.stack([drawn(unseen, shown[k : k + 1], same[k : k + 1])[0][0] for k in range(40)])
+    other = torch.stack([drawn(unseen, shown[k - 1 : k], same[k : k + 1])[0][0] for k in range(1, 40)])
+    assert own.mean() < 0.7 * other.mean()
+
+
+def test_captions_between_are_between_and_hold_the_words_of_both() -> None:
+    torch.manual_seed(0)
+    one, other = text_features(3, dim=16, seed=1), text_features(3, tokens=4, dim=16, seed=2)
+    between = mixed(one, other)
+    assert torch.equal(between.tokens, torch.cat([one.tokens, other.tokens], 1))
+    assert torch.equal(between.mask, torch.cat([one.mask, other.mask], 1))
+    torch.testing.assert_close(between.pooled.square().mean(1), torch.ones(3))
+    for row in range(3):
+        ends = torch.stack([one.pooled[row], other.pooled[row]])
+        weights = torch.linalg.lstsq(ends.T, between.pooled[row][:, None]).solution[:, 0]
+        assert (weights > 0).all()
+        torch.testing.assert_close(weights @ ends, between.pooled[row])
+
+
+@pytest.mark.parametrize(("share", "asked"), [(0.25, 2), (0.5, 4), (1.0, 8), (0.01, 1)])
+def test_it_asks_for_a_share_of_the_batch(share: float, asked: int) -> None:
+    pooled, images = pairs()
+    unseen = tiny_unseen(share=share)
+    unseen.fit([(pooled, images)])
+    assert len(drawn(unseen, images, texts(pooled[:8]))[0]) == asked
+
+
+def test_a_generator_learns_of_it_what_captions_never_drawn_look_like() -> None:
+    """Taught by nothing else, it draws held-out captions nearer to their guesses than to others'."""
+    pooled, images = pairs(64)
+    unseen = tiny_unseen(64, share=1.0, ridge=0.1)
+    unseen.fit([(pooled, images)])
+    torch.manual_seed(0)
+    generator = StyleGenerator({8: 8, 16: 8}, text_dim=16, latent_dim=8, style_dim=16)
+    optimizer = torch.optim.Adam(generator.parameters(), 3e-3)
+    held_out = texts(pairs(32, seed=1)[0])
+
+    def cost(shift: int) -> float:
+        with torch.no_grad():
+            painted = generator(torch.zeros(32, 8), held_out)
+            seen = (unseen.means(painted) - unseen.centre) @ unseen.directions
+            return float(1 - F.cosine_similarity(seen, unseen.guess(held_out.pooled.roll(shift, 0))).mean())
+
+    before = cost(0)
+    for _ in range(60):
+        optimizer.zero_grad()
+        unseen(generator, torch.randn(64, 8), texts(pooled), Growth(16)).mean().backward()
+        optimizer.step()
+    assert cost(0) < 0.6 * before
+    assert cost(0) < 0.6 * cost(1)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_few_images_leave_out_what_they_cannot_tell(count: int) -> None:
+    """Else rounding would be blown up to the size of what is known."""
+    pooled, images = pairs(count)
+    unseen = tiny_unseen(share=1.0, seen_dim=8)
+    unseen.fit([(pooled, images)])
+    ranks = int(torch.linalg.matrix_rank(unseen.directions))
+    assert ranks == int((unseen.directions != 0).any(0).sum()) < max(2, count)
+    others, shown = pairs(6, seed=1)
+    losses = drawn(unseen, shown, texts(others))[0]
+    assert losses.isfinite().all()
+    assert count > 1 or torch.equal(losses, torch.ones(6))
+
+
+def test_autocast_leaves_the_projection_in_float32() -> None:
+    pooled, images = pairs()
+    unseen = tiny_unseen(share=1.0)
+    unseen.fit([(pooled, images)])
+    seen: list[Tensor] = []
+    unseen.means = lambda x: seen.append(x.mean((2, 3)).repeat(1, 4)) or seen[-1]  # type: ignore[method-assign, func-returns-value]
+    torch.manual_seed(0)
+    plain = drawn(unseen, images, texts(pooled[:8]))[0]
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = drawn(unseen, images, texts(pooled[:8]))[0]
+    assert torch.equal(cast, plain)
+
+
+def test_a_size_of_vectors_that_is_not_the_encoders() -> None:
+    with pytest.raises(
+        ValueError, match=r"InterpolatedCaptionLoss.text_dim is 24, but the text encoder gives 16"
+    ):
+        tiny_system(unseen=tiny_unseen(text_dim=24))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"captions": 0}, {"seen_dim": 0}, {"ridge": 0.0}, {"sharpness": -1.0}, {"share": 0.0}, {"share": 1.5}],
+)
+def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"InterpolatedCaptionLoss.{next(iter(settings))} "):
+        tiny_unseen(**settings)
+
+
+# ---------------------------------------------------------------------- in a training
+
+
+def trained(
+    images: int = 16, unseen: InterpolatedCaptionLoss | None = None, accumulate: int = 1, **settings: Any
+) -> TextToImageGAN:
+    system = tiny_system(unseen=unseen, accumulate=accumulate)
+    train(system, images, **settings)
+    return system
+
+
+def test_it_sees_the_training_set_before_the_first_batch() -> None:
+    data = tiny_data(24)
+    system = trained(8, tiny_unseen(), data=data)
+    assert system.unseen is not None
+    expected = tiny_unseen()
+    expected.fit((TinyText().encode(b.captions).pooled, b.images) for b in data.pairs(24, largest=16))
+    for name, value in expected.state_dict().items():
+        assert value.any()
+        torch.testing.assert_close(system.unseen.state_dict()[name], value)
+    assert system.teacher_networks() == ["tiny"]
+
+
+def test_each_part_of_a_batch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    forward = InterpolatedCaptionLoss.forward
+
+    def with_progress(
+        self: InterpolatedCaptionLoss, generator: Any, z: Tensor, text: TextFeatures, growth: Any
+    ) -> Tensor:
+        losses = forward(self, generator, z, text, growth)
+        rows.append(len(losses))
+        return losses
+
+    monkeypatch.setattr(InterpolatedCaptionLoss, "forward", watched)
+    system = trained(8, tiny_unseen(share=0.5), accumulate=4)
+    assert rows == [1] * 4
+    assert all(value.isfinite().all() for value in weights_of(system.generator).values())
+
+
+def test_it_teaches_the_generator_and_leaves_the_discriminators_step_alone() -> None:
+    without, taught = trained(8), trained(8, tiny_unseen())
+    assert_same(weights_of(taught.discriminator), weights_of(without.discriminator))
+    moved = weights_of(taught.generator)
+    assert any(not torch.equal(moved[name], value) for name, value in weights_of(without.generator).items())
+
+
+@pytest.mark.parametrize("settings", [{"weight": 0.0}, {"from_resolution": 64}])
+def test_what_does_not_count_changes_nothing(settings: dict[str, Any]) -> None:
+    assert_same(weights_of(trained(16, tiny_unseen(**settings)).generator), weights_of(trained(16).generator))
+
+
+def test_the_weight_may_follow_a_schedule() -> None:
+    unseen = tiny_unseen(weight=Linear(start=2.0, end=0.0, kimg=1), from_resolution=16)
+    assert [unseen.weight_at(*at) for at in ((500, 16), (500, 8), (1000, 32))] == [1.0, 0.0, 0.0]
+
+
+def test_a_resume_takes_it_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tiny_system(unseen=tiny_unseen())
+    train(whole, 16, [SaveAt({8: tmp_path / "middle.ckpt"})])
+    monkeypatch.setattr(InterpolatedCaptionLoss, "fit", lambda *_: pytest.fail("it was solved again"))
+    resumed = tiny_system(unseen=tiny_unseen())
+    train(resumed, 16, ckpt_path=tmp_path / "middle.ckpt")
+    assert_same(weights_of(resumed), weights_of(whole))
+
+
+def test_it_is_solved_anew_where_a_training_starts_from_a_stem(tmp_path: Path) -> None:
+    train(tiny_system(), 8, [SaveAt({8: tmp_path / "first.ckpt"})])
+    system = tiny_system(generator={"init_from": str(tmp_path / "first.ckpt")}, unseen=tiny_unseen())
+    train(system, 8)
+    assert system.unseen is not None
+    assert system.unseen.weights.any()

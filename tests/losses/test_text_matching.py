@@ -1,0 +1,232 @@
+"""Losses that make words count: what they give, and which way they push."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imagen_pl.losses.adversarial import Hinge, NonSaturating, Relativistic
+from imagen_pl.losses.base import LossInputs
+from imagen_pl.losses.text_matching import (
+    FeatureMatching,
+    ImageTextContrastive,
+    MatchingLoss,
+    MismatchedCaptions,
+)
+from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
+from imagen_pl.types import Growth, TextFeatures
+from tests.helpers.networks import small_discriminator, text_features
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Dot(Discriminator):
+    """Judges by the product of the image's vector and the caption's."""
+
+    resolutions, text_dim, final_dim = (4,), 6, 6
+
+    def extract_features(self, images: Tensor, growth: Growth | None = None) -> ImageFeatures:
+        return ImageFeatures({4: images}, images.flatten(1)[:, :6])
+
+    def logits(self, features: ImageFeatures, text: TextFeatures) -> Tensor:
+        return (features.final * text.pooled).sum(1, keepdim=True)
+
+    def blocks(self) -> dict[int, torch.nn.Module]:
+        return {}
+
+
+def _seen(final: Tensor, *maps: Tensor) -> ImageFeatures:
+    return ImageFeatures({m.shape[-1]: m for m in maps}, final)
+
+
+def shown(features: ImageFeatures, text: TextFeatures, paired: ImageFeatures | None = None) -> LossInputs:
+    return LossInputs(torch.zeros(len(text), 3, 4, 4), features, text, Growth(4), paired=paired)
+
+
+def _like(text: TextFeatures, noise: float = 0.0) -> ImageFeatures:
+    """Images whose vectors are their captions'."""
+    draw = torch.Generator().manual_seed(3)
+    return _seen(text.pooled + noise * torch.randn(text.pooled.shape, generator=draw))
+
+
+@pytest.mark.parametrize("adversarial", [NonSaturating(), Hinge(), Relativistic()])
+def test_mismatch_takes_the_neighbour_s_caption_for_the_fake(adversarial) -> None:  # type: ignore[no-untyped-def]
+    text = text_features(4)
+    seen = _like(text, noise=0.5)
+
+    loss = MismatchedCaptions()(Dot(), adversarial, shown(seen, text))
+
+    own = (seen.final * text.pooled).sum(1, keepdim=True)
+    wrong = torch.stack([seen.final[i] @ text.pooled[i - 1] for i in range(4)])[:, None]
+    torch.testing.assert_close(loss, adversarial.discriminator(own, wrong))
+
+
+def test_mismatch_is_small_where_words_fit_and_large_where_they_do_not() -> None:
+    text = text_features(4)
+    text.pooled = 3 * torch.eye(6)[:4]
+
+    fits = MismatchedCaptions()(Dot(), Relativistic(), shown(_like(text), text))
+    swapped = MismatchedCaptions()(Dot(), Relativistic(), shown(_like(text), text.roll()))
+
+    torch.testing.assert_close(fits, F.softplus(torch.full((4,), -9.0)))
+    assert swapped.min() > fits.max()
+
+
+def test_mismatch_teaches_the_discriminator_to_read() -> None:
+    discriminator = small_discriminator()
+    images, text = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), text_features(4)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-2)
+
+    def margin() -> Tensor:
+        with torch.no_grad():
+            seen = discriminator.extract_features(images)
+            return (discriminator.logits(seen, text) - discriminator.logits(seen, text.roll())).mean(1)
+
+    for _ in range(25):
+        optimizer.zero_grad()
+        seen = discriminator.extract_features(images)
+        MismatchedCaptions()(discriminator, Relativistic(), shown(seen, text)).mean().backward()
+        optimizer.step()
+
+    assert (margin() > 1).all(), margin()
+
+
+@pytest.fixture
+def contrastive() -> ImageTextContrastive:
+    """Image and text meet in the same six axes."""
+    loss = ImageTextContrastive(image_dim=6, text_dim=6, embed_dim=6, temperature=0.1)
+    for side in (loss.image, loss.text):
+        torch.nn.init.eye_(side.weight)
+        torch.nn.init.zeros_(side.bias)
+    return loss
+
+
+def test_contrastive_equals_cross_entropy_written_out(contrastive: ImageTextContrastive) -> None:
+    text = text_features(4)
+    seen = _like(text, noise=1.0)
+
+    loss = contrastive(Dot(), NonSaturating(), shown(seen, text))
+
+    for i in range(4):
+
+        def logit(image: int, caption: int) -> float:
+            return 10 * float(F.cosine_similarity(seen.final[image], text.pooled[caption], dim=0))
+
+        by_image = -logit(i, i) + math.log(sum(math.exp(logit(i, j)) for j in range(4)))
+        by_caption = -logit(i, i) + math.log(sum(math.exp(logit(j, i)) for j in range(4)))
+        assert float(loss[i].detach()) == pytest.approx((by_image + by_caption) / 2, rel=1e-4)
+
+
+def test_a_caption_of_its_own_is_the_best_answer(contrastive: ImageTextContrastive) -> None:
+    text = text_features(6)
+    text.pooled = torch.eye(6)
+    with torch.no_grad():
+        losses = [
+            float(contrastive(Dot(), NonSaturating(), shown(_seen(torch.eye(6).roll(shift, 0)), text)).mean())
+            for shift in range(6)
+        ]
+
+    assert losses[0] < 1e-3
+    assert min(losses[1:]) > 5
+
+
+def test_contrastive_pulls_to_the_own_caption_and_pushes_from_the_others(
+    contrastive: ImageTextContrastive,
+) -> None:
+    text = text_features(4)
+    text.pooled = torch.eye(6)[:4]
+    final = torch.full((4, 6), 0.3, requires_grad=True)
+
+    (slope,) = torch.autograd.grad(
+        contrastive(Dot(), NonSaturating(), shown(_seen(final), text)).sum(), final
+    )
+
+    towards = -(slope @ text.pooled.T)  # how far a step down the slope goes along each caption
+    assert (towards.diagonal() > 0).all()
+    assert (towards[~torch.eye(4, dtype=torch.bool)] < 0).all()
+
+
+def test_contrastive_teaches_its_own_parameters(contrastive: ImageTextContrastive) -> None:
+    text = text_features(4)
+    contrastive(Dot(), NonSaturating(), shown(_like(text, 1.0), text)).sum().backward()
+
+    assert all(p.grad is not None and p.grad.any() for p in contrastive.parameters())
+
+
+def test_contrastive_is_held_below_a_scale_of_100(contrastive: ImageTextContrastive) -> None:
+    text = text_features(2)
+    with torch.no_grad():
+        contrastive.log_scale.fill_(50.0)
+        loss = contrastive(Dot(), NonSaturating(), shown(_seen(text.roll().pooled), text))
+
+    assert torch.isfinite(loss).all()
+    assert loss.max() <= 200
+
+
+def test_feature_matching_is_zero_where_both_are_the_same() -> None:
+    discriminator, text = small_discriminator(), text_features(4)
+    seen = discriminator.extract_features(torch.randn(4, 3, 16, 16))
+
+    assert not FeatureMatching()(discriminator, Relativistic(), shown(seen, text, seen)).any()
+
+
+def test_feature_matching_equals_its_formula() -> None:
+    draw = torch.Generator().manual_seed(0)
+    mine, theirs = (
+        _seen(
+            torch.randn(2, 6, generator=draw),
+            torch.randn(2, 3, 8, 8, generator=draw),
+            7 * torch.randn(2, 5, 4, 4, generator=draw),
+        )
+        for _ in range(2)
+    )
+
+    loss = FeatureMatching()(Dot(), Relativistic(), shown(mine, text_features(2), theirs))
+
+    pairs = [(mine.maps[8], theirs.maps[8]), (mine.maps[4], theirs.maps[4]), (mine.final, theirs.final)]
+    for i in range(2):
+        terms = [float((a[i] - b[i]).abs().mean() / b.abs().mean()) for a, b in pairs]
+        assert float(loss[i]) == pytest.approx(sum(terms) / 3, rel=1e-5)
+
+
+def test_feature_matching_draws_the_fake_to_the_real() -> None:
+    real = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    fake = torch.zeros(2, 6, requires_grad=True)
+
+    loss = FeatureMatching()(Dot(), Relativistic(), shown(_seen(fake), text_features(2), _seen(real)))
+    (slope,) = torch.autograd.grad(loss.sum(), fake)
+
+    assert torch.equal(slope.sign(), -real.sign())
+
+
+def test_feature_matching_is_finite_beside_dead_features() -> None:
+    seen, dead = _seen(torch.ones(2, 6)), _seen(torch.zeros(2, 6))
+    loss = FeatureMatching()(Dot(), Relativistic(), shown(seen, text_features(2), dead))
+
+    assert torch.isfinite(loss).all()
+
+
+def test_feature_matching_asks_for_the_real_ones() -> None:
+    text = text_features(2)
+    with pytest.raises(ValueError, match="feature matching compares: give the real images' features too"):
+        FeatureMatching()(Dot(), Relativistic(), shown(_like(text), text))
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "needs_pairs", "weights"),
+    [
+        (MismatchedCaptions(), "mismatch", False, (1.0, 0.0)),
+        (MismatchedCaptions(0.5, 0.25), "mismatch", False, (0.5, 0.25)),
+        (ImageTextContrastive(), "contrastive", False, (1.0, 1.0)),
+        (FeatureMatching(3.0), "feature_matching", True, (0.0, 3.0)),
+    ],
+)
+def test_what_the_system_asks_of_each(
+    loss: MatchingLoss, name: str, needs_pairs: bool, weights: tuple[float, float]
+) -> None:
+    assert (loss.name, loss.needs_pairs) == (name, needs_pairs)
+    assert (loss.discriminator_weight, loss.generator_weight) == weights

@@ -1,0 +1,361 @@
+"""Fréchet and kernel distance: against slow references, over processes, and with kept statistics."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.linalg import sqrtm
+from torch import Tensor, distributed, multiprocessing
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from imagen_pl.data.skipped_images import SkippedImages
+from imagen_pl.data.sources.emoji import EmojiSource
+from imagen_pl.data.transforms import decode
+from imagen_pl.errors import UserError
+from imagen_pl.metrics.distances import frechet_distance, frechet_distance_of_moments, kernel_distance
+from imagen_pl.metrics.extractors import EfficientNetLite0, Extractor
+from imagen_pl.metrics.frechet import FrechetDistance
+
+torch.set_num_threads(1)
+
+
+class Blocks(Extractor):
+    """Mean colours of the four quarters of an image, -1 to 1.
+
+    Attributes:
+        seen: images that it was given.
+    """
+
+    name = "blocks"
+    dim = 12
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def load(self) -> None:
+        """It has no weights."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        return F.adaptive_avg_pool2d(images.float() / 127.5 - 1, 2).flatten(1)
+
+
+class BlocksModule(torch.nn.Module):
+    """The same for torchmetrics."""
+
+    num_features = 12
+
+    def forward(self, images: Tensor) -> Tensor:
+        return Blocks()(images)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for what is kept."""
+    monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def images_of(count: int, seed: int, shift: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(shift, 256, (count, 3, 4, 4), generator=draw, dtype=torch.uint8)
+
+
+def score(
+    metric: FrechetDistance, real: Tensor, fake: Tensor, key: str = "key", batch: int = 16
+) -> dict[str, float]:
+    """As validation does it."""
+    if metric.needs_real(key):
+        for part in real.split(batch):
+            metric.update(part, [""] * len(part), real=True)
+    for part in fake.split(batch):
+        metric.update(part, [""] * len(part), real=False)
+    found = metric.compute(key)
+    metric.reset()
+    return found
+
+
+def frechet_by_scipy(a: np.ndarray, b: np.ndarray) -> float:
+    """Equation 6 of arXiv:1706.08500, with the root of a matrix as scipy takes it."""
+    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    gap = a.mean(0) - b.mean(0)
+    return float(gap @ gap + np.trace(first + second - 2 * sqrtm(first @ second).real))
+
+
+def kernel_by_loop(a: np.ndarray, b: np.ndarray) -> float:
+    """Equation 4 of arXiv:1801.01401, pair by pair."""
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return float((x @ y / len(x) + 1) ** 3)
+
+    def within(rows: np.ndarray) -> float:
+        pairs = [(i, j) for i in range(len(rows)) for j in range(len(rows)) if i != j]
+        return sum(kernel(rows[i], rows[j]) for i, j in pairs) / len(pairs)
+
+    between = sum(kernel(x, y) for x in a for y in b) / (len(a) * len(b))
+    return within(a) + within(b) - 2 * between
+
+
+def features_of(count: int, dim: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    draw = np.random.default_rng(seed)
+    return draw.standard_normal((count, dim)) @ draw.standard_normal((dim, dim)) + shift
+
+
+# ------------------------------------------------------------------ the distances alone
+
+
+@pytest.mark.parametrize(("n", "m"), [(50, 40), (40, 50), (200, 6), (6, 200)])
+def test_frechet_distance_equals_scipys(n: int, m: int) -> None:
+    a, b = features_of(n, 6, seed=0), features_of(m, 6, seed=1, shift=0.5)
+    expected = frechet_by_scipy(a, b)
+    assert expected > 1
+    ours = frechet_distance(torch.from_numpy(a), torch.from_numpy(b))
+    assert ours == pytest.approx(expected, rel=1e-7)
+    moments = [x for s in (a, b) for x in (torch.from_numpy(s.mean(0)), torch.from_numpy(np.cov(s.T)))]
+    assert frechet_distance_of_moments(*moments) == pytest.approx(expected, rel=1e-7)
+
+
+def test_frechet_distance_of_gaussians_known_in_closed_form() -> None:
+    """For covariances that are multiples of one another: (a - b)² tr Σ + ||Δμ||²."""
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((100, 5))
+    a, b = torch.from_numpy(2 * x), torch.from_numpy(5 * x + 1)
+    gap = (a.mean(0) - b.mean(0)).square().sum()
+    expected = float(9 * torch.from_numpy(np.cov(x.T)).trace() + gap)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+
+
+def test_fewer_images_than_features() -> None:
+    """Covariances have no full rank then, where scipy's root is unsure and slow: compare in the plane."""
+    a, b = features_of(8, 100, seed=0), features_of(7, 100, seed=1)
+    plane = np.linalg.svd(np.concatenate([a, b]), full_matrices=False)[2]
+    x, y = torch.from_numpy(a), torch.from_numpy(b)
+    moments = [t for s in (a, b) for t in (torch.from_numpy(s.mean(0)), torch.from_numpy(np.cov(s.T)))]
+    by_moments = frechet_distance_of_moments(*moments)
+    assert frechet_distance(x, y) == pytest.approx(by_moments, rel=1e-5)
+    assert frechet_distance(x, y) == pytest.approx(frechet_by_scipy(a @ plane.T, b @ plane.T), rel=1e-3)
+
+
+@pytest.mark.parametrize(("n", "m"), [(12, 12), (12, 7), (7, 12)])
+def test_kernel_distance_equals_a_loop(n: int, m: int) -> None:
+    a, b = features_of(n, 4, seed=0), features_of(m, 4, seed=1, shift=0.3)
+    ours = kernel_distance(torch.from_numpy(a), torch.from_numpy(b))
+    assert ours == pytest.approx(kernel_by_loop(a, b), rel=1e-10)
+
+
+def test_kernel_distance_has_no_bias() -> None:
+    """Over many draws from one distribution it is 0 on average, and so sometimes below."""
+    draw = np.random.default_rng(0)
+    found = [
+        kernel_distance(*(torch.from_numpy(draw.standard_normal((10, 4))) for _ in range(2)))
+        for _ in range(300)
+    ]
+    assert abs(np.mean(found)) < 3 * np.std(found) / 300**0.5
+    assert min(found) < 0 < max(found)
+
+
+# ------------------------------------------------------------------ the score of validation
+
+
+def test_score_equals_references() -> None:
+    real, fake = images_of(60, seed=0), images_of(50, seed=1, shift=60)
+    a, b = (Blocks()(images).double().numpy() for images in (real, fake))
+    found = score(FrechetDistance(Blocks()), real, fake)
+    assert found == {
+        "fd_blocks": pytest.approx(frechet_by_scipy(a, b), rel=1e-4),
+        "kd_blocks": pytest.approx(kernel_by_loop(a, b), rel=1e-4),
+    }
+
+
+def test_score_equals_torchmetrics() -> None:
+    real, fake = images_of(50, seed=0), images_of(50, seed=1, shift=60)
+    frechet = FrechetInceptionDistance(BlocksModule())
+    kernel = KernelInceptionDistance(BlocksModule(), subsets=1, subset_size=50)
+    for theirs in (frechet, kernel):
+        theirs.update(real, real=True)
+        theirs.update(fake, real=False)
+    found = score(FrechetDistance(Blocks()), real, fake)
+    assert found["fd_blocks"] == pytest.approx(float(frechet.compute()), rel=1e-4)
+    assert found["kd_blocks"] == pytest.approx(float(kernel.compute()[0]), rel=1e-4)
+
+
+def test_identical_sets_are_at_no_distance() -> None:
+    images = images_of(40, seed=0)
+    assert score(FrechetDistance(Blocks(), kernel_images=0), images, images)["fd_blocks"] < 1e-6
+
+
+def test_generated_images_are_forgotten_between_validations() -> None:
+    metric = FrechetDistance(Blocks())
+    real = images_of(40, seed=0)
+    score(metric, real, images_of(40, seed=2, shift=200))
+    again = score(metric, real, images_of(40, seed=1))
+    assert again == pytest.approx(score(FrechetDistance(Blocks()), real, images_of(40, seed=1)))
+
+
+def test_the_first_so_many_images_make_the_kernel_distance() -> None:
+    real, fake = images_of(40, seed=0), images_of(30, seed=1)
+    found = score(FrechetDistance(Blocks(), kernel_images=20), real, fake, batch=8)
+    a, b = (Blocks()(images[:20]).double() for images in (real, fake))
+    assert found["kd_blocks"] == pytest.approx(kernel_distance(a, b), rel=1e-6)
+
+
+@pytest.mark.parametrize("kernel_images", [-1, 1])
+def test_kernel_images_is_checked(kernel_images: int) -> None:
+    with pytest.raises(UserError, match=rf"kernel_images {kernel_images} must be 0, or 2 or more"):
+        FrechetDistance(Blocks(), kernel_images=kernel_images)
+
+
+@pytest.mark.parametrize(("real", "fake"), [(1, 20), (20, 1), (0, 0), (20, 0)])
+def test_too_few_images_are_no_number_and_a_warning(
+    real: int, fake: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    metric = FrechetDistance(Blocks())
+    with caplog.at_level(logging.WARNING):
+        found = score(metric, images_of(real, seed=0), images_of(fake, seed=1))
+    assert all(np.isnan(value) for value in found.values())
+    assert set(found) == {"fd_blocks", "kd_blocks"}
+    assert f"{real} real and {fake} generated images are too few to compare" in caplog.text
+
+
+def test_that_few_images_make_it_too_large_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    metric, real = FrechetDistance(Blocks()), images_of(20, seed=0)
+    with caplog.at_level(logging.WARNING):
+        for seed in (1, 2):
+            score(metric, real, images_of(30, seed=seed))
+            metric.reset()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("val/fd_blocks is of 30 pictures against 20 real images: so few make it too large")
+
+
+def test_validation_without_real_images_is_not_kept(cache: Path) -> None:
+    score(FrechetDistance(Blocks()), images_of(0, seed=0), images_of(20, seed=1))
+    assert FrechetDistance(Blocks()).needs_real("key")
+
+
+def test_it_orders_blurs_and_noise() -> None:
+    """On the shipped emoji, 60 against 60 others, by EfficientNet-Lite0."""
+    source = EmojiSource(styles=["noto"])
+    rows = source.load(SkippedImages())["train"][:120]
+    images = torch.stack([decode(source.image(row), 32) for row in rows])
+    real, others = images[::2], images[1::2]
+
+    def blur(side: int) -> Tensor:
+        small = F.interpolate(others.float(), (side, side), mode="area")
+        return F.interpolate(small, (32, 32), mode="bilinear").round().to(torch.uint8)
+
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, others.shape, generator=draw, dtype=torch.uint8)
+    metric = FrechetDistance(EfficientNetLite0(), kernel_images=60)
+    found = [score(metric, real, fake, batch=20) for fake in (others, blur(16), blur(8), noise)]
+    for name in metric.scores:
+        values = [each[name] for each in found]
+        assert values[0] < values[1] < values[2] < values[3]
+        assert values[-1] > 2 * values[1] > 2 * values[0]
+
+
+# ------------------------------------------------------------------ statistics of real images
+
+
+def test_real_images_are_seen_once_and_kept(cache: Path) -> None:
+    real, fake = images_of(40, seed=0), images_of(30, seed=1)
+    first = FrechetDistance(Blocks())
+    found = score(first, real, fake)
+    assert isinstance(first.extractor, Blocks)
+    assert first.extractor.seen == 70
+    assert score(first, real, fake) == pytest.approx(found)
+    assert first.extractor.seen == 100
+    second = FrechetDistance(Blocks())
+    assert score(second, real, fake) == pytest.approx(found)
+    assert isinstance(second.extractor, Blocks)
+    assert second.extractor.seen == 30
+    assert len(list((cache / "real").iterdir())) == 1
+
+
+def test_another_key_or_setting_is_computed_anew() -> None:
+    real, fake = images_of(40, seed=0), images_of(30, seed=1)
+    metric = FrechetDistance(Blocks())
+    score(metric, real, fake, key="8 px")
+    assert metric.needs_real("16 px")
+    other = images_of(40, seed=2, shift=100)
+    expected = score(FrechetDistance(Blocks()), other, fake, key="by itself")
+    assert score(metric, other, fake, key="16 px") == pytest.approx(expected)
+    assert FrechetDistance(Blocks(), kernel_images=20).needs_real("8 px")
+    assert not FrechetDistance(Blocks()).needs_real("8 px")
+    # Back at the first, the old statistics are there again, and nothing of the second's.
+    assert score(metric, real, fake, key="8 px") == pytest.approx(
+        score(FrechetDistance(Blocks()), real, fake, key="afresh")
+    )
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "other tensors"])
+def test_a_damaged_file_is_computed_anew(cache: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    real, fake = images_of(40, seed=0), images_of(30, seed=1)
+    found = score(FrechetDistance(Blocks()), real, fake)
+    (file,) = (cache / "real").iterdir()
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    elif damage == "text":
+        file.write_text("no tensors")
+    else:
+        torch.save({**torch.load(file), "real_features_cov_sum": torch.zeros(3, 3)}, file)
+    metric = FrechetDistance(Blocks())
+    with caplog.at_level(logging.WARNING):
+        assert metric.needs_real("key")
+    assert "is damaged" in caplog.text
+    assert score(metric, real, fake) == pytest.approx(found)
+    assert not FrechetDistance(Blocks()).needs_real("key")  # it is whole again
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, fake = images_of(40, seed=0), images_of(30, seed=1)
+    found = score(FrechetDistance(Blocks()), real, fake)
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING):
+        assert score(FrechetDistance(Blocks()), real, fake) == pytest.approx(found)
+    assert "statistics of real images are not kept" in caplog.text
+
+
+# ------------------------------------------------------------------ two processes
+
+REAL, FAKE = images_of(41, seed=0), images_of(33, seed=1, shift=60)
+SHARES = {"even": (20, 16), "uneven": (33, 4), "one has none": (41, 33)}
+
+
+def _share_of_a_score(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    found = {}
+    for name, (real, fake) in SHARES.items():
+        metric = FrechetDistance(Blocks())
+        parts = [images[:at] if rank == 0 else images[at:] for images, at in ((REAL, real), (FAKE, fake))]
+        found[name] = score(metric, *parts, key=name)
+        found[f"{name}, again"] = score(metric, *parts, key=name)
+        other = FrechetDistance(Blocks())
+        found[f"{name}, kept"] = {**score(other, *parts, key=name), "seen": other.extractor.seen}  # type: ignore[attr-defined]
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """However the images are shared out, and also when the real statistics come from the disk."""
+    multiprocessing.spawn(_share_of_a_score, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    expected = score(FrechetDistance(Blocks()), REAL, FAKE, key="one process")
+    for name, (_, fake) in SHARES.items():
+        for which in (name, f"{name}, again", f"{name}, kept"):
+            for metric, value in expected.items():
+                assert first[which][metric] == second[which][metric]
+                assert first[which][metric] == pytest.approx(value, rel=1e-6, abs=1e-9), which
+        assert first[f"{name}, kept"]["seen"] == fake
+        assert second[f"{name}, kept"]["seen"] == len(FAKE) - fake
+    # One process alone takes over what two have kept.
+    assert score(FrechetDistance(Blocks()), REAL[:0], FAKE, key="uneven") == pytest.approx(expected)

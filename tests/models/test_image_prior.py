@@ -1,0 +1,284 @@
+"""ImagePrior: its guesses against plain linear algebra, and what a training makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.data.sources.base import Row
+from imagen_pl.data.sources.webdataset import WebDatasetSource
+from imagen_pl.errors import UserError
+from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.models.generators.style import StyleGenerator
+from imagen_pl.models.image_prior import ImagePrior
+from tests.helpers.fakes import TinyBackbone, TinyText
+from tests.helpers.image_files import encoded, noise, write_tar
+from tests.helpers.networks import TEXT_DIM, awaken, pairs, small_generator, text_features
+from tests.helpers.training import SaveAt, Speckled, tiny_data, tiny_system, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def tiny_prior(captions: int = 24, **settings: Any) -> ImagePrior:
+    defaults: dict[str, Any] = {"text_dim": 16, "seen_dim": 4, "thumbnail_dim": 3}
+    return ImagePrior(TinyBackbone(), captions, **{**defaults, **settings})
+
+
+def by_numpy(prior: ImagePrior, pooled: Tensor, images: Tensor, asked: Tensor) -> list[np.ndarray[Any, Any]]:
+    """Guesses of both parts before their components are chosen, about the mean."""
+    known, t = (F.normalize(x, dim=1).double().numpy() for x in (pooled, asked))
+    kernel = np.exp(prior.sharpness * (known @ known.T - 1))
+    between = np.exp(prior.sharpness * (t @ known.T - 1))
+    shown = images.float() / 127.5 - 1
+    seen = torch.cat([each.mean((2, 3)) for each in prior.backbone(shown)], 1).double().numpy()
+    thumbnails = shown.unflatten(2, (16, 2)).unflatten(4, (16, 2)).mean((3, 5)).flatten(1).double().numpy()
+    inverse = np.linalg.inv(kernel + prior.ridge * np.eye(len(kernel)))
+    return [between @ inverse @ (f - f.mean(0)) for f in (seen, thumbnails)]
+
+
+def test_guesses_are_those_of_kernel_ridge_regression() -> None:
+    """With all components kept: lengths and angles of guesses are those of the plain regression's."""
+    pooled, images = pairs()
+    asked = pairs(9, seed=1)[0]
+    prior = tiny_prior(seen_dim=12, thumbnail_dim=3)  # the thumbnails of one colour have three
+    prior.fit([(pooled, images)])
+    found = prior(asked).double().numpy()
+    for part, whole, own in zip(
+        (found[:, :12], found[:, 12:]),
+        by_numpy(prior, pooled, images, asked),
+        by_numpy(prior, pooled, images, pooled),
+        strict=True,
+    ):
+        size = part.shape[1]
+        expected = whole @ whole.T / (np.square(own).sum() / (len(own) * size))
+        np.testing.assert_allclose(part @ part.T, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_each_part_has_a_mean_square_of_one_over_what_is_known() -> None:
+    pooled, images = pairs()
+    prior = tiny_prior()
+    prior.fit([(pooled, images)])
+    guesses = prior(pooled)
+    for part in guesses.split(prior.parts, dim=1):
+        assert float(part.square().mean()) == pytest.approx(1, abs=1e-3)
+
+
+def test_it_keeps_the_components_that_say_most() -> None:
+    pooled, images = pairs()
+    prior = tiny_prior(seen_dim=2)
+    prior.fit([(pooled, images)])
+    shown = images.float() / 127.5 - 1
+    seen = torch.cat([each.mean((2, 3)) for each in prior.backbone(shown)], 1)
+    sizes = torch.linalg.svdvals(seen - seen.mean(0))
+    guess = prior(pooled)[:, :2]
+    assert float(guess[:, 0].std() / guess[:, 1].std()) == pytest.approx(float(sizes[0] / sizes[1]), rel=0.5)
+    assert guess[:, 0].std() > guess[:, 1].std()
+
+
+def test_room_that_is_not_filled_changes_nothing() -> None:
+    pooled, images = pairs()
+    exact, roomy = tiny_prior(24), tiny_prior(40)
+    for prior in (exact, roomy):
+        prior.fit([(pooled, images)])
+    torch.testing.assert_close(roomy(pooled), exact(pooled))
+
+
+def test_it_guesses_images_of_captions_that_it_has_not_seen() -> None:
+    pooled, images = pairs(200)
+    held_out, truth = pairs(50, seed=1)
+    colours = truth[:, :, 0, 0].double()
+
+    def error(shuffled: bool) -> float:
+        """Share of the colours' spread that guesses leave unexplained, by a linear fit on the known."""
+        prior = tiny_prior(200, sharpness=2.0, ridge=0.1)
+        prior.fit([(pooled, images.roll(1, 0) if shuffled else images)])
+        ones = [F.pad(prior(x)[:, 4:].double(), (0, 1), value=1.0) for x in (pooled, held_out)]
+        fit = torch.linalg.lstsq(ones[0], images[:, :, 0, 0].double()).solution
+        return float((ones[1] @ fit - colours).square().mean() / (colours - colours.mean(0)).square().mean())
+
+    assert error(shuffled=False) < 0.3
+    assert error(shuffled=True) > 0.9
+
+
+@pytest.mark.parametrize("count", [0, 25])
+def test_a_number_of_captions_that_it_cannot_learn_from(count: int) -> None:
+    with pytest.raises(UserError, match=f"of 24 captions cannot learn from {count}"):
+        tiny_prior().fit([pairs(count)])
+
+
+@pytest.mark.parametrize("settings", [{"captions": 0}, {"seen_dim": 0}, {"ridge": 0.0}, {"sharpness": -1.0}])
+def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"ImagePrior.{next(iter(settings))} "):
+        tiny_prior(**settings)
+
+
+# ---------------------------------------------------------------------- in a generator
+
+
+def drawer(seed: int = 0) -> StyleGenerator:
+    prior = ImagePrior(TinyBackbone(), 24, text_dim=TEXT_DIM, seen_dim=4, thumbnail_dim=3)
+    generator = small_generator(prior=prior)
+    awaken(generator)
+    source = torch.Generator().manual_seed(seed)
+    pooled = torch.randn(24, TEXT_DIM, generator=source)
+    images = torch.randint(0, 256, (24, 3, 32, 32), generator=source, dtype=torch.uint8)
+    prior.fit([(pooled, images)])
+    return generator.eval()
+
+
+def test_a_prior_for_other_vectors_is_refused() -> None:
+    with pytest.raises(ValueError, match=rf"text_dim is {TEXT_DIM}, but prior\.init_args\.text_dim is 16"):
+        small_generator(prior=tiny_prior())
+
+
+def test_pictures_follow_the_guess() -> None:
+    generator, z = drawer(), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = generator(z, text_features())
+        generator.get_submodule("prior").get_buffer("weights").mul_(-1)
+        after = generator(z, text_features())
+    assert (before - after).abs().mean() > 1e-3
+
+
+def test_nothing_in_it_learns() -> None:
+    generator = drawer()
+    assert not list(generator.get_submodule("prior").parameters())
+
+
+def test_guidance_leads_away_from_the_guesses_too() -> None:
+    generator, z = drawer(), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    text = text_features()
+    with torch.no_grad():
+        plain = generator(z, text)
+        same = generator(z, text, guidance=2.0, unconditional_text=text[:1])
+    # Away from its own caption, a picture stays.
+    torch.testing.assert_close(same[:1], plain[:1], atol=1e-4, rtol=1e-3)
+    assert (same[1:] - plain[1:]).abs().mean() > 1e-3
+
+
+# ---------------------------------------------------------------------- in a training
+
+
+def system(**settings: Any) -> TextToImageGAN:
+    return tiny_system(generator={"prior": tiny_prior(settings.pop("captions", 24))}, **settings)
+
+
+def prior_of(trained: TextToImageGAN) -> ImagePrior:
+    prior = trained.generator.get_submodule("prior")
+    assert isinstance(prior, ImagePrior)
+    return prior
+
+
+def test_a_training_shows_it_the_images_before_the_first_batch() -> None:
+    trained = system()
+    data = tiny_data(24)
+    train(trained, 8, data=data)
+
+    expected = tiny_prior()
+    shown = list(data.pairs(24, largest=16))
+    expected.fit((TinyText().encode(batch.captions).pooled, batch.images) for batch in shown)
+    for name, value in expected.state_dict().items():
+        assert value.any()
+        torch.testing.assert_close(prior_of(trained).state_dict()[name], value)
+        torch.testing.assert_close(trained.ema.state_dict()[f"generator.prior.{name}"], value)
+    assert trained.teacher_networks() == ["tiny"]
+
+
+def test_a_resume_takes_it_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = system()
+    train(first, 16, [SaveAt({8: tmp_path / "middle.ckpt"})])
+    monkeypatch.setattr(ImagePrior, "fit", lambda *_: pytest.fail("it was fitted again"))
+    second = system()
+    train(second, 16, ckpt_path=tmp_path / "middle.ckpt")
+    for name, value in prior_of(first).state_dict().items():
+        assert torch.equal(prior_of(second).state_dict()[name], value)
+
+
+def test_one_image_is_enough_to_train_with() -> None:
+    """It has nothing to tell then."""
+    trained = system()
+    train(trained, 8, data=tiny_data(1))
+    assert not prior_of(trained).get_buffer("weights").any()
+
+
+def test_more_captions_than_it_has_room_for() -> None:
+    trained = system(captions=5)
+    train(trained, 8, data=tiny_data(24))
+    assert prior_of(trained).get_buffer("known").any(1).all()
+
+
+def test_a_backbone_that_cannot_be_had_is_told_before_the_first_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(*_: Any) -> None:
+        raise UserError("backbone tiny cannot be had")
+
+    monkeypatch.setattr(TinyBackbone, "load", missing)
+    trained = system()
+    with pytest.raises(UserError, match="backbone tiny cannot be had"):
+        train(trained, 8)
+    assert trained.images_seen == 0
+
+
+def test_a_stem_brings_its_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = system()
+    train(first, 8, [SaveAt({8: tmp_path / "first.ckpt"})])
+    monkeypatch.setattr(ImagePrior, "fit", lambda *_: pytest.fail("it was fitted"))
+    second = tiny_system(generator={"prior": tiny_prior(), "init_from": str(tmp_path / "first.ckpt")})
+    train(second, 8)
+    for name, value in prior_of(first).state_dict().items():
+        assert torch.equal(prior_of(second).state_dict()[name], value)
+
+
+def test_another_sharpness_does_not_reach_what_was_solved(tmp_path: Path) -> None:
+    first = system()
+    train(first, 8, [SaveAt({8: tmp_path / "first.ckpt"})])
+    second = tiny_system(generator={"prior": tiny_prior(sharpness=9.0)})
+    train(second, 16, ckpt_path=tmp_path / "first.ckpt")
+    vectors = pairs()[0]
+    assert torch.equal(prior_of(second)(vectors), prior_of(first)(vectors))
+
+
+def test_pairs_are_one_a_group_with_their_first_caption() -> None:
+    class Grouped(Speckled):
+        def load(self, problems: Any) -> dict[str, list[Row]]:
+            splits = super().load(problems)
+            return {
+                name: [
+                    Row(r.name, (f"first {i}", "other"), r.place, f"g{i // 3}") for i, r in enumerate(rows)
+                ]
+                for name, rows in splits.items()
+            }
+
+    data = tiny_data()
+    data.source = Grouped(12, side=32)
+    (found,) = data.pairs(24, largest=16)
+    assert found.captions == ["first 0", "first 3", "first 6", "first 9"]
+    assert found.images.shape == (4, 3, 16, 16)
+
+
+def test_pairs_of_a_stream_are_different_images(tmp_path: Path) -> None:
+    for shard in range(3):
+        files = {}
+        for i in range(shard, 100 * shard, 10):
+            files |= {f"{i}.png": encoded(noise(32, 32, seed=i)), f"{i}.txt": f"image {shard} {i}".encode()}
+        files |= {
+            "small.png": encoded(noise(4, 4)),
+            "small.txt": b"small",
+            "broken.png": b"no",
+            "broken.txt": b"x",
+        }
+        write_tar(tmp_path / f"train-{shard}.tar", files)
+    write_tar(tmp_path / "validation-0.tar", {"v.png": encoded(noise()), "v.txt": b"held out"})
+    data = CaptionedImages(WebDatasetSource(str(tmp_path)), resolution=32)
+    whole = [caption for batch in data.pairs(1000, largest=16) for caption in batch.captions]
+    assert len(whole) == len(set(whole)) == 30
+    assert not {"small", "x", "held out"} & set(whole)
+    assert [caption for batch in data.pairs(12, largest=16) for caption in batch.captions] == whole[:12]

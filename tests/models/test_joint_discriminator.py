@@ -1,0 +1,209 @@
+"""JointDiscriminator: several judge, each has its share, and the first stays what it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imagen_pl.errors import UserError
+from imagen_pl.losses.adversarial import AdversarialLoss, Hinge, NonSaturating, Relativistic
+from imagen_pl.losses.base import LossInputs
+from imagen_pl.losses.gradient_penalties import R1, R2
+from imagen_pl.losses.image_matching import PerceptualMatching
+from imagen_pl.losses.text_matching import FeatureMatching, ImageTextContrastive, MismatchedCaptions
+from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
+from imagen_pl.models.discriminators.joint import JointDiscriminator
+from imagen_pl.models.discriminators.multiscale import MultiscaleDiscriminator
+from imagen_pl.models.discriminators.projected import ProjectedDiscriminator
+from imagen_pl.models.pretrained.backbones import TimmBackbone
+from imagen_pl.types import Growth, TextFeatures
+from tests.helpers.networks import small_discriminator, text_features
+from tests.helpers.training import SHORT, Remember, SaveAt, assert_same, tiny_system, train, weights_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+BACKBONE = TimmBackbone("efficientnet_lite0", size=16, maps=[0, 1, 2])
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+
+
+def projected(resolutions: list[int], text_dim: int = 6) -> ProjectedDiscriminator:
+    torch.manual_seed(3)
+    return ProjectedDiscriminator(BACKBONE, resolutions, text_dim, final_dim=4, head_channels=8)
+
+
+def joint(shares: list[int] | None = None) -> JointDiscriminator:
+    """Three heads of its own and three of frozen features."""
+    return JointDiscriminator([small_discriminator(), projected([4, 8, 16])], shares)
+
+
+class Fixed(Discriminator):
+    """Gives the logits that it was made with."""
+
+    resolutions, text_dim, final_dim = (16,), 6, 1
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def extract_features(self, images: Tensor, growth: Growth | None = None) -> ImageFeatures:
+        return ImageFeatures({}, images[:, 0, 0, :1])
+
+    def logits(self, features: ImageFeatures, text: TextFeatures) -> Tensor:
+        return self.logits.expand(len(text), -1)
+
+    def blocks(self) -> dict[int, nn.Module]:
+        return {}
+
+
+def test_all_judge_and_the_first_serves_the_rest() -> None:
+    both, text = joint().eval(), text_features()
+    first, second = both.discriminators
+
+    seen = both.extract_features(IMAGES)
+    logits = both.logits(seen, text)
+
+    alone = first.extract_features(IMAGES)
+    assert torch.equal(seen.final, alone.final)
+    assert_same(seen.maps, alone.maps)
+    assert torch.equal(logits, torch.cat([first(IMAGES, text), second(IMAGES, text)], dim=1))
+    assert both.final_dim == first.final_dim
+    assert both.map_channels == first.map_channels
+    assert both.blocks() == first.blocks()
+    assert both.resolutions == (4, 8, 16)
+
+
+def test_perceptual_matching_compares_what_the_discriminator_saw() -> None:
+    """Equal to a look of its own, slopes too, without one."""
+    both, text = joint().eval(), text_features()
+    fakes = [IMAGES.flip(0).requires_grad_() for _ in range(2)]
+    real = both.extract_features(IMAGES)
+
+    losses = [
+        term(
+            both,
+            NonSaturating(),
+            LossInputs(fake, both.extract_features(fake), text, Growth(16), [], real, IMAGES),
+        )
+        for term, fake in zip((PerceptualMatching(), PerceptualMatching(BACKBONE)), fakes, strict=True)
+    ]
+    slopes = [torch.autograd.grad(loss.sum(), fake)[0] for loss, fake in zip(losses, fakes, strict=True)]
+
+    assert torch.equal(*losses)
+    assert losses[0].min() > 0
+    assert torch.equal(*slopes)
+    assert PerceptualMatching().needs_pairs
+    assert not PerceptualMatching(BACKBONE).needs_pairs
+
+
+def test_perceptual_matching_is_shown_the_real_images_where_the_game_does_not_compare() -> None:
+    logged = Remember()
+    term = PerceptualMatching()
+    logit_fn = projected([8, 16, 32], 16)
+    system = tiny_system(
+        discriminator=logit_fn, adversarial=NonSaturating(), penalties=[], matching=[term], accumulate=2
+    )
+    train(system, 16, stages=SHORT, logger=logged, log_every_n_steps=1)
+    assert all(value > 0 for value in logged.column("train/g_perceptual_matching"))
+
+
+def test_perceptual_matching_needs_a_frozen_network() -> None:
+    PerceptualMatching().check(joint())
+    PerceptualMatching().check(projected([4, 8, 16]))
+    PerceptualMatching(BACKBONE).check(small_discriminator())
+    with pytest.raises(ValueError, match=r"PerceptualMatching\.backbone is not given"):
+        tiny_system(matching=[PerceptualMatching()])
+
+
+@pytest.mark.parametrize("adversarial", [NonSaturating(), Hinge(), Relativistic()])
+@pytest.mark.parametrize(("shares", "expected"), [(None, [1 / 2, 1 / 2]), ([3, 1], [3 / 4, 1 / 4])])
+def test_each_has_its_share_of_the_loss(
+    adversarial: AdversarialLoss, shares: list[int] | None, expected: list[float]
+) -> None:
+    """However many heads it has: one here, and three there."""
+    parts: list[Discriminator] = [Fixed(0.3), Fixed(-0.2, 0.1, 0.4)]
+    both, text = JointDiscriminator(parts, shares), text_features()
+    fakes = [torch.full((4, 1), -0.5), torch.tensor([[0.0, 0.2, -0.1]]).expand(4, 3)]
+    seen = both.extract_features(IMAGES)
+    fake = JointDiscriminator([Fixed(*f[0].tolist()) for f in fakes], shares).logits(seen, text)
+
+    loss = adversarial.discriminator(both.logits(seen, text), fake)
+
+    own = [
+        adversarial.discriminator(part.logits(seen, text), f) for part, f in zip(parts, fakes, strict=True)
+    ]
+    torch.testing.assert_close(loss, expected[0] * own[0] + expected[1] * own[1])
+
+
+def test_penalties_and_matching_go_by_the_first() -> None:
+    both, text = joint(), text_features()
+    first = both.first
+    images = IMAGES.clone().requires_grad_()
+
+    assert both.penalizable
+    assert torch.equal(both.penalized_logits(images, text), first.penalized_logits(images, text))
+    R1(1.0)(both.penalized_logits, images, images, text).sum().backward()
+    assert all(p.grad is None for p in both.discriminators[1].parameters())
+    assert any(p.grad is not None and p.grad.any() for p in first.parameters())
+
+
+def test_gradients_of_both_reach_the_images() -> None:
+    both, text = joint(), text_features()
+    slopes = []
+    for columns in (slice(0, 3), slice(3, 6)):
+        images = IMAGES.clone().requires_grad_()
+        both(images, text)[:, columns].sum().backward()
+        assert images.grad is not None
+        slopes.append(images.grad)
+    assert all(slope.flatten(1).any(1).all() for slope in slopes)
+    assert not torch.allclose(*slopes)
+
+
+def test_what_does_not_fit_together_is_named() -> None:
+    with pytest.raises(
+        UserError, match=r"discriminators\[1\]\.resolutions is \(8, 16\), the first one's \(4,"
+    ):
+        JointDiscriminator([small_discriminator(), projected([8, 16])])
+    with pytest.raises(UserError, match=r"discriminators\[1\]\.text_dim is 7, the first one's 6"):
+        JointDiscriminator([small_discriminator(), projected([4, 8, 16], text_dim=7)])
+    for shares in ([1], [1, 0], []):
+        with pytest.raises(UserError, match=r"discriminator\.shares \["):
+            joint(shares)
+    with pytest.raises(UserError, match=r"discriminator\.shares"):
+        JointDiscriminator([])
+
+
+def test_frozen_first_takes_no_penalties() -> None:
+    both = JointDiscriminator([projected([8, 16, 32], 16)])
+    with pytest.raises(UserError, match=r"model\.penalties: JointDiscriminator .* set penalties to \[\]"):
+        tiny_system(discriminator=both, penalties=[R1(1.0)])
+
+
+def full() -> dict:
+    torch.manual_seed(2)
+    multiscale = MultiscaleDiscriminator({8: 8, 16: 4, 32: 4}, text_dim=16, final_dim=8)
+    return {
+        "discriminator": JointDiscriminator([multiscale, projected([8, 16, 32], 16)], [2, 1]),
+        "adversarial": Relativistic(),
+        "penalties": [R1(0.1, every=2), R2(0.1, every=2)],
+        "matching": [
+            *(MismatchedCaptions(), FeatureMatching(), PerceptualMatching()),
+            ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=4),
+        ],
+        "accumulate": 2,
+    }
+
+
+def test_a_run_grows_with_both_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    whole, stopped, resumed = (tiny_system(**full()) for _ in range(3))
+    start = weights_of(whole)
+    file = tmp_path / "stopped.ckpt"  # in the middle of a fade
+    train(whole, 56, stages=SHORT)
+    train(stopped, 24, [SaveAt({24: file})], stages=SHORT)
+    train(resumed, 56, ckpt_path=file, stages=SHORT)
+
+    assert_same(weights_of(whole), weights_of(resumed))
+    learnt = {name for name, value in weights_of(whole).items() if not torch.equal(value, start[name])}
+    assert {n.split(".")[2] for n in learnt if n.startswith("discriminator.parts")} == {"0", "1"}
+    assert not any("mixing" in name for name in learnt)

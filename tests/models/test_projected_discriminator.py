@@ -1,0 +1,291 @@
+"""ProjectedDiscriminator: it judges by frozen features, learns in its heads, and teaches the generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
+from imagen_pl.errors import UserError
+from imagen_pl.losses.adversarial import Hinge
+from imagen_pl.losses.base import LossInputs
+from imagen_pl.losses.gradient_penalties import R1
+from imagen_pl.losses.text_matching import ImageTextContrastive, MismatchedCaptions
+from imagen_pl.models.discriminators.projected import FixedMixing, ProjectedDiscriminator
+from imagen_pl.models.pretrained.backbones import TimmBackbone
+from imagen_pl.types import Growth, TextFeatures
+from tests.helpers.networks import TEXT_DIM, small_generator, text_features
+from tests.helpers.training import SHORT, SaveAt, assert_same, tiny_system, train, weights_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+BACKBONE = TimmBackbone("efficientnet_lite0", size=32)
+
+
+def projected(text_dim: int = TEXT_DIM, **settings: object) -> ProjectedDiscriminator:
+    torch.manual_seed(1)
+    chosen: dict = {"resolutions": [4, 8, 16, 32], "final_dim": 8, "head_channels": 8, **settings}
+    return ProjectedDiscriminator(chosen.pop("backbone", BACKBONE), text_dim=text_dim, **chosen)
+
+
+def pictures(side: int = 16, count: int = 4, seed: int = 0) -> Tensor:
+    """Smooth, each its own."""
+    few = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return F.interpolate(few, (side, side), mode="bilinear")
+
+
+@pytest.mark.parametrize("resolution", [4, 8, 16, 32])
+def test_every_resolution_judges_and_teaches(resolution: int) -> None:
+    discriminator = projected()
+    images = pictures(resolution).requires_grad_()
+
+    logits = discriminator(images, text_features(), Growth(resolution, 0.5))
+    logits.square().sum().backward()
+
+    assert logits.shape == (4, 5)
+    assert logits.dtype == torch.float32
+    assert images.grad is not None
+    assert images.grad.flatten(1).any(1).all()
+    heads = dict(discriminator.heads.named_parameters())
+    assert all(p.grad is not None and p.grad.any() for p in heads.values())
+
+
+def test_it_sees_maps_of_each_side_and_a_vector() -> None:
+    discriminator = projected(max_channels=30)
+
+    seen = discriminator.extract_features(pictures(16), Growth(16))
+
+    shapes = {side: tuple(m.shape) for side, m in seen.maps.items()}
+    assert shapes == {
+        16: (4, 16, 16, 16),
+        8: (4, 24, 8, 8),
+        4: (4, 30, 4, 4),
+        2: (4, 30, 2, 2),
+        1: (4, 30, 1, 1),
+    }
+    assert discriminator.map_channels == {16: 16, 8: 24, 4: 30, 2: 30, 1: 30}
+    assert seen.final.shape == (4, 8)
+
+
+def test_one_look_serves_several_captions() -> None:
+    """Nothing is convolved again for another caption."""
+    discriminator, text = projected(), text_features()
+    seen = discriminator.extract_features(pictures(16), Growth(16))
+    convolved: list[nn.Module] = []
+    for module in discriminator.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, given, made: convolved.append(module))
+
+    matched, mismatched = discriminator.logits(seen, text), discriminator.logits(seen, text.roll())
+
+    assert convolved == []
+    assert not torch.equal(matched, mismatched)
+
+
+def test_the_heads_alone_are_learnt_and_saved() -> None:
+    discriminator = projected()
+
+    assert {name.split(".")[0] for name, _ in discriminator.named_parameters()} == {"heads", "to_final"}
+    assert {name.split(".")[0] for name in discriminator.state_dict()} == {"heads", "to_final", "mixing"}
+    mixing = {name for name in discriminator.state_dict() if name.startswith("mixing")}
+    assert mixing == {f"mixing.channels_{i}" for i in range(5)} | {f"mixing.scales_{i}" for i in range(4)}
+    discriminator(pictures(16), text_features(), Growth(16)).sum().backward()
+    assert all(p.grad is None for p in BACKBONE._network.parameters())
+
+
+def test_mixing_is_the_papers_written_out() -> None:
+    mixing = FixedMixing(BACKBONE, max_channels=20, seed=3)
+    maps = BACKBONE(pictures(32))
+
+    mixed = mixing(maps)
+
+    w = mixing.state_dict()
+    expected = [torch.einsum("oi,bihw->bohw", w[f"channels_{i}"][:, :, 0, 0], x) for i, x in enumerate(maps)]
+    for i in (3, 2, 1, 0):
+        up = F.interpolate(expected[i + 1], scale_factor=2, mode="bilinear")
+        expected[i] = (expected[i] + F.conv2d(up, w[f"scales_{i}"], padding=1)) / 2**0.5
+    for mine, theirs in zip(mixed, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+        assert 0.3 < mine.square().mean().sqrt() < 3  # the heads meet numbers near one
+
+
+def test_mixing_follows_its_seed_and_leaves_other_random_numbers_alone() -> None:
+    before = torch.random.get_rng_state()
+    a, same, other = (FixedMixing(BACKBONE, 20, seed).state_dict() for seed in (0, 0, 1))
+
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert_same(a, same)
+    assert not any(torch.equal(a[name], other[name]) for name in a)
+
+
+def test_captions_matter_to_every_head() -> None:
+    discriminator, text = projected(), text_features()
+    seen = discriminator.extract_features(pictures(16), Growth(16))
+
+    moved = discriminator.logits(seen, text) - discriminator.logits(seen, text.roll())
+
+    assert (moved.abs().amax(0) > 1e-4).all()
+
+
+def test_samples_do_not_touch_each_other() -> None:
+    discriminator = projected().eval()
+    images, text = pictures(16), text_features()
+
+    together = discriminator(images, text, Growth(16))
+
+    torch.testing.assert_close(
+        discriminator(images[:1], text[:1], Growth(16)), together[:1], atol=1e-5, rtol=1e-4
+    )
+
+
+def test_spectral_norm_is_a_choice() -> None:
+    """It holds each convolution's gain at one, however large its weights grow."""
+    text, images = text_features(), pictures(16)
+
+    def grown(discriminator: ProjectedDiscriminator) -> float:
+        """By how much logits grow when the convolutions' weights do tenfold."""
+        discriminator.eval()
+        with torch.no_grad():
+            before = discriminator(images, text, Growth(16))
+            for parameter in discriminator.heads.parameters():
+                if parameter.ndim == 4:
+                    parameter.mul_(10)
+            return float((discriminator(images, text, Growth(16)) / before).median())
+
+    assert grown(projected()) == pytest.approx(1, rel=1e-3)
+    assert grown(projected(spectral_norm=False)) > 10
+
+
+def test_maps_of_one_side_each_have_a_head() -> None:
+    """As a vision transformer gives them: one side at every depth."""
+
+    class Flat(TimmBackbone):
+        def _maps(self, network: torch.nn.Module, x: Tensor) -> list[Tensor]:
+            return [F.adaptive_avg_pool2d(m, 4) for m in super()._maps(network, x)]
+
+    discriminator = projected(backbone=Flat(size=32))
+    seen = discriminator.extract_features(pictures(16), Growth(16))
+
+    assert discriminator.logits(seen, text_features()).shape == (4, 5)
+    assert discriminator.map_channels == {4: 256}
+    assert seen.maps[4].shape == (4, 256, 4, 4)
+
+
+def test_wrong_sizes_are_named() -> None:
+    discriminator = projected(resolutions=[8, 16])
+    with pytest.raises(ValueError, match="images of 16 px were given at growth 8 px"):
+        discriminator.extract_features(pictures(16), Growth(8))
+    with pytest.raises(ValueError, match=r"resolution 32 is not one of \(8, 16\)"):
+        discriminator.extract_features(pictures(32), Growth(32))
+    with pytest.raises(ValueError, match=r"resolutions \[16, 8\] must be those of the run"):
+        projected(resolutions=[16, 8])
+
+
+def test_penalties_on_a_frozen_network_are_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.penalties: ProjectedDiscriminator .* set penalties to \[\]"):
+        tiny_system(discriminator=projected(16), penalties=[R1(1.0)])
+
+
+# ------------------------------------------------------------------ it learns and teaches
+
+
+def eight() -> tuple[Tensor, TextFeatures]:
+    """Four colours, each filled and as a square on white; 8 px; a word for colour and one for shape."""
+    colours = torch.tensor([[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]], dtype=torch.float32)
+    filled = colours[:, :, None, None].expand(4, 3, 8, 8)
+    squares = F.pad(filled[:, :, 2:6, 2:6], [2] * 4, value=1.0)
+    words = torch.eye(6)
+    tokens = torch.stack([torch.stack([words[i % 4], words[4 + i // 4]]) for i in range(8)])
+    text = TextFeatures(tokens, torch.ones(8, 2, dtype=torch.bool), tokens.sum(1))
+    return torch.cat([filled, squares]), text
+
+
+def test_it_teaches_a_generator_eight_pictures() -> None:
+    """Alone, without penalties; the margin between reals and fakes stays small."""
+    real, text = eight()
+    growth, adversarial, mismatch = Growth(8), Hinge(), MismatchedCaptions()
+    backbone = TimmBackbone("efficientnet_lite0", size=16, maps=[0, 1])
+    discriminator = projected(backbone=backbone, resolutions=[8], head_channels=32)
+    generator = small_generator({4: 16, 8: 16}, style_dim=32, self_attention_at=[])
+    optimizers = [
+        torch.optim.Adam(network.parameters(), lr=4e-3, betas=(0.0, 0.99))
+        for network in (discriminator, generator)
+    ]
+    draw = torch.Generator().manual_seed(0)
+
+    def fakes() -> Tensor:
+        return generator(torch.randn(8, generator.latent_dim, generator=draw), text)
+
+    def step(which: int, loss: Tensor) -> None:
+        optimizers[which].zero_grad()
+        loss.mean().backward()
+        optimizers[which].step()
+
+    margins = []
+    for _ in range(150):
+        seen = discriminator.extract_features(real, growth)
+        real_logits = discriminator.logits(seen, text)
+        fake_logits = discriminator(fakes().detach(), text, growth)
+        loss = adversarial.discriminator(real_logits, fake_logits)
+        step(0, loss + mismatch(discriminator, adversarial, LossInputs(real, seen, text, growth)))
+        margins.append(float((real_logits - fake_logits).mean().detach()))
+        step(1, adversarial.generator(discriminator(fakes(), text, growth)))
+
+    with torch.no_grad():
+        distances = (fakes().clamp(-1, 1)[:, None] - real).square().mean((2, 3, 4))  # (drawn, real)
+    assert torch.equal(distances.argmin(1), torch.arange(8)), distances
+    assert distances.diag().mean() < 0.2
+    assert max(margins) < 3
+
+
+def test_it_tells_wrong_captions_from_right_ones() -> None:
+    real, text = eight()
+    backbone = TimmBackbone("efficientnet_lite0", size=16, maps=[0, 1])
+    discriminator = projected(backbone=backbone, resolutions=[8], head_channels=32)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-2, betas=(0.0, 0.99))
+
+    def judged() -> Tensor:
+        """By shift of the captions; the first is none."""
+        seen = discriminator.extract_features(real, Growth(8))
+        return torch.stack([discriminator.logits(seen, text.roll(shift)) for shift in range(8)])
+
+    for _ in range(60):
+        optimizer.zero_grad()
+        logits = judged()
+        torch.stack([Hinge().discriminator(logits[0], wrong) for wrong in logits[1:]]).mean().backward()
+        optimizer.step()
+
+    with torch.no_grad():
+        own, wrong = judged().mean(2).split([1, 7])
+    assert (own > wrong.amax(0) + 0.1).all(), (own, wrong)
+
+
+def full() -> dict:
+    torch.manual_seed(2)
+    return {
+        "discriminator": projected(16, resolutions=[8, 16, 32]),
+        "adversarial": Hinge(),
+        "matching": [MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=4)],
+    }
+
+
+def test_a_run_grows_with_it_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    """Spectral norm keeps vectors of its own, which go on from where they were."""
+    whole, stopped, resumed = (tiny_system(**full()) for _ in range(3))
+    file = tmp_path / "stopped.ckpt"
+    growth = [ProgressiveGrowing(list(SHORT), reset_optimizer_state=True) for _ in range(3)]
+    train(whole, 56, growth[:1], stages=SHORT)
+    train(stopped, 24, [growth[1], SaveAt({24: file})], stages=SHORT)
+    train(resumed, 56, growth[2:], ckpt_path=file, stages=SHORT)
+
+    assert whole.growth.resolution == 32
+    assert_same(weights_of(whole), weights_of(resumed))
+    assert not torch.equal(
+        whole.discriminator.heads[0].set_stage.parametrizations.weight.original,
+        stopped.discriminator.heads[0].set_stage.parametrizations.weight.original,
+    )
+    names = set(torch.load(file, weights_only=True)["state_dict"])
+    assert not any("backbone" in name or "blocks" in name.split("discriminator")[-1] for name in names)

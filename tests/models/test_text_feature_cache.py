@@ -1,0 +1,228 @@
+"""The cache of encoded captions: equal to the encoder, shared by processes, and whole whatever happens."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from imagen_pl.errors import UserError
+from imagen_pl.models.text.encoder import FrozenTextEncoder
+from imagen_pl.models.text.feature_cache import TextCache
+from imagen_pl.types import TextFeatures
+from tests.helpers.fakes import TinyText
+from tests.helpers.text_encoders import save_bert
+
+CAPTIONS = ["a red heart", "cat", "", "🧁 noto", "two\nlines", "x" * 3000, "a  cat "]
+FORK = multiprocessing.get_context("fork")
+
+
+class Interrupted(TinyText):
+    """Breaks off at the caption named."""
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self.at = at
+
+    def encode(self, captions: Sequence[str], device: torch.device | str = "cpu") -> TextFeatures:
+        if self.at in captions:
+            raise KeyboardInterrupt
+        return super().encode(captions, device)
+
+
+class Lookups(Dataset[torch.Tensor]):
+    """What a data set does in a worker: look a caption up."""
+
+    def __init__(self, cache: TextCache, captions: list[str]) -> None:
+        self.cache, self.captions = cache, captions
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return self.cache([self.captions[i]]).pooled[0]
+
+
+def many(count: int) -> list[str]:
+    return [f"number {i}" for i in range(count)]
+
+
+def same(a: TextFeatures, b: TextFeatures) -> None:
+    assert torch.equal(a.mask, b.mask)
+    assert torch.equal(a.tokens, b.tokens)
+    assert torch.equal(a.pooled, b.pooled)
+
+
+# ------------------------------------------------------------------ what it gives
+
+
+def test_it_equals_the_encoder(tmp_path: Path) -> None:
+    encoder = TinyText()
+    same(TextCache.build(encoder, CAPTIONS, folder=tmp_path)(CAPTIONS), encoder.encode(CAPTIONS))
+
+
+def test_it_equals_a_real_encoder_to_half_precision(tmp_path: Path) -> None:
+    encoder = FrozenTextEncoder(str(save_bert(tmp_path / "bert")))
+    captions = [*CAPTIONS, "\ud83d half a pair of surrogates"]
+    kept = TextCache.build(encoder, captions, folder=tmp_path)(captions)
+    fresh = encoder.encode(captions)
+    assert kept.tokens.dtype == kept.pooled.dtype == torch.float32
+    assert torch.equal(kept.mask, fresh.mask)
+    torch.testing.assert_close(kept.tokens, fresh.tokens, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(kept.pooled, fresh.pooled, atol=1e-3, rtol=1e-3)
+
+
+def test_rows_come_in_the_order_asked_for_and_padded_to_the_longest(tmp_path: Path) -> None:
+    encoder = TinyText()
+    cache = TextCache.build(encoder, ["abc", "a", "ab"], folder=tmp_path)
+    same(cache(["ab", "a", "ab"]), encoder.encode(["ab", "a", "ab"]))
+    assert cache(["a"]).tokens.shape == (1, 1, 16)
+
+
+def test_unknown_caption_is_a_key_error(tmp_path: Path) -> None:
+    cache = TextCache.build(TinyText(), ["cat"], folder=tmp_path)
+    with pytest.raises(KeyError, match="'dog' is not in"):
+        cache(["cat", "dog"])
+
+
+def test_its_place_is_the_package_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path))
+    assert TextCache.build(TinyText(), ["cat"]).path == tmp_path / "text" / "tiny-16-8.sqlite"
+
+
+# ------------------------------------------------------------------ nothing is encoded twice
+
+
+def test_nothing_is_encoded_twice(tmp_path: Path) -> None:
+    encoder = TinyText()
+    TextCache.build(encoder, ["b", "a", "b", "a"], folder=tmp_path)
+    assert sorted(encoder.encoded) == ["a", "b"]
+    TextCache.build(encoder, iter(["a", "b", "c"]), folder=tmp_path)
+    assert sorted(encoder.encoded) == ["a", "b", "c"]
+
+
+def test_encoders_do_not_share_features(tmp_path: Path) -> None:
+    TextCache.build(TinyText(16), ["a"], folder=tmp_path)
+    narrow = TinyText(8)
+    assert TextCache.build(narrow, ["a"], folder=tmp_path)(["a"]).dim == 8
+    assert narrow.encoded == ["a"]
+
+
+def test_an_interrupted_build_keeps_what_it_had(tmp_path: Path) -> None:
+    captions = sorted(many(300), key=len)
+    with pytest.raises(KeyboardInterrupt):
+        TextCache.build(Interrupted(at=captions[290]), captions, folder=tmp_path)
+    encoder = TinyText()
+    cache = TextCache.build(encoder, captions, folder=tmp_path)
+    assert sorted(encoder.encoded) == sorted(captions[256:])  # two batches of 128 were there
+    same(cache(captions), TinyText().encode(captions))
+
+
+# ------------------------------------------------------------------ many processes
+
+
+def _build(folder: Path, captions: list[str]) -> None:
+    TextCache.build(TinyText(), captions, folder=folder)
+
+
+def test_two_processes_build_at_once(tmp_path: Path) -> None:
+    captions = many(600)
+    parts = (captions, captions[::-1])
+    processes = [FORK.Process(target=_build, args=(tmp_path, part)) for part in parts]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    encoder = TinyText()
+    cache = TextCache.build(encoder, captions, folder=tmp_path)
+    assert encoder.encoded == []
+    same(cache(captions), TinyText().encode(captions))
+
+
+def test_it_works_on_both_sides_of_a_fork(tmp_path: Path) -> None:
+    captions = many(8)
+    cache = TextCache.build(TinyText(), captions, folder=tmp_path)
+    first = cache(captions)  # opened before the fork
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(cache(captions).pooled, first.pooled) else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    same(cache(captions), first)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_it_works_in_the_loaders_workers(tmp_path: Path, start: str) -> None:
+    captions = many(8)
+    cache = TextCache.build(TinyText(), captions, folder=tmp_path)
+    expected = cache(captions).pooled  # opened here too
+    loader = DataLoader(Lookups(cache, captions), batch_size=2, num_workers=1, multiprocessing_context=start)
+    assert torch.equal(torch.cat(list(loader)), expected)
+
+
+# ------------------------------------------------------------------ what goes wrong
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot be written .* IMAGEN_PL_CACHE") as told:
+        TextCache.build(TinyText(), ["cat"], folder=tmp_path / "file" / "text")
+    assert "\n" not in str(told.value)
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    encoder = TinyText()
+    path = TextCache.build(encoder, ["cat"], folder=tmp_path).path
+    path.write_bytes(b"not a database " * 1000)
+    with pytest.raises(UserError, match=r"tiny-16-8\.sqlite is damaged .*: delete it") as told:
+        TextCache.build(encoder, ["cat"], folder=tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_damaged_after_the_build_is_one_line(tmp_path: Path) -> None:
+    cache = TextCache.build(TinyText(), ["cat"], folder=tmp_path)
+    cache.path.write_bytes(b"not a database " * 1000)
+    with pytest.raises(UserError, match=r"cannot be read any more .*: delete it") as told:
+        cache(["cat"])
+    assert "\n" not in str(told.value)
+
+
+def _build_on_a_full_disk(folder: Path, told: multiprocessing.SimpleQueue[str]) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, 2**15))  # no file may grow beyond 32 kB
+    try:
+        TextCache.build(TinyText(), many(1000), folder=folder)
+    except UserError as error:
+        told.put(str(error))
+    else:
+        told.put("nothing went wrong")
+
+
+def test_a_full_disk_is_one_line_and_what_was_kept_stays_whole(tmp_path: Path) -> None:
+    kept = many(20)
+    TextCache.build(TinyText(), kept, folder=tmp_path)
+    told = FORK.SimpleQueue()
+    process = FORK.Process(target=_build_on_a_full_disk, args=(tmp_path, told))
+    process.start()
+    process.join(120)
+    message = told.get()
+    assert "cannot be written" in message
+    assert "free some space" in message
+    assert "\n" not in message
+    encoder = TinyText()
+    same(TextCache.build(encoder, kept, folder=tmp_path)(kept), TinyText().encode(kept))
+    assert encoder.encoded == []
+
+
+def test_the_file_is_plain_sqlite(tmp_path: Path) -> None:
+    """It is read by eye when something seems wrong: one row a caption."""
+    cache = TextCache.build(TinyText(), ["cat", "dog"], folder=tmp_path)
+    with sqlite3.connect(cache.path) as connection:
+        assert connection.execute("SELECT count(*) FROM features").fetchone() == (2,)

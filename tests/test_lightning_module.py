@@ -1,0 +1,289 @@
+"""The training step: who learns when, in how many parts, how far, and what stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from imagen_pl.errors import TrainingStopped, UserError
+from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.losses.adversarial import NonSaturating, Relativistic
+from imagen_pl.losses.gradient_penalties import R1, R2, Images, LogitFn, Penalty
+from imagen_pl.models.latents import latents, mix_seed
+from imagen_pl.schedules import Stage
+from imagen_pl.types import TextFeatures
+from tests.helpers.fakes import TinyText
+from tests.helpers.training import (
+    AtEachBatch,
+    StepGradients,
+    sgd,
+    tiny_data,
+    tiny_system,
+    tiny_trainer,
+    train,
+    weights_of,
+)
+
+FADING = (Stage(8, kimg=0.016, batch_size=8), Stage(16, kimg=1.0, batch_size=8, fade_kimg=0.032))
+
+
+def steady(**settings: Any) -> TextToImageGAN:
+    """Plain gradient descent: small differences stay small."""
+    return tiny_system(generator_optimizer=sgd(), discriminator_optimizer=sgd(), **settings)
+
+
+def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], within: float) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=within, rtol=within)
+
+
+# ------------------------------------------------------------------ parts of a batch
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_parts_equal_the_whole_batch(parts: int) -> None:
+    runs = []
+    for accumulate in (1, parts):
+        system = steady(accumulate=accumulate, penalties=[R1(0.5), R2(0.5, every=2)])
+        gradients = StepGradients()
+        train(system, 64, [gradients], stages=FADING)
+        runs.append((gradients.steps, weights_of(system)))
+    (whole, weights), (in_parts, weights_in_parts) = runs
+    assert len(whole) == len(in_parts) == 16
+    for one, other in zip(whole, in_parts, strict=True):
+        assert one[:2] == other[:2]
+        assert_close(one[2], other[2], 1e-6)
+    assert_close(weights, weights_in_parts, 1e-6)
+
+
+def test_uneven_parts_weigh_by_their_size() -> None:
+    """Where no growth checks the batch size: 8 images in parts of 3, 3 and 2."""
+    runs = []
+    for accumulate in (1, 3):
+        system = steady(accumulate=accumulate, channels_last=False)
+        gradients = StepGradients()
+        trainer = tiny_trainer(8, [gradients], stages=(Stage(32, kimg=1, batch_size=8),))
+        trainer.callbacks[:] = [gradients]  # type: ignore[attr-defined]
+        trainer.fit(system, tiny_data(resolution=32, batch_size=8))
+        runs.append(gradients.steps)
+    assert [step[:2] for step in runs[0]] == [(0, "d"), (0, "g")]
+    for one, other in zip(*runs, strict=True):
+        assert_close(one[2], other[2], 1e-6)
+
+
+# ------------------------------------------------------------------ who learns when
+
+
+def test_each_step_leaves_the_other_network_alone() -> None:
+    """Its weights, and its gradients, which nobody would clear."""
+    system = tiny_system(adversarial=Relativistic(), penalties=[R1(1.0)])
+    gradients = StepGradients()
+    after_step: list[dict[str, Tensor]] = []
+
+    def extract_features(system: TextToImageGAN, batch: Any) -> None:
+        assert all(parameter.grad is None for parameter in system.parameters())
+
+    class Weights(AtEachBatch):
+        def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            after_step.append(weights_of(pl_module))
+
+    start = weights_of(system)
+    train(system, 16, [gradients, Weights(after=look)], stages=FADING)
+    assert [which for _, which, _ in gradients.steps] == ["d", "g", "d", "g"]
+    own = {"d": "discriminator.", "g": "generator."}
+    for _, which, found in gradients.steps:
+        assert found
+        assert all(name.startswith(own[which]) for name in found)
+    for before, after, which in zip([start, *after_step], after_step, "dgdg", strict=False):
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        networks = {name for name in moved if name.split(".")[0] in ("discriminator", "generator")} - {
+            "generator.latent_mean"
+        }
+        assert networks
+        assert all(name.startswith(own[which]) for name in networks)
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    """A step switches the other network off and on again; what was off before must stay off."""
+    system = tiny_system(penalties=[R1(1.0)], adversarial=Relativistic())
+    frozen = {
+        *(f"discriminator.grown.8.{n}" for n, _ in system.discriminator.blocks()[8].named_parameters()),
+        *(f"generator.mapping.{n}" for n, _ in system.generator.mapping.named_parameters()),  # type: ignore[union-attr]
+    }
+
+    def freeze(system: TextToImageGAN, batch: Any) -> None:
+        for name, parameter in system.named_parameters():
+            if name in frozen:
+                parameter.requires_grad_(False)
+
+    before = weights_of(system)
+    train(system, 48, [AtEachBatch(before=freeze)], stages=FADING)
+    after = weights_of(system)
+    assert len(frozen) > 8
+    for name, parameter in system.named_parameters():
+        if name in frozen:
+            assert not parameter.requires_grad, name
+            assert torch.equal(before[name], after[name]), name
+        elif name.startswith(("generator.grown.8.", "discriminator.to_final.")):
+            assert parameter.requires_grad, name
+            assert not torch.equal(before[name], after[name]), name
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_discriminator_steps_a_generator_step(every: int) -> None:
+    system = tiny_system(discriminator_steps=every)
+    gradients = StepGradients()
+    generator_at = [clock for clock in range(0, 48, 8) if (clock // 8) % every == 0]
+    train(
+        *(system, 48, [gradients]),
+        stages=(Stage(8, kimg=1, batch_size=8),),
+        max_steps=6 + len(generator_at),
+    )
+    assert [clock for clock, which, _ in gradients.steps if which == "d"] == list(range(0, 48, 8))
+    assert [clock for clock, which, _ in gradients.steps if which == "g"] == generator_at
+
+
+def test_a_generator_step_counts_the_images_of_all_discriminator_steps() -> None:
+    """The average's half-life is in images, so fewer steps of the generator move it as far."""
+    shares = []
+    for every in (1, 2):
+        system = tiny_system(discriminator_steps=every, ema_halflife_kimg=0.016, ema_ramp=10.0)
+        with torch.no_grad():
+            for parameter in system.ema.generator.parameters():
+                parameter.zero_()
+        system.generator_optimizer = sgd(0.0)  # the generator stands still, and the average comes to it
+        train(system, 32, stages=(Stage(8, kimg=1, batch_size=8),), max_steps=8 if every == 1 else 6)
+        mean, now = (g.get_parameter("first_map.weight") for g in (system.ema.generator, system.generator))
+        shares.append(float(mean.norm() / now.norm()))
+    assert shares == pytest.approx([0.75, 0.75], abs=1e-5)
+
+
+# ------------------------------------------------------------------ how far
+
+
+@pytest.mark.parametrize("limit", [0.05, 1e6])
+def test_gradient_clip_bounds_each_networks_norm(limit: float) -> None:
+    runs = []
+    for clip in (None, limit):
+        gradients = StepGradients()
+        train(steady(gradient_clip=clip, penalties=[R1(1.0)]), 8, [gradients])
+        runs.append([found for _, _, found in gradients.steps])
+    for free, clipped in zip(*runs, strict=True):
+        norm = torch.cat([g.flatten() for g in free.values()]).norm()
+        if limit > 1:
+            assert norm < limit
+            assert_close(free, clipped, 0)
+            continue
+        assert norm > limit
+        assert torch.cat([g.flatten() for g in clipped.values()]).norm() == pytest.approx(limit, rel=1e-4)
+        if "discriminator.to_final.weight" in free:  # the generator's step follows another discriminator
+            assert_close({n: g * limit / norm for n, g in free.items()}, clipped, 1e-6)
+
+
+# ------------------------------------------------------------------ what stops it
+
+
+class Spoilt(NonSaturating):
+    """From its nth call on, a loss that is not finite."""
+
+    def __init__(self, side: str, value: float, calls: int) -> None:
+        self.side, self.value, self.left = side, value, calls
+
+    def spoil(self, side: str, loss: Tensor) -> Tensor:
+        if side != self.side:
+            return loss
+        self.left -= 1
+        return loss + self.value if self.left < 0 else loss
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return self.spoil("d", super().discriminator(real_logits, fake_logits))
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        return self.spoil("g", super().generator(fake_logits, real_logits))
+
+
+class Cliff(Penalty):
+    """A finite value whose gradient is not: the root of zero."""
+
+    name = "cliff"
+
+    def __call__(self, logit_fn: LogitFn, real: Images, fake: Images, text: TextFeatures) -> Tensor:
+        return (logit_fn(real, text).mean(1) * 0).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"adversarial": Spoilt("d", float("nan"), 5)}, r"d_loss became nan at 40 images seen \(16 px\)"),
+        ({"adversarial": Spoilt("g", float("inf"), 3)}, r"g_loss became inf at 24 images seen \(16 px\)"),
+        (
+            {"adversarial": Spoilt("d", float("nan"), 9), "accumulate": 4},
+            r"d_loss became nan at 16 images seen \(16 px\)",
+        ),
+        ({"penalties": [R1(float("nan"))]}, r"d_r1 became nan at 0 images seen \(8 px\)"),
+        ({"penalties": [Cliff(1.0)]}, r"d_grad_norm became nan at 0 images seen"),
+    ],
+    ids=["d_loss", "g_loss", "one part of a batch", "penalty", "gradient alone"],
+)
+def test_a_loss_that_is_not_finite_is_named_and_spares_the_weights(
+    settings: dict[str, Any], message: str
+) -> None:
+    for loss in settings.values():
+        if isinstance(loss, Spoilt):  # parameters of a test are made once
+            settings = {**settings, "adversarial": Spoilt(loss.side, loss.value, loss.left)}
+    system = tiny_system(**settings)
+    trainer = tiny_trainer(96, stages=FADING)
+    with pytest.raises(TrainingStopped, match=message):
+        trainer.fit(system, tiny_data())
+    assert all(value.isfinite().all() for value in system.state_dict().values())
+    for optimizer in trainer.optimizers:
+        for state in optimizer.state.values():
+            assert all(moment.isfinite().all() for moment in state.values())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: tiny_system(text_encoder=TinyText(dim=24)),
+            "model.generator.init_args.text_dim is 16, but the text encoder gives 24: set it to 24",
+        ),
+        (lambda: tiny_system(accumulate=0), "model.accumulate 0 must be 1 or more"),
+        (lambda: tiny_system(discriminator_steps=0), "model.discriminator_steps 0 must be 1 or more"),
+    ],
+)
+def test_settings_that_cannot_be_right(make: Callable[[], TextToImageGAN], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+# ------------------------------------------------------------------ random numbers
+
+
+def test_latents_depend_on_the_seed_and_the_index_alone() -> None:
+    whole = latents(range(6), seed=3, latent_dim=5)
+    assert torch.equal(latents([4, 1], 3, 5), whole[[4, 1]])
+    assert not torch.equal(latents(range(6), 4, 5), whole)
+    assert latents(range(4000), 0, 2).mean().abs() < 0.05
+    assert latents(range(4000), 0, 2).std() == pytest.approx(1, abs=0.05)
+
+
+def test_seeds_of_neighbours_are_far_apart() -> None:
+    seeds = {mix_seed(a, b, c) for a in range(12) for b in range(0, 96, 8) for c in range(4)}
+    assert len(seeds) == 12 * 12 * 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    bits = torch.tensor([[seed >> k & 1 for k in range(63)] for seed in sorted(seeds)]).float()
+    assert (bits.mean(0) - 0.5).abs().max() < 0.1
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    system = tiny_system()
+    both = system.sample(["number 1", "a longer caption"], seed=7)
+    assert both.shape == (2, 3, 32, 32)
+    torch.testing.assert_close(system.sample(["number 1"], seed=7), both[:1], atol=1e-5, rtol=0)
+    assert (system.sample(["number 1"], seed=8) - both[:1]).abs().max() > 1e-3

@@ -1,0 +1,142 @@
+"""Muon: matrices as torch's own, vectors as Adam, and convolutions as matrices."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imagen_pl.errors import UserError
+from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.training.muon import Muon, orthogonal
+from tests.helpers.training import SaveAt, adam, assert_same, tiny_system, train, weights_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def stepped(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, steps: int = 3) -> Tensor:
+    for seed in range(steps):
+        parameter.grad = noise(*parameter.shape, seed=seed)
+        optimizer.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8)])
+def test_singular_values_of_very_different_size_come_near_one_and_the_directions_stay(
+    shape: tuple[int, int],
+) -> None:
+    u, _, v = torch.linalg.svd(noise(*shape), full_matrices=False)
+    matrix = (u * torch.logspace(0, -2, min(shape))) @ v
+
+    found = orthogonal(matrix)
+
+    values = torch.linalg.svdvals(found)
+    assert 0.6 < values.min() < values.max() < 1.3
+    assert nn.functional.cosine_similarity(found.flatten(), (u @ v).flatten(), dim=0) > 0.97
+    assert not orthogonal(torch.zeros(shape)).any()
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+def test_matrices_move_as_by_torch(shape: tuple[int, int]) -> None:
+    ours, theirs = (nn.Parameter(noise(*shape, seed=9)) for _ in range(2))
+    settings: dict[str, Any] = {"lr": 0.1, "momentum": 0.9}
+    reference = torch.optim.Muon([theirs], weight_decay=0.0, adjust_lr_fn="match_rms_adamw", **settings)
+
+    with torch.autocast("cpu"):
+        moved, wanted = stepped(Muon([ours], **settings), ours), stepped(reference, theirs)
+
+    torch.testing.assert_close(moved, wanted, atol=2e-3, rtol=0)
+    assert (moved - noise(*shape, seed=9)).abs().mean() > 0.02
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 3, 3), (40, 4, 3, 3)])
+def test_a_convolution_is_the_matrix_of_its_outputs_however_it_lies_in_memory(shape: tuple[int, ...]) -> None:
+    kernel, flat = nn.Parameter(noise(*shape, seed=9)), nn.Parameter(noise(*shape, seed=9).flatten(1))
+    last = torch.channels_last
+    kernel.data = kernel.data.to(memory_format=last)
+    kernel.grad, flat.grad = noise(*shape).to(memory_format=last), noise(*shape).flatten(1)
+
+    for parameter in (kernel, flat):
+        Muon([parameter], lr=0.1).step()
+
+    torch.testing.assert_close(kernel.detach().flatten(1), flat.detach(), atol=1e-6, rtol=0)
+
+
+def test_a_step_is_as_large_as_the_docstring_says() -> None:
+    weight = nn.Parameter(torch.zeros(32, 64))
+    moved = stepped(Muon([weight], lr=0.1), weight, steps=1)
+    assert float(moved.square().mean().sqrt()) == pytest.approx(0.1 * 0.2, rel=0.15)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (4, 1, 1), (1, 1, 8)])
+def test_vectors_move_as_by_adam_with_axes_to_spare_too(shape: tuple[int, ...]) -> None:
+    ours, theirs = (nn.Parameter(noise(*shape, seed=9)) for _ in range(2))
+    reference = torch.optim.Adam([theirs], lr=0.1, betas=(0.5, 0.9))
+
+    moved = stepped(Muon([ours], lr=0.1, betas=(0.5, 0.9)), ours)
+
+    torch.testing.assert_close(moved, stepped(reference, theirs))
+
+
+def test_each_group_has_its_rate_and_what_has_no_gradient_rests() -> None:
+    slow, fast, resting = (nn.Parameter(torch.zeros(8, 8)) for _ in range(3))
+    both = Muon([{"params": [slow, resting]}, {"params": [fast], "lr": 0.2}], lr=0.1)
+    slow.grad = fast.grad = noise(8, 8)
+
+    both.step()
+
+    torch.testing.assert_close(2 * slow, fast)
+    assert not resting.any()
+    assert resting not in both.state
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"momentum": 1.0}, "momentum 1.0 must be 0 or more and less than 1"),
+        ({"betas": (0.0, 1.0)}, r"betas\[1\] 1.0 must be"),
+        ({"lr": -1.0}, "lr -1.0 must be 0.0 or more"),
+        ({"iterations": 0}, "iterations 0 must be 1 or more"),
+    ],
+)
+def test_settings_that_make_no_sense_are_told(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=f"Muon: {told}"):
+        Muon([nn.Parameter(noise(2, 2))], **settings)
+
+
+def by_muon() -> TextToImageGAN:
+    return tiny_system(generator_optimizer=partial(Muon, lr=1e-3))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_training_goes_on_to_the_bit(tmp_path: Path, precision: Any) -> None:
+    whole, first, second = (by_muon() for _ in range(3))
+    before = weights_of(whole.generator)
+
+    train(whole, 96, precision=precision)
+    train(first, 48, [SaveAt({48: tmp_path / "half.ckpt"})], precision=precision)
+    train(second, 96, ckpt_path=tmp_path / "half.ckpt", precision=precision)
+
+    after = weights_of(whole.generator)
+    assert_same(after, weights_of(second.generator))
+    assert not torch.equal(before["grown.8.layers.0.first.weight"], after["grown.8.layers.0.first.weight"])
+    held = torch.load(tmp_path / "half.ckpt", weights_only=True)["optimizer_states"][1]["state"].values()
+    kinds = {tuple(sorted(state)) for state in held}
+    assert kinds == {("momentum",), ("exp_avg", "exp_avg_sq", "step")}
+
+
+@pytest.mark.parametrize(("before", "after"), [("Adam", "Muon"), ("Muon", "Adam")])
+def test_a_checkpoint_of_another_optimizer_is_told(tmp_path: Path, before: str, after: str) -> None:
+    kinds = {"Adam": lambda: tiny_system(generator_optimizer=adam()), "Muon": by_muon}
+    train(kinds[before](), 16, [SaveAt({16: tmp_path / "a.ckpt"})])
+
+    with pytest.raises(UserError, match=f"another optimizer than {after}, which model.generator_optimizer"):
+        train(kinds[after](), 32, ckpt_path=tmp_path / "a.ckpt")

@@ -1,0 +1,121 @@
+"""A generator that starts from another one's stem: what both have, by name."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imagen_pl.callbacks.block_policies import FreezeOldBlocks
+from imagen_pl.callbacks.blockwise_training import BlockwiseTraining
+from imagen_pl.errors import UserError
+from imagen_pl.metrics.frechet import FrechetDistance
+from imagen_pl.schedules import Stage
+from imagen_pl.training.warm_start import load_stem
+from tests.helpers.networks import awaken, small_generator
+from tests.helpers.training import SHORT, AtEachBatch, SaveAt, assert_same, tiny_system, train, weights_of
+
+OTHER = {4: 8, 8: 8, 16: 4}
+
+
+def checkpoint(path: Path, grown_to: int = 16, **settings: Any) -> dict[str, torch.Tensor]:
+    """Another run's, and what its average holds."""
+    other = small_generator(OTHER, **settings)
+    awaken(other)
+    with torch.no_grad():
+        for tensor in other.state_dict().values():
+            tensor.add_(1)
+    held = {f"ema.generator.{name}": tensor for name, tensor in other.state_dict().items()}
+    torch.save({"state_dict": held, "images_seen": 9, "growth_resolution": grown_to}, path)
+    return weights_of(other)
+
+
+@pytest.mark.parametrize("grown_to", [8, 16])
+def test_it_takes_what_both_have_and_the_other_has_learnt(grown_to: int, tmp_path: Path) -> None:
+    held = checkpoint(tmp_path / "other.ckpt", grown_to)
+    generator = small_generator({**OTHER, 32: 4}, noise=True)
+    first = weights_of(generator)
+    stem = load_stem(generator, tmp_path / "other.ckpt")
+    assert stem.blocks == [r for r in (4, 8, 16) if r <= grown_to]
+    now = weights_of(generator)
+    taken = {n for n in now if not torch.equal(now[n], first[n])}
+    assert taken == {n for n in held if not n.startswith("grown.16.") or grown_to == 16}
+    assert all(torch.equal(now[name], held[name]) for name in taken)
+    assert {"latent_mean", "first_map.weight", "mapping.join.weight"} <= taken
+    assert not any("noise" in name or name.startswith("grown.32.") for name in taken)
+
+
+def test_the_larger_ones_blocks_are_left_behind(tmp_path: Path) -> None:
+    held = checkpoint(tmp_path / "other.ckpt")
+    generator = small_generator({4: 8, 8: 8})
+    assert load_stem(generator, tmp_path / "other.ckpt").blocks == [4, 8]
+    assert_same(weights_of(generator), {n: t for n, t in held.items() if not n.startswith("grown.16.")})
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"style_dim": 12}, r"mapping.latent_layers.0.weight is \(12, 5\) there and \(8, 5\) here"),
+        ({"noise": True}, r"grown.4.layers.0.noise \(8,\) is not here"),
+        ({"mapping_layers": 3}, r"mapping.latent_layers.2.weight \(8, 8\) is not here"),
+    ],
+)
+def test_what_differs_is_named(other: dict[str, Any], message: str, tmp_path: Path) -> None:
+    checkpoint(tmp_path / "other.ckpt", **other)
+    generator = small_generator(OTHER)
+    before = weights_of(generator)
+    with pytest.raises(UserError, match=message) as told:
+        load_stem(generator, tmp_path / "other.ckpt")
+    assert "other.ckpt holds another architecture" in str(told.value)
+    assert "give this generator the other's settings up to 16 px" in str(told.value)
+    assert_same(weights_of(generator), before)
+
+
+def test_training_starts_from_the_stem_and_a_resume_does_not_look_for_it(tmp_path: Path) -> None:
+    """Grown on from 16 to 32 px with the stem frozen, as in StyleGAN-XL; average and generator alike."""
+    other, middle = tmp_path / "other.ckpt", tmp_path / "middle.ckpt"
+    stages = [Stage(32, kimg=1, batch_size=4)]
+    smaller = tiny_system()
+    train(smaller, 96, [SaveAt({96: other})])  # its average is not its generator
+    starts: list[dict[str, torch.Tensor]] = []
+    ends = []
+    for ckpt_path in (None, middle):
+        system = tiny_system(generator={"init_from": str(other)})
+        turns = BlockwiseTraining(FreezeOldBlocks(stem_resolution=16))
+        look = AtEachBatch(before=lambda s, _: starts.append(weights_of(s)))
+        train(system, 16, [turns, look, SaveAt({8: middle})], stages=stages, ckpt_path=ckpt_path)
+        ends.append(weights_of(system))
+        other.unlink(missing_ok=True)
+    assert_same(*ends)
+    stem = {
+        n: t
+        for n, t in weights_of(smaller.ema.generator).items()
+        if not n.startswith("grown.32.") and n != "latent_mean"  # which is measured, not learnt
+    }
+    first = starts[0]
+    for name, tensor in stem.items():
+        for place in ("generator", "ema.generator"):
+            assert torch.equal(first[f"{place}.{name}"], tensor), name
+            torch.testing.assert_close(ends[0][f"{place}.{name}"], tensor, atol=1e-6, rtol=0)
+        assert torch.equal(ends[0][f"generator.{name}"], tensor), name
+    moved = {n for n in first if n.startswith("generator.") and not torch.equal(first[n], ends[0][n])}
+    assert {n.split(".")[2] for n in moved if n.startswith("generator.grown")} == {"32"}
+
+
+def test_what_taught_the_stem_has_taught_what_starts_from_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told of, and handed on by checkpoints and by a resume."""
+    monkeypatch.setattr(FrechetDistance, "prepare", lambda self, fid_weights=None: None)
+    other, saved = tmp_path / "other.ckpt", [tmp_path / f"{name}.ckpt" for name in "ab"]
+    train(tiny_system(), 8, [SaveAt({8: other})], stages=SHORT)
+    torch.save({**torch.load(other, weights_only=True), "teacher_networks": ["efficientnet_lite0"]}, other)
+    for ckpt_path, images, file in zip((None, saved[0]), (8, 16), saved, strict=True):
+        system = tiny_system(generator={"init_from": str(other)}, metrics=[FrechetDistance(kernel_images=0)])
+        with caplog.at_level(logging.WARNING):
+            train(system, images, [SaveAt({images: file})], stages=SHORT, ckpt_path=ckpt_path)
+        assert torch.load(file, weights_only=True)["teacher_networks"] == ["efficientnet_lite0"]
+    assert caplog.text.count("efficientnet_lite0 has taught this model and scores it") == 2
