@@ -114,13 +114,13 @@ def score_model(describer: CaptioningPipeline, asked: Asked, name: str, seed: in
     for shuffled in (False, True):
         rows = tqdm(asked.captions, desc=f"retrieval by {name}", delay=2, leave=False, disable=None)
 
-        def with_progress(image: int, captions: Sequence[str], rows: tqdm = rows) -> Float[Tensor, " n"]:
+        def counted_misfit(image: int, captions: Sequence[str], rows: tqdm = rows) -> Float[Tensor, " n"]:
             rows.update()
             return misfit(image, captions)
 
         found.append(
             caption_retrieval(
-                watched, asked.captions, asked.subjects, asked.styles, seed=seed, shuffled=shuffled
+                counted_misfit, asked.captions, asked.subjects, asked.styles, seed=seed, shuffled=shuffled
             )
         )
     scores = score_captions(told, [[caption] for caption in asked.captions])

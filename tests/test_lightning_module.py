@@ -85,7 +85,7 @@ def test_each_step_leaves_the_other_network_alone() -> None:
     gradients = StepGradients()
     after_step: list[dict[str, Tensor]] = []
 
-    def extract_features(system: TextToImageGAN, batch: Any) -> None:
+    def check_gradients(system: TextToImageGAN, batch: Any) -> None:
         assert all(parameter.grad is None for parameter in system.parameters())
 
     class Weights(AtEachBatch):
@@ -93,7 +93,7 @@ def test_each_step_leaves_the_other_network_alone() -> None:
             after_step.append(weights_of(pl_module))
 
     start = weights_of(system)
-    train(system, 16, [gradients, Weights(after=look)], stages=FADING)
+    train(system, 16, [gradients, Weights(after=check_gradients)], stages=FADING)
     assert [which for _, which, _ in gradients.steps] == ["d", "g", "d", "g"]
     own = {"d": "discriminator.", "g": "generator."}
     for _, which, found in gradients.steps:

@@ -85,7 +85,7 @@ def test_growth_is_whole_unless_told_and_cannot_be_changed() -> None:
 
 
 def test_shapes_that_disagree_are_found_in_tests() -> None:
-    """The import hook of tests/typecheck.py is at work."""
+    """The import hook of tests/helpers/typecheck.py is at work."""
     with pytest.raises(TypeCheckError):
         TextFeatures(torch.zeros(2, 3, 4), torch.zeros(2, 5, dtype=torch.bool), torch.zeros(2, 4))
     with pytest.raises(TypeCheckError):

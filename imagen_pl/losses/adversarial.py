@@ -61,7 +61,7 @@ class Hinge(AdversarialLoss):
 class Wasserstein(AdversarialLoss):
     """b - a + drift a^2; -b (arXiv:1701.07875; the drift: arXiv:1710.10196, appendix A.1).
 
-    Use it with `losses.penalties.WassersteinPenalty`.
+    Use it with `losses.gradient_penalties.WassersteinPenalty`.
 
     Args:
         drift: weight that keeps the logits of real images near zero.

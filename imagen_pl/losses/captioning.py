@@ -32,10 +32,9 @@ class Captioning(SeparatelyTrainedLoss):
     On real pairs the captioner learns it. In the generator's step the captioner is frozen, and the generator
     learns to draw what makes the caption likely: L_NLG = -1/T sum_t log p(w_t | w_<t, G(z, w)).
 
-    What shows whether it can teach is logged beside it: train/caption_ce on real pairs,
-    train/caption_ce_shuffled on real
-    images under their neighbours' captions, train/g_nlg_cross_entropy on generated ones. Where the first two
-    are alike, the captioner does not look at the image, the loss teaches nothing, and the run says so.
+    Three logged numbers show whether it can teach: train/caption_ce on real pairs, train/caption_ce_shuffled
+    on real images with their neighbours' captions, train/g_caption_ce_unweighted on generated images. Where
+    the first two are alike, the captioner ignores the image and teaches nothing; the run prints a warning.
 
     Args:
         captioner: the network.
@@ -103,7 +102,7 @@ class Captioning(SeparatelyTrainedLoss):
         with evaluating(self.captioner):
             memory, captions = self._look(shown)
             loss = self.captioner.cross_entropy(memory, captions)
-        self.note("cross_entropy", loss.mean())
+        self.note("unweighted", loss.mean())
         return loss
 
     def _look(self, shown: LossInputs) -> tuple[Float[Tensor, "n m d"], list[str]]:

@@ -108,11 +108,11 @@ def test_one_that_knows_finds_all() -> None:
 def test_distractors_are_other_subjects_of_the_same_style() -> None:
     seen: list[tuple[int, list[str]]] = []
 
-    def extract_features(image: int, captions: Sequence[str]) -> Tensor:
+    def recorded(image: int, captions: Sequence[str]) -> Tensor:
         seen.append((image, list(captions)))
         return knows(image, captions)
 
-    caption_retrieval(look, CAPTIONS, SUBJECTS, STYLES, distractors=5)
+    caption_retrieval(recorded, CAPTIONS, SUBJECTS, STYLES, distractors=5)
     for image, captions in seen:
         assert captions[0] == CAPTIONS[image]
         assert len({caption.split(",")[0] for caption in captions}) == 6

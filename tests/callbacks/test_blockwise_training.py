@@ -229,12 +229,13 @@ def test_a_fresh_discriminator_starts_from_its_first_weights_at_each_growth() ->
     first = {name: p.detach().clone() for name, p in learnt}
     anew: dict[int, bool] = {}
 
-    def extract_features(trained: TextToImageGAN, batch: Any) -> None:
+    def record(trained: TextToImageGAN, batch: Any) -> None:
         same_weights = all(torch.equal(p, first[name]) for name, p in learnt)
         anew[trained.images_seen] = same_weights and not trained.trainer.optimizers[0].state
 
     assert any(name.startswith("1.") for name, _ in learnt)  # the contrastive term's heads
-    run(trained, BlockwiseTraining(FreezeOldBlocks(fresh_discriminator=True)), END, AtEachBatch(before=look))
+    fresh = BlockwiseTraining(FreezeOldBlocks(fresh_discriminator=True))
+    run(trained, fresh, END, AtEachBatch(before=record))
     assert [clock for clock, fresh in anew.items() if fresh] == list(BEGIN)
 
 
@@ -297,11 +298,11 @@ def test_a_block_that_its_network_froze_is_not_thawed() -> None:
 def test_moments_that_growth_forgets_may_be_those_of_a_block_that_stands_still() -> None:
     moments: dict[int, set[Block]] = {}
 
-    def extract_features(trained: TextToImageGAN, batch: Any) -> None:
+    def record(trained: TextToImageGAN, batch: Any) -> None:
         moments[trained.images_seen] = {b for b, (_, found) in block_states(trained).items() if any(found)}
 
     turns = BlockwiseTraining(Alternate(0.016, [["discriminator"], ["generator"]]))
-    callbacks = [growing(reset_optimizer_state=True), turns, AtEachBatch(before=look), until(80)]
+    callbacks = [growing(reset_optimizer_state=True), turns, AtEachBatch(before=record), until(80)]
     train(system(), END, callbacks, max_steps=10**6)
     newest = {Block("discriminator", "16"), Block("generator", "16")}
     assert newest <= moments[56]

@@ -144,14 +144,14 @@ def test_a_machine_without_a_network_is_not_asked_again_and_again(monkeypatch: p
     asked: list[object] = []
     original = transformers.AutoConfig.from_pretrained
 
-    def with_progress(path: str, **options: object) -> object:
+    def recorded(path: str, **options: object) -> object:
         asked.append(options.get("local_files_only"))
         return original(path, **options)
 
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(socket, "getaddrinfo", no_address)
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", watched)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", recorded)
     with pytest.raises(UserError, match="check the name and the network"):
         FrozenTextEncoder("nobody/no-such-encoder")
     assert asked == [True]

@@ -83,11 +83,11 @@ def test_the_grid_draws_the_data_s_own_captions_unless_others_are_named(
     """Of twelve images four are held out: eight of each at most, so all."""
     asked: list[list[str]] = []
 
-    def with_progress(pictures: list[Image.Image], captions: list[str], columns: int) -> Image.Image:
+    def recorded(pictures: list[Image.Image], captions: list[str], columns: int) -> Image.Image:
         asked.append(captions)
         return labelled_grid(pictures, captions, columns)
 
-    monkeypatch.setattr(sample_grid, "labelled_grid", watched)
+    monkeypatch.setattr(sample_grid, "labelled_grid", recorded)
     assert main(["fit", *tiny.words, "--samples.captions", given, "--trainer.max_steps", "8"]) == 0
     assert [len(captions) for captions in asked] == ([drawn] if drawn else [])
     written = {path.read_text().strip() for path in photos.glob("*.txt")}

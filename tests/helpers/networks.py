@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from imagen_pl.models.discriminators.multiscale import MultiscaleDiscriminator
 from imagen_pl.models.generators.style import StyleGenerator

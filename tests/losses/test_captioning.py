@@ -197,7 +197,7 @@ def test_its_numbers_are_logged_and_its_weight_follows_the_stages() -> None:
     assert sorted(told.column("train/caption_ce")) == [*range(8, 97, 8)]
     assert sorted(told.column("train/caption_ce_shuffled")) == [*range(8, 97, 8)]
     assert sorted(told.column("train/g_caption_ce")) == [*range(72, 97, 8)]  # 16 px begins at 64
-    assert told.column("train/g_nlg_cross_entropy") == told.column("train/g_caption_ce")
+    assert told.column("train/g_caption_ce_unweighted") == told.column("train/g_caption_ce")
 
 
 def test_a_batch_in_parts_teaches_the_captioner_as_a_whole_one() -> None:
@@ -270,7 +270,7 @@ def test_a_frozen_captioner_stays_as_it_is(earlier: Path) -> None:
         == sorted(told.column("train/caption_ce_shuffled"))
         == [8, 16, 24, 32]
     )
-    assert "train/nlg_grad_norm" not in {name for _, row in told.rows for name in row}
+    assert "train/caption_ce_grad_norm" not in {name for _, row in told.rows for name in row}
 
 
 def test_an_earlier_captioner_goes_on_learning(earlier: Path) -> None:

@@ -42,7 +42,7 @@ def _check_twice(
         def logits(images: Images, text: TextFeatures) -> Tensor:
             return torch.func.functional_call(network, chosen, (images, text))
 
-        return penalty(logit_fn, real, fake, text)
+        return penalty(logits, real, fake, text)
 
     # The fast mode compares along random directions: the slow one would take minutes here.
     assert torch.autograd.gradcheck(value, weights, fast_mode=True)
@@ -136,7 +136,7 @@ def test_the_mean_over_the_heads_is_what_slopes() -> None:
         return torch.stack([size, -size], dim=1)
 
     real = _images(2, 4, 0)
-    assert not R1(1.0)(logit_fn, real, real, text_features(2, dtype=torch.float64)).any()
+    assert not R1(1.0)(logits, real, real, text_features(2, dtype=torch.float64)).any()
 
 
 def test_wasserstein_penalty_lies_between_real_and_fake() -> None:
@@ -149,7 +149,7 @@ def test_wasserstein_penalty_lies_between_real_and_fake() -> None:
         return _quadratic(images, text)
 
     torch.manual_seed(0)
-    value = WassersteinPenalty(1.0)(logit_fn, real, fake, text)
+    value = WassersteinPenalty(1.0)(logits, real, fake, text)
 
     (between,) = seen
     share = ((between - real) / (fake - real)).flatten(1)
@@ -166,7 +166,7 @@ def test_wasserstein_penalty_asks_for_a_slope_of_one() -> None:
         return images[:, 0, 0, :1] * 3
 
     real = _images(2, 4, 0)
-    value = WassersteinPenalty(1.0)(logit_fn, real, real, text_features(2, dtype=torch.float64))
+    value = WassersteinPenalty(1.0)(logits, real, real, text_features(2, dtype=torch.float64))
 
     torch.testing.assert_close(value, torch.full((2,), 4.0, dtype=torch.float64))
 
@@ -177,7 +177,7 @@ def test_matching_aware_penalty_is_the_sixth_power_over_images_and_words() -> No
     def logits(images: Images, text: TextFeatures) -> Tensor:
         return (images.square().sum((1, 2, 3)) + text.pooled.square().sum(1))[:, None] / 2
 
-    value = MatchingAwarePenalty(2.0)(logit_fn, real, _images(3, 2, 1), text)
+    value = MatchingAwarePenalty(2.0)(logits, real, _images(3, 2, 1), text)
 
     length = (real.square().sum((1, 2, 3)) + text.pooled.square().sum(1)).sqrt()
     torch.testing.assert_close(value, length**6)

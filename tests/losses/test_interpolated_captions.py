@@ -210,14 +210,14 @@ def test_each_part_of_a_batch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     forward = InterpolatedCaptionLoss.forward
 
-    def with_progress(
+    def recorded(
         self: InterpolatedCaptionLoss, generator: Any, z: Tensor, text: TextFeatures, growth: Any
     ) -> Tensor:
         losses = forward(self, generator, z, text, growth)
         rows.append(len(losses))
         return losses
 
-    monkeypatch.setattr(InterpolatedCaptionLoss, "forward", watched)
+    monkeypatch.setattr(InterpolatedCaptionLoss, "forward", recorded)
     system = trained(8, tiny_unseen(share=0.5), accumulate=4)
     assert rows == [1] * 4
     assert all(value.isfinite().all() for value in weights_of(system.generator).values())

@@ -158,16 +158,16 @@ def test_a_weight_can_follow_the_clock() -> None:
         ),
         (
             lambda: Colorization(128),
-            "Colour.map_channels is 128, but the discriminator's map of 8 px is 8: set it to 8",
+            "Colorization.map_channels is 128, but the discriminator's map of 8 px is 8: set it to 8",
         ),
         (
             lambda: Colorization(8, map_resolution=4),
-            "Colour reads a map of 4 px, but the discriminator's are of [8, 16, 32] px: change "
+            "Colorization reads a map of 4 px, but the discriminator's are of [8, 16, 32] px: change "
             "map_resolution",
         ),
         (
             lambda: Colorization(4, map_resolution=16),
-            "Colour.from_resolution 8 must be 16 or more: smaller images have no map of 16 px",
+            "Colorization.from_resolution 8 must be 16 or more: smaller images have no map of 16 px",
         ),
         (
             lambda: Reconstruction(8, 64),

@@ -45,13 +45,13 @@ class Fixed(Discriminator):
 
     def __init__(self, *logits: float) -> None:
         super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
+        self.values = nn.Parameter(torch.tensor(logits))
 
     def extract_features(self, images: Tensor, growth: Growth | None = None) -> ImageFeatures:
         return ImageFeatures({}, images[:, 0, 0, :1])
 
     def logits(self, features: ImageFeatures, text: TextFeatures) -> Tensor:
-        return self.logits.expand(len(text), -1)
+        return self.values.expand(len(text), -1)
 
     def blocks(self) -> dict[int, nn.Module]:
         return {}
