@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from imagen_pl.lightning_module import TextToImageGAN
+    from imagen_pl.training.manual_optimization import ManualOptimization
 
 
 def peak_memory_gb(device: torch.device) -> float:
@@ -55,12 +55,12 @@ class StepLogger:
         real, fake = real.detach().mean(), fake.detach().mean()
         self.note({"real_logits": real, "fake_logits": fake, "d_margin": real - fake})
 
-    def is_due(self, system: TextToImageGAN) -> bool:
+    def is_due(self, system: ManualOptimization) -> bool:
         """Whether this batch's numbers go to the loggers."""
         every = max(system.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
         return system.trainer.fit_loop.epoch_loop.total_batch_idx % every == 0
 
-    def report(self, system: TextToImageGAN, batch_size: int) -> None:
+    def report(self, system: ManualOptimization, batch_size: int) -> None:
         """Hand over what was noted; call it after the clock has moved."""
         if self._timed_from is None:  # the first batch warms up and is not timed
             self._timed_from = (system.images_seen, perf_counter())
@@ -74,7 +74,7 @@ class StepLogger:
         }
         numbers |= self.standing
         numbers |= dict(zip(("train/d_lr", "train/g_lr"), system.learning_rates, strict=False))
-        if isinstance(probability := getattr(system.augment, "probability", None), Tensor):
+        if isinstance(probability := getattr(getattr(system, "augment", None), "probability", None), Tensor):
             numbers["train/augment_probability"] = float(probability)
         seen, since = self._timed_from
         if system.images_seen > seen:
@@ -83,7 +83,7 @@ class StepLogger:
             numbers |= {"train/peak_memory_gb": peak_memory_gb(system.device)}
         self._log(system, numbers)
 
-    def report_scores(self, system: TextToImageGAN, scores: dict[str, float]) -> None:
+    def report_scores(self, system: ManualOptimization, scores: dict[str, float]) -> None:
         """Scores of a validation: to the loggers, and to callbacks that watch them."""
         numbers = {f"val/{name}": value for name, value in scores.items()}
         self._log(system, numbers)
@@ -92,7 +92,7 @@ class StepLogger:
             system.log(name, torch.tensor(value, dtype=torch.float32), logger=False, rank_zero_only=False)
         self._timed_from = (system.images_seen, perf_counter())
 
-    def _log(self, system: TextToImageGAN, numbers: dict[str, float]) -> None:
+    def _log(self, system: ManualOptimization, numbers: dict[str, float]) -> None:
         self.status |= numbers
         for logger in system.loggers:
             logger.log_metrics({**numbers, "images_seen": system.images_seen}, step=system.images_seen)
