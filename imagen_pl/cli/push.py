@@ -1,4 +1,4 @@
-"""`imagen-pl push`: a release on the Hugging Face hub, with its card; and back from there."""
+"""`imagen-pl push`: upload a release, with its model card, to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from imagen_pl.cli.options import add_model_argument, verb_parser
+from imagen_pl.data.sources.declaration import declaration_of
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid
 from imagen_pl.inference.model_card import model_card, read_evaluation
@@ -35,36 +36,37 @@ def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "push",
         description="Publish a model on the Hugging Face hub: half-precision weights, a card, and samples.",
-        notes="Read the card there, and complete it: it says of the data only what the model knows of them.",
+        notes="The model card is generated: read and complete it on the hub. The data's path and captions are "
+        "published only where the data source declares that they may be, as the emoji that ship do.",
     )
     add_model_argument(parser)
-    parser.add_argument("hub_id", metavar="OWNER/NAME", help="its name on the hub")
-    parser.add_argument("--private", action="store_true", help="let nobody else see it, where it is new")
+    parser.add_argument("hub_id", metavar="OWNER/NAME", help="the name on the hub")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument(
-        "--license", default="mit", help="of the weights, as the hub spells it (default: mit)"
+        "--license", default="mit", help="licence of the weights, as the hub spells it (default: mit)"
     )
     parser.add_argument(
-        "--evaluation", metavar="FILE", help="evaluation.json of `imagen-pl evaluate`: scores for the card"
+        "--evaluation", metavar="FILE", help="evaluation.json of `imagen-pl evaluate`, for the card's scores"
     )
     parser.add_argument(
-        "--prompts", nargs="+", metavar="PROMPT", help="of the card's samples, drawn with seed 0"
+        "--prompts", nargs="+", metavar="PROMPT", help="prompts of the card's samples, drawn with seed 0"
     )
     return parser
 
 
 def run(words: Sequence[str]) -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the verb."""
     return push(make_parser().parse_args(words))
 
 
 def push(arguments: argparse.Namespace) -> int:
-    """Do what the parsed command line says.
+    """Run the verb.
 
     Raises:
-        UserError: the name is none, there is nobody logged in, or the hub refuses.
+        UserError: the name is malformed, nobody is logged in, or the hub refuses or cannot be reached.
     """
     if not re.fullmatch(HUB_ID, arguments.hub_id):
-        raise UserError(f"{arguments.hub_id} is no name on the hub: give OWNER/NAME")
+        raise UserError(f"{arguments.hub_id} is not a name on the hub: give OWNER/NAME")
     evaluation = None if arguments.evaluation is None else read_evaluation(Path(arguments.evaluation))
     model = load(arguments.model, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -92,9 +94,10 @@ def write_release(
     prompts: list[str],
 ) -> Path:
     """Weights in half precision, description, card and samples of fixed prompts."""
-    # The path of the data on this machine says nothing to others, and their captions may not be for others.
+    # Where the source does not declare that they may be published, its settings (which hold a path) and example
+    # captions stay here.
     source, model = model.description.get("data"), copy.copy(model)
-    if source is None or "Emoji" not in source["class_path"]:
+    if not declaration_of(source).captions_may_be_published:
         model.description = {**model.description, "data": None, "captions": []}
     model.save(folder, torch.float16)
     labelled_grid(model.sample(prompts), prompts, columns=4, smallest=128).save(folder / "samples.png")
@@ -107,7 +110,7 @@ def write_release(
 
 def _upload(folder: Path, hub_id: str, private: bool) -> None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     api = HfApi()
     try:
@@ -115,6 +118,14 @@ def _upload(folder: Path, hub_id: str, private: bool) -> None:
         api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="Upload by imagen_pl")
     except LocalTokenNotFoundError:
         raise UserError("nobody is logged in to the hub: run `hf auth login`, or set HF_TOKEN") from None
-    except Exception as error:  # the hub's own, or those of the HTTP library that it uses in this version
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"the hub does not take {hub_id}: {reason}") from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise UserError(f"the hub refuses {hub_id}: {_one_line(error)}") from error
+    except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
+        raise UserError(
+            f"the Hugging Face hub cannot be reached ({_one_line(error) or type(error).__name__}): check the "
+            f"network and HF_HUB_OFFLINE, then push again. Nothing was said about the name {hub_id}"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imagen_pl.cli.options import add_drawing_options, add_model_argument, verb_parser
 from imagen_pl.cli.sample import check_drawing, check_picture, drawing_options, provenance, with_progress
-from imagen_pl.data.build_emoji import STYLES
+from imagen_pl.data.sources.declaration import declaration_of
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, save_picture
 from imagen_pl.inference.pipeline import TextToImage, load
@@ -27,7 +27,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--styles",
         nargs="+",
         metavar="STYLE",
-        help="a column each (default: fluent, noto and twemoji, for a model trained on the emoji)",
+        help="one column each (default: the styles that the model's data source declares: fluent, noto and "
+        "twemoji for the emoji)",
     )
     parser.add_argument(
         "--wording",
@@ -83,8 +84,8 @@ def variants(arguments: argparse.Namespace) -> int:
 
 
 def _styles_of(model: TextToImage) -> list[str]:
-    """The hands whose emoji the model was trained on."""
-    data = model.description.get("data") or {}
-    if not str(data.get("class_path")).endswith("EmojiSource"):
-        raise UserError("name the styles with --styles: they are known of models trained on the emoji alone")
-    return (data.get("init_args") or {}).get("styles") or list(STYLES)
+    """The styles that the model's data source declares."""
+    styles = declaration_of(model.description.get("data")).styles
+    if not styles:
+        raise UserError("name the styles with --styles: the model's data source declares none")
+    return list(styles)

@@ -9,17 +9,13 @@ from typing import Any
 
 import yaml
 
+from imagen_pl.data.sources.declaration import declaration_of
 from imagen_pl.errors import UserError
 from imagen_pl.metrics.distances import FEW
 from imagen_pl.metrics.evaluation import Evaluation
 from imagen_pl.metrics.extractors import name_in_scores
 from imagen_pl.metrics.report import bias_of_few, score_table
 
-_EMOJI = (
-    "Emoji drawn by three hands: Fluent Emoji (MIT, Microsoft Corporation), Noto Emoji (Apache-2.0, Google "
-    "LLC) and Twemoji (CC-BY 4.0, Twitter, Inc and other contributors; Jason Sofonia and Justine De Caires). "
-    "Whoever publishes pictures of this model should name them."
-)
 _USE = """```python
 from imagen_pl import load
 
@@ -90,10 +86,11 @@ def read_evaluation(file: Path) -> dict[str, Any]:
 
 def _data(description: Mapping[str, Any]) -> str:
     source = description.get("data") or {}
+    licence = declaration_of(source).licence
+    if licence is not None:
+        return licence
     kind = str(source.get("class_path", "")).rpartition(".")[2]
-    if kind == "EmojiSource":
-        return _EMOJI
-    # The path of a machine is nobody's business.
+    # Not the path: it may be private, and means nothing on another machine.
     return f"Captioned images, read by {kind or 'another program'}. Say here which, and under what licence."
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from imagen_pl import load
 from imagen_pl.cli.main import main
+from imagen_pl.cli.push import write_release
 from imagen_pl.errors import UserError
 from imagen_pl.inference.model_card import model_card
 from imagen_pl.metrics.evaluation import Evaluation, Memorisation
@@ -112,6 +113,25 @@ def test_no_path_of_this_machine_is_published(trained: Tiny, hub: Path, photos: 
     assert "None were measured." in (hub / "me/tiny/README.md").read_text()
 
 
+@pytest.mark.parametrize("own_file", [False, True])
+def test_only_a_source_that_declares_it_has_settings_and_captions_published(
+    own_file: bool, trained: Tiny, tmp_path: Path
+) -> None:
+    """A user's own Parquet file may hold emoji too, but nothing of it may be published."""
+    model = load(trained.run)
+    path = str(tmp_path / "secret" / "Emoji.parquet") if own_file else None
+    source = {"class_path": "imagen_pl.data.sources.emoji.EmojiSource", "init_args": {"path": path}}
+    model.description |= {"data": source, "captions": ["a secret caption"]}
+    release = write_release(model, tmp_path / "release", "me/tiny", "mit", None, ["a red heart"])
+    description = json.loads((release / "config.json").read_text())
+    published = {"data": source, "captions": ["a secret caption"]}
+    assert {k: description[k] for k in published} == (
+        {"data": None, "captions": []} if own_file else published
+    )
+    assert ("Noto Emoji (Apache-2.0" in (release / "README.md").read_text()) is not own_file
+    assert "secret" not in (release / "README.md").read_text()
+
+
 def test_the_emoji_s_makers_are_named() -> None:
     described = {
         "resolution": 32,
@@ -155,7 +175,7 @@ def test_bad_input_is_one_line(
 ) -> None:
     words = ["push", str(trained.run)]
     assert main([*words, "nobody"]) == 2
-    assert "nobody is no name on the hub: give OWNER/NAME" in capsys.readouterr().err
+    assert "nobody is not a name on the hub: give OWNER/NAME" in capsys.readouterr().err
     Path("other.json").write_text("{}")
     assert main([*words, "me/tiny", "--evaluation", "other.json"]) == 2
     assert "other.json is not an evaluation.json" in capsys.readouterr().err
@@ -166,6 +186,13 @@ def test_bad_input_is_one_line(
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
     assert main([*words, "me/tiny"]) == 2
     assert "nobody is logged in to the hub" in capsys.readouterr().err
+
+    def disconnected(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", disconnected)
+    assert main([*words, "me/tiny"]) == 2
+    assert "the Hugging Face hub cannot be reached (Name or service not known)" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"model me/none: .* the Hugging Face hub does not give it"):
         load("me/none")
     with pytest.raises(UserError, match="there is no such run, checkpoint or release"):

@@ -122,7 +122,7 @@ def test_variants_are_a_row_a_subject_and_a_column_a_style(
     assert apart(drawn, model.sample("a oil heart", seed=5)[0]) <= 1
 
 
-def test_styles_of_the_emoji_are_known_and_others_not(
+def test_styles_are_those_that_the_data_source_declares(
     trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["variants", str(trained.run), "heart"]) == 2

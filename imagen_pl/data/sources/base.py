@@ -1,4 +1,4 @@
-"""What a data source is: captioned images, by split, reached by row or read as a stream."""
+"""The interface of a data source: captioned images by split, read by row or as a stream."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imagen_pl.data.skipped_images import SkippedImages
+from imagen_pl.data.sources.declaration import SourceDeclaration
 from imagen_pl.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
@@ -29,14 +30,14 @@ SPLITS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image and what is said of it.
+    """One image and its captions.
 
     Args:
-        name: names the image to a person, and decides whether it is held out: a path below the
+        name: names the image in messages, and decides whether it is held out: a path relative to the
             source's own, or the number of a row.
         captions: one or more; of several, training draws one each time.
         place: where the source finds the image.
-        group: what near-alike rows share, as the skin tones of an emoji; "" stands alone.
+        group: shared by near-duplicate rows, for example the skin tones of an emoji; "" is in no group.
     """
 
     name: str
@@ -46,14 +47,17 @@ class Row:
 
 
 class Source(ABC):
-    """Captioned images that can be reached in any order.
+    """Captioned images that can be read in any order.
 
-    A new kind of source is one file with one subclass, whose constructor takes `path` first and only
-    notes its arguments: what is wrong with them is told by `load`. It must pickle, for the loader's
-    workers.
+    A new kind of source is one file with one subclass. Its constructor takes `path` first and only stores
+    its arguments; `load` raises if they are wrong. It must pickle, for the loader's workers.
     """
 
     path: str
+
+    def declaration(self) -> SourceDeclaration:
+        """Licence, styles, and whether captions may be published; reads no data. By default, nothing may."""
+        return SourceDeclaration()
 
     @abstractmethod
     def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
@@ -63,7 +67,7 @@ class Source(ABC):
         captions may stay in: the caller counts them.
 
         Raises:
-            UserError: the source is not there or has nothing to give.
+            UserError: the source does not exist or is empty.
         """
 
     @abstractmethod
@@ -72,12 +76,16 @@ class Source(ABC):
 
 
 class StreamSource(ABC):
-    """Captioned images that come in a stream of shards, too large to be reached by row.
+    """Captioned images in a stream of shards, for sets that are too large to be read by row.
 
-    As with `Source`, the constructor only notes its arguments, and the object must pickle.
+    As with `Source`, the constructor only stores its arguments, and the object must pickle.
     """
 
     path: str
+
+    def declaration(self) -> SourceDeclaration:
+        """As `Source.declaration`."""
+        return SourceDeclaration()
 
     @abstractmethod
     def shards(self) -> dict[str, list[str]]:

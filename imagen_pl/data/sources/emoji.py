@@ -6,25 +6,33 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from imagen_pl.data.build_emoji import SHIPPED
+from imagen_pl.data.build_emoji import SHIPPED, STYLES
+from imagen_pl.data.sources.declaration import SourceDeclaration
 from imagen_pl.data.sources.parquet import ParquetSource
 
 if TYPE_CHECKING:
     import pyarrow
 
 
-class EmojiSource(ParquetSource):
-    """Emoji drawn by three hands; "cupcake, fluent style" is a caption.
+_CREDITS = (
+    "Emoji drawn by three hands: Fluent Emoji (MIT, Microsoft Corporation), Noto Emoji (Apache-2.0, Google "
+    "LLC) and Twemoji (CC-BY 4.0, Twitter, Inc and other contributors; Jason Sofonia and Justine De Caires). "
+    "Whoever publishes pictures of this model should name them."
+)
 
-    Splits: train, validation, test, and composition, which holds train subjects drawn by a hand that
-    training never showed them in.
+
+class EmojiSource(ParquetSource):
+    """Emoji in three styles; captions are as "cupcake, fluent style".
+
+    Splits: train, validation, test, and composition, which holds train subjects in a style that training
+    never showed them in.
 
     Args:
         path: file made by `imagen-pl data emoji`, for other sizes; None takes the one that ships, 64 px.
-        styles: the hands to take; None takes all three.
-        tag_captions: call a training image by emojibase's tags as well, half of the time: "cupcake
-            (sprinkles, treat), fluent style" and "bakery, sprinkles, treat, fluent style". Other splits are
-            called by their names.
+        styles: the styles to take; None takes all three.
+        tag_captions: caption a training image with emojibase's tags as well, half of the time: "cupcake
+            (sprinkles, treat), fluent style" and "bakery, sprinkles, treat, fluent style". Other splits use
+            the names alone.
     """
 
     def __init__(
@@ -34,8 +42,18 @@ class EmojiSource(ParquetSource):
         tag_captions: bool = False,
     ) -> None:
         super().__init__(str(SHIPPED) if path is None else path)
+        self.ships_with_package = path is None
         self.styles = styles
         self.tag_captions = tag_captions
+
+    def declaration(self) -> SourceDeclaration:
+        """Of a file of one's own nothing is known but the styles' names, and its captions stay private."""
+        shipped = self.ships_with_package
+        return SourceDeclaration(
+            licence=_CREDITS if shipped else None,
+            styles=tuple(self.styles or STYLES),
+            captions_may_be_published=shipped,
+        )
 
     def keeps(self, table: pyarrow.Table, i: int) -> bool:
         return self.styles is None or table["style"][i].as_py() in self.styles
