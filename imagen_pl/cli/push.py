@@ -36,8 +36,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "push",
         description="Publish a model on the Hugging Face hub: half-precision weights, a card, and samples.",
-        notes="The model card is generated: read and complete it on the hub. The data's path and captions are "
-        "published only where the data source declares that they may be, as the emoji that ship do.",
+        notes=(
+            "The model card is generated: read and complete it on the hub. The data's path and captions are "
+            "published only where the data source declares that they may be, as the emoji that ship do."
+        ),
     )
     add_model_argument(parser)
     parser.add_argument("hub_id", metavar="OWNER/NAME", help="the name on the hub")
@@ -94,8 +96,8 @@ def write_release(
     prompts: list[str],
 ) -> Path:
     """Weights in half precision, description, card and samples of fixed prompts."""
-    # Where the source does not declare that they may be published, its settings (which hold a path) and example
-    # captions stay here.
+    # Unless the source declares that they may be published, its settings (which hold a path) and example
+    # captions are left out.
     source, model = model.description.get("data"), copy.copy(model)
     if not declaration_of(source).captions_may_be_published:
         model.description = {**model.description, "data": None, "captions": []}

@@ -15,8 +15,8 @@ class SourceDeclaration:
     Args:
         licence: who made the images and under which licences, as sentences for the model card; None if unknown.
         styles: styles that captions name, as in "red heart, noto style"; empty if there are none.
-        captions_may_be_published: whether a published model may contain the source's settings and some of its
-            captions.
+        captions_may_be_published: whether a published model may contain the source's settings and some of
+            its captions.
     """
 
     licence: str | None = None
@@ -25,7 +25,7 @@ class SourceDeclaration:
 
 
 def declaration_of(described: Mapping[str, Any] | None) -> SourceDeclaration:
-    """The declaration of a source that is described by class_path and init_args, as in a release's config.json.
+    """The declaration of a source described by class_path and init_args, as in a release's config.json.
 
     The source is constructed but no data is loaded. A class that cannot be imported or constructed here
     declares nothing, so that nothing of it is published.
