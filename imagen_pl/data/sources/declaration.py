@@ -13,7 +13,7 @@ class SourceDeclaration:
     """The defaults publish nothing.
 
     Args:
-        licence: who made the images and under which licences, as sentences for the model card; None if unknown.
+        licence: who made the images under which licences, as text for the model card; None if unknown.
         styles: styles that captions name, as in "red heart, noto style"; empty if there are none.
         captions_may_be_published: whether a published model may contain the source's settings and some of
             its captions.
