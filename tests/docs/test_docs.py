@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import inspect
 import re
 import subprocess
@@ -32,6 +33,7 @@ from tests.helpers.runs import Tiny
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
+SETTINGS = sorted((ROOT / "docs/settings").glob("*.md"))
 EXAMPLES = dict(
     re.findall(
         r'^```\w+ title="([\w.]+)"\n(.*?)^```',
@@ -45,10 +47,42 @@ FAMILIES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
-def test_files_that_pages_name_exist(page: Path) -> None:
-    for name in re.findall(r"\b(?:configs|benchmarks|notebooks)/[\w/.-]+\.\w+", page.read_text()):
+TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda path: path.stem)
+def test_files_and_classes_that_pages_name_exist(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(r"\b(?:configs|benchmarks|notebooks|docs|imagen_pl)/[\w/.-]+\.\w+", text):
         assert (ROOT / name).is_file(), name
+    for name in re.findall(r"\bimagen_pl(?:\.\w+)+", text):
+        assert resolve(name) is not None, name
+
+
+def resolve(name: str) -> object:
+    """The module, class or function of a dotted name; None if there is none."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            found = getattr(found, part, None)
+        return found
+    return None
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda path: path.stem)
+def test_long_commands_are_wrapped(page: Path) -> None:
+    blocks = re.findall(r"^```([^\n]*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for kind, block in blocks if not kind for line in block.splitlines()]
+    assert [line for line in lines if len(line) > 110] == []
+
+
+def test_pages_load_nothing_from_the_network() -> None:
+    for page in PAGES:
+        assert "```mermaid" not in page.read_text(), f"{page.name}: mermaid is loaded from a network"
 
 
 def every_kind(family: type) -> set[type]:
@@ -58,9 +92,10 @@ def every_kind(family: type) -> set[type]:
     return kinds
 
 
-def test_every_class_that_yaml_can_name_has_its_place() -> None:
+def test_the_settings_pages_list_every_class_that_yaml_can_name() -> None:
     import_all_parts()
-    told = set(re.findall(r"^::: (\S+)$", (ROOT / "docs/configuration.md").read_text(), re.MULTILINE))
+    pages = "\n".join(page.read_text() for page in SETTINGS)
+    listed = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
     kinds = {kind for family in FAMILIES for kind in every_kind(family)} | every_kind(Schedule)
     wanted = {
         f"{kind.__module__}.{kind.__qualname__}"
@@ -69,16 +104,16 @@ def test_every_class_that_yaml_can_name_has_its_place() -> None:
         and not kind.__name__.startswith("_")
         and not inspect.isabstract(kind)
     }
-    # What only the package itself makes, or subclasses of it.
+    # Base classes, which YAML does not name.
     wanted -= {
         "imagen_pl.losses.text_matching.MatchingLoss",
         "imagen_pl.losses.self_supervised.SelfSupervisedTask",
     }
-    assert wanted - told == set()
+    assert wanted - listed == set()
 
 
 def fit(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str) -> list[dict[str, str]]:
-    """Train the tiny run with an example of the page; its numbers."""
+    """Train the tiny run with an example of the page and return its metrics."""
     for ending in ("py", "yaml"):
         Path(f"{name}.{ending}").write_text(EXAMPLES[f"{name}.{ending}"])
     monkeypatch.syspath_prepend(".")
@@ -97,31 +132,31 @@ def test_the_page_has_four_examples() -> None:
     )
 
 
-def test_a_block_of_one_s_own(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_block_trains(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(tiny, monkeypatch, "squeezing")
-    held = torch.load(tiny.run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert held["ema.generator.grown.8.weigh.0.weight"].shape == (4, 8)
+    weights = torch.load(tiny.run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert weights["ema.generator.grown.8.weigh.0.weight"].shape == (4, 8)
 
 
-def test_a_loss_of_one_s_own(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_loss_trains_the_generator(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = fit(tiny, monkeypatch, "warm")
     assert numbers(rows, "train/g_warmth")
     assert "train/d_warmth" not in rows[-1]
 
 
-def test_a_source_of_one_s_own(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_source_is_read(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     assert numbers(fit(tiny, monkeypatch, "discs"), "val/mean_colour")
 
 
-def test_a_score_of_one_s_own(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_metric_is_logged(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     assert numbers(fit(tiny, monkeypatch, "spread"), "val/spread_efficientnet_lite0")
 
 
 @pytest.mark.slow
-def test_it_builds_without_a_warning(tmp_path: Path) -> None:
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = (tmp_path / "site/configuration/index.html").read_text()
-    assert "Feature maps at each resolution".lower() in told.lower()
+    page = (tmp_path / "site/settings/networks/index.html").read_text()
+    assert "Feature maps at each resolution".lower() in page.lower()
     assert not re.search(r"^WARNING", done.stderr, re.MULTILINE)

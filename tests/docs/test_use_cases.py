@@ -189,7 +189,7 @@ def test_mistakes_are_one_line(
 def test_the_pages_commands_run_and_their_pictures_are_small(page: Path, trained: Tiny) -> None:
     text = page.read_text()
     shutil.copytree(ROOT / "docs/use-cases", "docs/use-cases")
-    for command in re.findall(r"^imagen-pl .*", text, re.MULTILINE):
+    for command in re.findall(r"^imagen-pl .*", text.replace("\\\n", " "), re.MULTILINE):
         words = [str(trained.run) if word == "emoji" else word for word in shlex.split(command)[1:]]
         # The tiny model was not trained on emoji.
         styles = ["--styles", "fluent", "noto"] if words[0] == "variants" else []
