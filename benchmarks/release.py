@@ -174,9 +174,10 @@ def made_by(run: Path, about: dict[str, Any]) -> str:
         speed, images = images_per_second(rows), rows[-1]["images_seen"]
         config = yaml.safe_load((each / "config.yaml").read_text())
         trainer = config["trainer"]
+        precision = starts[0].get("precision") or trainer["precision"]
         took.append(
             f"{each.name} took {images / speed / 60:.0f} minutes, {images:,.0f} images, {speed:.0f} a second "
-            f"on average ({trainer['devices']} x {trainer['accelerator']}, {trainer['precision']}, seed "
+            f"on average ({trainer['devices']} x {trainer['accelerator']}, {precision}, seed "
             f"{config['seed_everything']}, commit {starts[0]['git']['commit'][:7]})"
         )
     cpu = about["machine"]

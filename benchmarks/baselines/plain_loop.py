@@ -32,6 +32,7 @@ from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.data.transforms import decode
 from imagen_pl.models.text.encoder import FrozenTextEncoder
 from imagen_pl.models.text.feature_cache import TextCache
+from imagen_pl.training.precision import choose_precision
 from imagen_pl.training.step_logger import peak_memory_gb
 
 LATENT, TEXT, STYLE = 64, 384, 256
@@ -119,6 +120,7 @@ def train(
     opt_g = torch.optim.Adam(g.parameters(), lr=4e-4, betas=(0.0, 0.99), fused=True)
     opt_d = torch.optim.Adam(d.parameters(), lr=4e-4, betas=(0.0, 0.99), fused=True)
     bar = tqdm(desc="images", unit_scale=batch, mininterval=10)
+    bfloat16 = choose_precision("cpu").name == "bf16-mixed"  # as imagen-pl fit chooses
     start, step = time.monotonic(), 0
 
     def over(seconds: float) -> bool:
@@ -126,7 +128,7 @@ def train(
 
     while not over(seconds := time.monotonic() - start):
         real, text = _some(images, texts, batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             with torch.no_grad():
                 fake = g(torch.randn(batch, LATENT), text)
             judged = d(real, text)
@@ -141,7 +143,7 @@ def train(
                 loss_d = loss_d + 4 * 0.5 * slope.square().sum((1, 2, 3)).mean()
         _step(opt_d, loss_d)
         real, text = _some(images, texts, batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             fake = g(torch.randn(batch, LATENT), text)
             loss_g = F.softplus(d(real, text) - d(fake, text)).mean()
         _step(opt_g, loss_g)

@@ -37,7 +37,7 @@ class RunRecord(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or not trainer.is_global_zero:
             return
-        origin = {"git": git_state(), "versions": versions()}
+        origin = {"git": git_state(), "versions": versions(), "precision": trainer.precision}
         if not is_dry_run(trainer):
             self._write(RunFolder(trainer.default_root_dir), origin)
         for logger in trainer.loggers:
@@ -69,6 +69,7 @@ class RunRecord(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = self.config
+        checkpoint["precision"] = trainer.precision  # a resume goes on in it
 
 
 def images_on_x_axis(logger: WandbLogger) -> None:

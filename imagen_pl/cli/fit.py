@@ -27,6 +27,7 @@ from imagen_pl.callbacks.progress import RunProgress
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.callbacks.run_record import RunRecord
 from imagen_pl.callbacks.sample_grid import SampleGrid
+from imagen_pl.callbacks.slow_recipe import SlowRecipe
 from imagen_pl.cli.lightning_cli import Help, OneLineCLI, Parser, one_line, parser_settings, quieten
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import TrainingStopped, UserError
@@ -239,12 +240,14 @@ class TrainingCLI(OneLineCLI):
         ):
             callbacks.append(RunProgress())
         callbacks.append(RunRecord(self.configuration(), self.run_id, ["imagen-pl", *self.words]))
+        callbacks.append(SlowRecipe())
         callbacks.append(self.stopper)
         loggers = given["logger"]
         if loggers is not False:
             loggers = [*loggers, MetricsCSV(self.run_folder.path)]
         plugins = given["plugins"] or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        kwargs |= self.trainer_precision(self.settings.get("ckpt_path"))
         trainer = super().instantiate_trainer(callbacks=callbacks, logger=loggers, plugins=plugins, **kwargs)
         if isinstance(trainer.strategy, DDPStrategy):
             # Blocks that have not grown yet get no gradient, which DDP takes amiss unless it is told.
@@ -274,9 +277,13 @@ class TrainingCLI(OneLineCLI):
         networks = (("generator", self.model.generator), ("discriminator", self.model.discriminator))
         sizes = [f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in networks]
         self.say(f"Run {self.run_folder.path}: {', '.join(sizes)} parameters, {self._machine()}")
+        for line in self.precision_lines():
+            self.say(line)
 
     def before_validate(self) -> None:
         self._check_checkpoint(self.settings.ckpt_path)
+        for line in self.precision_lines():
+            self.say(line)
 
     def _open_wandb(self) -> None:
         for logger in self.trainer.loggers:

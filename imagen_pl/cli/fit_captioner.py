@@ -15,6 +15,7 @@ import imagen_pl
 from imagen_pl.callbacks.csv_logger import MetricsCSV
 from imagen_pl.callbacks.graceful_stop import GracefulStop, Interrupted
 from imagen_pl.callbacks.run_record import RunRecord
+from imagen_pl.callbacks.slow_recipe import SlowRecipe
 from imagen_pl.cli.lightning_cli import OneLineCLI, Parser, parser_settings, quieten
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import TrainingStopped
@@ -106,10 +107,12 @@ class CaptionerCLI(OneLineCLI):
             *(given if isinstance(given, list) else [given]),
             self.keeper,
             CaptionerProgress(),
+            SlowRecipe(),
             RunRecord(self._configuration(), run.name, ["imagen-pl", _VERB, *self.words]),
             self.stopper,
             last,
         ]
+        kwargs |= self.trainer_precision(self.resume_from)
         return super().instantiate_trainer(
             callbacks=callbacks, logger=[MetricsCSV(run.path)], plugins=[AtomicCheckpointIO()], **kwargs
         )
@@ -140,6 +143,8 @@ class CaptionerCLI(OneLineCLI):
             check_same_tensors(self.model.state_dict(), held, self.resume_from, advice)
         size = sum(p.numel() for p in self.model.parameters()) / 1e6
         say(f"Run {run.path}: captioner {size:.1f} M parameters")
+        for line in self.precision_lines():
+            say(line)
         self.trainer.fit(self.model, self.datamodule, ckpt_path=self.resume_from)
         self.trainer.save_checkpoint(run.checkpoints / "last.ckpt")
         self.tell("Learnt from")

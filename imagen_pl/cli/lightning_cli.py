@@ -10,10 +10,14 @@ from typing import Any, NoReturn
 
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from imagen_pl.cli.options import KeptLines, examples_of
 from imagen_pl.errors import UserError
+from imagen_pl.storage.checkpoint_io import read_checkpoint
+from imagen_pl.storage.run_folder import is_main_process
+from imagen_pl.training.precision import PrecisionChoice, choose_precision, kept_precision
 
 
 class Help(KeptLines, DefaultHelpFormatter):
@@ -33,7 +37,34 @@ def parser_settings(verb: str, description: str) -> dict[str, Any]:
 
 
 class OneLineCLI(LightningCLI):
-    """Tells in one line what the constructors find wrong with what they are given."""
+    """Reports in one line what the constructors find wrong with their arguments, and chooses the precision.
+
+    Attributes:
+        precision: the format of this run, and why; None where a plugin of the trainer decides.
+    """
+
+    precision: PrecisionChoice | None = None
+
+    def trainer_precision(self, checkpoint: str | None) -> dict[str, str]:
+        """Choose the precision; call it from `instantiate_trainer`.
+
+        Args:
+            checkpoint: the file that this run resumes from, or scores.
+
+        Returns:
+            the arguments for the Trainer.
+        """
+        given = self._get(self.config_init, "trainer")
+        plugins = given["plugins"] if isinstance(given["plugins"], list) else [given["plugins"]]
+        if any(isinstance(plugin, Precision) for plugin in plugins):
+            return {}
+        kept = None if checkpoint is None else kept_precision(read_checkpoint(checkpoint, mmap=True))
+        self.precision = choose_precision(given["accelerator"], given["precision"], kept)
+        return {"precision": self.precision.name}
+
+    def precision_lines(self) -> list[str]:
+        """What to tell the user of it, with a warning where it is slow; the main process alone tells it."""
+        return [] if self.precision is None or not is_main_process() else self.precision.lines()
 
     def instantiate_classes(self) -> None:
         try:

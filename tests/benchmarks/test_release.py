@@ -44,12 +44,14 @@ def test_the_worst_are_those_whose_real_image_is_far_behind_others(
 
 def write_run(folder: Path, commands: list[str], commit: str, stem: str | None) -> Path:
     folder.mkdir(parents=True)
-    starts = [{"command": command, "git": {"commit": commit}} for command in commands]
+    starts = [
+        {"command": command, "git": {"commit": commit}, "precision": "bf16-mixed"} for command in commands
+    ]
     (folder / "run.json").write_text(json.dumps({"starts": starts}))
     (folder / "metrics.csv").write_text("images_seen,train/images_per_second\n0,\n6000,50\n12000,50\n")
     config = {
         "seed_everything": 3,
-        "trainer": {"devices": 2, "accelerator": "cpu", "precision": "bf16-mixed"},
+        "trainer": {"devices": 2, "accelerator": "cpu", "precision": None},
         "model": {"generator": {"init_args": {"init_from": stem}}},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

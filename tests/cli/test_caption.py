@@ -46,7 +46,7 @@ def captioner_config(photos: Path, **model: Any) -> dict[str, Any]:
             "epoch_kimg": 0.048,
             "val_fraction": 0.25,
         },
-        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1},
+        "trainer": {"accelerator": "cpu", "precision": "32-true", "log_every_n_steps": 1},
     }
 
 

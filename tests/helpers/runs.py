@@ -93,6 +93,7 @@ def tiny_config(photos: Path, encoder: Path) -> dict[str, Any]:
         },
         "trainer": {
             "accelerator": "cpu",
+            "precision": "32-true",  # the same numbers on every machine
             "max_steps": 56,  # two optimizers: 16 batches of 4, then 12 of 8
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
