@@ -231,7 +231,7 @@ def test_the_discriminator_is_asked_only_where_its_maps_are_read(
 
 def test_in_half_precision() -> None:
     term = tiny_captioning(tiny_captioner(features=DiscriminatorFeatures(channels=8)))
-    fit(tiny_system(captioning=term), 32, precision="bf16-mixed")
+    fit(tiny_system(captioning=term), 16, precision="bf16-mixed")
     assert is_finite(term.averages)
     assert term.averages.any()
 

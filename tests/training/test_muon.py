@@ -121,9 +121,9 @@ def test_a_training_goes_on_to_the_bit(tmp_path: Path, precision: Any) -> None:
     whole, first, second = (by_muon() for _ in range(3))
     before = weights_of(whole.generator)
 
-    train(whole, 96, precision=precision)
-    train(first, 48, [SaveAt({48: tmp_path / "half.ckpt"})], precision=precision)
-    train(second, 96, ckpt_path=tmp_path / "half.ckpt", precision=precision)
+    train(whole, 32, precision=precision)
+    train(first, 16, [SaveAt({16: tmp_path / "half.ckpt"})], precision=precision)
+    train(second, 32, ckpt_path=tmp_path / "half.ckpt", precision=precision)
 
     after = weights_of(whole.generator)
     assert_same(after, weights_of(second.generator))
