@@ -3,8 +3,8 @@
 #
 #   NODES=4 MAIN=10.0.0.1 bash configs/cluster/torchrun.sh --config configs/experiment/coco256.yaml --name coco
 #
-# All machines need the same code, data and settings; runs/ should lie on a disk that all of them see.
-# On one machine no launcher is needed: imagen-pl fit ... --trainer.devices 8 does it.
+# All machines need the same code, data and settings, and runs/ on a shared disk. On one machine no launcher is needed:
+# imagen-pl fit ... --trainer.devices 8.
 set -euo pipefail
 
 NODES=${NODES:?how many machines}
