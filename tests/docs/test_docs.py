@@ -77,7 +77,8 @@ def resolve(name: str) -> object:
 def test_long_commands_are_wrapped(page: Path) -> None:
     blocks = re.findall(r"^```([^\n]*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     lines = [line for kind, block in blocks if not kind for line in block.splitlines()]
-    assert [line for line in lines if len(line) > 110] == []
+    width = 84 if page in PAGES else 110  # what the site shows without scrolling
+    assert [line for line in lines if len(line) > width] == []
 
 
 def test_pages_load_nothing_from_the_network() -> None:
