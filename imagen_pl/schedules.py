@@ -6,11 +6,11 @@ No state is kept, so a resumed run needs nothing but the clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from imagen_pl.types import Growth
+from imagen_pl.types import Growth, TextFeatures
 
 
 @runtime_checkable
@@ -182,3 +182,33 @@ def batches(stages: Sequence[Stage], images_seen: int, until: int) -> Iterator[t
         here = position(stages, images_seen)
         yield images_seen, here
         images_seen += here.stage.batch_size
+
+
+@dataclass
+class RunState:
+    """Where a run stands. The LightningModule, the data module and the callbacks share one.
+
+    The module counts the images, the growth callback sets the stages and the position before each batch, and
+    the data module reads both: it plans its batches by them.
+
+    images_seen: the clock, images over all processes.
+    stages: the growth stages; empty where no growth is set up.
+    position: the stage of the current batch, and how far it has faded in; None before the first.
+    growth: how far the networks have grown; after a checkpoint is loaded, that of the checkpoint.
+    text_lookup: features of captions that were encoded before the run; None encodes them in each step.
+    """
+
+    growth: Growth
+    images_seen: int = 0
+    stages: list[Stage] = field(default_factory=list)
+    position: StagePosition | None = None
+    text_lookup: Callable[[list[str]], TextFeatures] | None = None
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage of the current batch; None before there is one."""
+        return None if self.position is None else self.position.stage
+
+    def enter(self, position: StagePosition) -> None:
+        """Take over the stage and the growth of the next batch."""
+        self.position, self.growth = position, position.growth

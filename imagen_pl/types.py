@@ -101,6 +101,26 @@ class CaptionedBatch:
         )
 
 
+@dataclass
+class EncodedBatch:
+    """A training batch as the networks read it, made once a step.
+
+    images: -1 to 1, faded like the generator's newest block.
+    text: the captions' features.
+    captions: the captions.
+    """
+
+    images: Float[Tensor, "b 3 r r"]
+    text: TextFeatures
+    captions: list[str]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, rows: slice) -> EncodedBatch:
+        return EncodedBatch(self.images[rows], self.text[rows], self.captions[rows])
+
+
 @dataclass(frozen=True)
 class Growth:
     """How far the networks have grown.

@@ -1,19 +1,14 @@
-"""What the callbacks share."""
+"""Helpers of several callbacks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-if TYPE_CHECKING:
-    from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.lightning_module import TextToImageGAN
 
 
 def system_of(pl_module: LightningModule) -> TextToImageGAN:
-    """The module as what it is; imported late, since the system is above the callbacks."""
-    from imagen_pl.lightning_module import TextToImageGAN
-
+    """The module that a callback is given, with its own type."""
     assert isinstance(pl_module, TextToImageGAN)
     return pl_module
 

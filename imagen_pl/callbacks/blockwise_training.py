@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,10 +14,8 @@ from imagen_pl.callbacks.base import callbacks_of, system_of
 from imagen_pl.callbacks.block_policies import Block, BlockPolicy, ScheduleState, TrainAllBlocks
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.errors import UserError
+from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.schedules import begin_of, position
-
-if TYPE_CHECKING:
-    from imagen_pl.lightning_module import TextToImageGAN
 
 
 class BlockwiseTraining(Callback):
@@ -59,7 +57,7 @@ class BlockwiseTraining(Callback):
         if stage == "fit" and self.policy.fresh_discriminator:
             # Before a checkpoint is loaded, and the same in every process.
             system = system_of(pl_module)
-            judges = [*system.discriminator.parameters(), *system.terms.discriminator_step_parameters()]
+            judges = [*system.discriminator.parameters(), *system.losses.discriminator_step_parameters()]
             self._discriminator_step_parameters = [p for p in judges if p.requires_grad]
             kept = [*self._discriminator_step_parameters, *system.discriminator.buffers()]
             self._first = trainer.strategy.broadcast([tensor.detach().cpu().clone() for tensor in kept])
@@ -152,7 +150,7 @@ class BlockwiseTraining(Callback):
             for parameter in parameters:
                 parameter.requires_grad_(True)
         self._blocks, self._learn = {}, None
-        system.learning_rate_factors, system.reporter.learns, system.reporter.standing = {}, "", {}
+        system.learning_rate_factors, system.step_logger.learns, system.step_logger.standing = {}, "", {}
 
     # ------------------------------------------------------------------ its parts
 
@@ -185,9 +183,9 @@ class BlockwiseTraining(Callback):
         told = "" if len(learn) == len(running) else short(running, learn)
         if isinstance(self.policy, TrainAllBlocks) and not told:
             return
-        changed, system.reporter.learns = told != system.reporter.learns, told
+        changed, system.step_logger.learns = told != system.step_logger.learns, told
         moving = [p for b in learn for p in self._blocks[b]]
-        system.reporter.standing |= {
+        system.step_logger.standing |= {
             "blockwise_training/generator_blocks": sum(b.network == "generator" for b in learn),
             "blockwise_training/discriminator_blocks": sum(b.network == "discriminator" for b in learn),
             "blockwise_training/learning_parameters": sum(p.numel() for p in moving),

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from imagen_pl.callbacks.base import is_dry_run, system_of
 from imagen_pl.errors import UserError
+from imagen_pl.training.private_api import CheckpointSaver
 
 
-class KeepCheckpoints(ModelCheckpoint):
+class KeepCheckpoints(CheckpointSaver):
     """Keeps `checkpoints/last.ckpt` and, by the score named, `checkpoints/best.ckpt`.
 
     Scores of different resolutions cannot be compared, so the best is sought anew at each one. The
@@ -69,14 +69,12 @@ class KeepCheckpoints(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit" or is_dry_run(trainer):
             return
-        scores = self._monitor_candidates(trainer)
         if self.monitor is not None:
             self._forget_other_resolutions(system_of(pl_module).growth.resolution)
-            if (
-                self.monitor not in system_of(pl_module).validation.unavailable
-            ):  # which was told of at the start
-                self._check_monitored(scores)
-                self._save_topk_checkpoint(trainer, scores)
+            # A score that is not available was reported at the start.
+            if self.monitor not in system_of(pl_module).validation.unavailable:
+                self._check_monitored(self.scores(trainer))
+                self.save_if_best(trainer)
         self._save_last(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,7 +84,7 @@ class KeepCheckpoints(ModelCheckpoint):
     def _save_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_dry_run(trainer):
             self._saved_at = system_of(pl_module).images_seen
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            self.save_last_now(trainer)
 
     def _check_monitored(self, scores: dict[str, torch.Tensor]) -> None:
         if self.monitor not in scores:

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from imagen_pl.callbacks.base import is_dry_run
 from imagen_pl.errors import TrainingStopped, UserError
+from imagen_pl.training.private_api import dump_checkpoint
 
 
 class Interrupted(BaseException):
@@ -144,7 +145,7 @@ class GracefulStop(Callback):
         """Write the state, without waiting for other processes: one that failed would never come."""
         if is_dry_run(trainer):
             return
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+        checkpoint = dump_checkpoint(trainer)
         if self._loops is not None:
             checkpoint["loops"]["fit_loop"] = self._loops
         path = Path(trainer.default_root_dir) / "checkpoints" / name

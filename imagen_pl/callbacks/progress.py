@@ -112,10 +112,13 @@ class RunProgress(ProgressBar):
             self._rate = (seen - before) / (now - since)
         share, left_s = _way_to_go(trainer, self._start, now, seen)
         stages = next((len(c.stages) for c in callbacks_of(trainer) if isinstance(c, ProgressiveGrowing)), 1)
-        parts = [f"stage {system.reporter.stage + 1}/{stages}", f"{system.growth.resolution} px"]
+        parts = [
+            f"stage {(system.run_state.position.index if system.run_state.position else 0) + 1}/{stages}",
+            f"{system.growth.resolution} px",
+        ]
         if system.growth.fade < 1:
             parts.append(f"fade {system.growth.fade:.0%}")
-        if system.reporter.learns:
+        if system.step_logger.learns:
             parts.append(f"learns {system.reporter.learns}")
         parts += [f"{seen / 1000:.1f} kimg", f"{self._rate:.0f} images/s"]
         if left_s is not None:

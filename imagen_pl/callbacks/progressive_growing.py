@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from imagen_pl.callbacks.base import system_of
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import Stage, StagePosition, check_stages, position
-
-if TYPE_CHECKING:
-    from imagen_pl.lightning_module import TextToImageGAN
 
 
 class ProgressiveGrowing(Callback):
@@ -44,7 +42,7 @@ class ProgressiveGrowing(Callback):
         self._was: StagePosition | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        system = _system(pl_module)
+        system = system_of(pl_module)
         for name, network in (("generator", system.generator), ("discriminator", system.discriminator)):
             for i, one in enumerate(self.stages):
                 if one.resolution not in network.resolutions:
@@ -57,23 +55,20 @@ class ProgressiveGrowing(Callback):
                         f"stages[{i}].batch_size {one.batch_size} is not divisible by "
                         f"{trainer.world_size} processes x {system.accumulate} accumulated parts"
                     )
-        system.last_resolution = self.stages[-1].resolution
-        data = getattr(trainer, "datamodule", None)
-        if data is not None:
-            data.stages = self.stages
+        system.run_state.stages = self.stages
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        system = _system(pl_module)
-        system.set_stage(position(self.stages, system.images_seen))
+        system = system_of(pl_module)
+        system.run_state.enter(position(self.stages, system.images_seen))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        system = _system(pl_module)
+        system = system_of(pl_module)
         now = position(self.stages, system.images_seen)
         if self.reset_optimizer_state and self._was is not None and _ends_a_fade(self._was, now):
             system.reset_optimizer_state(self._was.stage.resolution)
-        system.set_stage(now)
+        system.run_state.enter(now)
         self._was = now
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,10 +88,3 @@ class ProgressiveGrowing(Callback):
 def _ends_a_fade(was: StagePosition, now: StagePosition) -> bool:
     """A fade as long as its stage ends with it: the next batch belongs to the next stage's fade."""
     return was.growth.fade < 1 and (now.growth.fade >= 1 or now.index != was.index)
-
-
-def _system(pl_module: LightningModule) -> TextToImageGAN:
-    from imagen_pl.lightning_module import TextToImageGAN
-
-    assert isinstance(pl_module, TextToImageGAN)
-    return pl_module

@@ -23,9 +23,10 @@ from imagen_pl.callbacks.run_record import git_state
 from imagen_pl.errors import UserError
 from imagen_pl.storage.checkpoint_io import read_checkpoint
 from imagen_pl.storage.run_folder import RunFolder
+from imagen_pl.training.private_api import use_new_artifact
 
 if TYPE_CHECKING:
-    from wandb import Artifact, Run
+    from wandb import Run
 
 log = logging.getLogger(__name__)
 
@@ -152,15 +153,7 @@ def declare_data(run: Run, version: dict[str, Any]) -> None:
     # The same data make the same file, and so the same version.
     with artifact.new_file("data.json") as file:
         json.dump(version, file, indent=2, sort_keys=True)
-    _use(run, artifact, [version["digest"]])
-
-
-def _use(run: Run, artifact: Artifact, aliases: list[str]) -> None:
-    if run.offline:
-        # use_artifact refuses, although what it does with a new artifact can wait for `wandb sync`.
-        run._log_artifact(artifact, aliases=aliases, is_user_created=True, use_after_commit=True)
-    else:
-        run.use_artifact(artifact, aliases=aliases)
+    use_new_artifact(run, artifact, [version["digest"]])
 
 
 def _valid(name: str) -> str:

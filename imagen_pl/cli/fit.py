@@ -16,7 +16,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.strategies import DDPStrategy
 
 from imagen_pl.callbacks.base import callbacks_of, is_dry_run
 from imagen_pl.callbacks.blockwise_training import BlockwiseTraining
@@ -36,6 +35,7 @@ from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.storage.checkpoint_io import AtomicCheckpointIO, check_same_tensors, read_checkpoint
 from imagen_pl.storage.run_folder import Existing, RunFolder, is_main_process, sweep_trial
 from imagen_pl.training.class_paths import import_all_parts
+from imagen_pl.training.private_api import find_unused_parameters
 
 # Of one start, not of the run: they are not kept with its configuration.
 _NOT_KEPT = ("config", "ckpt_path", "existing", "weights_only", "verbose")
@@ -249,9 +249,7 @@ class TrainingCLI(OneLineCLI):
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         kwargs |= self.trainer_precision(self.settings.get("ckpt_path"))
         trainer = super().instantiate_trainer(callbacks=callbacks, logger=loggers, plugins=plugins, **kwargs)
-        if isinstance(trainer.strategy, DDPStrategy):
-            # Blocks that have not grown yet get no gradient, which DDP takes amiss unless it is told.
-            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        find_unused_parameters(trainer.strategy)
         return trainer
 
     def configuration(self) -> str:

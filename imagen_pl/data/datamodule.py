@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -25,15 +25,15 @@ from imagen_pl.data.batch_samplers import (
     TrainingBatches,
     ValidationBatches,
 )
-from imagen_pl.data.dataset import Recipe, RowImages, StreamImages, TextLookup
+from imagen_pl.data.dataset import Recipe, RowImages, StreamImages
 from imagen_pl.data.fingerprint import add_rows, data_version
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Source, StreamSource
 from imagen_pl.data.splits import LoadedSplits, by_group, check_rows, held_out, read_stream
 from imagen_pl.data.transforms import parse_background
 from imagen_pl.errors import UserError
-from imagen_pl.schedules import Stage
-from imagen_pl.types import CaptionedBatch
+from imagen_pl.schedules import RunState, Stage
+from imagen_pl.types import CaptionedBatch, Growth
 
 log = logging.getLogger(__name__)
 
@@ -118,12 +118,22 @@ class CaptionedImages(LightningDataModule):
         self.min_size = min_size
         self.balance_groups = balance_groups
         self.cache_bytes = int(cache_mb * 2**20)
-        self.stages = [Stage(resolution=resolution, kimg=math.inf, batch_size=batch_size)]
-        self.text_lookup: TextLookup | None = None
+        self.run_state = RunState(Growth(resolution))
+        self._only_stage = [Stage(resolution=resolution, kimg=math.inf, batch_size=batch_size)]
         self._known_broken: Tensor | None = None
-        self.clock: Callable[[], int] = self._images_seen
         self._training = Recipe(fit, parse_background(background), horizontal_flip, caption_dropout, seed)
         self._scoring = Recipe(fit, parse_background(background), seed=seed)
+
+    # ------------------------------------------------------------------ the run
+
+    def follow(self, run_state: RunState) -> None:
+        """Plan batches by a run's clock and stages; the LightningModule calls it in its `setup`."""
+        self.run_state = run_state
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The growth stages; one of `resolution` and `batch_size` where no growth is set up."""
+        return self.run_state.stages or self._only_stage
 
     # ------------------------------------------------------------------ what there is
 
@@ -172,7 +182,7 @@ class CaptionedImages(LightningDataModule):
         rows = [replace(row, captions=row.captions[:1]) for row in self._rows.train]
         every = [group[0] for group in by_group(rows)] if one_a_group else list(range(len(rows)))
         firsts = np.array(_spread(every, number), dtype=np.int64)
-        dataset = RowImages(self.source, rows, self._scoring, text_lookup=self.text_lookup)
+        dataset = RowImages(self.source, rows, self._scoring, text_lookup=self.run_state.text_lookup)
         self._share_broken(dataset)
         for part in np.split(firsts, range(_PAIRS, len(firsts), _PAIRS)):
             yield dataset[BatchPlan(part, part, resolution)]
@@ -248,7 +258,7 @@ class CaptionedImages(LightningDataModule):
             return self._stream_loader(self.source, rank, world_size)
         rows = self._rows.train
         workers = self._workers(len(rows) * 3 * self._final_resolution() ** 2 <= self.cache_bytes)
-        dataset = RowImages(self.source, rows, self._training, self.cache_bytes, self.text_lookup)
+        dataset = RowImages(self.source, rows, self._training, self.cache_bytes, self.run_state.text_lookup)
         self._share_broken(dataset)
         seed = self._training.seed
         shuffle = GroupedShuffle(by_group(rows), seed) if self.balance_groups else Shuffle(len(rows), seed)
@@ -264,9 +274,13 @@ class CaptionedImages(LightningDataModule):
         if self.val_samples is not None and self.val_samples < len(numbers):
             chosen = np.random.default_rng([self._scoring.seed, len(numbers)]).permutation(len(numbers))
             numbers = numbers[np.sort(chosen[: self.val_samples])]
-        dataset = RowImages(self._rows.source, rows, self._scoring, self.cache_bytes, self.text_lookup)
+        dataset = RowImages(
+            self._rows.source, rows, self._scoring, self.cache_bytes, self.run_state.text_lookup
+        )
         rank, world_size = self._process()
-        sampler = ValidationBatches(numbers, self.val_batch_size, self._resolution_now, rank, world_size)
+        sampler = ValidationBatches(
+            numbers, self.val_batch_size, lambda: self.run_state.growth.resolution, rank, world_size
+        )
         workers = self._workers(len(rows) * 3 * self._final_resolution() ** 2 <= self.cache_bytes)
         return self._loader(dataset, sampler, workers)
 
@@ -292,13 +306,18 @@ class CaptionedImages(LightningDataModule):
             buffer=1000,
             rank=rank,
             world_size=world_size,
-            text_lookup=self.text_lookup,
+            text_lookup=self.run_state.text_lookup,
             smallest=smallest,
         )
 
     def _batches(self, shuffle: Shuffle | None, rank: int, world_size: int) -> TrainingBatches:
         return TrainingBatches(
-            shuffle, lambda: self.stages, lambda: self.clock(), self.epoch_images, rank, world_size
+            shuffle,
+            lambda: self.stages,
+            lambda: self.run_state.images_seen,
+            self.epoch_images,
+            rank,
+            world_size,
         )
 
     def _loader(
@@ -325,12 +344,6 @@ class CaptionedImages(LightningDataModule):
         local = self.trainer.num_devices if self.trainer is not None else 1
         return max(0, min(8, _cpu_cores() // local - 1))
 
-    # ------------------------------------------------------------------ where the run stands
-
-    def _images_seen(self) -> int:
-        module = self.trainer.lightning_module if self.trainer is not None else None
-        return int(getattr(module, "images_seen", 0))
-
     def _share_broken(self, dataset: RowImages) -> None:
         """Let all data sets of training rows know one list of broken images, so that each is named once."""
         if self._known_broken is not None:
@@ -343,11 +356,6 @@ class CaptionedImages(LightningDataModule):
 
     def _final_resolution(self) -> int:
         return self.stages[-1].resolution
-
-    def _resolution_now(self) -> int:
-        module = self.trainer.lightning_module if self.trainer is not None else None
-        growth = getattr(module, "growth", None)
-        return self._final_resolution() if growth is None else int(growth.resolution)
 
     def _process(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -81,7 +81,7 @@ def refined(
         move = torch.zeros_like(start, requires_grad=True)
         adam = torch.optim.Adam([move], lr=_LEARNING_RATE)
         for _ in range(steps):
-            off = prior.off(generator.draw(_moved(start, move), text, growth), text.pooled)
+            off = prior.cosine_distance(generator.draw(_moved(start, move), text, growth), text.pooled)
             (move.grad,) = torch.autograd.grad(off.sum(), [move])
             adam.step()
     with torch.no_grad():

@@ -1,10 +1,11 @@
-"""What the terms of the objective share: the images of a step as they see them, and when they count.
+"""The interface of a loss term, and the list of terms that a run adds to the adversarial loss.
 
-L = L_D + L_G + sum of terms. In the discriminator's step a term is shown real images and teaches the
-discriminator; in the generator's step it is shown generated ones and teaches the generator. What a term
-itself has to learn, it learns with the discriminator.
+    L_D = adversarial + penalties + sum of discriminator_weight * term(real images)
+    L_G = adversarial + sum of generator_weight * term(generated images)
 
-Axes: b batch, r pixels.
+A term's own parameters, such as a projection head, are trained in the discriminator step.
+
+Axes: b batch, r pixels, z latent.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
+from imagen_pl.models.generators.base import Generator
 from imagen_pl.schedules import Schedule
 from imagen_pl.types import Growth, TextFeatures
 
@@ -29,16 +31,18 @@ Step = Literal["discriminator", "generator"]
 
 @dataclass
 class LossInputs:
-    """The images of a step: real ones in the discriminator's, generated ones in the generator's.
+    """What a term computes its loss from: real images in the discriminator step, else generated ones.
 
-    images: -1 to 1, before augmentation, faded as the growth says.
-    features: what the discriminator saw in them, after augmentation.
-    text: their captions' features.
+    images: -1 to 1, before augmentation, faded like the newest block.
+    features: the discriminator's features of the augmented images.
+    text: the features of their captions.
     growth: how far the networks have grown.
-    captions: their captions' words.
-    paired: in the generator's step, what the discriminator saw in the real images of the same
+    captions: the captions themselves.
+    real_features: generator step only: the discriminator's features of the real images with the same
         captions, where a term `needs_pairs`.
-    paired_images: in the generator's step, the real images of the same captions, -1 to 1, faded likewise.
+    real_images: generator step only: the real images with the same captions, -1 to 1, faded alike.
+    generator: generator step only: the network that drew the images.
+    latents: generator step only: the latents that it drew them from.
     """
 
     images: Float[Tensor, "b 3 r r"]
@@ -46,22 +50,24 @@ class LossInputs:
     text: TextFeatures
     growth: Growth
     captions: list[str] = field(default_factory=list)
-    paired: ImageFeatures | None = None
-    paired_images: Float[Tensor, "b 3 r r"] | None = None
+    real_features: ImageFeatures | None = None
+    real_images: Float[Tensor, "b 3 r r"] | None = None
+    generator: Generator | None = None
+    latents: Float[Tensor, "b z"] | None = None
 
 
 class LossTerm(nn.Module, ABC):
-    """A part of the objective. Its own parameters, if any, learn in the discriminator's step.
+    """One term of the objective. Its own parameters, if any, are trained in the discriminator step.
 
     Args:
         discriminator_weight: factor in the discriminator's loss, on real images: a number, or a schedule of
-            images seen; 0 leaves the term out.
+            images seen; 0 skips the term.
         generator_weight: factor in the generator's loss, on generated images, likewise.
-        from_resolution: resolution, px, below which the term is left out.
+        from_resolution: resolution, px, below which the term is skipped.
 
     Attributes:
-        name: of its losses: train/d_NAME and train/g_NAME.
-        needs_pairs: in the generator's step it compares with the real images of the same captions.
+        name: its losses are logged as train/d_NAME and train/g_NAME.
+        needs_pairs: in the generator step it compares with the real images of the same captions.
     """
 
     name: str
@@ -79,57 +85,57 @@ class LossTerm(nn.Module, ABC):
         self._notes: dict[str, Tensor] = {}
 
     def weight(self, step: Step, images_seen: int, resolution: int) -> float:
-        """Its factor in a step, now; at 0 the term need not be worked out."""
+        """Its factor in a step after `images_seen` images; at 0 the term is not computed."""
         if resolution < self.from_resolution:
             return 0.0
         weight = self.discriminator_weight if step == "discriminator" else self.generator_weight
         return weight(images_seen) if callable(weight) else weight
 
     def check(self, discriminator: Discriminator) -> None:
-        """Raise ValueError where it does not fit the discriminator, naming the argument to mend."""
+        """Raise ValueError where it does not fit the discriminator, naming the argument to change."""
 
     @abstractmethod
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        """The unweighted loss of each image with its own caption, or of those images that it asks about.
+        """The unweighted loss of each image with its own caption, or of the images that the term samples.
 
         Args:
-            discriminator: it judges; frozen in the generator's step.
-            adversarial: the game's loss.
-            shown: the images.
+            discriminator: the discriminator; its weights are frozen in the generator step.
+            adversarial: the adversarial loss of the run.
+            inputs: images, captions and their features.
         """
 
     def note(self, name: str, value: Tensor) -> None:
-        """Keep a number to be logged beside the loss, as train/d_rotation_accuracy for "accuracy"."""
+        """Log a number beside the loss, for example train/d_rotation_accuracy for "accuracy"."""
         self._notes[name] = value.detach()
 
     def take_notes(self) -> dict[str, Tensor]:
-        """The numbers since the last call, by name."""
+        """The numbers noted since the last call, by name."""
         notes, self._notes = self._notes, {}
         return notes
 
 
-def check_size(term: LossTerm, argument: str, given: int, right: int, whose: str) -> None:
-    """Raise ValueError unless an argument of a term's constructor is what the networks are made with."""
-    if given != right:
+def check_size(term: LossTerm, argument: str, given: int, expected: int, whose: str) -> None:
+    """Raise ValueError unless a constructor argument of a term equals the networks' own size."""
+    if given != expected:
         raise ValueError(
-            f"{type(term).__name__}.{argument} is {given}, but {whose} is {right}: set it to {right}"
+            f"{type(term).__name__}.{argument} is {given}, but {whose} is {expected}: set it to {expected}"
         )
 
 
 class SeparatelyTrainedLoss(LossTerm):
-    """A term with a network that learns real images in a step of its own, and is frozen in the others.
+    """A term whose own network is trained on real images in a third step, and is frozen in the other two.
 
     Args:
-        optimizer: makes its optimizer, as `torch.optim.AdamW`.
+        optimizer: makes its optimizer, for example `torch.optim.AdamW`.
         generator_weight: factor in the generator's loss, on generated images: a number, or a schedule of
-            images seen; 0 leaves the term out.
-        from_resolution: resolution, px, below which the generator is not taught.
-        every: it learns at every nth batch.
+            images seen; 0 skips it.
+        from_resolution: resolution, px, below which the generator's loss leaves it out.
+        every: train the network on every nth batch.
 
     Attributes:
-        needs_features: in its own step it reads what the discriminator sees; else the look is saved.
+        needs_features: its own step reads the discriminator's features; False saves computing them.
     """
 
     needs_features: bool = True
@@ -147,25 +153,25 @@ class SeparatelyTrainedLoss(LossTerm):
         self.optimizer, self.every = optimizer, every
 
     def prepare(self, captions: Callable[[], Iterable[str]]) -> None:
-        """Get its network ready, before the first batch and before a checkpoint is read.
+        """Build or load its network, before the first batch and before a checkpoint is loaded.
 
         Args:
-            captions: gives captions of the training set: all, or of a stream the first ones.
+            captions: returns captions of the training set: all of them, or the first ones of a stream.
         """
 
     @abstractmethod
-    def learn(self, shown: LossInputs) -> PerSample:
-        """What its own network minimises on real images; their features carry no gradient."""
+    def learn(self, inputs: LossInputs) -> PerSample:
+        """The loss of its own network on real images; `inputs.features` carry no gradient."""
 
 
 class LossTerms(nn.ModuleList):
-    """All terms of a run.
+    """All loss terms of a run.
 
     Args:
         terms: in the order in which their losses are added.
 
     Raises:
-        ValueError: two would be logged under one name.
+        ValueError: two terms have the same name, or more than one is trained separately.
     """
 
     def __init__(self, terms: Iterable[LossTerm]) -> None:
@@ -173,39 +179,42 @@ class LossTerms(nn.ModuleList):
         names = [term.name for term in self]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"model has two terms named {', '.join(twice)}: keep one of each")
+            raise ValueError(f"model.losses has two terms named {', '.join(twice)}: keep one of each")
+        separate = [type(term).__name__ for term in self if isinstance(term, SeparatelyTrainedLoss)]
+        if len(separate) > 1:
+            raise ValueError(f"model.losses has {', '.join(separate)}, but one may train a network: keep one")
 
     def __iter__(self) -> Iterator[LossTerm]:
         return super().__iter__()  # type: ignore[return-value]
 
     @property
-    def taught(self) -> SeparatelyTrainedLoss | None:
-        """The one that learns in a step of its own."""
+    def separately_trained(self) -> SeparatelyTrainedLoss | None:
+        """The term whose network is trained in a step of its own."""
         return next((term for term in self if isinstance(term, SeparatelyTrainedLoss)), None)
 
     def discriminator_step_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that learn in the discriminator's step."""
+        """The terms' parameters that are trained in the discriminator step."""
         return (p for term in self if not isinstance(term, SeparatelyTrainedLoss) for p in term.parameters())
 
     def need_pairs(self, images_seen: int, resolution: int) -> bool:
-        """Whether the generator's step must look at the real images too."""
+        """Whether the generator step must compute the discriminator's features of the real images."""
         return any(term.needs_pairs and term.weight("generator", images_seen, resolution) for term in self)
 
-    def losses(
+    def weighted(
         self,
         step: Step,
         discriminator: Discriminator,
         adversarial: AdversarialLoss,
-        shown: LossInputs,
+        inputs: LossInputs,
         images_seen: int,
     ) -> tuple[dict[str, PerSample], dict[str, Tensor]]:
-        """Of the terms that have a weight now: each one's weighted loss, and what they note, by name."""
+        """The weighted losses of all terms with a weight in this step, and what they note; both by name."""
         losses: dict[str, PerSample] = {}
         notes: dict[str, Tensor] = {}
         for term in self:
-            weight = term.weight(step, images_seen, shown.growth.resolution)
+            weight = term.weight(step, images_seen, inputs.growth.resolution)
             if weight:
                 name = f"{step[0]}_{term.name}"
-                losses[name] = weight * term(discriminator, adversarial, shown)
+                losses[name] = weight * term(discriminator, adversarial, inputs)
                 notes |= {f"{name}_{key}": value for key, value in term.take_notes().items()}
         return losses, notes

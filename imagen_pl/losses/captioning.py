@@ -88,28 +88,28 @@ class Captioning(SeparatelyTrainedLoss):
         else:
             load_weights(self.captioner, self.captioner_from)
 
-    def learn(self, shown: LossInputs) -> PerSample:
+    def learn(self, inputs: LossInputs) -> PerSample:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            memory, captions = self._look(shown)
+            memory, captions = self._look(inputs)
             loss = self.captioner.cross_entropy(memory, captions)
         self._measure(memory.detach(), captions, loss.detach())
         return loss
 
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
         self._tell_if_it_teaches_nothing()
         with evaluating(self.captioner):
-            memory, captions = self._look(shown)
+            memory, captions = self._look(inputs)
             loss = self.captioner.cross_entropy(memory, captions)
         self.note("unweighted", loss.mean())
         return loss
 
-    def _look(self, shown: LossInputs) -> tuple[Float[Tensor, "n m d"], list[str]]:
+    def _look(self, inputs: LossInputs) -> tuple[Float[Tensor, "n m d"], list[str]]:
         """What is remembered of its share of the images, and their captions."""
-        rows = slice(max(round(self.share * len(shown.images)), 1))
-        maps = {resolution: found[rows] for resolution, found in shown.features.maps.items()}
-        return self.captioner.extract_features(shown.images[rows], maps), shown.captions[rows]
+        rows = slice(max(round(self.share * len(inputs.images)), 1))
+        maps = {resolution: found[rows] for resolution, found in inputs.features.maps.items()}
+        return self.captioner.extract_features(inputs.images[rows], maps), inputs.captions[rows]
 
     @torch.no_grad()
     def _measure(self, memory: Float[Tensor, "b m d"], captions: list[str], own: PerSample) -> None:

@@ -43,11 +43,11 @@ class ImageTextGuidance(LossTerm):
         self.encoder.load()
 
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        images = self.encoder.images(shown.images)
-        texts = self.encoder.texts(shown.captions, images.device)
-        said = torch.tensor([caption != "" for caption in shown.captions], device=images.device)
+        images = self.encoder.images(inputs.images)
+        texts = self.encoder.texts(inputs.captions, images.device)
+        said = torch.tensor([caption != "" for caption in inputs.captions], device=images.device)
         cosine = F.cosine_similarity(images, texts, dim=1)
         self.note("cosine", (cosine * said).sum() / said.sum().clamp(min=1))
         return (1 - cosine) * said
@@ -92,7 +92,7 @@ class BackboneGuidance(ImageTextContrastive):
         right = discriminator.text_dim
         check_size(self, "text_dim", self.text.in_features, right, "the discriminator's text_dim")
 
-    def vectors(self, shown: LossInputs) -> Float[Tensor, "b c"]:
+    def vectors(self, inputs: LossInputs) -> Float[Tensor, "b c"]:
         # Each map's part is brought to one length: the finest maps would drown the coarse ones.
-        means = [F.normalize(x.mean((2, 3)), dim=1) for x in self.backbone(shown.images)]
+        means = [F.normalize(x.mean((2, 3)), dim=1) for x in self.backbone(inputs.images)]
         return torch.cat([x * x.shape[1] ** 0.5 for x in means], dim=1)

@@ -39,7 +39,7 @@ class Colorization(SelfSupervisedTask):
         from_resolution: resolution, px, below which the task is left out.
     """
 
-    name = "colour"
+    name = "colorization"
 
     def __init__(
         self,
@@ -58,10 +58,10 @@ class Colorization(SelfSupervisedTask):
         self.check_map(discriminator, self.map_resolution, self.head.in_channels)
 
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        grey, colours = opponents(self.asked(shown))
-        seen = discriminator.extract_features(grey.expand(-1, 3, -1, -1), shown.growth)
+        grey, colours = opponents(self.asked(inputs))
+        seen = discriminator.extract_features(grey.expand(-1, 3, -1, -1), inputs.growth)
         told = self.head(seen.maps[self.map_resolution]).float()
         true = F.adaptive_avg_pool2d(colours, self.map_resolution)
         error = (told - true).abs().mean((1, 2, 3))

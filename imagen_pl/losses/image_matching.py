@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.base import LossInputs, PerSample
-from imagen_pl.losses.text_matching import MatchingLoss
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.pretrained.backbones import Backbone, frozen_names
 from imagen_pl.schedules import Schedule
@@ -22,7 +21,7 @@ from imagen_pl.schedules import Schedule
 Maps = list[Float[Tensor, "b _c _h _w"]]
 
 
-class PixelMatching(MatchingLoss):
+class PixelMatching(LossTerm):
     """Mean distance of the pixels, -1 to 1, L1: |G(z, text) - x| (pix2pix, arXiv:1611.07004, eq. 3).
 
     It gives the right places and colours early, for next to no time; the adversarial loss adds what a mean
@@ -39,14 +38,14 @@ class PixelMatching(MatchingLoss):
         super().__init__(0.0, generator_weight, from_resolution)
 
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        if shown.paired_images is None:
+        if inputs.real_images is None:
             raise ValueError("pixel matching compares: give the real images too")
-        return (shown.images - shown.paired_images).abs().flatten(1).mean(1)
+        return (inputs.images - inputs.real_images).abs().flatten(1).mean(1)
 
 
-class PerceptualMatching(MatchingLoss):
+class PerceptualMatching(LossTerm):
     """Mean distance in a frozen network's maps (arXiv:1603.08155, section 3.2), each by the real map's size.
 
     Args:
@@ -77,21 +76,21 @@ class PerceptualMatching(MatchingLoss):
             )
 
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        mine, theirs = self._maps(shown)
+        mine, theirs = self._maps(inputs)
         distances = [
             (a - b).abs().flatten(1).mean(1) / b.abs().mean().clamp_min(1e-4)
             for a, b in zip(mine, theirs, strict=True)
         ]
         return torch.stack(distances).mean(0)
 
-    def _maps(self, shown: LossInputs) -> tuple[Maps, Maps]:
+    def _maps(self, inputs: LossInputs) -> tuple[Maps, Maps]:
         """Of the pictures, and of the real images of their captions."""
-        if self.backbone is None and shown.paired is not None:
-            return shown.features.frozen, shown.paired.frozen
-        if self.backbone is None or shown.paired_images is None:
+        if self.backbone is None and inputs.real_features is not None:
+            return inputs.features.frozen, inputs.real_features.frozen
+        if self.backbone is None or inputs.real_images is None:
             raise ValueError("perceptual matching compares: give the real images too")
         with torch.no_grad():
-            theirs = self.backbone(shown.paired_images)
-        return self.backbone(shown.images), theirs
+            theirs = self.backbone(inputs.real_images)
+        return self.backbone(inputs.images), theirs

@@ -69,10 +69,10 @@ class InstanceDiscrimination(SelfSupervisedTask):
         check_size(self, "image_dim", self.first.in_features, right, "the discriminator's final_dim")
 
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        again = discriminator.extract_features(self.augment(self.asked(shown)), shown.growth)
-        changed, seen = self._embed(again.final), self._embed(shown.features.final)
+        again = discriminator.extract_features(self.augment(self.asked(inputs)), inputs.growth)
+        changed, seen = self._embed(again.final), self._embed(inputs.features.final)
         similarity = (changed @ seen.T).float() / self.temperature  # (n, b)
         n = len(similarity)
         own = torch.arange(n, device=similarity.device)

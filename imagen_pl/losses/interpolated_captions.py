@@ -1,6 +1,6 @@
-"""Captions that no image shows teach the generator too.
+"""A generator loss for captions between those of the batch, which no training image shows.
 
-Axes: b batch, n pictures asked for, c channels of a caption's vector, d k numbers, r pixels.
+Axes: b batch, n pictures that the term draws, c channels of a caption's vector, d k numbers, r pixels.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from imagen_pl.models.generators.base import Generator
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size
+from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.kernel_ridge import KernelRidge, principal
 from imagen_pl.models.pretrained.backbones import Backbone
 from imagen_pl.schedules import Schedule
-from imagen_pl.types import Growth, TextFeatures
+from imagen_pl.types import TextFeatures
 
 
-class InterpolatedCaptionLoss(KernelRidge):
-    """Pictures for captions between those of training should show what a regression guesses of them.
+class InterpolatedCaptionLoss(LossTerm):
+    """Pictures of interpolated captions should have the features that a regression predicts for them.
 
-    1 - cos(seen(G(z, t)), guess(t))    with t between two captions of the batch, as mixup (arXiv:1710.09412)
+    1 - cos(features(G(z, t)), predicted(t))    with t between two captions, as in mixup (arXiv:1710.09412)
 
-    A generator fits its training captions, and what it draws for others is left to chance: no real image can
-    say what is wrong with it. Where a dual encoder would say (CLIP guidance, StyleGAN-T, arXiv:2301.09515,
-    section 3.3), here it is a kernel ridge regression from captions to a frozen network's features, solved on
-    the training set before the first batch. A caption between two names what no image shows, and a guess is
-    smooth: so is, then, what the generator makes of words that it never learnt.
+    The other losses need a real image, and a caption that no image shows has none. Where a dual encoder would
+    compare (CLIP guidance, StyleGAN-T, arXiv:2301.09515, section 3.3), here it is kernel ridge regression
+    from captions to a frozen network's features, fitted on the training set before the first batch.
 
     Args:
         backbone: the frozen network. It must not score the model.
-        captions: how many captions of training the regression rests on, spread over all.
+        captions: how many training captions the regression uses, spread over the set.
         text_dim: size of the text encoder's vectors.
-        seen_dim: principal components of the network's features that count, each by its deviation's root.
-        sharpness: how much nearer captions count more.
-        ridge: how little single images are trusted.
-        weight: factor in the generator's loss: a number, or a schedule of images seen.
-        share: how many captions a step are drawn, as a share of the batch, above 0 and at most 1. Each lies
-            between two of the same process and part of the batch, of which "" may be one; a single row is
-            asked for as it is.
-        from_resolution: resolution, px, below which it is left out; small images tell the network little,
-            and the regression has seen them at full size.
+        seen_dim: principal components of the network's features that count, each scaled by the root of its
+            standard deviation.
+        sharpness: the kernel's inverse width: how much nearer captions count more.
+        ridge: the regression's regularisation.
+        generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
+        share: pictures a step, as a share of the batch, above 0 and at most 1. Each caption lies between two
+            of the same process and micro-batch, of which "" may be one; a single row is taken as it is.
+        from_resolution: resolution, px, below which the term is skipped; small images tell the network
+            little, and the regression was fitted on images of full size.
     """
 
-    name = "unseen"
+    name = "interpolated_captions"
 
     def __init__(
         self,
@@ -53,44 +53,35 @@ class InterpolatedCaptionLoss(KernelRidge):
         seen_dim: int = 256,
         sharpness: float = 4.0,
         ridge: float = 2.0,
-        weight: float | Schedule = 1.0,
+        generator_weight: float | Schedule = 1.0,
         share: float = 0.25,
         from_resolution: int = 32,
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"InterpolatedCaptionLoss.share {share} must be above 0 and at most 1")
-        super().__init__(backbone, captions, text_dim, seen_dim, sharpness, ridge)
-        self.weight, self.share, self.from_resolution = weight, share, from_resolution
+        super().__init__(0.0, generator_weight, from_resolution)
+        self.regression = FeatureRegression(backbone, captions, text_dim, seen_dim, sharpness, ridge)
+        self.share = share
 
-    def check(self, text_dim: int) -> None:
-        """Raise ValueError unless it is made for vectors of this size."""
-        if self.text_dim != text_dim:
-            raise ValueError(
-                f"InterpolatedCaptionLoss.text_dim is {self.text_dim}, but the text encoder gives "
-                f"{text_dim}: "
-                f"set it to {text_dim}"
-            )
-
-    def weight_at(self, images_seen: int, resolution: int) -> float:
-        """Its factor now; at 0 nothing need be drawn."""
-        if resolution < self.from_resolution:
-            return 0.0
-        return self.weight(images_seen) if callable(self.weight) else self.weight
+    def check(self, discriminator: Discriminator) -> None:
+        expected = discriminator.text_dim
+        check_size(self, "text_dim", self.regression.text_dim, expected, "the discriminator's text_dim")
 
     def forward(
-        self, generator: Generator, z: Float[Tensor, "b z"], text: TextFeatures, growth: Growth
-    ) -> Float[Tensor, " n"]:
-        """The unweighted loss of each picture that is drawn for it.
-
-        Args:
-            generator: draws them.
-            z: latents.
-            text: captions of training.
-            growth: how far it has grown.
-        """
-        number = max(1, round(self.share * len(text)))
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
+    ) -> PerSample:
+        if inputs.generator is None or inputs.latents is None:
+            raise ValueError("InterpolatedCaptionLoss draws pictures: it needs inputs.generator and latents")
+        number, text = max(1, round(self.share * len(inputs.text))), inputs.text
         between = mixed(text[:number], text.roll()[:number])
-        return self.off(generator(z[:number], between, growth), between.pooled)
+        images = inputs.generator(inputs.latents[:number], between, inputs.growth)
+        return self.regression.cosine_distance(images, between.pooled)
+
+
+class FeatureRegression(KernelRidge):
+    """Kernel ridge regression from captions to principal components of a frozen network's features."""
+
+    configured_by = "InterpolatedCaptionLoss"
 
     def extract_features(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b d"]:
         return self.means(images).float()

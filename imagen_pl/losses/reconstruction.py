@@ -82,10 +82,10 @@ class Reconstruction(SelfSupervisedTask):
             )
 
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        images = self.asked(shown)
-        seen = discriminator.extract_features(images, shown.growth)
+        images = self.asked(inputs)
+        seen = discriminator.extract_features(images, inputs.growth)
         place = torch.randint(2, (2, len(images)), device=images.device)
         side = images.shape[-1] // 2
         whole = self.whole(seen.maps[self.map_resolution], side)

@@ -39,9 +39,9 @@ class SelfSupervisedTask(LossTerm):
             raise ValueError(f"{type(self).__name__}.share {share} must be above 0 and at most 1")
         self.share = share
 
-    def asked(self, shown: LossInputs) -> Float[Tensor, "n 3 r r"]:
+    def asked(self, inputs: LossInputs) -> Float[Tensor, "n 3 r r"]:
         """The images that are asked about, at least one; a batch's rows are in random order already."""
-        return shown.images[: max(round(self.share * len(shown.images)), 1)]
+        return inputs.images[: max(round(self.share * len(inputs.images)), 1)]
 
     def check_map(
         self, discriminator: Discriminator, resolution: int, channels: int, argument: str = "map_channels"
@@ -94,14 +94,14 @@ class Rotation(SelfSupervisedTask):
         check_size(self, "image_dim", self.head.in_features, right, "the discriminator's final_dim")
 
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        images = self.asked(shown)
+        images = self.asked(inputs)
         n, device = len(images), images.device
         # All four in equal parts, as far as they go, in an order that nobody can learn.
         turns = (torch.randperm(n, device=device) + torch.randint(4, (), device=device)) % 4
         all_turns = torch.stack([images.rot90(k, (2, 3)) for k in range(4)])  # (4, n, 3, r, r)
         turned = all_turns[turns, torch.arange(n, device=device)]
-        logits = self.head(discriminator.extract_features(turned, shown.growth).final).float()
+        logits = self.head(discriminator.extract_features(turned, inputs.growth).final).float()
         self.note("accuracy", (logits.argmax(1) == turns).float().mean())
         return F.cross_entropy(logits, turns, reduction="none")

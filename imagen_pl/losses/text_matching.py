@@ -17,11 +17,7 @@ from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.schedules import Schedule
 
 
-class MatchingLoss(LossTerm):
-    """A term that compares images with captions, their own and others'."""
-
-
-class MismatchedCaptions(MatchingLoss):
+class MismatchedCaptions(LossTerm):
     """A real image under another's caption counts as fake (GAN-CLS, arXiv:1605.05396, algorithm 1).
 
     The wrong captions are the batch's own, rolled by one place. The adversarial loss's own form is
@@ -31,14 +27,14 @@ class MismatchedCaptions(MatchingLoss):
     name = "mismatch"
 
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        matched = discriminator.logits(shown.features, shown.text)
-        mismatched = discriminator.logits(shown.features, shown.text.roll())
+        matched = discriminator.logits(inputs.features, inputs.text)
+        mismatched = discriminator.logits(inputs.features, inputs.text.roll())
         return adversarial.discriminator(matched, mismatched)
 
 
-class ImageTextContrastive(MatchingLoss):
+class ImageTextContrastive(LossTerm):
     """Pick the caption among the batch's, and the image (InfoNCE both ways, CLIP, arXiv:2103.00020).
 
     Args:
@@ -71,24 +67,24 @@ class ImageTextContrastive(MatchingLoss):
         check_size(self, "image_dim", image_dim, discriminator.final_dim, "the discriminator's final_dim")
         check_size(self, "text_dim", text_dim, discriminator.text_dim, "the discriminator's text_dim")
 
-    def vectors(self, shown: LossInputs) -> Float[Tensor, "b f"]:
+    def vectors(self, inputs: LossInputs) -> Float[Tensor, "b f"]:
         """What is known of the images."""
-        return shown.features.final
+        return inputs.features.final
 
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        images = F.normalize(self.image(self.vectors(shown)).float(), dim=1)
-        captions = F.normalize(self.text(shown.text.pooled).float(), dim=1)
+        images = F.normalize(self.image(self.vectors(inputs)).float(), dim=1)
+        captions = F.normalize(self.text(inputs.text.pooled).float(), dim=1)
         # The scale is held below 100, as CLIP does, so that one hard pair cannot blow up the loss.
         similarity = images @ captions.T * self.log_scale.exp().clamp(max=100)
-        own = torch.arange(len(shown.text), device=similarity.device)
+        own = torch.arange(len(inputs.text), device=similarity.device)
         by_image = F.cross_entropy(similarity, own, reduction="none")
         by_caption = F.cross_entropy(similarity.T, own, reduction="none")
         return (by_image + by_caption) / 2
 
 
-class FeatureMatching(MatchingLoss):
+class FeatureMatching(LossTerm):
     """The discriminator should see in a fake what it sees in the real image of the same caption.
 
     L1 over its maps (pix2pixHD, arXiv:1711.11585, eq. 4), each map divided by the real one's mean
@@ -106,12 +102,14 @@ class FeatureMatching(MatchingLoss):
         super().__init__(discriminator_weight=0.0, generator_weight=generator_weight)
 
     def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, shown: LossInputs
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        if shown.paired is None:
-            raise ValueError("feature matching compares: give the real images' features too")
+        if inputs.real_features is None:
+            raise ValueError("feature matching compares: it needs inputs.real_features")
         terms = []
-        for mine, theirs in zip(self._vectors(shown.features), self._vectors(shown.paired), strict=True):
+        for mine, theirs in zip(
+            self._vectors(inputs.features), self._vectors(inputs.real_features), strict=True
+        ):
             size = theirs.abs().mean().clamp_min(1e-4)
             terms.append((mine - theirs).abs().mean(1) / size)
         return torch.stack(terms).mean(0)

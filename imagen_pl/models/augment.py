@@ -38,8 +38,13 @@ class Augment(nn.Module, ABC):
         self.register_buffer("probability", torch.tensor(float(probability)))
 
     @abstractmethod
-    def forward(self, images: Images) -> Images:
-        """Augmented images; gradients flow through to the given ones."""
+    def forward(self, images: Images, seed: int | None = None) -> Images:
+        """Augmented images; gradients flow through to the given ones.
+
+        Args:
+            images: -1 to 1.
+            seed: the same seed augments two batches alike; None draws from torch's global generator.
+        """
 
     def adapt(self, confidence: float, batch_size: int) -> None:
         """Step the probability towards the target (arXiv:2006.06676, section 3.1).
@@ -71,23 +76,27 @@ class DiffAugment(Augment):
         adapt_kimg: float = 500.0,
     ) -> None:
         super().__init__(probability, target, adapt_kimg)
-        changes = {"color": color, "translation": translate, "cutout": cut_out}
+        changes = {"color": color, "translation": translate, "cutout": cutout}
         self.policy = list(policy) if policy is not None else list(changes)
         unknown = [name for name in self.policy if name not in changes]
         if unknown:
             raise ValueError(f"policy {unknown} is not among {list(changes)}")
         self.changes = [changes[name] for name in self.policy]
 
-    def forward(self, images: Images) -> Images:
+    def forward(self, images: Images, seed: int | None = None) -> Images:
+        device = images.device
+        source = None if seed is None else torch.Generator(device).manual_seed(seed)
         for change in self.changes:
-            touched = torch.rand(images.shape[0], 1, 1, 1, device=images.device) < self.probability
-            images = torch.where(touched, change(images), images)
+            draws = torch.rand(images.shape[0], 1, 1, 1, device=device, generator=source)
+            images = torch.where(draws < self.probability, change(images, source), images)
         return images
 
 
-def color(images: Images) -> Images:
+def color(images: Images, source: torch.Generator | None = None) -> Images:
     """Brightness by -0.5 to 0.5, saturation by 0 to 2, contrast by 0.5 to 1.5."""
-    brightness, saturation, contrast = torch.rand(3, images.shape[0], 1, 1, 1, device=images.device)
+    brightness, saturation, contrast = torch.rand(
+        3, images.shape[0], 1, 1, 1, device=images.device, generator=source
+    )
     images = images + (brightness - 0.5)
     grey = images.mean(1, keepdim=True)
     images = grey + (images - grey) * (2 * saturation)
@@ -95,24 +104,24 @@ def color(images: Images) -> Images:
     return mean + (images - mean) * (contrast + 0.5)
 
 
-def translate(images: Images, share: float = 0.125) -> Images:
+def translate(images: Images, source: torch.Generator | None = None, share: float = 0.125) -> Images:
     """Shift by up to an eighth of the side; the edge pixels fill in, so that no frame gives it away."""
     b, _, h, w = images.shape
     reach = max(int(h * share + 0.5), 1)
     padded = F.pad(images, [reach] * 4, mode="replicate")
-    down, right = torch.randint(0, 2 * reach + 1, (2, b, 1, 1), device=images.device)
+    down, right = torch.randint(0, 2 * reach + 1, (2, b, 1, 1), device=images.device, generator=source)
     rows = torch.arange(h, device=images.device).view(1, h, 1) + down
     columns = torch.arange(w, device=images.device).view(1, 1, w) + right
     sample = torch.arange(b, device=images.device).view(b, 1, 1)
     return padded.permute(0, 2, 3, 1)[sample, rows, columns].permute(0, 3, 1, 2)
 
 
-def cut_out(images: Images, share: float = 0.5) -> Images:
+def cutout(images: Images, source: torch.Generator | None = None, share: float = 0.5) -> Images:
     """Blank a square of half the side in mid grey; its middle is anywhere, so the border may cut it."""
     b, _, h, w = images.shape
     side = int(h * share + 0.5)
     # An even side has its middle between pixels, so there is one place more for it.
-    middle = torch.randint(0, h + 1 - side % 2, (2, b, 1, 1), device=images.device)
+    middle = torch.randint(0, h + 1 - side % 2, (2, b, 1, 1), device=images.device, generator=source)
     top, left = middle - side // 2
     rows = torch.arange(h, device=images.device).view(1, h, 1)
     columns = torch.arange(w, device=images.device).view(1, 1, w)

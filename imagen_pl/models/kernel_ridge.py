@@ -38,6 +38,8 @@ class KernelRidge(nn.Module, ABC):
         more_dim: how many other numbers are guessed after those.
     """
 
+    configured_by: str = ""  # the class whose arguments its settings are, for messages; "" is its own
+
     def __init__(
         self,
         backbone: Backbone,
@@ -49,7 +51,7 @@ class KernelRidge(nn.Module, ABC):
         more_dim: int = 0,
     ) -> None:
         super().__init__()
-        name = type(self).__name__
+        name = self.configured_by or type(self).__name__
         for setting, count in (("captions", captions), ("seen_dim", seen_dim)):
             if count < 1:
                 raise ValueError(f"{name}.{setting} {count} must be 1 or more")
@@ -78,7 +80,9 @@ class KernelRidge(nn.Module, ABC):
             near = F.normalize(pooled.float(), dim=1) @ self.known.float().T
             return (self.sharpness * (near - 1)).exp() @ self.weights.float()
 
-    def off(self, images: Float[Tensor, "b 3 r r"], pooled: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
+    def cosine_distance(
+        self, images: Float[Tensor, "b 3 r r"], pooled: Float[Tensor, "b c"]
+    ) -> Float[Tensor, " b"]:
         """1 - cos between what the network sees in images and what is guessed of captions, 0 to 2.
 
         Args:

@@ -22,9 +22,9 @@ from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.models.captioner.model import Captioner
 from imagen_pl.models.captioner.weights import save_weights
 from imagen_pl.models.latents import mix_seed
-from imagen_pl.schedules import Schedule
+from imagen_pl.schedules import RunState, Schedule
 from imagen_pl.storage.atomic_files import atomic_write
-from imagen_pl.types import CaptionedBatch
+from imagen_pl.types import CaptionedBatch, Growth
 
 DESCRIPTION = "config.json"
 
@@ -67,13 +67,24 @@ class CaptionerTraining(LightningModule):
         self.captioner, self.optimizer, self.kimg = captioner, optimizer, kimg
         self.learning_rate_schedule, self.seed = learning_rate_schedule, seed
         self.register_buffer("best", torch.tensor(torch.inf))
-        self.images_seen = 0
+        self.run_state = RunState(Growth(4))  # the data module's own, once it is known
         self.scores: dict[str, float] = {}
         self._sums = torch.zeros(3)
+
+    @property
+    def images_seen(self) -> int:
+        """The clock."""
+        return self.run_state.images_seen
+
+    @images_seen.setter
+    def images_seen(self, images: int) -> None:
+        self.run_state.images_seen = images
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, CaptionedImages):
+            self.run_state.growth = data.run_state.growth
+            data.follow(self.run_state)
             self.captioner.prepare(data.some_captions)
 
     def training_step(self, batch: CaptionedBatch, batch_idx: int) -> Float[Tensor, ""]:

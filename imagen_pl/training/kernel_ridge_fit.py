@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from jaxtyping import Float, UInt8
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.progress import with_progress
 from imagen_pl.errors import UserError
 from imagen_pl.models.kernel_ridge import KernelRidge
 from imagen_pl.models.text.encoder import TextEncoder
+from imagen_pl.training.private_api import ignore_in_ddp
 
 
 def exclude_from_ddp(system: LightningModule) -> None:
@@ -24,7 +24,7 @@ def exclude_from_ddp(system: LightningModule) -> None:
     solved = {name: part for name, part in system.named_modules() if isinstance(part, KernelRidge)}
     own = [f"{name}.{key}" for name, part in solved.items() for key in part.state_dict()]
     if own:
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(system, own)
+        ignore_in_ddp(system, own)
 
 
 def solved_parts(*networks: nn.Module) -> list[KernelRidge]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.generators.base import Generator
-from imagen_pl.schedules import Schedule, Stage
+from imagen_pl.schedules import RunState, Schedule
+from imagen_pl.training.private_api import raise_recompile_limit
 from imagen_pl.training.step_logger import StepLogger
 from imagen_pl.types import Growth
 
@@ -33,29 +34,43 @@ class ManualOptimization(LightningModule):
         gradient_clip: largest norm of each optimizer's gradient; None does not clip.
 
     Attributes:
-        images_seen: the clock.
-        growth: how far the networks have grown.
+        run_state: the clock, the growth and the stage.
         learning_rate_factors: factor on the learning rate of a block, by network and the block's name, as
             ("generator", "16"); 1 where there is none.
         learning_rates: each optimizer's own now, before the blocks' factors.
         learning_rate_schedule: factor on the networks' rates by images seen; None keeps them.
-        stage: the stage of growth, which may have rates of its own; None before there is one.
     """
 
-    images_seen: int
-    growth: Growth
     learning_rate_schedule: Schedule | None = None
-    stage: Stage | None = None
 
-    def __init__(self, accumulate: int = 1, gradient_clip: float | None = None) -> None:
+    def __init__(self, run_state: RunState, accumulate: int = 1, gradient_clip: float | None = None) -> None:
         super().__init__()
+        self.run_state = run_state
         self.automatic_optimization = False
         self.accumulate, self.gradient_clip = accumulate, gradient_clip
         self.learning_rate_factors: Mapping[tuple[str, str], float] = {}
         self.learning_rates: list[float] = []
         self._first_rates: list[float] = []  # as the optimizers were made with
-        self.reporter = StepLogger()
+        self.step_logger = StepLogger()
         self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # of the step at hand, each part's
+
+    @property
+    def images_seen(self) -> int:
+        """The clock: images seen over all processes."""
+        return self.run_state.images_seen
+
+    @images_seen.setter
+    def images_seen(self, images: int) -> None:
+        self.run_state.images_seen = images
+
+    @property
+    def growth(self) -> Growth:
+        """How far the networks have grown."""
+        return self.run_state.growth
+
+    @growth.setter
+    def growth(self, growth: Growth) -> None:
+        self.run_state.growth = growth
 
     def microbatches(self, rows: int) -> Iterator[tuple[slice, float, AbstractContextManager[Any]]]:
         """A batch in `accumulate` parts, and each one's share of it.
@@ -73,7 +88,7 @@ class ManualOptimization(LightningModule):
     def backward_mean(self, terms: dict[str, Float[Tensor, " b"]], share: float) -> None:
         """Reduce each term once, add them up, and go back through them."""
         means = {name: term.mean() for name, term in terms.items()}
-        self.reporter.note(means)
+        self.step_logger.note(means)
         values = torch.stack(list(means.values()))
         self._terms.append((tuple(means), values.detach()))
         total = values.sum()
@@ -96,7 +111,7 @@ class ManualOptimization(LightningModule):
             self._stop_at_the_first_bad_term(norm_name, norm, spare_overflow=scaler is not None)
         if self.gradient_clip is not None:
             nn.utils.clip_grads_with_norm_(gradients, self.gradient_clip * scale, norm)
-        self.reporter.note({norm_name: norm / scale})
+        self.step_logger.note({norm_name: norm / scale})
         self._terms.clear()
         optimizer.step()
         optimizer.zero_grad()
@@ -142,8 +157,8 @@ class ManualOptimization(LightningModule):
         """
         rate = self._first_rates[index]
         if index < 2:
-            if self.stage is not None:
-                stage_lr = (self.stage.discriminator_lr, self.stage.generator_lr)[index]
+            if (stage := self.run_state.stage) is not None:
+                stage_lr = (stage.discriminator_lr, stage.generator_lr)[index]
                 rate = rate if stage_lr is None else stage_lr
             if self.learning_rate_schedule is not None:
                 rate *= self.learning_rate_schedule(self.images_seen)
@@ -189,10 +204,7 @@ def compile_each(blocks: Iterable[nn.Module]) -> None:
     """Compile blocks with torch.compile, each by itself."""
     for block in blocks:
         block.compile()
-    # They share their class's code, and each is compiled for learning, standing still and drawing: past the
-    # limit, which is 8, torch would go on without compiling.
-    limits = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, 64)
+    raise_recompile_limit(64)
 
 
 def _check_kind(setting: str, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -1,21 +1,21 @@
-"""What a run tells: losses, margins, norms and speed, all on the clock of images."""
+"""What each step logs: losses, logits, gradient norms and speed, by images seen."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from imagen_pl.training.manual_optimization import ManualOptimization
+from imagen_pl.schedules import RunState
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """The most that was in use so far, GiB: a GPU's own memory, else this process's."""
+    """Peak memory so far, GiB: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     if sys.platform == "win32":
@@ -27,20 +27,18 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 class StepLogger:
-    """Collects numbers during a step and hands them to the loggers now and then.
+    """Collects the numbers of a step and logs them every `log_every_n_steps` batches.
 
-    Numbers stay on the device until they are due, so that noting them costs no synchronisation.
+    Numbers stay on the device until they are logged, so that collecting them needs no synchronisation.
 
     Attributes:
         status: the newest numbers, for the progress bar.
-        stage: index of the growth stage.
-        learns: the blocks that learn now, in a few letters; empty while all do.
+        learns: the blocks that are being trained, in a few letters; empty while all are.
         standing: further numbers to log each time.
     """
 
     def __init__(self) -> None:
         self.status: dict[str, float] = {}
-        self.stage = 0
         self.learns = ""
         self.standing: dict[str, float] = {}
         self._notes: dict[str, Float[Tensor, ""]] = {}
@@ -51,48 +49,51 @@ class StepLogger:
         self._notes.update({name: value.detach() for name, value in numbers.items()})
 
     def note_logits(self, real: Float[Tensor, "b k"], fake: Float[Tensor, "b k"]) -> None:
-        """The discriminator's margin: how far it holds reals above fakes."""
+        """Note the mean logits, and the margin between real and generated images."""
         real, fake = real.detach().mean(), fake.detach().mean()
         self.note({"real_logits": real, "fake_logits": fake, "d_margin": real - fake})
 
-    def is_due(self, system: ManualOptimization) -> bool:
+    def is_due(self, trainer: Trainer) -> bool:
         """Whether this batch's numbers go to the loggers."""
-        every = max(system.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
-        return system.trainer.fit_loop.epoch_loop.total_batch_idx % every == 0
+        every = max(trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
+        return trainer.fit_loop.epoch_loop.total_batch_idx % every == 0
 
-    def report(self, system: ManualOptimization, batch_size: int) -> None:
-        """Hand over what was noted; call it after the clock has moved."""
+    def report(self, module: LightningModule, state: RunState, numbers: Mapping[str, float]) -> None:
+        """Log what was noted during the step; call it after the clock has moved.
+
+        Args:
+            module: whose loggers and device they are.
+            state: the clock and the growth.
+            numbers: further numbers, such as learning rates.
+        """
         if self._timed_from is None:  # the first batch warms up and is not timed
-            self._timed_from = (system.images_seen, perf_counter())
-        if not self.is_due(system):
+            self._timed_from = (state.images_seen, perf_counter())
+        if not self.is_due(module.trainer):
             return
-        numbers = {f"train/{name}": float(value) for name, value in self._notes.items()}
-        numbers |= {
-            "growth/stage": self.stage,
-            "growth/resolution": system.growth.resolution,
-            "growth/fade": system.growth.fade,
+        logged = {f"train/{name}": float(value) for name, value in self._notes.items()}
+        logged |= {
+            "growth/stage": 0 if state.position is None else state.position.index,
+            "growth/resolution": state.growth.resolution,
+            "growth/fade": state.growth.fade,
         }
-        numbers |= self.standing
-        numbers |= dict(zip(("train/d_lr", "train/g_lr"), system.learning_rates, strict=False))
-        if isinstance(probability := getattr(getattr(system, "augment", None), "probability", None), Tensor):
-            numbers["train/augment_probability"] = float(probability)
+        logged |= {**self.standing, **numbers}
         seen, since = self._timed_from
-        if system.images_seen > seen:
-            numbers["train/images_per_second"] = (system.images_seen - seen) / (perf_counter() - since)
-            self._timed_from = (system.images_seen, perf_counter())
-            numbers |= {"train/peak_memory_gb": peak_memory_gb(system.device)}
-        self._log(system, numbers)
+        if state.images_seen > seen:
+            logged["train/images_per_second"] = (state.images_seen - seen) / (perf_counter() - since)
+            self._timed_from = (state.images_seen, perf_counter())
+            logged |= {"train/peak_memory_gb": peak_memory_gb(module.device)}
+        self._log(module, state, logged)
 
-    def report_scores(self, system: ManualOptimization, scores: dict[str, float]) -> None:
-        """Scores of a validation: to the loggers, and to callbacks that watch them."""
+    def report_scores(self, module: LightningModule, state: RunState, scores: Mapping[str, float]) -> None:
+        """Log the scores of a validation, and give them to callbacks that monitor them."""
         numbers = {f"val/{name}": value for name, value in scores.items()}
-        self._log(system, numbers)
+        self._log(module, state, numbers)
         for name, value in numbers.items():
             # Every process holds the same value already.
-            system.log(name, torch.tensor(value, dtype=torch.float32), logger=False, rank_zero_only=False)
-        self._timed_from = (system.images_seen, perf_counter())
+            module.log(name, torch.tensor(value, dtype=torch.float32), logger=False, rank_zero_only=False)
+        self._timed_from = (state.images_seen, perf_counter())
 
-    def _log(self, system: ManualOptimization, numbers: dict[str, float]) -> None:
+    def _log(self, module: LightningModule, state: RunState, numbers: dict[str, float]) -> None:
         self.status |= numbers
-        for logger in system.loggers:
-            logger.log_metrics({**numbers, "images_seen": system.images_seen}, step=system.images_seen)
+        for logger in module.loggers:
+            logger.log_metrics({**numbers, "images_seen": state.images_seen}, step=state.images_seen)

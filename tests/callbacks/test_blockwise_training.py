@@ -63,7 +63,7 @@ def system(**settings: Any) -> TextToImageGAN:
         "discriminator": {"heads_at": [8, 16]},
         "adversarial": Relativistic(),
         "penalties": [R1(0.5, every=2)],
-        "matching": [MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8)],
+        "losses": [MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8)],
         "generator_optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
         "discriminator_optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
     }
@@ -225,7 +225,7 @@ def test_resumed_equals_uninterrupted(policy: BlockPolicy, tmp_path: Path) -> No
 def test_a_fresh_discriminator_starts_from_its_first_weights_at_each_growth() -> None:
     """With what the terms learn beside it, and without moments."""
     trained = system(generator_optimizer=sgd(0.0), discriminator_optimizer=adam())
-    learnt = [*trained.discriminator.named_parameters(), *trained.terms.named_parameters()]
+    learnt = [*trained.discriminator.named_parameters(), *trained.losses.named_parameters()]
     first = {name: p.detach().clone() for name, p in learnt}
     anew: dict[int, bool] = {}
 

@@ -239,5 +239,5 @@ def test_without_growth_the_whole_networks_train_at_the_datas_resolution() -> No
     trainer.fit(system, tiny_data(resolution=32, batch_size=4))
     assert shapes == [(4, 3, 32, 32)] * 2
     assert system.images_seen == 8
-    assert (system.growth, system.stage) == (Growth(32), None)
+    assert (system.growth, system.run_state.stage) == (Growth(32), None)
     assert tiny_trainer(8).max_steps == 2

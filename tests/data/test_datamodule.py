@@ -81,7 +81,7 @@ def trainer(epochs: int, **settings: Any) -> Trainer:
 
 def fit(data: CaptionedImages, epochs: int, ckpt_path: str | None = None) -> tuple[Looker, Trainer]:
     looker, run = Looker(), trainer(epochs)
-    data.stages = STAGES
+    data.run_state.stages = list(STAGES)
     run.fit(looker, data, ckpt_path=ckpt_path)
     return looker, run
 
@@ -165,7 +165,7 @@ def test_cache_is_bounded() -> None:
     loader = data.train_dataloader()
     list(loader)
     assert list(loader.dataset._cache) == [8]  # type: ignore[attr-defined]
-    data.stages = [Stage(16, 1, 4)]
+    data.run_state.stages = [Stage(16, 1, 4)]
     list(loader)
     assert list(loader.dataset._cache) == [8]  # type: ignore[attr-defined]
 
@@ -219,7 +219,7 @@ def test_flips(tmp_path: Path) -> None:
 
 def test_text_features_travel_with_the_batch() -> None:
     data = module(Solid(10), val_fraction=0.2)
-    data.text_lookup = Lengths()
+    data.run_state.text_lookup = Lengths()
     for loader in (data.train_dataloader(), data.val_dataloader()):
         for batch in loader:
             assert isinstance(batch.text, TextFeatures)
@@ -236,7 +236,7 @@ class Lengths:
 
 def test_data_sets_pickle_for_workers_that_are_spawned(tmp_path: Path) -> None:
     data = module(FolderSource(str(write_photos(tmp_path))), val_fraction=0)
-    data.text_lookup = Lengths()
+    data.run_state.text_lookup = Lengths()
     loader = data.train_dataloader()
     (plan, *_) = loader.sampler
     again = pickle.loads(pickle.dumps(loader.dataset))

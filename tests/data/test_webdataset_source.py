@@ -50,9 +50,8 @@ def check_pairs(batch: CaptionedBatch) -> None:
 
 def test_pairs_numbers_and_resolutions_follow_the_clock(tmp_path: Path) -> None:
     data = data_of(write_shards(tmp_path, 4), batch_size=4)
-    data.stages = [Stage(8, 0.006, 4), Stage(16, 1, 2)]
+    data.run_state.stages = [Stage(8, 0.006, 4), Stage(16, 1, 2)]
     seen = 0
-    data.clock = lambda: seen
     loader = data.train_dataloader()
     sizes = []
     for _ in range(2):
@@ -61,15 +60,15 @@ def test_pairs_numbers_and_resolutions_follow_the_clock(tmp_path: Path) -> None:
             assert batch.indices.tolist() == list(range(seen, seen + len(batch)))
             sizes.append((len(batch), batch.images.shape[-1]))
             seen += len(batch)
+            data.run_state.images_seen = seen
     assert sizes == [(4, 8)] * 2 + [(2, 16)] * 12
     assert data.captions() is None
 
 
 def test_workers_share_the_shards_and_follow_the_clock(tmp_path: Path) -> None:
     data = data_of(write_shards(tmp_path, 5), num_workers=2, batch_size=4)
-    data.stages = [Stage(8, 0.02, 4), Stage(16, 1, 4)]
+    data.run_state.stages = [Stage(8, 0.02, 4), Stage(16, 1, 4)]
     seen = 0
-    data.clock = lambda: seen
     loader = data.train_dataloader()
     served = []
     for _ in range(4):
@@ -79,6 +78,7 @@ def test_workers_share_the_shards_and_follow_the_clock(tmp_path: Path) -> None:
             assert batch.images.shape[-1] == (8 if seen < 20 else 16)
             served.append(batch.captions)
             seen += len(batch)
+            data.run_state.images_seen = seen
     # The streams go on from epoch to epoch, and no worker reads another's shards.
     of_worker = [{int(c) // 8 for batch in served[w::2] for c in batch} for w in (0, 1)]
     assert not of_worker[0] & of_worker[1]

@@ -134,11 +134,14 @@ def everything() -> TextToImageGAN:
         discriminator={"minibatch_stddev": 4, "text_adapter": TextAdapter(16, hidden_dim=8)},
         adversarial=Relativistic(),
         penalties=[R1(0.5, every=2), R2(0.5)],
-        matching=[MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8)],
-        self_supervised=tiny_tasks(),
-        unseen=InterpolatedCaptionLoss(
-            TinyBackbone(), 32, text_dim=16, seen_dim=4, share=0.5, from_resolution=8
-        ),
+        losses=[
+            MismatchedCaptions(),
+            ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8),
+            *tiny_tasks(),
+            InterpolatedCaptionLoss(
+                TinyBackbone(), 32, text_dim=16, seen_dim=4, share=0.5, from_resolution=8
+            ),
+        ],
         augment=DiffAugment(probability=0.3, target=0.6, adapt_kimg=1.0),
         generator_optimizer=partial(Muon, lr=1e-3),
         discriminator_optimizer=adam(),

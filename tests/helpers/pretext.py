@@ -75,7 +75,7 @@ def task_for(name: str, share: float = 1.0) -> SelfSupervisedTask:
     tasks = {
         "rotation": lambda: Rotation(MAPS, share),
         "reconstruction": lambda: Reconstruction(MAPS, MAPS, image_resolution=SIDE, width=16, share=share),
-        "colour": lambda: Colorization(MAPS, map_resolution=4, share=share),
+        "colorization": lambda: Colorization(MAPS, map_resolution=4, share=share),
         "instance": lambda: InstanceDiscrimination(MAPS, 8, share=share),
     }
     return tasks[name]()

@@ -7,7 +7,7 @@ from imagen_pl.losses.instance_discrimination import InstanceDiscrimination
 from imagen_pl.losses.reconstruction import Reconstruction
 from imagen_pl.losses.self_supervised import Rotation, SelfSupervisedTask
 
-NAMES = ("rotation", "reconstruction", "colour", "instance")
+NAMES = ("rotation", "reconstruction", "colorization", "instance")
 
 
 def tiny_task(name: str, share: float = 0.5, generator_weight: float = 0.5) -> SelfSupervisedTask:
@@ -16,7 +16,7 @@ def tiny_task(name: str, share: float = 0.5, generator_weight: float = 0.5) -> S
         return Rotation(image_dim=8, share=share, generator_weight=generator_weight)
     if name == "reconstruction":
         return Reconstruction(8, finer_channels=4, width=8, share=share, generator_weight=generator_weight)
-    if name == "colour":
+    if name == "colorization":
         return Colorization(map_channels=8, share=share, generator_weight=generator_weight)
     return InstanceDiscrimination(image_dim=8, embed_dim=8, share=share, generator_weight=generator_weight)
 

@@ -74,7 +74,7 @@ def test_the_prior_tells_how_far_pictures_are_from_its_guess(asked: tuple[TextFe
     # Signs of components are arbitrary, so both go by way of the whole space.
     guess = prior(others)[:, :4].double() @ prior.directions.double().T
     expected = 1 - torch.cosine_similarity(found @ components, guess)
-    off = prior.off(shown.float() / 127.5 - 1, others)
+    off = prior.cosine_distance(shown.float() / 127.5 - 1, others)
     torch.testing.assert_close(off.double(), expected, atol=2e-3, rtol=0)
 
 
@@ -88,8 +88,13 @@ def test_refined_pictures_are_nearer_to_their_guess_and_not_to_others(
     with torch.no_grad():
         plain = generator(z, text)
         moved = {steps: refine(generator, text, z, steps) for steps in (0, 10, 40)}
-        off = {steps: float(prior.off(images, text.pooled).mean()) for steps, images in moved.items()}
-        others = [float(prior.off(images, text.pooled.roll(1, 0)).mean()) for images in (plain, moved[40])]
+        off = {
+            steps: float(prior.cosine_distance(images, text.pooled).mean()) for steps, images in moved.items()
+        }
+        others = [
+            float(prior.cosine_distance(images, text.pooled.roll(1, 0)).mean())
+            for images in (plain, moved[40])
+        ]
     torch.testing.assert_close(moved[0], plain, atol=1e-3, rtol=0)
     assert off[40] < off[10] < off[0]
     assert off[0] - off[40] > 0.1 > others[0] - others[1]
@@ -222,7 +227,11 @@ def test_the_released_model_refines() -> None:
     with torch.no_grad():
         style = generator.style(z, text)
         off = [
-            float(prior.off(refined(generator, prior, style, text, model.growth, n), text.pooled).mean())
+            float(
+                prior.cosine_distance(
+                    refined(generator, prior, style, text, model.growth, n), text.pooled
+                ).mean()
+            )
             for n in (0, 20)
         ]
     assert off[1] < 0.7 * off[0]

@@ -44,7 +44,7 @@ def captions(count: int) -> list[str]:
     return [WORDS[i % len(WORDS)] for i in range(count)]
 
 
-def shown(count: int = 8, empty: int = 0, seed: int = 0) -> LossInputs:
+def inputs(count: int = 8, empty: int = 0, seed: int = 0) -> LossInputs:
     """Images of noise with captions, the last `empty` of which were dropped."""
     images = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     words = captions(count - empty) + [""] * empty
@@ -59,7 +59,7 @@ def teach(term: Captioning, images: LossInputs) -> Tensor:
 
 def fit(system: TextToImageGAN, images: int, *args: Any, **settings: Any) -> None:
     """As `train`, with a fifth of the captions dropped; Lightning counts the captioner's steps too."""
-    term, batches = system.terms.taught, batches_until(images)
+    term, batches = system.losses.separately_trained, batches_until(images)
     assert isinstance(term, Captioning)
     steps = 2 * batches + (0 if term.freeze else -(-batches // term.every))
     train(system, images, *args, data=tiny_data(caption_dropout=0.2), max_steps=steps, **settings)
@@ -70,7 +70,7 @@ def fit(system: TextToImageGAN, images: int, *args: Any, **settings: Any) -> Non
 
 
 def test_it_is_the_captioners_cross_entropy() -> None:
-    term, images = tiny_captioning(tiny_captioner(dropout=0.5)), shown()
+    term, images = tiny_captioning(tiny_captioner(dropout=0.5)), inputs()
     loss = teach(term, images)
     captioner = term.captioner.eval()
     expected = captioner.cross_entropy(captioner.extract_features(images.images), images.captions)
@@ -79,7 +79,7 @@ def test_it_is_the_captioners_cross_entropy() -> None:
 
 
 def test_on_real_images_it_tells_how_well_others_captions_fit() -> None:
-    term, images = tiny_captioning(), shown()
+    term, images = tiny_captioning(), inputs()
     loss = term.learn(images)
     captioner = term.captioner
     memory = captioner.extract_features(images.images)
@@ -91,7 +91,7 @@ def test_on_real_images_it_tells_how_well_others_captions_fit() -> None:
 
 def test_dropped_captions_neither_teach_nor_count() -> None:
     whole, dropped = tiny_captioning(), tiny_captioning()
-    few, many = shown(6), shown(8, empty=2)
+    few, many = inputs(6), inputs(8, empty=2)
     many.images[:6] = few.images
     loss = dropped.learn(many)
     assert not loss[6:].any()
@@ -101,7 +101,7 @@ def test_dropped_captions_neither_teach_nor_count() -> None:
 
 def test_a_share_of_the_images() -> None:
     half, whole = tiny_captioning(share=0.5), tiny_captioning()
-    many = shown(8)
+    many = inputs(8)
     few = LossInputs(many.images[:4], many.features, many.text, many.growth, many.captions[:4])
     torch.testing.assert_close(teach(half, many), teach(whole, few))
     torch.testing.assert_close(half.learn(many), whole.learn(few))
@@ -113,7 +113,7 @@ def test_a_share_of_the_images() -> None:
 
 def test_a_lone_image_has_no_neighbour() -> None:
     term = tiny_captioning()
-    assert is_finite(term.learn(shown(1)))
+    assert is_finite(term.learn(inputs(1)))
     assert not term.measured
     assert not term.take_notes()
 
@@ -130,7 +130,7 @@ def everything(**settings: Any) -> TextToImageGAN:
     term = tiny_captioning(
         captioner, generator_weight=Linear(0.0, 1.0, kimg=0.1), from_resolution=16, every=2, share=0.5
     )
-    return tiny_system(captioning=term)
+    return tiny_system(losses=[term])
 
 
 def state(system: TextToImageGAN) -> dict[str, Any]:
@@ -175,13 +175,13 @@ class Movers(Callback):
 
 def test_each_step_moves_its_own_network_alone() -> None:
     movers = Movers()
-    fit(tiny_system(captioning=tiny_captioning()), 32, [movers])
-    assert movers.by_optimizer == [[{"discriminator"}] * 4, [{"generator"}] * 4, [{"terms"}] * 4]
+    fit(tiny_system(losses=[tiny_captioning()]), 32, [movers])
+    assert movers.by_optimizer == [[{"discriminator"}] * 4, [{"generator"}] * 4, [{"losses"}] * 4]
 
 
 def test_the_generator_learns_from_it_and_the_captioner_does_not() -> None:
     term = tiny_captioning()
-    images = shown()
+    images = inputs()
     images.images.requires_grad_()
     term.captioner.requires_grad_(False)  # as the system does in the generator's step
     teach(term, images).mean().backward()
@@ -192,7 +192,7 @@ def test_the_generator_learns_from_it_and_the_captioner_does_not() -> None:
 
 def test_its_numbers_are_logged_and_its_weight_follows_the_stages() -> None:
     told = Remember()
-    system = tiny_system(captioning=tiny_captioning(from_resolution=16))
+    system = tiny_system(losses=[tiny_captioning(from_resolution=16)])
     fit(system, 96, logger=told, log_every_n_steps=1)
     assert sorted(told.column("train/caption_ce")) == [*range(8, 97, 8)]
     assert sorted(told.column("train/caption_ce_shuffled")) == [*range(8, 97, 8)]
@@ -203,9 +203,9 @@ def test_its_numbers_are_logged_and_its_weight_follows_the_stages() -> None:
 def test_a_batch_in_parts_teaches_the_captioner_as_a_whole_one() -> None:
     runs = []
     for accumulate in (1, 2):
-        system = tiny_system(captioning=tiny_captioning(generator_weight=0.0), accumulate=accumulate)
+        system = tiny_system(losses=[tiny_captioning(generator_weight=0.0)], accumulate=accumulate)
         fit(system, 16)
-        runs.append(weights_of(system.terms.taught.captioner))  # type: ignore[union-attr]
+        runs.append(weights_of(system.losses.separately_trained.captioner))  # type: ignore[union-attr]
     for name, value in runs[0].items():
         torch.testing.assert_close(runs[1][name], value, rtol=1e-3, atol=1e-4)
 
@@ -216,7 +216,7 @@ def test_the_discriminator_is_asked_only_where_its_maps_are_read(
 ) -> None:
     """Real and fake images in its own step, both in the generator's; the captioner's adds one or none."""
     captioner = tiny_captioner() if features is None else tiny_captioner(features=features)
-    system = tiny_system(captioning=tiny_captioning(captioner), adversarial=Relativistic())
+    system = tiny_system(losses=[tiny_captioning(captioner)], adversarial=Relativistic())
     look, calls = system.discriminator.extract_features, []
 
     def counted(images: Tensor, growth: Growth | None = None) -> ImageFeatures:
@@ -231,7 +231,7 @@ def test_the_discriminator_is_asked_only_where_its_maps_are_read(
 
 def test_in_half_precision() -> None:
     term = tiny_captioning(tiny_captioner(features=DiscriminatorFeatures(channels=8)))
-    fit(tiny_system(captioning=term), 16, precision="bf16-mixed")
+    fit(tiny_system(losses=[term]), 16, precision="bf16-mixed")
     assert is_finite(term.averages)
     assert term.averages.any()
 
@@ -239,7 +239,7 @@ def test_in_half_precision() -> None:
 def test_maps_that_the_discriminator_has_not_stop_at_once() -> None:
     term = tiny_captioning(tiny_captioner(features=DiscriminatorFeatures(channels=3)))
     with pytest.raises(UserError, match=r"features\.channels is 3, .* 8 px has 8: set it to 8"):
-        tiny_system(captioning=term)
+        tiny_system(losses=[term])
 
 
 # ------------------------------------------------------------------ from an earlier captioner
@@ -259,7 +259,7 @@ def earlier(tmp_path: Path) -> Path:
 def test_a_frozen_captioner_stays_as_it_is(earlier: Path) -> None:
     told = Remember()
     term = tiny_captioning(captioner_from=str(earlier), freeze=True)
-    system = tiny_system(captioning=term)
+    system = tiny_system(losses=[term])
     fit(system, 32, logger=told, log_every_n_steps=1)
     expected = tiny_captioning(captioner_from=str(earlier))
     expected.prepare(list)
@@ -277,7 +277,7 @@ def test_an_earlier_captioner_goes_on_learning(earlier: Path) -> None:
     term = tiny_captioning(captioner_from=str(earlier))
     before = tiny_captioning(captioner_from=str(earlier))
     before.prepare(list)
-    fit(tiny_system(captioning=term), 32)
+    fit(tiny_system(losses=[term]), 32)
     assert torch.equal(term.captioner.tokens.merges, before.captioner.tokens.merges)
     assert not torch.equal(term.captioner.norm.weight, before.captioner.norm.weight)
 
@@ -286,7 +286,7 @@ def test_freezing_asks_for_an_earlier_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="freeze keeps a captioner that has learnt: name it"):
         tiny_captioning(freeze=True)
     with pytest.raises(UserError, match=r"there is no captioner\.safetensors"):
-        fit(tiny_system(captioning=tiny_captioning(captioner_from=str(tmp_path))), 8)
+        fit(tiny_system(losses=[tiny_captioning(captioner_from=str(tmp_path))]), 8)
 
 
 # ------------------------------------------------------------------ whether it teaches anything
@@ -302,8 +302,8 @@ def test_it_says_once_that_a_captioner_without_knowledge_teaches_nothing(
     term = tiny_captioning()
     with caplog.at_level(logging.WARNING, "imagen_pl"):
         for step in range(25):
-            term.learn(shown(seed=step))  # noise, each time another: nothing can be read in it
-            teach(term, shown())
+            term.learn(inputs(seed=step))  # noise, each time another: nothing can be read in it
+            teach(term, inputs())
             assert len(warnings(caplog)) == (step >= 19)
     (line,) = warnings(caplog)
     own, shuffled = term.averages.tolist()
@@ -315,7 +315,7 @@ def test_it_says_once_that_a_captioner_without_knowledge_teaches_nothing(
 
 
 def test_it_says_nothing_of_one_that_reads(caplog: pytest.LogCaptureFixture) -> None:
-    term, images = tiny_captioning(), shown()
+    term, images = tiny_captioning(), inputs()
     term.captioner.prepare(lambda: list(WORDS) * 2)
     optimizer = adam(1e-2)(term.parameters())
     with caplog.at_level(logging.WARNING, "imagen_pl"):
@@ -332,9 +332,9 @@ def test_it_says_nothing_of_one_that_reads(caplog: pytest.LogCaptureFixture) -> 
 def test_the_margin_goes_with_a_resume() -> None:
     first, second = tiny_captioning(), tiny_captioning()
     for step in range(3):
-        first.learn(shown(seed=step))
+        first.learn(inputs(seed=step))
     second.load_state_dict(first.state_dict())
     for term in (first, second):
-        term.learn(shown(seed=9))
+        term.learn(inputs(seed=9))
     assert torch.equal(first.averages, second.averages)
     assert int(second.measured) == 4

@@ -45,7 +45,7 @@ def pictures(count: int = 4, side: int = 8, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def shown(images: Tensor, captions: list[str]) -> LossInputs:
+def inputs(images: Tensor, captions: list[str]) -> LossInputs:
     text = TinyText().encode(captions)
     features = ImageFeatures({}, images.flatten(1)[:, :8])
     return LossInputs(images, features, text, Growth(images.shape[-1]), captions)
@@ -123,7 +123,7 @@ def test_what_is_no_dual_encoder_is_one_line(tmp_path: Path) -> None:
 def test_guidance_is_one_minus_the_cosine(clip: TransformersDualEncoder) -> None:
     guidance, images = ImageTextGuidance(clip, from_resolution=8), pictures()
 
-    loss = guidance(small_discriminator(), NonSaturating(), shown(images, CAPTIONS))
+    loss = guidance(small_discriminator(), NonSaturating(), inputs(images, CAPTIONS))
 
     vectors = zip(clip.images(images), clip.texts(CAPTIONS, torch.device("cpu")), strict=True)
     cosines = torch.stack([a @ b / (a.norm() * b.norm()) for a, b in vectors])
@@ -134,7 +134,7 @@ def test_guidance_is_one_minus_the_cosine(clip: TransformersDualEncoder) -> None
 def test_dropped_captions_guide_nothing(clip: TransformersDualEncoder) -> None:
     guidance, images = ImageTextGuidance(clip), pictures().requires_grad_()
 
-    loss = guidance(small_discriminator(), NonSaturating(), shown(images, ["red heart", "", "", "heart"]))
+    loss = guidance(small_discriminator(), NonSaturating(), inputs(images, ["red heart", "", "", "heart"]))
     loss.sum().backward()
 
     assert images.grad is not None
@@ -158,7 +158,7 @@ def test_pictures_come_to_fit_their_captions(clip: TransformersDualEncoder) -> N
     before = cosines().diag()
     for _ in range(60):
         optimizer.zero_grad()
-        guidance(small_discriminator(), NonSaturating(), shown(images, captions)).sum().backward()
+        guidance(small_discriminator(), NonSaturating(), inputs(images, captions)).sum().backward()
         optimizer.step()
 
     assert (cosines().diag() > before + 0.1).all()
@@ -168,7 +168,7 @@ def test_pictures_come_to_fit_their_captions(clip: TransformersDualEncoder) -> N
 def test_the_encoder_learns_nothing_and_is_not_saved(clip: TransformersDualEncoder) -> None:
     guidance, images = ImageTextGuidance(clip), pictures().requires_grad_()
 
-    guidance(small_discriminator(), NonSaturating(), shown(images, CAPTIONS)).sum().backward()
+    guidance(small_discriminator(), NonSaturating(), inputs(images, CAPTIONS)).sum().backward()
 
     assert list(guidance.parameters()) == []
     assert guidance.state_dict() == {}
@@ -193,7 +193,7 @@ def taught(maps: list[int] | None = None) -> BackboneGuidance:
 def test_linear_maps_learn_eight_pairs_and_then_guide() -> None:
     guidance = taught()
     captions = [f"{i} of eight" for i in range(8)]
-    real = shown(pictures(8), captions)
+    real = inputs(pictures(8), captions)
     optimizer = torch.optim.Adam(guidance.parameters(), lr=1e-2)
     for _ in range(40):
         optimizer.zero_grad()
@@ -203,12 +203,12 @@ def test_linear_maps_learn_eight_pairs_and_then_guide() -> None:
     with torch.no_grad():
         right = guidance(small_discriminator(), NonSaturating(), real)
         wrong = guidance(
-            small_discriminator(), NonSaturating(), shown(pictures(8), captions[1:] + captions[:1])
+            small_discriminator(), NonSaturating(), inputs(pictures(8), captions[1:] + captions[:1])
         )
     assert right.max() < 0.2
     assert wrong.min() > 2
     images = pictures(8, seed=1).requires_grad_()
-    guidance(small_discriminator(), NonSaturating(), shown(images, captions)).sum().backward()
+    guidance(small_discriminator(), NonSaturating(), inputs(images, captions)).sum().backward()
     assert images.grad is not None
     assert images.grad.flatten(1).any(1).all()
 
@@ -228,7 +228,7 @@ def test_only_the_linear_maps_are_learnt_and_saved() -> None:
 def test_sizes_are_checked_before_the_run() -> None:
     wrong = BackboneGuidance(TimmBackbone(size=16, maps=[0]), text_dim=7)
     with pytest.raises(ValueError, match=r"BackboneGuidance\.text_dim is 7, but .* is 16: set it to 16"):
-        tiny_system(guidance=[wrong])
+        tiny_system(losses=[wrong])
 
 
 # ------------------------------------------------------------------ in a run
@@ -241,13 +241,13 @@ def test_a_guided_run_resumes_to_the_bit(kind: str, folders: dict[str, Path], tm
             return [taught([0])]
         return [ImageTextGuidance(TransformersDualEncoder(str(folders["clip"])), from_resolution=8)]
 
-    systems = [tiny_system(guidance=guided(), accumulate=2) for _ in range(4)]
+    systems = [tiny_system(losses=guided(), accumulate=2) for _ in range(4)]
     whole, stopped, resumed, unguided = systems
     file = tmp_path / "stopped.ckpt"
     train(whole, 56, stages=SHORT)
     train(stopped, 24, [SaveAt({24: file})], stages=SHORT)
     train(resumed, 56, ckpt_path=file, stages=SHORT)
-    unguided.terms[0].generator_weight = 0.0
+    unguided.losses[0].generator_weight = 0.0
     train(unguided, 56, stages=SHORT)
 
     assert_same(weights_of(whole), weights_of(resumed))
@@ -258,9 +258,9 @@ def test_a_guided_run_resumes_to_the_bit(kind: str, folders: dict[str, Path], tm
 def test_scoring_by_a_teacher_is_told_and_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system = tiny_system(guidance=[taught([0])], metrics=[FrechetDistance(kernel_images=0)])
+    system = tiny_system(losses=[taught([0])], metrics=[FrechetDistance(kernel_images=0)])
     monkeypatch.setattr(FrechetDistance, "prepare", lambda self, fid_weights=None: None)
-    assert frozen_names(system.discriminator, system.terms) == ["efficientnet_lite0"]
+    assert frozen_names(system.discriminator, system.losses) == ["efficientnet_lite0"]
 
     with caplog.at_level(logging.WARNING):
         train(system, 8, [SaveAt({8: tmp_path / "a.ckpt"})], stages=SHORT)

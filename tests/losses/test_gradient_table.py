@@ -19,6 +19,7 @@ from imagen_pl.losses.base import LossTerm
 from imagen_pl.losses.clip_guidance import BackboneGuidance, ImageTextGuidance
 from imagen_pl.losses.gradient_penalties import R1, R2, MatchingAwarePenalty, Penalty, WassersteinPenalty
 from imagen_pl.losses.image_matching import PerceptualMatching, PixelMatching
+from imagen_pl.losses.interpolated_captions import InterpolatedCaptionLoss
 from imagen_pl.losses.text_matching import FeatureMatching, ImageTextContrastive, MismatchedCaptions
 from imagen_pl.models.pretrained.backbones import TimmBackbone
 from imagen_pl.models.text.adapter import TextAdapter
@@ -26,7 +27,7 @@ from imagen_pl.models.text.encoder import FrozenTextEncoder
 from imagen_pl.schedules import Stage
 from imagen_pl.training.class_paths import import_all_parts
 from tests.helpers.captioners import tiny_captioning
-from tests.helpers.fakes import TinyDual
+from tests.helpers.fakes import TinyBackbone, TinyDual
 from tests.helpers.networks import awaken
 from tests.helpers.tasks import tiny_task
 from tests.helpers.training import AtEachBatch, tiny_system, train
@@ -51,18 +52,19 @@ TABLE: dict[str, Row] = {
     "r2": (lambda: {"penalties": [R2(1.0)]}, D | D_WORDS, NOTHING, NOTHING),
     "wgan_gp": (lambda: {"penalties": [WassersteinPenalty(1.0)]}, D | D_WORDS, NOTHING, NOTHING),
     "ma_gp": (lambda: {"penalties": [MatchingAwarePenalty(2.0)]}, D | D_WORDS, NOTHING, NOTHING),
-    "mismatch": (lambda: {"matching": [MismatchedCaptions()]}, D | D_WORDS, NOTHING, NOTHING),
-    "contrastive": (lambda: {"matching": [ImageTextContrastive(8, 16, 8)]}, D | OWN, G, NOTHING),
-    "feature_matching": (lambda: {"matching": [FeatureMatching()]}, NOTHING, G, NOTHING),
-    "pixel_matching": (lambda: {"matching": [PixelMatching()]}, NOTHING, G, NOTHING),
-    "perceptual_matching": (lambda: {"matching": [seen_by_lite0()]}, NOTHING, G, NOTHING),
-    "rotation": (lambda: {"self_supervised": [tiny_task("rotation")]}, D | OWN, G, NOTHING),
-    "reconstruction": (lambda: {"self_supervised": [tiny_task("reconstruction")]}, D | OWN, G, NOTHING),
-    "colour": (lambda: {"self_supervised": [tiny_task("colour")]}, D | OWN, G, NOTHING),
-    "instance": (lambda: {"self_supervised": [tiny_task("instance")]}, D | OWN, G, NOTHING),
-    "guidance": (lambda: {"guidance": [ImageTextGuidance(TinyDual(), 1.0, 4)]}, NOTHING, G, NOTHING),
-    "guidance, by a backbone": (lambda: {"guidance": [guided_by_lite0()]}, OWN, G, NOTHING),
-    "caption_ce": (lambda: {"captioning": tiny_captioning()}, NOTHING, G, OWN),
+    "mismatch": (lambda: {"losses": [MismatchedCaptions()]}, D | D_WORDS, NOTHING, NOTHING),
+    "contrastive": (lambda: {"losses": [ImageTextContrastive(8, 16, 8)]}, D | OWN, G, NOTHING),
+    "feature_matching": (lambda: {"losses": [FeatureMatching()]}, NOTHING, G, NOTHING),
+    "pixel_matching": (lambda: {"losses": [PixelMatching()]}, NOTHING, G, NOTHING),
+    "perceptual_matching": (lambda: {"losses": [seen_by_lite0()]}, NOTHING, G, NOTHING),
+    "rotation": (lambda: {"losses": [tiny_task("rotation")]}, D | OWN, G, NOTHING),
+    "reconstruction": (lambda: {"losses": [tiny_task("reconstruction")]}, D | OWN, G, NOTHING),
+    "colorization": (lambda: {"losses": [tiny_task("colorization")]}, D | OWN, G, NOTHING),
+    "instance": (lambda: {"losses": [tiny_task("instance")]}, D | OWN, G, NOTHING),
+    "guidance": (lambda: {"losses": [ImageTextGuidance(TinyDual(), 1.0, 4)]}, NOTHING, G, NOTHING),
+    "guidance, by a backbone": (lambda: {"losses": [guided_by_lite0()]}, OWN, G, NOTHING),
+    "interpolated_captions": (lambda: {"losses": [fitted_regression()]}, NOTHING, G, NOTHING),
+    "caption_ce": (lambda: {"losses": [tiny_captioning()]}, NOTHING, G, OWN),
 }
 STEPS = ("discriminator", "generator", "captioner")
 SIXTEEN = (Stage(16, kimg=1.0, batch_size=8),)
@@ -70,6 +72,10 @@ SIXTEEN = (Stage(16, kimg=1.0, batch_size=8),)
 
 def guided_by_lite0() -> BackboneGuidance:
     return BackboneGuidance(TimmBackbone(size=16, maps=[0]), text_dim=16, embed_dim=8)
+
+
+def fitted_regression() -> InterpolatedCaptionLoss:
+    return InterpolatedCaptionLoss(TinyBackbone(), 32, text_dim=16, seen_dim=4, share=1.0, from_resolution=8)
 
 
 def seen_by_lite0() -> PerceptualMatching:
@@ -95,7 +101,7 @@ def parts_of(system: TextToImageGAN) -> dict[str, list[nn.Parameter]]:
         parts[f"{name}'s adapter"] = adapter
     assert isinstance(system.text_encoder, FrozenTextEncoder)
     return parts | {
-        "the term's own": list(system.terms.parameters()),
+        "the term's own": list(system.losses.parameters()),
         "average": list(system.ema.parameters()),
         "text encoder": list(system.text_encoder.network.parameters()),
     }
@@ -162,7 +168,7 @@ def test_gradients_reach_only_what_they_should(name: str, encoder: FrozenTextEnc
 
 def test_the_table_would_show_a_leak(encoder: FrozenTextEncoder) -> None:
     """A term that forgets to be left out of the generator's step is caught."""
-    reached = reach(encoder, "mismatch", {"matching": [MismatchedCaptions(1.0, generator_weight=1.0)]})
+    reached = reach(encoder, "mismatch", {"losses": [MismatchedCaptions(1.0, generator_weight=1.0)]})
 
     assert reached["generator"] == G != TABLE["mismatch"][2]
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from imagen_pl.losses.adversarial import NonSaturating
-from imagen_pl.losses.base import LossInputs
+from imagen_pl.losses.base import LossInputs, LossTerm
 from imagen_pl.losses.image_matching import PerceptualMatching, PixelMatching
-from imagen_pl.losses.text_matching import MatchingLoss
 from imagen_pl.models.discriminators.base import ImageFeatures
 from imagen_pl.models.pretrained.backbones import IMAGENET, Backbone, Normalisation, TimmBackbone
 from imagen_pl.schedules import Linear
@@ -48,10 +47,10 @@ def _images(seed: int, count: int = 3) -> Tensor:
 
 def _shown(fake: Tensor, real: Tensor | None) -> LossInputs:
     features = ImageFeatures({}, fake.flatten(1))
-    return LossInputs(fake, features, text_features(len(fake)), Growth(8), paired_images=real)
+    return LossInputs(fake, features, text_features(len(fake)), Growth(8), real_images=real)
 
 
-def _loss(term: MatchingLoss, fake: Tensor, real: Tensor | None) -> Tensor:
+def _loss(term: LossTerm, fake: Tensor, real: Tensor | None) -> Tensor:
     return term(small_discriminator(), NonSaturating(), _shown(fake, real))
 
 
@@ -77,7 +76,7 @@ def test_perceptual_matching_is_the_distance_of_maps_by_their_size() -> None:
 
 
 @pytest.mark.parametrize("term", [PixelMatching(), PerceptualMatching(TimmBackbone(size=32))])
-def test_a_step_down_the_slope_comes_nearer(term: MatchingLoss) -> None:
+def test_a_step_down_the_slope_comes_nearer(term: LossTerm) -> None:
     fake, real = _images(0).requires_grad_(), _images(1)
     before = _loss(term, fake, real)
     (slope,) = torch.autograd.grad(before.sum(), fake)
@@ -95,7 +94,7 @@ def test_a_frozen_network_is_no_part_of_the_term() -> None:
 
 
 @pytest.mark.parametrize("term", [PixelMatching(), PerceptualMatching(Halves())])
-def test_real_images_are_asked_for(term: MatchingLoss) -> None:
+def test_real_images_are_asked_for(term: LossTerm) -> None:
     with pytest.raises(ValueError, match="matching compares: give the real images too"):
         _loss(term, _images(0), None)
 
@@ -106,14 +105,14 @@ def test_the_system_gives_each_fake_the_real_image_of_its_own_caption() -> None:
     compared: list[tuple[Tensor, float]] = []
 
     class Watched(PixelMatching):
-        def forward(self, discriminator, adversarial, shown):  # type: ignore[no-untyped-def]
-            assert shown.paired_images is not None
-            compared.append((shown.paired_images, shown.growth.fade))
-            return super().forward(discriminator, adversarial, shown)
+        def forward(self, discriminator, adversarial, inputs):  # type: ignore[no-untyped-def]
+            assert inputs.real_images is not None
+            compared.append((inputs.real_images, inputs.growth.fade))
+            return super().forward(discriminator, adversarial, inputs)
 
     logged = Remember()
     weight = Linear(start=4.0, end=0.0, kimg=0.128)
-    system = tiny_system(matching=[Watched(generator_weight=weight)])
+    system = tiny_system(losses=[Watched(generator_weight=weight)])
     look = AtEachBatch(before=lambda system, batch: served.append(batch.images))
     train(system, 160, [look], logger=logged, log_every_n_steps=1)
 

@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imagen_pl.lightning_module import TextToImageGAN
-from imagen_pl.losses.interpolated_captions import InterpolatedCaptionLoss, mixed
+from imagen_pl.losses.adversarial import NonSaturating
+from imagen_pl.losses.base import LossInputs
+from imagen_pl.losses.interpolated_captions import FeatureRegression, InterpolatedCaptionLoss, mixed
+from imagen_pl.models.discriminators.base import ImageFeatures
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.schedules import Linear
@@ -51,22 +54,39 @@ class Painted(Generator):
         return {}
 
 
+def apply_loss(
+    loss: InterpolatedCaptionLoss, generator: Any, latents: Tensor, text: TextFeatures, growth: Growth
+) -> Tensor:
+    """The loss in a generator step, of which it reads no more than these."""
+    features = ImageFeatures({}, torch.zeros(len(text), 0))
+    images = torch.zeros(len(text), 3, growth.resolution, growth.resolution)
+    inputs = LossInputs(images, features, text, growth, generator=generator, latents=latents)
+    discriminator = tiny_system().discriminator
+    return loss(discriminator, NonSaturating(), inputs)
+
+
+def regression_of(system: TextToImageGAN) -> FeatureRegression:
+    (term,) = system.losses
+    assert isinstance(term, InterpolatedCaptionLoss)
+    return term.regression
+
+
 def drawn(unseen: InterpolatedCaptionLoss, images: Tensor, text: TextFeatures) -> tuple[Tensor, TextFeatures]:
     """Its losses of these images, and the captions between `text` that they count as drawn for."""
     painter = Painted(images)
-    losses = unseen(painter, torch.zeros(len(text), 8), text, Growth(32))
+    losses = apply_loss(unseen, painter, torch.zeros(len(text), 8), text, Growth(32))
     return losses, painter.asked[0]
 
 
 def test_losses_are_the_cosine_between_what_is_seen_and_what_is_guessed() -> None:
     pooled, images = pairs()
     unseen = tiny_unseen(share=1.0)
-    unseen.fit([(pooled[:10], images[:10]), (pooled[10:], images[10:])])
-    others, shown = pairs(9, seed=1)
-    losses, between = drawn(unseen, shown, texts(others))
+    unseen.regression.fit([(pooled[:10], images[:10]), (pooled[10:], images[10:])])
+    others, inputs = pairs(9, seed=1)
+    losses, between = drawn(unseen, inputs, texts(others))
 
     def seen(x: Tensor) -> np.ndarray[Any, Any]:
-        maps = unseen.backbone(x.float() / 127.5 - 1)
+        maps = unseen.regression.backbone(x.float() / 127.5 - 1)
         return torch.cat([each.mean((2, 3)) for each in maps], 1).double().numpy()
 
     train_seen = seen(images)
@@ -76,7 +96,7 @@ def test_losses_are_the_cosine_between_what_is_seen_and_what_is_guessed() -> Non
     known, t = (F.normalize(x, dim=1).double().numpy() for x in (pooled, between.pooled))
     kernel = np.exp(4 * (known @ known.T - 1)) + 2 * np.eye(len(known))
     guess = np.exp(4 * (t @ known.T - 1)) @ np.linalg.solve(kernel, (train_seen - centre) @ scaled.T)
-    is_seen = (seen(shown) - centre) @ scaled.T
+    is_seen = (seen(inputs) - centre) @ scaled.T
     cosine = (is_seen * guess).sum(1) / np.linalg.norm(is_seen, axis=1) / np.linalg.norm(guess, axis=1)
     np.testing.assert_allclose(losses.numpy(), 1 - cosine, atol=2e-3)
 
@@ -84,11 +104,11 @@ def test_losses_are_the_cosine_between_what_is_seen_and_what_is_guessed() -> Non
 def test_right_images_cost_less_than_those_of_other_captions() -> None:
     pooled, images = pairs(200)
     unseen = tiny_unseen(200, share=1.0, ridge=0.1)
-    unseen.fit([(pooled, images)])
-    held_out, shown = pairs(40, seed=1)
+    unseen.regression.fit([(pooled, images)])
+    held_out, inputs = pairs(40, seed=1)
     same = texts(held_out)
-    own = torch.stack([drawn(unseen, shown[k : k + 1], same[k : k + 1])[0][0] for k in range(40)])
-    other = torch.stack([drawn(unseen, shown[k - 1 : k], same[k : k + 1])[0][0] for k in range(1, 40)])
+    own = torch.stack([drawn(unseen, inputs[k : k + 1], same[k : k + 1])[0][0] for k in range(40)])
+    other = torch.stack([drawn(unseen, inputs[k - 1 : k], same[k : k + 1])[0][0] for k in range(1, 40)])
     assert own.mean() < 0.7 * other.mean()
 
 
@@ -110,7 +130,7 @@ def test_captions_between_are_between_and_hold_the_words_of_both() -> None:
 def test_it_asks_for_a_share_of_the_batch(share: float, asked: int) -> None:
     pooled, images = pairs()
     unseen = tiny_unseen(share=share)
-    unseen.fit([(pooled, images)])
+    unseen.regression.fit([(pooled, images)])
     assert len(drawn(unseen, images, texts(pooled[:8]))[0]) == asked
 
 
@@ -118,7 +138,7 @@ def test_a_generator_learns_of_it_what_captions_never_drawn_look_like() -> None:
     """Taught by nothing else, it draws held-out captions nearer to their guesses than to others'."""
     pooled, images = pairs(64)
     unseen = tiny_unseen(64, share=1.0, ridge=0.1)
-    unseen.fit([(pooled, images)])
+    unseen.regression.fit([(pooled, images)])
     torch.manual_seed(0)
     generator = StyleGenerator({8: 8, 16: 8}, text_dim=16, latent_dim=8, style_dim=16)
     optimizer = torch.optim.Adam(generator.parameters(), 3e-3)
@@ -127,13 +147,17 @@ def test_a_generator_learns_of_it_what_captions_never_drawn_look_like() -> None:
     def cost(shift: int) -> float:
         with torch.no_grad():
             painted = generator(torch.zeros(32, 8), held_out)
-            seen = (unseen.means(painted) - unseen.centre) @ unseen.directions
-            return float(1 - F.cosine_similarity(seen, unseen.guess(held_out.pooled.roll(shift, 0))).mean())
+            seen = (
+                unseen.regression.means(painted) - unseen.regression.centre
+            ) @ unseen.regression.directions
+            return float(
+                1 - F.cosine_similarity(seen, unseen.regression.guess(held_out.pooled.roll(shift, 0))).mean()
+            )
 
     before = cost(0)
     for _ in range(60):
         optimizer.zero_grad()
-        unseen(generator, torch.randn(64, 8), texts(pooled), Growth(16)).mean().backward()
+        apply_loss(unseen, generator, torch.randn(64, 8), texts(pooled), Growth(16)).mean().backward()
         optimizer.step()
     assert cost(0) < 0.6 * before
     assert cost(0) < 0.6 * cost(1)
@@ -144,11 +168,11 @@ def test_few_images_leave_out_what_they_cannot_tell(count: int) -> None:
     """Else rounding would be blown up to the size of what is known."""
     pooled, images = pairs(count)
     unseen = tiny_unseen(share=1.0, seen_dim=8)
-    unseen.fit([(pooled, images)])
-    ranks = int(torch.linalg.matrix_rank(unseen.directions))
-    assert ranks == int((unseen.directions != 0).any(0).sum()) < max(2, count)
-    others, shown = pairs(6, seed=1)
-    losses = drawn(unseen, shown, texts(others))[0]
+    unseen.regression.fit([(pooled, images)])
+    ranks = int(torch.linalg.matrix_rank(unseen.regression.directions))
+    assert ranks == int((unseen.regression.directions != 0).any(0).sum()) < max(2, count)
+    others, inputs = pairs(6, seed=1)
+    losses = drawn(unseen, inputs, texts(others))[0]
     assert losses.isfinite().all()
     assert count > 1 or torch.equal(losses, torch.ones(6))
 
@@ -156,9 +180,9 @@ def test_few_images_leave_out_what_they_cannot_tell(count: int) -> None:
 def test_autocast_leaves_the_projection_in_float32() -> None:
     pooled, images = pairs()
     unseen = tiny_unseen(share=1.0)
-    unseen.fit([(pooled, images)])
+    unseen.regression.fit([(pooled, images)])
     seen: list[Tensor] = []
-    unseen.means = lambda x: seen.append(x.mean((2, 3)).repeat(1, 4)) or seen[-1]  # type: ignore[method-assign, func-returns-value]
+    unseen.regression.means = lambda x: seen.append(x.mean((2, 3)).repeat(1, 4)) or seen[-1]  # type: ignore[method-assign, func-returns-value]
     torch.manual_seed(0)
     plain = drawn(unseen, images, texts(pooled[:8]))[0]
     torch.manual_seed(0)
@@ -169,9 +193,9 @@ def test_autocast_leaves_the_projection_in_float32() -> None:
 
 def test_a_size_of_vectors_that_is_not_the_encoders() -> None:
     with pytest.raises(
-        ValueError, match=r"InterpolatedCaptionLoss.text_dim is 24, but the text encoder gives 16"
+        ValueError, match=r"InterpolatedCaptionLoss.text_dim is 24, but the discriminator's text_dim is 16"
     ):
-        tiny_system(unseen=tiny_unseen(text_dim=24))
+        tiny_system(losses=[tiny_unseen(text_dim=24)])
 
 
 @pytest.mark.parametrize(
@@ -189,7 +213,7 @@ def test_settings_out_of_range(settings: dict[str, Any]) -> None:
 def trained(
     images: int = 16, unseen: InterpolatedCaptionLoss | None = None, accumulate: int = 1, **settings: Any
 ) -> TextToImageGAN:
-    system = tiny_system(unseen=unseen, accumulate=accumulate)
+    system = tiny_system(losses=[] if unseen is None else [unseen], accumulate=accumulate)
     train(system, images, **settings)
     return system
 
@@ -197,12 +221,11 @@ def trained(
 def test_it_sees_the_training_set_before_the_first_batch() -> None:
     data = tiny_data(24)
     system = trained(8, tiny_unseen(), data=data)
-    assert system.unseen is not None
-    expected = tiny_unseen()
+    expected = tiny_unseen().regression
     expected.fit((TinyText().encode(b.captions).pooled, b.images) for b in data.pairs(24, largest=16))
     for name, value in expected.state_dict().items():
         assert value.any()
-        torch.testing.assert_close(system.unseen.state_dict()[name], value)
+        torch.testing.assert_close(regression_of(system).state_dict()[name], value)
     assert system.teacher_networks() == ["tiny"]
 
 
@@ -210,14 +233,12 @@ def test_each_part_of_a_batch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     forward = InterpolatedCaptionLoss.forward
 
-    def recorded(
-        self: InterpolatedCaptionLoss, generator: Any, z: Tensor, text: TextFeatures, growth: Any
-    ) -> Tensor:
-        losses = forward(self, generator, z, text, growth)
+    def count_rows(self: InterpolatedCaptionLoss, *inputs: Any) -> Tensor:
+        losses = forward(self, *inputs)
         rows.append(len(losses))
         return losses
 
-    monkeypatch.setattr(InterpolatedCaptionLoss, "forward", recorded)
+    monkeypatch.setattr(InterpolatedCaptionLoss, "forward", count_rows)
     system = trained(8, tiny_unseen(share=0.5), accumulate=4)
     assert rows == [1] * 4
     assert all(value.isfinite().all() for value in weights_of(system.generator).values())
@@ -230,28 +251,27 @@ def test_it_teaches_the_generator_and_leaves_the_discriminators_step_alone() -> 
     assert any(not torch.equal(moved[name], value) for name, value in weights_of(without.generator).items())
 
 
-@pytest.mark.parametrize("settings", [{"weight": 0.0}, {"from_resolution": 64}])
+@pytest.mark.parametrize("settings", [{"generator_weight": 0.0}, {"from_resolution": 64}])
 def test_what_does_not_count_changes_nothing(settings: dict[str, Any]) -> None:
     assert_same(weights_of(trained(16, tiny_unseen(**settings)).generator), weights_of(trained(16).generator))
 
 
 def test_the_weight_may_follow_a_schedule() -> None:
-    unseen = tiny_unseen(weight=Linear(start=2.0, end=0.0, kimg=1), from_resolution=16)
-    assert [unseen.weight_at(*at) for at in ((500, 16), (500, 8), (1000, 32))] == [1.0, 0.0, 0.0]
+    unseen = tiny_unseen(generator_weight=Linear(start=2.0, end=0.0, kimg=1), from_resolution=16)
+    assert [unseen.weight("generator", *at) for at in ((500, 16), (500, 8), (1000, 32))] == [1.0, 0.0, 0.0]
 
 
 def test_a_resume_takes_it_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tiny_system(unseen=tiny_unseen())
+    whole = tiny_system(losses=[tiny_unseen()])
     train(whole, 16, [SaveAt({8: tmp_path / "middle.ckpt"})])
-    monkeypatch.setattr(InterpolatedCaptionLoss, "fit", lambda *_: pytest.fail("it was solved again"))
-    resumed = tiny_system(unseen=tiny_unseen())
+    monkeypatch.setattr(FeatureRegression, "fit", lambda *_: pytest.fail("it was solved again"))
+    resumed = tiny_system(losses=[tiny_unseen()])
     train(resumed, 16, ckpt_path=tmp_path / "middle.ckpt")
     assert_same(weights_of(resumed), weights_of(whole))
 
 
 def test_it_is_solved_anew_where_a_training_starts_from_a_stem(tmp_path: Path) -> None:
     train(tiny_system(), 8, [SaveAt({8: tmp_path / "first.ckpt"})])
-    system = tiny_system(generator={"init_from": str(tmp_path / "first.ckpt")}, unseen=tiny_unseen())
+    system = tiny_system(generator={"init_from": str(tmp_path / "first.ckpt")}, losses=[tiny_unseen()])
     train(system, 8)
-    assert system.unseen is not None
-    assert system.unseen.weights.any()
+    assert regression_of(system).weights.any()

@@ -37,7 +37,7 @@ def test_rotation_knows_each_way_up_from_the_others() -> None:
     right = -math.log(math.exp(5) / (math.exp(5) + 3 * math.exp(-5)))
     torch.testing.assert_close(loss, torch.full((8,), right))
     assert task.take_notes() == {"accuracy": torch.tensor(1.0)}
-    turned = discriminator.shown[-1]
+    turned = discriminator.inputs[-1]
     assert [int((turned[:, 0, y, x] > 0).sum()) for y in (0, -1) for x in (0, -1)] == [2, 2, 2, 2]
 
 
@@ -48,7 +48,7 @@ def test_rotation_turns_a_single_image_every_way() -> None:
         torch.manual_seed(seed)
         discriminator = Sees(pyramid)
         ask(Rotation(image_dim=4, share=0.1), discriminator, images)
-        ways.add(int((discriminator.shown[-1][0, 0] > 0).flatten().nonzero()))
+        ways.add(int((discriminator.inputs[-1][0, 0] > 0).flatten().nonzero()))
 
     assert ways == {0, SIDE - 1, SIDE * (SIDE - 1), SIDE**2 - 1}
 
@@ -152,7 +152,7 @@ def test_colour_is_told_from_grey_at_each_place() -> None:
 
     loss = ask(task, discriminator, images)
 
-    grey = discriminator.shown[-1]
+    grey = discriminator.inputs[-1]
     assert torch.equal(grey[:, 0], grey[:, 1])
     assert torch.equal(grey[:, 0], grey[:, 2])
     true = F.avg_pool2d(opponents(images)[1], 2)  # 8 places a side
@@ -179,7 +179,7 @@ def test_views_find_each_other_by_how_alike_they_are() -> None:
 
     loss = ask(task, discriminator, images)
 
-    assert torch.equal(discriminator.shown[-1], -images[:2])
+    assert torch.equal(discriminator.inputs[-1], -images[:2])
     by_changed = math.log(1 + 3 * math.exp(-2))  # one of the batch's four
     by_seen = math.log(1 + math.exp(-2))  # one of the two that were changed
     torch.testing.assert_close(loss, torch.full((2,), (by_changed + by_seen) / 2))

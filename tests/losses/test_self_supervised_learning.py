@@ -59,7 +59,8 @@ def overfit(name: str) -> tuple[SelfSupervisedTask, Discriminator]:
 
 
 @pytest.mark.parametrize(
-    ("name", "floor"), [("rotation", 0.02), ("reconstruction", 0.12), ("colour", 0.25), ("instance", 0.15)]
+    ("name", "floor"),
+    [("rotation", 0.02), ("reconstruction", 0.12), ("colorization", 0.25), ("instance", 0.15)],
 )
 def test_each_learns_eight_images_by_heart(name: str, floor: float) -> None:
     """To a small part of what it cost at first, whatever is asked of them."""
@@ -126,7 +127,7 @@ def test_each_shows_the_generator_a_way_down(name: str) -> None:
     [
         (Rotation(), "rotation", (1.0, 0.2), 4),
         (Reconstruction(), "reconstruction", (1.0, 0.0), 16),
-        (Colorization(), "colour", (1.0, 0.0), 8),
+        (Colorization(), "colorization", (1.0, 0.0), 8),
         (InstanceDiscrimination(), "instance", (1.0, 0.1), 8),
         (Rotation(discriminator_weight=0.5, generator_weight=0.1), "rotation", (0.5, 0.1), 4),
     ],
@@ -193,7 +194,7 @@ def test_what_does_not_fit_is_told_before_the_first_batch(
     task: Callable[[], SelfSupervisedTask], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        tiny_system(self_supervised=[task()])
+        tiny_system(losses=[task()])
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_what_does_not_fit_is_told_before_the_first_batch(
 )
 def test_the_contrastive_term_s_sizes_are_checked_too(sizes: tuple[int, int], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        tiny_system(matching=[ImageTextContrastive(*sizes)])
+        tiny_system(losses=[ImageTextContrastive(*sizes)])
 
 
 # ------------------------------------------------------------------ in the whole system
@@ -214,17 +215,15 @@ def test_the_contrastive_term_s_sizes_are_checked_too(sizes: tuple[int, int], me
 def test_all_train_together_and_are_logged() -> None:
     """Augmented, in bfloat16, in parts, through the growth: every loss and note is there and finite."""
     told = Remember()
-    system = tiny_system(
-        self_supervised=tiny_tasks(), augment=DiffAugment(), accumulate=2, penalties=[R1(0.5)]
-    )
-    before = weights_of(system.terms)
+    system = tiny_system(losses=tiny_tasks(), augment=DiffAugment(), accumulate=2, penalties=[R1(0.5)])
+    before = weights_of(system.losses)
 
     train(system, 80, stages=SHORT, logger=told, precision="bf16-mixed", log_every_n_steps=1)
 
     notes = {
         "rotation": ["accuracy"],
         "reconstruction": ["whole", "part"],
-        "colour": ["of_mean"],
+        "colorization": ["of_mean"],
         "instance": ["accuracy"],
     }
     for name, keys in notes.items():
@@ -234,7 +233,7 @@ def test_all_train_together_and_are_logged() -> None:
                 assert numbers, column
                 assert all(math.isfinite(value) for value in numbers.values()), column
     assert min(told.column("train/d_reconstruction")) == 24  # 16 px come after 16 images
-    after = weights_of(system.terms)
+    after = weights_of(system.losses)
     assert all(not torch.equal(before[k], after[k]) for k in before if not k.endswith("probability"))
 
 
@@ -243,7 +242,7 @@ def test_a_task_alone_moves_nothing_where_it_has_no_weight() -> None:
     for tasks in ([], [tiny_task("rotation", generator_weight=0.0)]):
         for task in tasks:
             task.discriminator_weight = 0.0
-        system = tiny_system(self_supervised=tasks)
+        system = tiny_system(losses=tasks)
         train(system, 32)
         runs.append(weights_of(system))
     for name, value in runs[0].items():

@@ -14,7 +14,6 @@ from imagen_pl.losses.base import LossInputs
 from imagen_pl.losses.text_matching import (
     FeatureMatching,
     ImageTextContrastive,
-    MatchingLoss,
     MismatchedCaptions,
 )
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
@@ -43,8 +42,10 @@ def _seen(final: Tensor, *maps: Tensor) -> ImageFeatures:
     return ImageFeatures({m.shape[-1]: m for m in maps}, final)
 
 
-def shown(features: ImageFeatures, text: TextFeatures, paired: ImageFeatures | None = None) -> LossInputs:
-    return LossInputs(torch.zeros(len(text), 3, 4, 4), features, text, Growth(4), paired=paired)
+def inputs(
+    features: ImageFeatures, text: TextFeatures, real_features: ImageFeatures | None = None
+) -> LossInputs:
+    return LossInputs(torch.zeros(len(text), 3, 4, 4), features, text, Growth(4), real_features=real_features)
 
 
 def _like(text: TextFeatures, noise: float = 0.0) -> ImageFeatures:
@@ -58,7 +59,7 @@ def test_mismatch_takes_the_neighbour_s_caption_for_the_fake(adversarial) -> Non
     text = text_features(4)
     seen = _like(text, noise=0.5)
 
-    loss = MismatchedCaptions()(Dot(), adversarial, shown(seen, text))
+    loss = MismatchedCaptions()(Dot(), adversarial, inputs(seen, text))
 
     own = (seen.final * text.pooled).sum(1, keepdim=True)
     wrong = torch.stack([seen.final[i] @ text.pooled[i - 1] for i in range(4)])[:, None]
@@ -69,8 +70,8 @@ def test_mismatch_is_small_where_words_fit_and_large_where_they_do_not() -> None
     text = text_features(4)
     text.pooled = 3 * torch.eye(6)[:4]
 
-    fits = MismatchedCaptions()(Dot(), Relativistic(), shown(_like(text), text))
-    swapped = MismatchedCaptions()(Dot(), Relativistic(), shown(_like(text), text.roll()))
+    fits = MismatchedCaptions()(Dot(), Relativistic(), inputs(_like(text), text))
+    swapped = MismatchedCaptions()(Dot(), Relativistic(), inputs(_like(text), text.roll()))
 
     torch.testing.assert_close(fits, F.softplus(torch.full((4,), -9.0)))
     assert swapped.min() > fits.max()
@@ -89,7 +90,7 @@ def test_mismatch_teaches_the_discriminator_to_read() -> None:
     for _ in range(25):
         optimizer.zero_grad()
         seen = discriminator.extract_features(images)
-        MismatchedCaptions()(discriminator, Relativistic(), shown(seen, text)).mean().backward()
+        MismatchedCaptions()(discriminator, Relativistic(), inputs(seen, text)).mean().backward()
         optimizer.step()
 
     assert (margin() > 1).all(), margin()
@@ -109,7 +110,7 @@ def test_contrastive_equals_cross_entropy_written_out(contrastive: ImageTextCont
     text = text_features(4)
     seen = _like(text, noise=1.0)
 
-    loss = contrastive(Dot(), NonSaturating(), shown(seen, text))
+    loss = contrastive(Dot(), NonSaturating(), inputs(seen, text))
 
     for i in range(4):
 
@@ -126,7 +127,9 @@ def test_a_caption_of_its_own_is_the_best_answer(contrastive: ImageTextContrasti
     text.pooled = torch.eye(6)
     with torch.no_grad():
         losses = [
-            float(contrastive(Dot(), NonSaturating(), shown(_seen(torch.eye(6).roll(shift, 0)), text)).mean())
+            float(
+                contrastive(Dot(), NonSaturating(), inputs(_seen(torch.eye(6).roll(shift, 0)), text)).mean()
+            )
             for shift in range(6)
         ]
 
@@ -142,7 +145,7 @@ def test_contrastive_pulls_to_the_own_caption_and_pushes_from_the_others(
     final = torch.full((4, 6), 0.3, requires_grad=True)
 
     (slope,) = torch.autograd.grad(
-        contrastive(Dot(), NonSaturating(), shown(_seen(final), text)).sum(), final
+        contrastive(Dot(), NonSaturating(), inputs(_seen(final), text)).sum(), final
     )
 
     towards = -(slope @ text.pooled.T)  # how far a step down the slope goes along each caption
@@ -152,7 +155,7 @@ def test_contrastive_pulls_to_the_own_caption_and_pushes_from_the_others(
 
 def test_contrastive_teaches_its_own_parameters(contrastive: ImageTextContrastive) -> None:
     text = text_features(4)
-    contrastive(Dot(), NonSaturating(), shown(_like(text, 1.0), text)).sum().backward()
+    contrastive(Dot(), NonSaturating(), inputs(_like(text, 1.0), text)).sum().backward()
 
     assert all(p.grad is not None and p.grad.any() for p in contrastive.parameters())
 
@@ -161,7 +164,7 @@ def test_contrastive_is_held_below_a_scale_of_100(contrastive: ImageTextContrast
     text = text_features(2)
     with torch.no_grad():
         contrastive.log_scale.fill_(50.0)
-        loss = contrastive(Dot(), NonSaturating(), shown(_seen(text.roll().pooled), text))
+        loss = contrastive(Dot(), NonSaturating(), inputs(_seen(text.roll().pooled), text))
 
     assert torch.isfinite(loss).all()
     assert loss.max() <= 200
@@ -171,7 +174,7 @@ def test_feature_matching_is_zero_where_both_are_the_same() -> None:
     discriminator, text = small_discriminator(), text_features(4)
     seen = discriminator.extract_features(torch.randn(4, 3, 16, 16))
 
-    assert not FeatureMatching()(discriminator, Relativistic(), shown(seen, text, seen)).any()
+    assert not FeatureMatching()(discriminator, Relativistic(), inputs(seen, text, seen)).any()
 
 
 def test_feature_matching_equals_its_formula() -> None:
@@ -185,7 +188,7 @@ def test_feature_matching_equals_its_formula() -> None:
         for _ in range(2)
     )
 
-    loss = FeatureMatching()(Dot(), Relativistic(), shown(mine, text_features(2), theirs))
+    loss = FeatureMatching()(Dot(), Relativistic(), inputs(mine, text_features(2), theirs))
 
     pairs = [(mine.maps[8], theirs.maps[8]), (mine.maps[4], theirs.maps[4]), (mine.final, theirs.final)]
     for i in range(2):
@@ -197,7 +200,7 @@ def test_feature_matching_draws_the_fake_to_the_real() -> None:
     real = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     fake = torch.zeros(2, 6, requires_grad=True)
 
-    loss = FeatureMatching()(Dot(), Relativistic(), shown(_seen(fake), text_features(2), _seen(real)))
+    loss = FeatureMatching()(Dot(), Relativistic(), inputs(_seen(fake), text_features(2), _seen(real)))
     (slope,) = torch.autograd.grad(loss.sum(), fake)
 
     assert torch.equal(slope.sign(), -real.sign())
@@ -205,7 +208,7 @@ def test_feature_matching_draws_the_fake_to_the_real() -> None:
 
 def test_feature_matching_is_finite_beside_dead_features() -> None:
     seen, dead = _seen(torch.ones(2, 6)), _seen(torch.zeros(2, 6))
-    loss = FeatureMatching()(Dot(), Relativistic(), shown(seen, text_features(2), dead))
+    loss = FeatureMatching()(Dot(), Relativistic(), inputs(seen, text_features(2), dead))
 
     assert torch.isfinite(loss).all()
 
@@ -213,7 +216,7 @@ def test_feature_matching_is_finite_beside_dead_features() -> None:
 def test_feature_matching_asks_for_the_real_ones() -> None:
     text = text_features(2)
     with pytest.raises(ValueError, match="feature matching compares: give the real images' features too"):
-        FeatureMatching()(Dot(), Relativistic(), shown(_like(text), text))
+        FeatureMatching()(Dot(), Relativistic(), inputs(_like(text), text))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +229,7 @@ def test_feature_matching_asks_for_the_real_ones() -> None:
     ],
 )
 def test_what_the_system_asks_of_each(
-    loss: MatchingLoss, name: str, needs_pairs: bool, weights: tuple[float, float]
+    loss: LossTerm, name: str, needs_pairs: bool, weights: tuple[float, float]
 ) -> None:
     assert (loss.name, loss.needs_pairs) == (name, needs_pairs)
     assert (loss.discriminator_weight, loss.generator_weight) == weights

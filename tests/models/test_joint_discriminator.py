@@ -102,7 +102,7 @@ def test_perceptual_matching_is_shown_the_real_images_where_the_game_does_not_co
     term = PerceptualMatching()
     logit_fn = projected([8, 16, 32], 16)
     system = tiny_system(
-        discriminator=logit_fn, adversarial=NonSaturating(), penalties=[], matching=[term], accumulate=2
+        discriminator=logit_fn, adversarial=NonSaturating(), penalties=[], losses=[term], accumulate=2
     )
     train(system, 16, stages=SHORT, logger=logged, log_every_n_steps=1)
     assert all(value > 0 for value in logged.column("train/g_perceptual_matching"))
@@ -113,7 +113,7 @@ def test_perceptual_matching_needs_a_frozen_network() -> None:
     PerceptualMatching().check(projected([4, 8, 16]))
     PerceptualMatching(BACKBONE).check(small_discriminator())
     with pytest.raises(ValueError, match=r"PerceptualMatching\.backbone is not given"):
-        tiny_system(matching=[PerceptualMatching()])
+        tiny_system(losses=[PerceptualMatching()])
 
 
 @pytest.mark.parametrize("adversarial", [NonSaturating(), Hinge(), Relativistic()])
@@ -187,7 +187,7 @@ def full() -> dict:
         "discriminator": JointDiscriminator([multiscale, projected([8, 16, 32], 16)], [2, 1]),
         "adversarial": Relativistic(),
         "penalties": [R1(0.1, every=2), R2(0.1, every=2)],
-        "matching": [
+        "losses": [
             *(MismatchedCaptions(), FeatureMatching(), PerceptualMatching()),
             ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=4),
         ],

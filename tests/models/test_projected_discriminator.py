@@ -269,7 +269,7 @@ def full() -> dict:
     return {
         "discriminator": projected(16, resolutions=[8, 16, 32]),
         "adversarial": Hinge(),
-        "matching": [MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=4)],
+        "losses": [MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=4)],
     }
 
 
@@ -285,8 +285,8 @@ def test_a_run_grows_with_it_and_resumes_to_the_bit(tmp_path: Path) -> None:
     assert whole.growth.resolution == 32
     assert_same(weights_of(whole), weights_of(resumed))
     assert not torch.equal(
-        whole.discriminator.heads[0].set_stage.parametrizations.weight.original,
-        stopped.discriminator.heads[0].set_stage.parametrizations.weight.original,
+        whole.discriminator.heads[0].enter.parametrizations.weight.original,
+        stopped.discriminator.heads[0].enter.parametrizations.weight.original,
     )
     names = set(torch.load(file, weights_only=True)["state_dict"])
     assert not any("backbone" in name or "blocks" in name.split("discriminator")[-1] for name in names)

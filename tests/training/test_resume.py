@@ -70,7 +70,14 @@ class Trace:
         rates = [group["lr"] for optimizer in system.trainer.optimizers for group in optimizer.param_groups]
         assert isinstance(system.augment, DiffAugment)
         self.by_clock[system.images_seen] = [
-            *(batch.indices.tolist(), batch.captions, batch.images, system.growth, system.stage, rates),
+            *(
+                batch.indices.tolist(),
+                batch.captions,
+                batch.images,
+                system.growth,
+                system.run_state.stage,
+                rates,
+            ),
             *(system.augment.probability.clone(), torch.get_rng_state(), self.drawn.copy()),
         ]
         self.drawn.clear()
@@ -96,11 +103,14 @@ def everything(**settings: Any) -> TextToImageGAN:
         },
         adversarial=Relativistic(),
         penalties=[R1(0.5, every=2), R2(0.5, every=3)],
-        matching=[MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8)],
-        self_supervised=tiny_tasks(),
-        unseen=InterpolatedCaptionLoss(
-            TinyBackbone(), 32, text_dim=16, seen_dim=4, share=0.5, from_resolution=8
-        ),
+        losses=[
+            MismatchedCaptions(),
+            ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8),
+            *tiny_tasks(),
+            InterpolatedCaptionLoss(
+                TinyBackbone(), 32, text_dim=16, seen_dim=4, share=0.5, from_resolution=8
+            ),
+        ],
         augment=DiffAugment(probability=0.3, target=0.6, adapt_kimg=1.0),
         learning_rate_schedule=Linear(1.0, 0.1, kimg=0.2),
         gradient_clip=10.0,
@@ -126,7 +136,7 @@ def state(system: TextToImageGAN) -> dict[str, Any]:
     return {
         "weights": system.state_dict(),  # the average and the augmentation's probability among them
         "optimizers": [optimizer.state_dict() for optimizer in system.trainer.optimizers],
-        "clock": (system.images_seen, system.growth, system.stage, growing[0].state_dict()),
+        "clock": (system.images_seen, system.growth, system.run_state.stage, growing[0].state_dict()),
     }
 
 

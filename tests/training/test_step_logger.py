@@ -34,7 +34,7 @@ def test_what_is_logged_at_each_batch() -> None:
     system = tiny_system(
         adversarial=Relativistic(),
         penalties=[R1(0.5), R2(0.5)],
-        matching=[MismatchedCaptions(0.5, 0.25)],
+        losses=[MismatchedCaptions(0.5, 0.25)],
         augment=DiffAugment(probability=0.5, target=0.6, adapt_kimg=1.0),
     )
     train(system, 48, [gradients], stages=FADING, logger=told, log_every_n_steps=1)
@@ -58,7 +58,7 @@ def test_what_is_logged_at_each_batch() -> None:
     for clock, which, found in gradients.steps:
         norm = float(torch.cat([g.flatten() for g in found.values()]).norm())
         assert told.column(f"train/{which}_grad_norm")[clock + 8] == pytest.approx(norm, rel=1e-4)
-    assert system.reporter.status.keys() >= expected - {"images_seen"}
+    assert system.step_logger.status.keys() >= expected - {"images_seen"}
 
 
 def test_numbers_come_now_and_then() -> None:
@@ -70,7 +70,7 @@ def test_numbers_come_now_and_then() -> None:
 
 def test_terms_without_weight_are_not_computed() -> None:
     told = Remember()
-    system = tiny_system(matching=[MismatchedCaptions(1.0, 0.0)])
+    system = tiny_system(losses=[MismatchedCaptions(1.0, 0.0)])
     train(system, 16, stages=FADING, logger=told, log_every_n_steps=1)
     assert "train/d_mismatch" in told.rows[-1][1]
     assert "train/g_mismatch" not in told.rows[-1][1]

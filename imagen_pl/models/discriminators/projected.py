@@ -158,14 +158,14 @@ class ScaleHead(nn.Module):
 
     def __init__(self, channels: int, width: int, text_dim: int) -> None:
         super().__init__()
-        self.set_stage = conv(channels, width, 1)
+        self.enter = conv(channels, width, 1)
         self.residual = conv(width, width, 3)
         self.activation = activation()
         self.head = ProjectionHead(width, text_dim)
 
     def extract_features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b width"]:
         """What it sees, which serves several captions: all but the projection."""
-        x = self.activation(self.set_stage(x))
+        x = self.activation(self.enter(x))
         x = (x + self.activation(self.residual(x))) * 0.5**0.5
         # Judging is linear from here on, so the mean of the places is judged once. Pooled, since on CPUs the
         # slope of `mean` has another layout in memory than the map, which slows down what stands before it.

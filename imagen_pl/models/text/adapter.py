@@ -46,7 +46,7 @@ class TextAdapter(nn.Module):
     def forward(self, text: TextFeatures) -> TextFeatures:
         """Features of the same shapes; rows of padding stay zero."""
         hidden = torch.cat(
-            [self.pooled.set_stage(text.pooled[:, None]), self.tokens.set_stage(text.tokens)], dim=1
+            [self.pooled.down_project(text.pooled[:, None]), self.tokens.down_project(text.tokens)], dim=1
         )
         if self.attention is not None:
             # The pooled vector is always real, so an empty caption has something to look at.
@@ -66,7 +66,7 @@ class Bottleneck(nn.Module):
         self.up = linear(hidden_dim, text_dim, zero=True)
         self.activation = activation()
 
-    def set_stage(self, x: Float[Tensor, "b s c"]) -> Float[Tensor, "b s h"]:
+    def down_project(self, x: Float[Tensor, "b s c"]) -> Float[Tensor, "b s h"]:
         return self.activation(self.down(self.norm(x)))
 
     def leave(self, hidden: Float[Tensor, "b *s h"]) -> Float[Tensor, "b *s c"]:

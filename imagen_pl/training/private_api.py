@@ -1,0 +1,91 @@
+"""Every call into a private part of Lightning, DDP, torch or W&B.
+
+Each has its reason, and the public call that would replace it. Look here first when one of these packages
+is updated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:
+    from wandb import Artifact, Run
+
+
+def ignore_in_ddp(module: LightningModule, names: Sequence[str]) -> None:
+    """Leave parameters and buffers out of what DDP broadcasts; call it before DDP wraps the module.
+
+    Kernel-ridge buffers are large and equal in all processes. A public argument of DDP, or of Lightning's
+    DDPStrategy, that names buffers to ignore would replace it.
+    """
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, list(names))
+
+
+def find_unused_parameters(strategy: Strategy) -> None:
+    """Let DDP search for parameters without gradients, unless the user has set it.
+
+    Blocks that have not grown yet get no gradient. The Trainer makes the strategy from its name before we see
+    it; `Trainer(strategy=DDPStrategy(find_unused_parameters=True))` is the public way where one writes code.
+    """
+    if isinstance(strategy, DDPStrategy):
+        strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
+
+def dump_checkpoint(trainer: Trainer) -> dict[str, Any]:
+    """The state of a run as a checkpoint, on this process alone.
+
+    `Trainer.save_checkpoint` waits for all processes, of which one may have failed. A public
+    `Trainer.dump_checkpoint` would replace it.
+    """
+    checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint()
+    return checkpoint
+
+
+def raise_recompile_limit(limit: int) -> None:
+    """Let torch.compile compile one code object at least so many times (8 by default).
+
+    Blocks share their class's code, and each is compiled for training, for standing frozen and for drawing.
+    A public limit for each compiled module would replace it.
+    """
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, limit)
+
+
+def use_new_artifact(run: Run, artifact: Artifact, aliases: list[str]) -> None:
+    """Record that a W&B run uses a new artifact, online or offline.
+
+    `Run.use_artifact` refuses offline, although a new artifact needs no answer from the server. A version
+    of it that waits for `wandb sync` would replace this.
+    """
+    if run.offline:
+        run._log_artifact(artifact, aliases=aliases, is_user_created=True, use_after_commit=True)
+    else:
+        run.use_artifact(artifact, aliases=aliases)
+
+
+class CheckpointSaver(ModelCheckpoint):
+    """ModelCheckpoint with its steps as public methods, for a subclass that decides itself when to save.
+
+    ModelCheckpoint saves at Lightning's own events only. Public methods that save the last and the best
+    checkpoint would replace this class.
+    """
+
+    def scores(self, trainer: Trainer) -> dict[str, Tensor]:
+        """The logged values that `monitor` may name."""
+        return self._monitor_candidates(trainer)
+
+    def save_if_best(self, trainer: Trainer) -> None:
+        """Save a checkpoint if the monitored score is among the best."""
+        self._save_topk_checkpoint(trainer, self.scores(trainer))
+
+    def save_last_now(self, trainer: Trainer) -> None:
+        """Save last.ckpt."""
+        self._save_last_checkpoint(trainer, self.scores(trainer))
