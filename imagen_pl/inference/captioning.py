@@ -141,9 +141,10 @@ def _from_checkpoint(path: Path) -> CaptioningPipeline:
     held = checkpoint["state_dict"]
     config = yaml.safe_load(checkpoint.get("config", "")) or {}
     model = config.get("model") or {}
-    term = (model.get("captioning") or {}).get("init_args") or model
+    terms = [term.get("init_args") or {} for term in model.get("losses") or []]
+    term = next((settings for settings in terms if "captioner" in settings), model)
     home = next(
-        (n[: n.index("captioner.")] for n in held if n.startswith("terms.") and ".captioner." in n), ""
+        (n[: n.index("captioner.")] for n in held if n.startswith("losses.") and ".captioner." in n), ""
     )
     if not term.get("captioner"):
         raise UserError(f"checkpoint {path} was trained without a captioner: {_HOW}")

@@ -58,7 +58,7 @@ def _fit(commands: list[list[str]]) -> Any:
 def kinds_of_terms(words: list[str]) -> list[str]:
     from imagen_pl.cli.fit import TrainingCLI
 
-    return [term.class_path for term in TrainingCLI(words, run=False).config.model.matching]
+    return [term.class_path for term in TrainingCLI(words, run=False).config.model.losses]
 
 
 @pytest.mark.parametrize("name", ["recipe", "quickstart"])

@@ -54,10 +54,12 @@ def with_captioning(photos: Path, bert: Path, features: dict[str, Any]) -> dict[
     """The tiny run, with a captioner in it."""
     config = tiny_config(photos, bert)
     captioner = {**CAPTIONER, "init_args": {**CAPTIONER["init_args"], "features": features}}
-    config["model"]["captioning"] = {
-        "class_path": "imagen_pl.losses.captioning.Captioning",
-        "init_args": {"captioner": captioner, "optimizer": OPTIMIZER},
-    }
+    config["model"]["losses"] = [
+        {
+            "class_path": "imagen_pl.losses.captioning.Captioning",
+            "init_args": {"captioner": captioner, "optimizer": OPTIMIZER},
+        }
+    ]
     config["trainer"]["max_steps"] = 60  # of three optimizers
     return config
 
@@ -247,7 +249,7 @@ def test_the_captioner_of_a_run(
     assert describer.resolution == 8
     held = torch.load(tiny.run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     own = describer.captioner.state_dict()
-    assert_same({n: held[f"terms.0.captioner.{n}"] for n in own}, dict(own))
+    assert_same({n: held[f"losses.0.captioner.{n}"] for n in own}, dict(own))
     if features == "discriminator":
         assert describer.discriminator is not None
         assert torch.equal(describer.discriminator.to_final.weight, held["discriminator.to_final.weight"])  # type: ignore[union-attr]

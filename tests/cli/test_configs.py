@@ -92,12 +92,24 @@ def has_prior(file: str) -> bool:
     return "prior" in read(file).get("model", {}).get("generator", {}).get("init_args", {})
 
 
-def thin(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Pretext tasks that read the maps of thin networks."""
-    return [
-        {**task, "init_args": {k: 8 if k.endswith("_channels") else v for k, v in task["init_args"].items()}}
-        for task in tasks
-    ]
+def losses_of(files: list[str]) -> list[dict[str, Any]]:
+    """The loss terms of a base and its overlays."""
+    losses: list[dict[str, Any]] = []
+    for file in files:
+        model = read(file).get("model", {})
+        losses = [*model.get("losses", losses), *model.get("losses+", [])]
+    return losses
+
+
+def thin(loss: dict[str, Any]) -> dict[str, Any]:
+    """A loss term for thin networks: it reads maps of 8 channels, and its captioner is tiny."""
+    settings = {k: 8 if k.endswith("_channels") else v for k, v in loss.get("init_args", {}).items()}
+    if "captioner" in settings:
+        tiny = {"vocab_size": 300, "dim": 16, "layers": 1, "heads": 2}
+        captioner = settings["captioner"]
+        settings["captioner"] = {**captioner, "init_args": {**captioner["init_args"], **tiny}}
+        settings["every"] = 1
+    return {**loss, "init_args": settings} if settings else loss
 
 
 def folder(path: Path) -> dict[str, Any]:
@@ -205,15 +217,14 @@ def test_every_file_trains(
     prior = {"captions": 16, "backbone": {"init_args": {"size": 32}}}
     if generator.get("class_path", DRAWER) == DRAWER and any(has_prior(file) for file in files):
         changes["model"]["generator"]["init_args"]["prior"] = {"init_args": prior}
-    if "self_supervised" in merged["model"]:
-        changes["model"]["self_supervised"] = thin(merged["model"]["self_supervised"])
+    losses = losses_of(files)
+    changes["model"]["losses"] = [thin(loss) for loss in losses]
     if judges := merged["model"]["discriminator"].get("init_args", {}).get("discriminators"):
         # A list is given as a whole; the first is the base's own kind.
         judges[0]["init_args"] |= changes["model"]["discriminator"]["init_args"]
         changes["model"]["discriminator"] = {"init_args": {"discriminators": judges}}
-    if "captioning" in merged["model"]:  # a third optimizer, whose steps Lightning counts too
-        thinner = {"vocab_size": 300, "dim": 16, "layers": 1, "heads": 2}
-        changes["model"]["captioning"] = {"init_args": {"every": 1, "captioner": {"init_args": thinner}}}
+    if any("captioner" in loss.get("init_args", {}) for loss in losses):
+        # A third optimizer, whose steps Lightning counts too.
         changes["trainer"]["max_steps"] = 6 * len(changes["growth"]["stages"])
     if merged["model"]["generator"].get("init_args", {}).get("init_from"):  # tests/cli/test_init_from.py
         changes["model"]["generator"]["init_args"]["init_from"] = None

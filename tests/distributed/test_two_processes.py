@@ -107,7 +107,7 @@ def test_what_stands_still_does_so_in_both(ranks: Ranks, name: str) -> None:
 def block_of(name: str) -> str:
     """The block that a parameter of the system belongs to, as generator.16; empty where there is none."""
     network, *rest = name.split(".")
-    if network == "terms":
+    if network == "losses":
         return "discriminator.shared"
     if network not in ("generator", "discriminator") or rest[-1] == "latent_mean":
         return ""

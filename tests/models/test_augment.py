@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_pl.models.augment import DiffAugment, color, cut_out, translate
+from imagen_pl.models.augment import DiffAugment, color, cutout, translate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CHANGES = pytest.mark.parametrize("change", [color, translate, cut_out])
+CHANGES = pytest.mark.parametrize("change", [color, translate, cutout])
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_cutout_blanks_a_square_of_half_the_side_that_the_border_may_cut(side: i
     half = side // 2
     images = torch.ones(600, 3, side, side)
 
-    holes = cut_out(images)[:, 0] == 0
+    holes = cutout(images)[:, 0] == 0
 
     heights, widths = holes.any(2).sum(1), holes.any(1).sum(1)
     assert torch.equal(holes.sum((1, 2)), heights * widths), "the hole is a rectangle"
@@ -136,7 +136,7 @@ def test_cutout_blanks_a_square_of_half_the_side_that_the_border_may_cut(side: i
 
 def test_the_rest_of_a_cut_image_is_as_it_was(images: Tensor) -> None:
     torch.manual_seed(1)
-    out = cut_out(images)
+    out = cutout(images)
 
     blank = out == 0
     assert torch.equal(out[~blank], images[~blank])
