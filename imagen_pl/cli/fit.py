@@ -28,6 +28,7 @@ from imagen_pl.callbacks.run_record import RunRecord
 from imagen_pl.callbacks.sample_grid import SampleGrid
 from imagen_pl.callbacks.slow_recipe import SlowRecipe
 from imagen_pl.cli.lightning_cli import Help, OneLineCLI, Parser, one_line, parser_settings, quieten
+from imagen_pl.cli.linked_settings import link_sizes
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.inference.refinement import USUAL_STEPS, can_refine
@@ -203,6 +204,7 @@ class TrainingCLI(OneLineCLI):
 
     def before_instantiate_classes(self) -> None:
         self._identify()
+        link_sizes(self.settings.model, self.settings.growth.stages)
         trainer = self.settings.trainer
         trainer.default_root_dir = str(self.run_folder.path)
         if self.config.get("subcommand") == "validate":

@@ -1,0 +1,80 @@
+"""Sizes that follow from other settings, so that a recipe states each once.
+
+`text_dim` is the text encoder's, `image_dim` the discriminator's `final_dim`, `map_channels` its channels at
+`map_resolution`, `image_resolution` the last growth stage's. A size that is set to something else stays,
+and is reported where it does not fit.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from imagen_pl.models.text.encoder import TextEncoder
+from imagen_pl.schedules import Stage
+
+
+def link_sizes(model: Namespace, stages: Sequence[Stage]) -> None:
+    """Set every linked size in a model's configuration that still has its default.
+
+    Args:
+        model: the section `model`, changed in place.
+        stages: the growth stages.
+    """
+    text_dim = _text_dim(model.text_encoder)
+    discriminator = _first_discriminator(model.discriminator)
+    channels: dict[int, int] = discriminator.get("channels") or {}
+    for class_path, arguments in _classes(model):
+        map_resolution = arguments.get("map_resolution") or 0
+        linked = {
+            "text_dim": text_dim,
+            "image_dim": discriminator.get("final_dim"),
+            "map_channels": channels.get(map_resolution),
+            "finer_channels": channels.get(2 * map_resolution),
+            "image_resolution": stages[-1].resolution if stages else None,
+        }
+        defaults = _defaults(class_path)
+        for name, value in linked.items():
+            if value is not None and name in arguments and arguments[name] == defaults.get(name):
+                arguments[name] = value
+
+
+def _text_dim(text_encoder: Namespace) -> int:
+    """The size of the vectors of a configured text encoder."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(TextEncoder, "text_encoder")
+    made = parser.instantiate(parser.parse_object({"text_encoder": text_encoder.clone()}))
+    dim: int = made.text_encoder.dim
+    return dim
+
+
+def _first_discriminator(discriminator: Namespace) -> Namespace:
+    """The arguments of the discriminator that the loss terms read: of a joint one, its first."""
+    arguments: Namespace = discriminator.get("init_args") or Namespace()
+    if parts := arguments.get("discriminators"):
+        return _first_discriminator(parts[0])
+    return arguments
+
+
+def _classes(value: Any) -> Iterator[tuple[str, Namespace]]:
+    """Every configured class below a value: its path and its arguments."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _classes(item)
+    elif isinstance(value, Namespace):
+        arguments = value.get("init_args")
+        if "class_path" in value and isinstance(arguments, Namespace):
+            yield value["class_path"], arguments
+        for item in vars(value).values():
+            yield from _classes(item)
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """The default values of a class's arguments."""
+    module, _, name = class_path.rpartition(".")
+    parameters = inspect.signature(getattr(import_module(module), name)).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
