@@ -75,7 +75,7 @@ def test_it_is_the_captioners_cross_entropy() -> None:
     captioner = term.captioner.eval()
     expected = captioner.cross_entropy(captioner.extract_features(images.images), images.captions)
     torch.testing.assert_close(loss, expected)  # without dropout, though it is in training
-    assert term.take_notes().keys() == {"cross_entropy"}
+    assert term.take_notes().keys() == {"unweighted"}
 
 
 def test_on_real_images_it_tells_how_well_others_captions_fit() -> None:
