@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imagen_pl.losses.adversarial import Hinge, NonSaturating, Relativistic
-from imagen_pl.losses.base import LossInputs
+from imagen_pl.losses.base import LossInputs, LossTerm
 from imagen_pl.losses.text_matching import (
     FeatureMatching,
     ImageTextContrastive,
