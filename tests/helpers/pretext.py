@@ -28,10 +28,10 @@ class Sees(Discriminator):
 
     def __init__(self, see: Callable[[Tensor], ImageFeatures]) -> None:
         super().__init__()
-        self.see, self.shown = see, []
+        self.see, self.inputs = see, []
 
     def extract_features(self, images: Tensor, growth: Growth | None = None) -> ImageFeatures:
-        self.shown.append(images)
+        self.inputs.append(images)
         return self.see(images)
 
     def logits(self, features: ImageFeatures, text: TextFeatures) -> Tensor:
