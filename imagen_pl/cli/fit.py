@@ -36,6 +36,7 @@ from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.storage.checkpoint_io import AtomicCheckpointIO, check_same_tensors, read_checkpoint
 from imagen_pl.storage.run_folder import Existing, RunFolder, is_main_process, sweep_trial
 from imagen_pl.training.class_paths import import_all_parts
+from imagen_pl.training.malloc import keep_freed_memory
 from imagen_pl.training.private_api import find_unused_parameters
 
 # Of one start, not of the run: they are not kept with its configuration.
@@ -44,6 +45,7 @@ _NOT_KEPT = ("config", "ckpt_path", "existing", "weights_only", "verbose")
 
 def run(words: Sequence[str], verb: str = "fit") -> int:
     """Run `imagen-pl fit`, or another verb of Lightning, and say how to resume what was stopped."""
+    keep_freed_memory()
     cli = TrainingCLI.__new__(TrainingCLI)  # its folder is told about even if its work breaks off
     try:
         cli.__init__([verb, *words])  # type: ignore[misc]

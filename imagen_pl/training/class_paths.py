@@ -18,6 +18,8 @@ _FAMILIES = (
     "data.sources",
     "metrics",
 )
+# Modules of other packages that hold such classes.
+_MODULES = ("training.muon",)
 
 
 def import_all_parts() -> None:
@@ -29,3 +31,5 @@ def import_all_parts() -> None:
         package = importlib.import_module(f"imagen_pl.{family}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
+    for name in _MODULES:
+        importlib.import_module(f"imagen_pl.{name}")

@@ -101,6 +101,14 @@ def test_help_explains_a_class(capsys: pytest.CaptureFixture[str]) -> None:
     assert "length of a turn, in thousands of images" in " ".join(capsys.readouterr().out.split())
 
 
+def test_help_lists_our_optimizer_and_explains_it(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--help"])
+    assert "imagen_pl.training.muon.Muon" in capsys.readouterr().out.replace("\n", "")
+
+    main(["fit", "--model.generator_optimizer.help", "imagen_pl.training.muon.Muon"])
+    assert "--model.generator_optimizer.init_args.momentum" in capsys.readouterr().out
+
+
 def test_sample_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
