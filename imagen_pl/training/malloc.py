@@ -13,7 +13,7 @@ _LARGEST_BLOCK = 1 << 30  # bytes
 def keep_freed_memory() -> bool:
     """Let the process keep freed memory for its next tensors instead of returning it to the system.
 
-    By default glibc maps each block of megabytes anew, and the system has to fill it with zeros, page by page.
+    By default glibc maps each block of megabytes anew, and the system fills it with zeros, page by page.
     A training step frees and asks for the same sizes again and again: kept memory makes the step of the
     quickstart some 5% shorter and changes no number. Peak memory stays within a few percent.
 

@@ -215,7 +215,7 @@ def test_feature_matching_is_finite_beside_dead_features() -> None:
 
 def test_feature_matching_asks_for_the_real_ones() -> None:
     text = text_features(2)
-    with pytest.raises(ValueError, match="feature matching compares: it needs inputs.real_features"):
+    with pytest.raises(ValueError, match=r"feature matching compares: it needs inputs\.real_features"):
         FeatureMatching()(Dot(), Relativistic(), inputs(_like(text), text))
 
 
