@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
     {"lightning_module"},
     {"callbacks"},
     {"inference"},
+    {"planning"},
     {"demo"},
     {"cli"},
 ]

@@ -19,6 +19,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.storage.run_folder import is_main_process
 
 VERBS = (
+    "plan",
     "fit",
     "validate",
     "sample",
@@ -41,6 +42,7 @@ usage: imagen-pl VERB ...
 Text-to-image GANs: from a folder of captioned images to a trained model.
 
 verbs:
+  plan           write a configuration for your data, your time and this machine
   fit            train a model by a configuration file
   validate       score a checkpoint of a run
   sample         draw pictures for prompts

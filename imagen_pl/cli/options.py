@@ -6,6 +6,8 @@ import argparse
 import textwrap
 
 EXAMPLES = """\
+imagen-pl plan my_photos/ --hours 8
+imagen-pl plan emoji --hours 0.13 --out configs/my_emoji.yaml
 imagen-pl fit --config configs/quickstart.yaml
 imagen-pl fit --config configs/experiment/folder64.yaml --data.source.path my_photos/ --name photos
 imagen-pl fit --config runs/photos/config.yaml --ckpt_path last                  # resume

@@ -1,0 +1,229 @@
+"""A plan as a configuration: every setting with the reason for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imagen_pl.planning import rules
+from imagen_pl.planning.planner import Plan
+from imagen_pl.planning.recipe_losses import augment, losses, penalties, why_losses, why_penalties
+from imagen_pl.planning.recipe_networks import discriminator, discriminator_cap, generator
+from imagen_pl.planning.settings import Block, Items, Setting, number, part
+
+_ADAM = {"betas": [0.0, 0.99]}
+_EXTRACTORS = "imagen_pl.metrics.extractors"
+
+
+def recipe(plan: Plan) -> Block:
+    """The settings that `imagen-pl fit --config` reads."""
+    return [
+        Setting("seed_everything", 0, "Seed of the networks' first weights. Change it to repeat the run."),
+        Setting("growth", [_stages(plan)]),
+        Setting("samples", [_samples(plan)]),
+        Setting("checkpoint", _checkpoint(plan)),
+        Setting("model", _model(plan)),
+        Setting("data", _data(plan)),
+        Setting("trainer", _trainer(plan)),
+    ]
+
+
+def _stages(plan: Plan) -> Setting:
+    stages = plan.stages
+    why = (
+        "One line a stage; kimg is thousands of images, the fade included. "
+        + (
+            "Grown, each stage twice as long as the one before, at full size for the rest (folder64's "
+            "shares)."
+            if len(stages) > 1
+            else "Not grown: at 32 px and less it does not pay, as measured."
+        )
+        + f" Batches of {plan.batch_size}: at least 20,000 steps, but never fewer than 32 images."
+    )
+    return Setting("stages", [_stage(stage) for stage in stages], why)
+
+
+def _stage(stage: rules.StageLength) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "resolution": stage.resolution,
+        "kimg": number(stage.kimg),
+        "batch_size": stage.batch_size,
+    }
+    return {**found, "fade_kimg": number(stage.fade_kimg)} if stage.fade_kimg else found
+
+
+def _samples(plan: Plan) -> Setting:
+    every = min(rules.nice(plan.design.kimg / 2), 50)
+    return Setting("every_kimg", number(every), "A grid of samples every so many thousand images.")
+
+
+def _checkpoint(plan: Plan) -> Block:
+    found = [
+        Setting("monitor", _monitor(plan), "The score that decides which checkpoint is kept as best.ckpt."),
+        Setting("mode", "min", "A distance: less is better."),
+    ]
+    if plan.budget.hours >= 1:
+        every = rules.nice(plan.design.kimg / max(10 * plan.budget.hours, 20))
+        found.append(
+            Setting("every_kimg", number(every), "Also write last.ckpt this often: about ten times an hour.")
+        )
+    return found
+
+
+def _extractor(plan: Plan) -> str:
+    """A model is never scored by the features that taught it."""
+    return "EfficientNetLite1" if plan.paired else "EfficientNetLite0"
+
+
+def _monitor(plan: Plan) -> str | None:
+    if not plan.data.validates:
+        return None
+    return "val/fd_efficientnet_lite1" if plan.paired else "val/fd_efficientnet_lite0"
+
+
+def _model(plan: Plan) -> Block:
+    design = plan.design
+    clip = "Largest norm of a network's gradient: catches explosions."
+    batch = plan.batch_size
+    return [
+        Setting("generator", generator(plan)),
+        Setting("discriminator", discriminator(plan)),
+        Setting(
+            "text_encoder",
+            part("imagen_pl.models.text.encoder.FrozenTextEncoder"),
+            "The sentence encoder that is installed with this package.",
+        ),
+        Setting(
+            "adversarial",
+            part("imagen_pl.losses.adversarial.Relativistic"),
+            "R3GAN's relativistic loss (arXiv:2501.05441): stable with both penalties below.",
+        ),
+        Setting("penalties", penalties(plan), why_penalties(plan)),
+        Setting("matching", losses(plan), why_losses(plan)),
+        Setting("augment", *augment(plan)),
+        *_optimizers(plan),
+        Setting(
+            "learning_rate_schedule",
+            part("imagen_pl.schedules.Cosine", **_schedule(plan)),
+            "Factor on both learning rates, down to a quarter (R3GAN) at the end of the time, "
+            f"{design.kimg:,.0f} thousand images as measured.",
+        ),
+        Setting("gradient_clip", 10.0, clip),
+        Setting(
+            "ema_halflife_kimg",
+            rules.ema_halflife_kimg(design.kimg),
+            "Half-life of the generator's average: 1.1 kimg^0.413, from the recipes; StyleGAN2-ADA takes "
+            f"{batch * 10 / 32:.3g} for batches of {batch}.",
+        ),
+        Setting(
+            "metrics",
+            _metrics(plan),
+            "Scores of validation."
+            if plan.data.validates
+            else "No image is held out: there is nothing to score.",
+        ),
+    ]
+
+
+def _optimizers(plan: Plan) -> Block:
+    cap = discriminator_cap(plan)
+    lr = round(rules.adam_lr(cap), 6)
+    adam = f"2e-4 at 512 maps, inversely to the width (GAT); the widest here has {cap}."
+    if plan.design.long_run:
+        optimizer = part("torch.optim.Adam", lr=lr, **_ADAM)
+        first = Setting("generator_optimizer", optimizer, f"R3GAN's. {adam}")
+        return [first, Setting("discriminator_optimizer", part("torch.optim.Adam", lr=lr, **_ADAM))]
+    muon = part("imagen_pl.training.muon.Muon", lr=2e-3, momentum=0.95, **_ADAM)
+    return [
+        Setting("generator_optimizer", muon, "Fits captions sooner than Adam in short runs, as measured."),
+        Setting("discriminator_optimizer", part("torch.optim.Adam", lr=lr, **_ADAM, fused=True), adam),
+    ]
+
+
+def _schedule(plan: Plan) -> dict[str, Any]:
+    found = {"start": 1.0, "end": 0.25, "kimg": number(rules.nice(plan.design.kimg))}
+    # Rates above R3GAN's need it: Adam's first steps go in directions that it has seen once.
+    return found if plan.design.long_run else {**found, "warmup_kimg": 1}
+
+
+def _metrics(plan: Plan) -> Items:
+    if not plan.data.validates:
+        return Items([])
+    distance = "imagen_pl.metrics.frechet.FrechetDistance"
+
+    def by(extractor: str) -> Block:
+        return [
+            Setting("class_path", distance),
+            Setting("init_args", [Setting("extractor", part(f"{_EXTRACTORS}.{extractor}"))]),
+        ]
+
+    taught = (
+        "Another network than the one that teaches."
+        if plan.paired
+        else "Its network is installed with this package."
+    )
+    found = [(taught, by(_extractor(plan)))]
+    if plan.design.long_run:
+        found.append(
+            (
+                "val/fid and val/kid, as papers report; the weights are downloaded once, if they can be.",
+                by("InceptionV3"),
+            )
+        )
+    return Items(found)
+
+
+def _data(plan: Plan) -> Block:
+    data, kimg = plan.data, plan.design.kimg
+    source = [Setting("class_path", data.source_class)]
+    if data.source_args:
+        source.append(Setting("init_args", dict(data.source_args)))
+    found = [Setting("source", source)]
+    why = (
+        f'"crop" keeps the middle square: {data.cropped:.0%} of the images lose over a quarter. '
+        '"pad" keeps them whole, with bars at the sides.'
+    )
+    found.append(Setting("fit", "crop", why))
+    if plan.design.long_run:
+        why = "Share of captions left out, so that guidance and drawing without a caption work."
+        found.append(Setting("caption_dropout", 0.05, why))
+    if plan.budget.hours < 0.5:
+        found.append(
+            Setting("epoch_kimg", 1000, "Validation, and so an epoch: once at the end, since it costs time.")
+        )
+    else:
+        every = rules.nice(kimg / (100 if plan.design.long_run else 5))
+        found.append(
+            Setting(
+                "epoch_kimg", number(every), "Validation, and so an epoch, every so many thousand images."
+            )
+        )
+    if data.groups < data.images:
+        why = f"Near-alike images take turns: {data.images:,} count as {data.groups:,}."
+        found.append(Setting("balance_groups", True, why))
+    if data.validates:
+        held = 2000 if plan.design.long_run else 500
+        found.append(Setting("val_samples", held, "Score at most so many held-out images, to save time."))
+    else:
+        found.append(Setting("val_fraction", 0, "There is too little to hold any of it out."))
+    return found
+
+
+def _trainer(plan: Plan) -> Block:
+    hours, gpus = plan.budget.hours, plan.budget.gpus
+    whole = round(hours * 3600)
+    clock = f"{whole // 86400:02}:{whole // 3600 % 24:02}:{whole // 60 % 60:02}:{whole % 60:02}"
+    return [
+        Setting("accelerator", "gpu" if gpus else "auto", "auto takes a GPU if there is one."),
+        Setting("devices", max(gpus, 1), "How many of them. The stages' batch_size counts all together."),
+        Setting(
+            "max_time",
+            clock,
+            "Days:hours:minutes:seconds of training. The stages and the schedule are made for it.",
+        ),
+        Setting(
+            "log_every_n_steps",
+            50 if plan.design.long_run else 20,
+            "Numbers go to metrics.csv every so many batches.",
+        ),
+        Setting("num_sanity_val_steps", 1, "Batches of validation before training: finds mistakes early."),
+    ]

@@ -1,0 +1,114 @@
+"""The networks of a plan: widths, attention, and what the discriminator reads."""
+
+from __future__ import annotations
+
+from imagen_pl.planning import rules
+from imagen_pl.planning.planner import Plan
+from imagen_pl.planning.settings import Block, Setting, part
+
+BACKBONE = "imagen_pl.models.pretrained.backbones.TimmBackbone"
+
+
+def has_prior(plan: Plan) -> bool:
+    """Short runs on paired data read a guess of the image; a long one learns it."""
+    return plan.paired and plan.design.resolution >= 32
+
+
+def generator(plan: Plan) -> Block:
+    design = plan.design
+    cap = rules.channel_cap(design.base)
+    arguments = [
+        Setting(
+            "channels",
+            rules.channels(design.base, design.resolution, cap),
+            f"Feature maps at each resolution, min({cap}, {design.base:,} / px) as in StyleGAN2-ADA: the "
+            f"widest that see enough images in the time, {plan.enough_kimg:,.0f} thousand at best.",
+        ),
+        Setting("text_dim", 384, "Vector size of the text encoder."),
+        Setting(
+            "latent_dim", 64, "Size of the random vector that makes pictures of one caption differ (R3GAN)."
+        ),
+        Setting(
+            "style_dim", style_dim(plan), "Size of the style: the widest feature map, between 256 and 512."
+        ),
+        Setting(
+            "layers_per_block", 1, "Residual layers at each resolution. 2 draws finer, at twice the cost."
+        ),
+        Setting(
+            "text_attention_at",
+            rules.attention_to_words(design.resolution, design.long_run),
+            "Where pixels attend to the caption's words: more places follow captions better, and cost time.",
+        ),
+    ]
+    if design.long_run and design.resolution > 16:
+        arguments.append(
+            Setting(
+                "self_attention_at", [16], "Where pixels attend to each other: costs grow with resolution^4."
+            )
+        )
+    if has_prior(plan):
+        arguments.append(
+            Setting("prior", _prior(plan), "A guess of what the image looks like, read beside the caption.")
+        )
+    return [
+        Setting("class_path", "imagen_pl.models.generators.style.StyleGenerator"),
+        Setting("init_args", arguments),
+    ]
+
+
+def _prior(plan: Plan) -> Block:
+    room = min(512 * -(-plan.data.groups // 512), 8192)
+    backbone = part(BACKBONE, name="efficientnet_lite0", size=128, maps=[3, 4])
+    arguments = [
+        Setting(
+            "backbone",
+            backbone,
+            "Installed with this package. It reads the training images once, at the start.",
+        ),
+        Setting("captions", room, "How many captions of training it rests on: all, 8,192 at most."),
+        Setting("text_dim", 384, "Vector size of the text encoder."),
+    ]
+    return [Setting("class_path", "imagen_pl.models.image_prior.ImagePrior"), Setting("init_args", arguments)]
+
+
+def style_dim(plan: Plan) -> int:
+    return min(512, max(256, rules.channel_cap(plan.design.base)))
+
+
+def discriminator_cap(plan: Plan) -> int:
+    cap = rules.channel_cap(plan.design.base)
+    return cap if plan.design.long_run else cap // 2
+
+
+def discriminator(plan: Plan) -> Block:
+    design = plan.design
+    smallest = 8 if design.long_run and design.resolution > 8 else 4
+    widths = rules.channels(design.base, design.resolution, discriminator_cap(plan), smallest)
+    why = "As the generator's" + (
+        ", without 4." if smallest == 8 else ", half as wide where they are widest."
+    )
+    arguments = [
+        Setting("channels", widths, why),
+        Setting("text_dim", 384),
+        Setting("final_dim", style_dim(plan), "Size of the vector that sums up an image."),
+    ]
+    if design.long_run:
+        coarse = [
+            size for size in (16, 32) if size < design.resolution and (size == 16 or design.resolution > 64)
+        ]
+        if coarse:
+            arguments.append(
+                Setting("heads_at", coarse, "Further logits from coarser maps: more signal for layout.")
+            )
+        if design.resolution > 16:
+            arguments.append(Setting("self_attention_at", [16], "As the generator's."))
+    if not plan.paired:
+        arguments.append(
+            Setting(
+                "minibatch_stddev", 4, "Variety within 4 images is an input: works against collapse (ProGAN)."
+            )
+        )
+    return [
+        Setting("class_path", "imagen_pl.models.discriminators.multiscale.MultiscaleDiscriminator"),
+        Setting("init_args", arguments),
+    ]

@@ -1,0 +1,160 @@
+"""Times real training steps: the networks, losses and optimizers of a plan, in Lightning's loop, on images "
+"of the data."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.errors import UserError
+from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.planning import rules
+from imagen_pl.planning.data_profile import HeldRows
+from imagen_pl.planning.planner import Plan, Speed
+from imagen_pl.planning.recipe import recipe
+from imagen_pl.planning.recipe_losses import penalty_interval
+from imagen_pl.planning.settings import to_dict
+from imagen_pl.schedules import Stage
+from imagen_pl.training.precision import choose_precision
+from imagen_pl.training.step_logger import peak_memory_gb
+
+_SECONDS = 6.0  # of timed steps at the full size
+_WARM_UP = 2  # steps: the first allocate and choose algorithms
+_EVERY = 2  # each second step has the penalties, so that few steps time both kinds
+_SHORT_STEP_S = 2.0  # a CPU's batch is made smaller where a step takes longer
+_SMALLEST_BATCH = 4
+
+
+def measure(plan: Plan) -> Speed:
+    """Time the training steps of a plan on this machine, for about ten seconds with what comes before.
+
+    On a CPU a batch that takes long is cut down: its time an image hardly depends on it.
+
+    Raises:
+        UserError: memory is too small.
+    """
+    accelerator = "gpu" if plan.budget.gpus else "cpu"
+    batch = _batch(plan, accelerator)
+    grown = plan.stages
+    system = _system(plan)
+    by_resolution: dict[int, float] = {}
+    try:
+        for stage in reversed(grown):
+            size = batch * max(1, stage.batch_size // grown[-1].batch_size)
+            seconds = _SECONDS if stage is grown[-1] else _SECONDS / 6
+            rate = _time(system, plan, Stage(stage.resolution, math.inf, size), accelerator, seconds)
+            by_resolution[stage.resolution] = rate
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU's memory is too small for {plan.design.resolution} px and batches of "
+            f"{plan.batch_size}: ask for "
+            "a smaller --resolution"
+        ) from error
+    memory_gb = peak_memory_gb(torch.device("cuda" if plan.budget.gpus else "cpu"))
+    # Devices share the work out; what their talking costs is not measured.
+    devices = max(plan.budget.gpus, 1)
+    scaled = {resolution: rate * devices for resolution, rate in by_resolution.items()}
+    return Speed(scaled[grown[-1].resolution], scaled, memory_gb)
+
+
+def _batch(plan: Plan, accelerator: str) -> int:
+    """Images a step on one device."""
+    batch = max(2, plan.batch_size // max(plan.budget.gpus, 1))
+    if accelerator == "gpu":
+        return batch
+    # Some 2 GFLOP/s a unit of `cost`, 5e6 being the quickstart's, at 25 images a second.
+    expected_s = batch / 25 * rules.cost(plan.design.base, plan.design.resolution) / rules.cost(1024, 32)
+    while expected_s > _SHORT_STEP_S and batch > _SMALLEST_BATCH:
+        batch, expected_s = batch // 2, expected_s / 2
+    return batch
+
+
+def _system(plan: Plan) -> TextToImageGAN:
+    """The plan's model as `fit` makes it, without scores."""
+    settings = to_dict(recipe(plan))["model"]
+    settings.pop("metrics")
+    for penalty in settings["penalties"]:
+        penalty["init_args"]["every"] = _EVERY
+    parser = ArgumentParser()
+    parser.add_class_arguments(TextToImageGAN, "model")
+    torch.manual_seed(0)
+    system = parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    assert isinstance(system, TextToImageGAN)
+    return system
+
+
+def _time(system: TextToImageGAN, plan: Plan, stage: Stage, accelerator: str, seconds: float) -> float:
+    """Images a second of one stage on one device."""
+    rows = list(plan.data.sample)
+    rows *= -(-stage.batch_size // len(rows))
+    timer = StepTimer(seconds)
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=choose_precision(accelerator).name,  # type: ignore[arg-type]
+        max_epochs=-1,
+        callbacks=[ProgressiveGrowing([stage]), timer],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    held = HeldRows(plan.data.path, rows, plan.data.source)
+    trainer.fit(system, CaptionedImages(held, num_workers=0, val_fraction=0, epoch_kimg=1000.0, min_size=1))
+    return stage.batch_size / timer.seconds_a_step(penalty_interval(plan))
+
+
+class StepTimer(Callback):
+    """Times the steps with and without gradient penalties, and stops after a while.
+
+    Args:
+        seconds: how long to time steps, at least one of each kind. The first two steps count only where all
+            are slow.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._steps: list[tuple[bool, float]] = []  # whether it had penalties, and its seconds
+        self._penalized = False
+        self._begin = 0.0
+
+    def seconds_a_step(self, every: int) -> float:
+        """Mean time of a step where one in `every` has penalties."""
+        warm = self._steps[_WARM_UP:] if self._has_both(self._steps[_WARM_UP:]) else self._steps
+        plain, penalized = (
+            statistics.median(took for kind, took in warm if kind == wanted) for wanted in (False, True)
+        )
+        return plain + max(0.0, penalized - plain) / every
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, i: int) -> None:
+        assert isinstance(pl_module, TextToImageGAN)
+        self._penalized = (pl_module.images_seen // len(batch)) % _EVERY == 0
+        self._begin = _now()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, i: int
+    ) -> None:
+        self._steps.append((self._penalized, _now() - self._begin))
+        warm, all_s = self._steps[_WARM_UP:], sum(took for _, took in self._steps)
+        timed = self._has_both(warm) and sum(took for _, took in warm) >= self.seconds
+        trainer.should_stop = timed or (self._has_both(self._steps) and all_s >= 2 * self.seconds)
+
+    @staticmethod
+    def _has_both(steps: list[tuple[bool, float]]) -> bool:
+        return len({kind for kind, _ in steps}) == 2
+
+
+def _now() -> float:
+    """Seconds, once the device has done its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,146 @@
+"""What is chosen for data, time and speed; among them the recipes that ship."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import yaml
+
+from imagen_pl.errors import UserError
+from imagen_pl.planning.data_profile import profile
+from imagen_pl.planning.expectations import lines, warnings
+from imagen_pl.planning.planner import Budget, Plan, Speed, assume_speed, make_plan
+from imagen_pl.planning.recipe import recipe
+from imagen_pl.planning.settings import to_dict
+from tests.helpers.planning import folder_of, machine
+from tests.helpers.runs import REPOSITORY
+
+# What a plan cannot know: captions worth watching, and how far a run of the recipe may go.
+_BY_HAND = ("samples", "growth", "learning_rate_schedule")
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((REPOSITORY / "configs" / name).read_text())
+    return found
+
+
+def _losses(plan: Plan) -> list[str]:
+    return [loss["class_path"].rsplit(".", 1)[-1] for loss in to_dict(recipe(plan))["model"]["matching"]]
+
+
+@pytest.mark.parametrize("images_per_second", [26, 40, 78])  # AVX2, and a CPU with bfloat16
+def test_the_quickstart_is_the_plan_for_the_emoji_in_eight_minutes(images_per_second: float) -> None:
+    mine = to_dict(recipe(make_plan(profile("emoji"), Budget(8 / 60), machine(images_per_second))))
+    theirs = _recipe("quickstart.yaml")
+
+    stage, quickstart = mine["growth"]["stages"][-1], theirs["growth"]["stages"][-1]
+    assert (stage["resolution"], stage["batch_size"]) == (quickstart["resolution"], quickstart["batch_size"])
+    for section in ("model", "data"):
+        for key, value in theirs[section].items():
+            if key not in _BY_HAND and not (key == "ema_halflife_kimg" and images_per_second < 78):
+                assert mine[section][key] == value, key
+    assert mine["checkpoint"]["monitor"] == theirs["checkpoint"]["monitor"]
+
+
+def test_the_folder_recipe_is_the_plan_for_10_000_photographs_in_a_day_on_a_gpu() -> None:
+    """Up to the 384 maps that it has at 16 px: min(512, 8192 / 16) is 512."""
+    plan = make_plan(folder_of(9_500), Budget(24, gpus=1), machine(110, 8192, 64))
+    mine, theirs = to_dict(recipe(plan)), _recipe("experiment/folder64.yaml")
+
+    assert plan.design.kimg == pytest.approx(10_100, rel=0.1)
+    for stage, other in zip(mine["growth"]["stages"], theirs["growth"]["stages"], strict=True):
+        assert (stage["resolution"], stage["batch_size"]) == (other["resolution"], other["batch_size"])
+        assert stage["kimg"] == pytest.approx(other["kimg"], rel=0.12)
+    for network in ("generator", "discriminator"):
+        mine_args, args = (each["model"][network]["init_args"] for each in (mine, theirs))
+        assert {**mine_args["channels"], 16: 384} == args["channels"]
+        for key in (
+            "style_dim",
+            "latent_dim",
+            "text_attention_at",
+            "self_attention_at",
+            "final_dim",
+            "heads_at",
+        ):
+            assert mine_args.get(key) == args.get(key)
+        assert mine_args.get("minibatch_stddev") == args.get("minibatch_stddev")
+    for key in ("penalties", "matching", "augment", "generator_optimizer", "discriminator_optimizer"):
+        assert mine["model"][key] == theirs["model"][key], key
+    assert mine["model"]["ema_halflife_kimg"] == theirs["model"]["ema_halflife_kimg"]
+    assert mine["data"]["caption_dropout"] == theirs["data"]["caption_dropout"]
+
+
+def test_captions_with_many_images_get_no_paired_losses() -> None:
+    data = folder_of(8_000, side=64, images_per_caption=50.0, shared=1.0)
+    plan = make_plan(data, Budget(8 / 60), machine(26))
+
+    assert _losses(plan) == ["MismatchedCaptions", "ImageTextContrastive"]
+    assert "prior" not in to_dict(recipe(plan))["model"]["generator"]["init_args"]
+    assert "no paired losses, since 100% of the images share their captions" in "\n".join(lines(plan))
+    alone = make_plan(folder_of(8_000, side=64), Budget(8 / 60), machine(26))
+    assert {"FeatureMatching", "PixelMatching", "PerceptualMatching"} < set(_losses(alone))
+
+
+def test_small_sets_in_long_runs_are_augmented_and_large_ones_are_not() -> None:
+    few, many = (
+        make_plan(folder_of(images), Budget(24, gpus=1), machine(120, 8192, 64))
+        for images in (2_000, 300_000)
+    )
+
+    assert to_dict(recipe(few))["model"]["augment"]["init_args"]["target"] == 0.6
+    assert to_dict(recipe(many))["model"]["augment"] is None
+
+
+def test_more_time_buys_larger_pictures_wider_networks_and_more_images() -> None:
+    plans = [make_plan(folder_of(50_000), Budget(hours, 1), machine(1000, 8192, 64)) for hours in (1, 8, 100)]
+
+    sizes = [(plan.design.resolution, plan.design.base, plan.design.kimg) for plan in plans]
+    for smaller, larger in pairwise(sizes):
+        assert smaller[0] <= larger[0]
+        assert smaller[2] < larger[2]
+    assert sizes[0][0] < sizes[-1][0]
+
+
+def test_pictures_are_no_larger_than_the_images() -> None:
+    for side, resolution in ((12, 8), (20, 16), (40, 32)):
+        plan = make_plan(folder_of(5_000, side=side), Budget(100, 1), machine(1000, 8192, 64))
+        assert plan.design.resolution == resolution
+
+
+def test_a_resolution_asked_for_is_kept() -> None:
+    assert make_plan(folder_of(5_000), Budget(0.1, resolution=64), machine(26)).design.resolution == 64
+    with pytest.raises(UserError, match="half of the images in my_photos have less than 24 px"):
+        make_plan(folder_of(100, side=24), Budget(1, resolution=64), machine(26))
+
+
+def test_a_guess_that_was_too_fast_is_corrected_by_measuring() -> None:
+    """Wide networks are ten times as slow here as their arithmetic says."""
+    honest = machine(78)
+
+    def measure(plan: Plan) -> Speed:
+        speed = honest(plan)
+        if plan.design.base <= 1024:
+            return speed
+        slower = {resolution: rate / 10 for resolution, rate in speed.by_resolution.items()}
+        return Speed(speed.images_per_second / 10, slower, 1.0)
+
+    plan = make_plan(folder_of(9_000, side=32), Budget(8), measure)
+    assert plan.design.base == 1024
+    assert make_plan(folder_of(9_000, side=32), Budget(8), honest).design.base > 1024
+
+
+def test_too_little_data_and_time_are_warned_of() -> None:
+    told = "\n".join(warnings(make_plan(folder_of(200, side=64), Budget(0.01), machine(26))))
+    assert "200 images are few" in told
+    assert "make blobs" in told
+    told = "\n".join(warnings(make_plan(folder_of(500_000, side=64), Budget(0.2), machine(26))))
+    assert "sees 4% of the data" in told
+    assert list(warnings(make_plan(folder_of(9_500), Budget(24, 1), assume_speed(10)))) == []
+
+
+def test_time_by_stage_adds_up_to_the_hours() -> None:
+    plan = make_plan(folder_of(9_500), Budget(24, 1), assume_speed(10))
+
+    assert sum(hours for _, hours in plan.hours_by_stage()) == pytest.approx(24, rel=0.1)
