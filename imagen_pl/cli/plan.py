@@ -117,12 +117,15 @@ def _measure(gpus: int | None, tflops: float | None) -> tuple[Measure, int]:
 
     from imagen_pl.planning import speed
     from imagen_pl.planning.planner import assume_speed
+    from imagen_pl.training.precision import choose_precision
 
     present = torch.cuda.device_count()
     gpus = present if gpus is None else gpus
     if tflops is None and (gpus == 0 or present):
         if gpus > present:
             print(f"This machine has {present} of {gpus} GPUs: one is measured, and the others count alike.")
+        choice = choose_precision("gpu" if gpus else "cpu")
+        print(f"Precision: {choice.name}, {choice.reason}.")
         print("Measuring this machine's speed, for about half a minute ...", flush=True)
         return speed.measure, gpus
     rate = tflops or _USUAL_TFLOPS

@@ -213,7 +213,11 @@ def _trainer(plan: Plan) -> Block:
     whole = round(hours * 3600)
     clock = f"{whole // 86400:02}:{whole // 3600 % 24:02}:{whole // 60 % 60:02}:{whole % 60:02}"
     return [
-        Setting("accelerator", "gpu" if gpus else "auto", "auto takes a GPU if there is one."),
+        Setting(
+            "accelerator",
+            "gpu" if gpus else "auto",
+            "auto takes a GPU if there is one. Precision follows the machine: bf16-mixed where fast.",
+        ),
         Setting("devices", max(gpus, 1), "How many of them. The stages' batch_size counts all together."),
         Setting(
             "max_time",

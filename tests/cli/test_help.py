@@ -20,6 +20,7 @@ def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) 
         assert main(words) == 0
         assert capsys.readouterr().out == HELP
     for verb in (
+        "plan",
         "fit",
         "validate",
         "sample",
@@ -69,7 +70,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: unknown verb 'train': use fit, validate, sample, sheet, variants, interpolate, edit, demo, "
+        "error: unknown verb 'train': use plan, fit, validate, sample, sheet, variants, interpolate, edit, "
     )
 
 
