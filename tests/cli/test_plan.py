@@ -13,7 +13,7 @@ from imagen_pl.cli.main import main
 from imagen_pl.cli.plan import default_name
 from imagen_pl.planning import speed
 from imagen_pl.planning.planner import Plan, Speed
-from tests.helpers.planning import machine, write_set, write_shards
+from tests.helpers.planning import loss_terms, machine, write_set, write_shards
 
 SLOW, FAST = 26.0, 5e5  # images a second of the quickstart's networks
 
@@ -98,7 +98,7 @@ def test_each_kind_of_data_gets_a_plan_that_trains(
     assert "Warning: " in told  # all of them are few
     config = yaml.safe_load((tmp_path / "configs/my_set.yaml").read_text())
     assert config["growth"]["stages"][-1]["resolution"] == resolution
-    names = [loss["class_path"].rsplit(".", 1)[-1] for loss in config["model"]["matching"]]
+    names = [loss["class_path"].rsplit(".", 1)[-1] for loss in loss_terms(config)]
     assert ("PixelMatching" in names) == paired
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(shortened(config)))
     assert main(["fit", "--config", "configs/my_set.yaml", "--config", "short.yaml"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from imagen_pl.planning import rules
 from imagen_pl.planning.data_profile import DataProfile
@@ -35,6 +36,13 @@ def folder_of(images: int, side: int = 512, **numbers: float) -> DataProfile:
         side=side,
         **{**usual, **numbers},
     )
+
+
+def loss_terms(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The loss terms of a configuration."""
+    model = config["model"]
+    found: list[dict[str, Any]] = model["losses"] if "losses" in model else model["matching"]
+    return found
 
 
 def write_set(

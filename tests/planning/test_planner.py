@@ -14,7 +14,7 @@ from imagen_pl.planning.expectations import lines, warnings
 from imagen_pl.planning.planner import Budget, Plan, Speed, assume_speed, make_plan
 from imagen_pl.planning.recipe import recipe
 from imagen_pl.planning.settings import to_dict
-from tests.helpers.planning import folder_of, machine
+from tests.helpers.planning import folder_of, loss_terms, machine
 from tests.helpers.runs import REPOSITORY
 
 # What a plan cannot know: captions worth watching, and how far a run of the recipe may go.
@@ -27,7 +27,7 @@ def _recipe(name: str) -> dict[str, Any]:
 
 
 def _losses(plan: Plan) -> list[str]:
-    return [loss["class_path"].rsplit(".", 1)[-1] for loss in to_dict(recipe(plan))["model"]["matching"]]
+    return [loss["class_path"].rsplit(".", 1)[-1] for loss in loss_terms(to_dict(recipe(plan)))]
 
 
 @pytest.mark.parametrize("images_per_second", [26, 40, 78])  # AVX2, and a CPU with bfloat16
@@ -66,8 +66,9 @@ def test_the_folder_recipe_is_the_plan_for_10_000_photographs_in_a_day_on_a_gpu(
         ):
             assert mine_args.get(key) == args.get(key)
         assert mine_args.get("minibatch_stddev") == args.get("minibatch_stddev")
-    for key in ("penalties", "matching", "augment", "generator_optimizer", "discriminator_optimizer"):
+    for key in ("penalties", "augment", "generator_optimizer", "discriminator_optimizer"):
         assert mine["model"][key] == theirs["model"][key], key
+    assert loss_terms(mine) == loss_terms(theirs)
     assert mine["model"]["ema_halflife_kimg"] == theirs["model"]["ema_halflife_kimg"]
     assert mine["data"]["caption_dropout"] == theirs["data"]["caption_dropout"]
 
