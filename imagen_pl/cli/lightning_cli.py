@@ -28,9 +28,11 @@ def parser_settings(verb: str, description: str) -> dict[str, Any]:
     """What the help of a verb that takes configuration files says before and after the settings."""
     return {
         "usage": f"imagen-pl {verb} --config FILE [--config FILE ...] [--SECTION.SETTING VALUE ...]",
-        "description": f"{description} Every setting below can stand in a configuration file or on the line; "
-        "the later one counts. A list replaces a list; if both are equally long it takes over what its items "
-        "leave out. `--model.generator.help CLASS` and its like say what a class takes.",
+        "description": f"{description} Every setting below can be given in a configuration file or on the "
+        "command line; the last value wins. A list replaces a list; if both are equally long, settings that "
+        "its items leave out keep their values. Without --trainer.precision, bf16-mixed is used where the "
+        "machine is fast in bfloat16, else 32-true. `--model.generator.help CLASS` and the like list what a "
+        "class takes.",
         "epilog": examples_of(verb),
         "formatter_class": Help,
     }

@@ -122,6 +122,14 @@ def test_no_recipe_names_a_format(file: Path) -> None:
     assert "precision" not in yaml.safe_load(file.read_text(encoding="utf-8")).get("trainer", {})
 
 
+@pytest.mark.parametrize("verb", ["fit", "validate", "fit-captioner"])
+def test_help_says_what_is_used_without_a_setting(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+
+    text = "".join(capsys.readouterr().out.split())  # lines may break at hyphens
+    assert "Without--trainer.precision,bf16-mixedisusedwherethemachineisfastinbfloat16" in text
+
+
 def test_a_plugin_of_the_trainer_decides(tiny: Tiny, cpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
     cpu("amx_bf16")
     config = yaml.safe_load(Path("tiny.yaml").read_text())
