@@ -13,8 +13,8 @@ from imagen_pl.callbacks.base import callbacks_of, is_dry_run
 from imagen_pl.schedules import Cosine, Linear
 from imagen_pl.training.precision import bfloat16_support
 
-# Speed is measured from the fifth batch, or the last one within ten seconds, to the twentieth, or the first one
-# after half a minute.
+# Speed is measured from the fifth batch, or the last one within ten seconds, to the twentieth, or the first
+# one after half a minute.
 _WARM_UP, _WARM_UP_S = 5, 10.0
 _BATCHES, _BATCHES_S = 20, 30.0
 _FEW = 0.5  # share of the images that the recipe is made for
@@ -39,8 +39,8 @@ class SlowRecipe(Callback):
 
     A recipe is made for the images at which its learning-rate schedule ends: `begin_kimg + kimg` of
     `model.learning_rate_schedule`. Nothing is said without a schedule that ends in images, or without an end
-    of the run. The speed is measured over twenty batches, or over half a minute where they take longer, and again
-    at each new resolution, since larger images are slower. The warning comes once a start.
+    of the run. The speed is measured over twenty batches, or over half a minute where they take longer, and
+    again at each new resolution, since larger images are slower. The warning comes once a start.
 
     Args:
         say: prints a line to the user; None prints above the progress bar where there is one.
