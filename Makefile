@@ -23,12 +23,12 @@ quickstart: $(INSTALLED)
 		--trainer.max_time "$$($(BIN)/python -c 'm = round(60 * $(MINUTES)); print(f"00:{m // 3600:02}:{m // 60 % 60:02}:{m % 60:02}")')"
 
 quality: quickstart $(GIGAGAN)
-	$(BIN)/python benchmarks/baselines/plain_loop.py --minutes $(MINUTES) --out runs/plain_loop
-	PYTHONPATH=.venv/gigagan $(BIN)/python benchmarks/baselines/gigagan.py --minutes $(MINUTES) --out runs/gigagan
-	$(BIN)/python benchmarks/quality.py runs/quickstart runs/plain_loop runs/gigagan \
+	$(BIN)/python -m benchmarks.baselines.plain_loop --minutes $(MINUTES) --out runs/plain_loop
+	PYTHONPATH=.venv/gigagan $(BIN)/python -m benchmarks.baselines.gigagan --minutes $(MINUTES) --out runs/gigagan
+	$(BIN)/python -m benchmarks.quality runs/quickstart runs/plain_loop runs/gigagan \
 		--extractor efficientnet_lite1 --out runs/quality/32px.json
-	$(BIN)/python benchmarks/quality.py emoji --extractor efficientnet_lite1 --out runs/quality/64px.json
-	$(BIN)/python benchmarks/words.py runs/quickstart emoji --extractor efficientnet_lite1 --out runs/quality/words
+	$(BIN)/python -m benchmarks.quality emoji --extractor efficientnet_lite1 --out runs/quality/64px.json
+	$(BIN)/python -m benchmarks.words runs/quickstart emoji --extractor efficientnet_lite1 --out runs/quality/words
 
 test: $(INSTALLED)
 	$(BIN)/ruff check

@@ -1,15 +1,14 @@
-"""Train a grid of recipes on the shipped emoji, and say what each is worth: by default, each of the pillars.
+"""Train a grid of recipes on the shipped emoji and tabulate their scores: by default, each of the pillars.
 
-    python benchmarks/ablation.py                        # what is missing, then the table in RESULTS.md
-    python benchmarks/ablation.py --only "all off" growing --seeds 0
-    python benchmarks/ablation.py --table                # the table alone, from the JSON files
-    python benchmarks/ablation.py --grid benchmarks/ablation/growing_grid.yaml
+    python -m benchmarks.ablation                        # what is missing, then the table in RESULTS.md
+    python -m benchmarks.ablation --only "all off" growing --seeds 0
+    python -m benchmarks.ablation --table                # the table alone, from the JSON files
+    python -m benchmarks.ablation --grid benchmarks/grids/growing_grid.yaml
 
 Every run trains for the same time, one after the other, and is scored by benchmarks/quality.py. A run whose
-JSON file exists in benchmarks/results/, under the grid's name, is skipped, so the grid can be stopped and
-gone on with; the file holds its scores, its speed and its curves. A run that diverged is kept as such, with
-its curves. Beside the files of the grid's first seed lie what it drew at the end.
-notebooks/ablations.ipynb plots what is known of the pillars.
+JSON file exists in benchmarks/results/, under the grid's name, is skipped, so an interrupted grid can be
+continued; the file holds its scores, its speed and its curves. A run that diverged is kept as such, with
+its curves. notebooks/ablations.ipynb plots the results of the pillars.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import argparse
 import csv
 import json
 import math
-import shutil
 import statistics
 import subprocess
 import sys
@@ -34,7 +32,7 @@ from imagen_pl.callbacks.run_record import git_state
 from imagen_pl.storage.atomic_files import atomic_write
 
 REPOSITORY = Path(__file__).parents[1]
-GRID = REPOSITORY / "benchmarks/ablation/pillars_grid.yaml"
+GRID = REPOSITORY / "benchmarks/grids/pillars_grid.yaml"
 RESULTS = REPOSITORY / "benchmarks/results"
 REPORT = REPOSITORY / "benchmarks/RESULTS.md"
 # Of the numbers in metrics.csv: what explains why a pillar helps or not.
@@ -134,19 +132,20 @@ def train_and_score(grid: Grid, run: Run, runs_dir: Path) -> dict[str, Any]:
     }
     if trained.returncode == 0:
         scored = folder / "quality.json"
-        quality = ["benchmarks/quality.py", str(folder), "--extractor", grid.extractor, "--out", str(scored)]
+        quality = [
+            "-m",
+            "benchmarks.quality",
+            str(folder),
+            "--extractor",
+            grid.extractor,
+            "--out",
+            str(scored),
+        ]
         subprocess.run([sys.executable, *quality], cwd=REPOSITORY, check=True)
         told = json.loads(scored.read_text())
         result |= {"machine": told["machine"], "torch": told["torch"], "extractor": told["extractor"]}
         result["score"] = told["scores"][0]
     return result
-
-
-def keep_pictures(run: Run, grid: Grid, runs_dir: Path) -> None:
-    """The fixed captions as they were drawn last, beside the result."""
-    drawn = sorted((runs_dir / run.slug / "samples").glob("*.png"))
-    if drawn:
-        shutil.copyfile(drawn[-1], run.result(grid).with_suffix(".png"))
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
@@ -262,8 +261,6 @@ def main() -> None:
         result = train_and_score(grid, run, runs_dir)
         with atomic_write(run.result(grid)) as file:
             file.write((json.dumps(result, indent=1) + "\n").encode())
-        if run.seed == grid.seeds[0]:
-            keep_pictures(run, grid, runs_dir)
     write_report(grid, REPORT)
 
 

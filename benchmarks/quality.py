@@ -1,7 +1,7 @@
 """Score trained models on the shipped emoji, beside what real images score.
 
-    python benchmarks/quality.py runs/quickstart
-    python benchmarks/quality.py runs/a runs/b --out quality.json
+    python -m benchmarks.quality runs/quickstart
+    python -m benchmarks.quality runs/a runs/b --out quality.json
 
 Prints a Markdown table, and writes the same as JSON with the command, commit and machine, and beside it, as
 PNG, what each model drew for the same sixteen captions. Every model draws
@@ -39,12 +39,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation import images_per_second, read_metrics
 from PIL import Image
-from ruler import COUNTS, SIZE, Images, Ruler, Score, Took, extract, make_ruler, score, score_real, shrink
 from tqdm import tqdm
 
 import imagen_pl
+from benchmarks.ablation import images_per_second, read_metrics
+from benchmarks.protocol import (
+    COUNTS,
+    SIZE,
+    Images,
+    ReferenceSet,
+    Score,
+    TrainingCost,
+    extract,
+    make_reference,
+    score,
+    score_real,
+    shrink,
+)
 from imagen_pl.callbacks.run_record import git_state
 from imagen_pl.data.build_emoji import SHIPPED
 from imagen_pl.errors import UserError
@@ -56,39 +68,41 @@ from imagen_pl.storage.atomic_files import atomic_write
 from imagen_pl.storage.checkpoint_io import read_checkpoint
 from imagen_pl.storage.model_files import model_file
 
-# Of a folder that another program wrote: a picture for each caption (benchmarks/baselines/pictures_of.py).
+# Of a folder that another program wrote: a picture for each caption (benchmarks/baselines/handover.py).
 PICTURES = "pictures.npy"
 EXTRACTORS: dict[str, type[Extractor]] = {e.name: e for e in (EfficientNetLite0, EfficientNetLite1)}
 
 
-def draw_pictures(model: TextToImage, ruler: Ruler, guidance: float = 1.0, refine: int = 0) -> Images:
+def draw_pictures(
+    model: TextToImage, reference: ReferenceSet, guidance: float = 1.0, refine: int = 0
+) -> Images:
     """A picture for each caption, each with a seed of its own."""
-    pairs = [(ruler.pictures[row].caption, ruler.seed + k) for k, row in enumerate(ruler.asked)]
+    pairs = [(reference.pictures[row].caption, reference.seed + k) for k, row in enumerate(reference.asked)]
     pictures = tqdm(model.draw(pairs, guidance=guidance, refine=refine), total=len(pairs), delay=10)
     drawn = [torch.from_numpy(np.array(picture)) for picture in pictures]
-    return shrink(torch.stack(drawn).permute(0, 3, 1, 2), ruler.resolution)
+    return shrink(torch.stack(drawn).permute(0, 3, 1, 2), reference.resolution)
 
 
-def read_drawn(folder: Path, ruler: Ruler) -> Images:
-    """The same of another program."""
+def read_drawn(folder: Path, reference: ReferenceSet) -> Images:
+    """The pictures that another program wrote."""
     drawn = torch.from_numpy(np.load(folder / PICTURES)).permute(0, 3, 1, 2)
-    if len(drawn) != len(ruler.asked) or ruler.seed != 0:
+    if len(drawn) != len(reference.asked) or reference.seed != 0:
         raise UserError(
-            f"{folder} holds {len(drawn)} pictures, for other captions than --seed {ruler.seed} asks"
+            f"{folder} holds {len(drawn)} pictures, for other captions than --seed {reference.seed} asks"
         )
-    return shrink(drawn, ruler.resolution)
+    return shrink(drawn, reference.resolution)
 
 
-def took_by_run(path: Path, model: TextToImage) -> Took:
-    """From a run's checkpoint and metrics.csv; of a release, little is known."""
+def training_cost(path: Path, model: TextToImage) -> TrainingCost:
+    """From a run's checkpoint and metrics.csv; a release keeps little of it."""
     seen = model.description.get("images_seen")
     drawer = sum(p.numel() for p in model.generator.parameters())
     if not (path / "metrics.csv").is_file():
-        return Took(images_seen=seen, generator_parameters=drawer)
+        return TrainingCost(images_seen=seen, generator_parameters=drawer)
     rows = read_metrics(path / "metrics.csv")
     held = read_checkpoint(model_file(path), mmap=True)["state_dict"]
     memory = [row["train/peak_memory_gb"] for row in rows if "train/peak_memory_gb" in row]
-    return Took(
+    return TrainingCost(
         images_seen=seen,
         images_per_second=images_per_second(rows),
         generator_parameters=drawer,
@@ -97,7 +111,7 @@ def took_by_run(path: Path, model: TextToImage) -> Took:
     )
 
 
-# ------------------------------------------------------------------ what is told
+# ------------------------------------------------------------------ the table
 
 
 def table(scores: list[Score]) -> str:
@@ -114,7 +128,7 @@ def table(scores: list[Score]) -> str:
     return "\n".join(lines)
 
 
-def cost(took: Took | None) -> str:
+def cost(took: TrainingCost | None) -> str:
     """Four cells."""
     if took is None:
         return " | | | "
@@ -136,20 +150,26 @@ def pair(found: Retrieval | None, shuffled: Retrieval | None) -> str:
     return "{} ({})".format(*told)
 
 
-def circumstances(ruler: Ruler, extractor: Extractor, models: list[Path]) -> dict[str, Any]:
+def circumstances(reference: ReferenceSet, extractor: Extractor, models: list[Path]) -> dict[str, Any]:
     return {
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         "git": git_state(),
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
         "torch": torch.__version__,
         "models": [str(path) for path in models],
         "data": SHIPPED.name,
         "extractor": extractor.name,
-        "resolution": ruler.resolution,
-        "seed": ruler.seed,
+        "resolution": reference.resolution,
+        "seed": reference.seed,
         "captions": COUNTS,
-        "reals": len(ruler.rest),
+        "reals": len(reference.rest),
     }
+
+
+def command_line() -> str:
+    """How the running benchmark was called, without the machine's paths."""
+    name = Path(sys.argv[0]).stem
+    return shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
 
 
 def cpu_model() -> str:
@@ -175,7 +195,10 @@ def main() -> None:
         "--extractor", choices=EXTRACTORS, default="efficientnet_lite0", help="whose features"
     )
     parser.add_argument(
-        "--guidance", type=float, default=1.0, help="0 to 10; more than 1 heeds the words more"
+        "--guidance",
+        type=float,
+        default=1.0,
+        help="0 to 10; above 1 the picture follows the prompt more closely",
     )
     parser.add_argument("--refine", type=int, default=0, help="steps towards the prior's guess")
     options = parser.parse_args()
@@ -216,43 +239,43 @@ def run(
     resolution = largest if resolution is None else resolution
     if not 8 <= resolution <= largest and loaded:
         raise UserError(f"--resolution {resolution} is not between 8 and {largest}, what all models draw")
-    ruler = make_ruler(extractor, resolution, seed)
+    reference = make_reference(extractor, resolution, seed)
     scores = []
     pictures: dict[str, Images] = {}
     for path, model in loaded:
-        pictures[str(path)] = draw_pictures(model, ruler, guidance, refine)
+        pictures[str(path)] = draw_pictures(model, reference, guidance, refine)
         features = extract(extractor, pictures[str(path)], str(path))
-        scores.append(replace(score(ruler, str(path), features), took=took_by_run(path, model)))
+        scores.append(replace(score(reference, str(path), features), took=training_cost(path, model)))
     for path in drawn:
-        pictures[str(path)] = read_drawn(path, ruler)
+        pictures[str(path)] = read_drawn(path, reference)
         features = extract(extractor, pictures[str(path)], str(path))
         about = json.loads((path / "about.json").read_text())
-        took = Took(**{f.name: about.get(f.name) for f in fields(Took)})
-        scores.append(replace(score(ruler, str(path), features), took=took))
-    scores += score_real(ruler, extractor)
-    about = circumstances(ruler, extractor, models)
+        took = TrainingCost(**{f.name: about.get(f.name) for f in fields(TrainingCost)})
+        scores.append(replace(score(reference, str(path), features), took=took))
+    scores += score_real(reference, extractor)
+    about = circumstances(reference, extractor, models)
     about |= {"guidance": guidance, "refine": refine}
     about["seconds"] = round(time.monotonic() - start, 1)
     counts = ", ".join(f"{count} of {split}" for split, count in COUNTS.items())
     print(
-        f"{extractor.name} features, {resolution} px, seed {seed}, {len(ruler.asked):,} captions ({counts}), "
-        f"against {len(ruler.rest):,} real images\n"
+        f"{extractor.name} features, {resolution} px, seed {seed}, {len(reference.asked):,} captions "
+        f"({counts}), against {len(reference.rest):,} real images\n"
     )
     print(table(scores))
     with atomic_write(out) as file:
         file.write((json.dumps({**about, "scores": [asdict(s) for s in scores]}, indent=2) + "\n").encode())
-    sheet(ruler, pictures).save(out.with_suffix(".png"))
+    sheet(reference, pictures).save(out.with_suffix(".png"))
 
 
-def sheet(ruler: Ruler, pictures: Mapping[str, Images]) -> Image.Image:
+def sheet(reference: ReferenceSet, pictures: Mapping[str, Images]) -> Image.Image:
     """The same captions, eight of train and eight of test, by each model: real ones first, a row each."""
     rows = {
-        split: [k for k, row in enumerate(ruler.asked) if ruler.pictures[row].split == split]
+        split: [k for k, row in enumerate(reference.asked) if reference.pictures[row].split == split]
         for split in ("train", "test")
     }
     shown = [k for each in rows.values() for k in each[len(each) // 16 :: len(each) // 8][:8]]
-    captions = [ruler.pictures[ruler.asked[k]].caption for k in shown]
-    cells, labels = to_pil(ruler.images[[ruler.asked[k] for k in shown]]), captions
+    captions = [reference.pictures[reference.asked[k]].caption for k in shown]
+    cells, labels = to_pil(reference.images[[reference.asked[k] for k in shown]]), captions
     for name, drawn in pictures.items():
         cells += to_pil(drawn[shown])
         labels = [*labels, name, *[" "] * (len(shown) - 1)]

@@ -1,10 +1,11 @@
 """Make the model that ships with the package, and its card, from a run and a captioner.
 
-    python benchmarks/release.py runs/emoji64_projected/checkpoints/last.ckpt --captioner runs/captioner64
+    python -m benchmarks.release runs/emoji64_projected/checkpoints/last.ckpt --captioner runs/captioner64
 
 Writes imagen_pl/released/emoji/: the generator's average and the captioner in half precision, config.json,
 and README.md, the card, with every score of `imagen-pl evaluate` on the splits train, composition and test,
-what benchmarks/words.py and benchmarks/captions.py say, samples that nobody picked, the answers to the words'
+the tables of benchmarks/words.py and benchmarks/captioner.py, samples that nobody picked, the answers to the
+words'
 prompts, and the test's worst.
 """
 
@@ -21,11 +22,11 @@ from typing import Any
 
 import torch
 import yaml
-from ablation import images_per_second, read_metrics
-from quality import circumstances, draw_pictures
-from ruler import Ruler, extract, make_ruler
 from torch import Tensor
 
+from benchmarks.ablation import images_per_second, read_metrics
+from benchmarks.protocol import ReferenceSet, extract, make_reference
+from benchmarks.quality import circumstances, draw_pictures
 from imagen_pl import load
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.skipped_images import SkippedImages
@@ -89,10 +90,18 @@ def measure(out: Path, work: Path) -> tuple[list[dict[str, Any]], str, str]:
         call(["-m", "imagen_pl.cli.main", "evaluate", str(out), *asked])
         found.append(json.loads((folder / "evaluation.json").read_text()))
     words_table = call(
-        ["benchmarks/words.py", str(out), "--extractor", EfficientNetLite1.name, "--out", str(work / "words")]
+        [
+            "-m",
+            "benchmarks.words",
+            str(out),
+            "--extractor",
+            EfficientNetLite1.name,
+            "--out",
+            str(work / "words"),
+        ]
     )
     captions_table = call(
-        ["benchmarks/captions.py", str(out), "--split", "test", "--out", str(work / "captions.json")]
+        ["-m", "benchmarks.captioner", str(out), "--split", "test", "--out", str(work / "captions.json")]
     )
     shutil.copyfile(work / "words/words-0.png", out / "words.png")
     return found, told(words_table, out), told(captions_table, out)
@@ -110,37 +119,36 @@ def told(printed: str, out: Path) -> str:
     return printed.strip().replace(str(out), out.name)
 
 
-def pages(model: TextToImage, ruler: Ruler, out: Path) -> None:
+def pages(model: TextToImage, reference: ReferenceSet, out: Path) -> None:
     """samples.png: captions spread evenly over the splits; failures.png: the test's worst, and real ones."""
-    pictures = draw_pictures(model, ruler)
+    pictures = draw_pictures(model, reference)
     rows = {
-        split: [k for k, r in enumerate(ruler.asked) if ruler.pictures[r].split == split] for split in SPLITS
+        split: [k for k, r in enumerate(reference.asked) if reference.pictures[r].split == split]
+        for split in SPLITS
     }
     shown = [k for split in SPLITS for k in rows[split][:: max(1, len(rows[split]) // 16)][:16]]
     labelled_grid(
         [to_pil(pictures[k : k + 1])[0] for k in shown],
-        [ruler.pictures[ruler.asked[k]].caption for k in shown],
+        [reference.pictures[reference.asked[k]].caption for k in shown],
         columns=8,
         smallest=96,
     ).save(out / "samples.png")
-    worst = sorted(
-        rows["test"], key=dict(zip(rows["test"], ranks(ruler, pictures, rows["test"]), strict=True)).get
-    )
-    worst = worst[-16:]
-    pairs = [torch.stack([pictures[k], ruler.images[ruler.asked[k]]]) for k in worst]
+    by_rank = zip(ranks(reference, pictures, rows["test"]), rows["test"], strict=True)
+    worst = [row for _, row in sorted(by_rank, key=lambda pair: pair[0])][-16:]
+    pairs = [torch.stack([pictures[k], reference.images[reference.asked[k]]]) for k in worst]
     labelled_grid(
         [strip(to_pil(pair), smallest=96) for pair in pairs],
-        [ruler.pictures[ruler.asked[k]].caption for k in worst],
+        [reference.pictures[reference.asked[k]].caption for k in worst],
         columns=4,
     ).save(out / "failures.png")
 
 
-def ranks(ruler: Ruler, pictures: Tensor, rows: list[int]) -> list[int]:
+def ranks(reference: ReferenceSet, pictures: Tensor, rows: list[int]) -> list[int]:
     """Of the real image among those of its style, for each of these pictures."""
-    real = ruler.features[[ruler.asked[k] for k in rows]].double()
+    real = reference.features[[reference.asked[k] for k in rows]].double()
     drawn = extract(EfficientNetLite1(), pictures[rows], "test pictures").double()
     a, b = (torch.nn.functional.normalize(x - real.mean(0), dim=1) for x in (drawn, real))
-    styles = [ruler.pictures[ruler.asked[k]].style for k in rows]
+    styles = [reference.pictures[reference.asked[k]].style for k in rows]
     alike = torch.tensor([[s == t for t in styles] for s in styles])
     nearness = a @ b.T
     return ((nearness > nearness.diagonal()[:, None]) & alike).sum(1).tolist()
@@ -185,7 +193,7 @@ def made_by(run: Path, about: dict[str, Any]) -> str:
         f"{'; '.join(took)}. On {cpu['cores']} cores of an {cpu['cpu']} that light work shared, torch "
         f"{about['torch']}, one run of each. The last command also measured what stands here."
     )
-    return "\n".join(["```", *commands, _CAPTIONER, f"python {about['command']}", "```", "", told])
+    return "\n".join(["```", *commands, _CAPTIONER, about["command"], "```", "", told])
 
 
 def with_stems(run: Path) -> list[Path]:
@@ -213,13 +221,13 @@ def main() -> None:
     if size > LARGEST_MB:
         raise SystemExit(f"{options.out} has {size:.0f} MB of weights: {LARGEST_MB} at most may ship")
     model = load(options.out, "cpu")
-    ruler = make_ruler(EfficientNetLite1(), model.resolution, seed=0)
-    pages(model, ruler, options.out)
+    reference = make_reference(EfficientNetLite1(), model.resolution, seed=0)
+    pages(model, reference, options.out)
     evaluations, words, captions = measure(options.out, options.work)
     refined = ["--refine", str(USUAL_STEPS), "--out", str(options.work / "refined.json")]
     extractor = EfficientNetLite1.name
-    call(["benchmarks/quality.py", str(options.out), "--extractor", extractor, *refined])
-    about = circumstances(ruler, EfficientNetLite1(), [options.run])
+    call(["-m", "benchmarks.quality", str(options.out), "--extractor", extractor, *refined])
+    about = circumstances(reference, EfficientNetLite1(), [options.run])
     card = model_card(
         "emoji",
         model.description,

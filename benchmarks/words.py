@@ -1,10 +1,10 @@
 """Does a model understand its prompts? 200 of them, of eight kinds, each scored by a rule.
 
-    python benchmarks/words.py runs/quickstart
-    python benchmarks/words.py runs/a runs/b --extractor efficientnet_lite1 --out words/
+    python -m benchmarks.words runs/quickstart
+    python -m benchmarks.words runs/a runs/b --extractor efficientnet_lite1 --out words/
 
 Prints a Markdown table, the share of prompts that come out right by kind, and writes words.json and a grid
-of pictures for each model, right and wrong ones marked, to look at. benchmarks/words/prompts.jsonl says of
+of pictures for each model, right and wrong ones marked, to look at. benchmarks/prompts.jsonl says of
 each prompt what is right:
 
     like        the picture is among the five nearest to this caption's real image, of 100 of its style
@@ -33,12 +33,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageCms
-from quality import EXTRACTORS, check_teachers
-from ruler import Ruler, extract, make_ruler, shrink
 from scipy import ndimage
 from torch import Tensor
 
 import imagen_pl
+from benchmarks.protocol import ReferenceSet, extract, make_reference, shrink
+from benchmarks.quality import EXTRACTORS, check_teachers
 from imagen_pl.callbacks.run_record import git_state
 from imagen_pl.data.build_emoji import SHIPPED, STYLES
 from imagen_pl.data.transforms import decode
@@ -49,7 +49,7 @@ from imagen_pl.storage.atomic_files import atomic_write
 
 Picture = UInt8[Tensor, "3 r r"]
 
-PROMPTS = Path(__file__).parent / "words/prompts.jsonl"
+PROMPTS = Path(__file__).parent / "prompts.jsonl"
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 # As emoji have them.
 COLOURS = {
@@ -136,17 +136,17 @@ def mean_colour(picture: Picture) -> Float[Tensor, " 3"]:
 
 
 @dataclass
-class LogitFn:
+class PromptJudge:
     """Says what is right, held against the shipped emoji.
 
-    ruler: one real image a subject and style, and their features.
+    reference: one real image a subject and style, and their features.
     """
 
-    ruler: Ruler
+    reference: ReferenceSet
     places: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.places = {picture.caption: row for row, picture in enumerate(self.ruler.pictures)}
+        self.places = {picture.caption: row for row, picture in enumerate(self.reference.pictures)}
 
     def right(self, prompt: Prompt, picture: Picture, features: Float[Tensor, " f"]) -> bool:
         """Whether a picture is right for a prompt."""
@@ -163,13 +163,13 @@ class LogitFn:
 
     def _like(self, caption: str, features: Float[Tensor, " f"]) -> bool:
         place = self.places[caption]
-        style = self.ruler.pictures[place].style
-        others = [i for i, p in enumerate(self.ruler.pictures) if p.style == style and i != place]
+        style = self.reference.pictures[place].style
+        others = [i for i, p in enumerate(self.reference.pictures) if p.style == style and i != place]
         # The same for every model, and other ones for every prompt.
         rivals = np.random.default_rng(place).choice(others, _OF - 1, replace=False)
         rows = torch.tensor([place, *rivals.tolist()])
-        mean = self.ruler.features.mean(0)
-        near = F.cosine_similarity(self.ruler.features[rows] - mean, (features - mean)[None], dim=1)
+        mean = self.reference.features.mean(0)
+        near = F.cosine_similarity(self.reference.features[rows] - mean, (features - mean)[None], dim=1)
         return int((near[1:] >= near[0]).sum()) < _FIRST
 
     def _tone(self, prompt: Prompt, picture: Picture) -> bool:
@@ -192,7 +192,7 @@ class LogitFn:
 
     def real(self, caption: str) -> Picture:
         """The real image of a caption."""
-        return shrink(decode(self._encoded[caption], 64)[None], self.ruler.resolution)[0]
+        return shrink(decode(self._encoded[caption], 64)[None], self.reference.resolution)[0]
 
     def real_for(self, prompt: Prompt) -> Picture | None:
         """The real image for a prompt that a rule on pixels is for, where there is one."""
@@ -202,9 +202,9 @@ class LogitFn:
     @cached_property
     def style_rule(self) -> tuple[Float[Tensor, " f"], Float[Tensor, "f s"]]:
         """Mean and directions of a ridge regression from real images of train to their style."""
-        rows = [i for i, p in enumerate(self.ruler.pictures) if p.split == "train"]
-        wanted = torch.tensor([STYLES.index(self.ruler.pictures[i].style) for i in rows])
-        x = self.ruler.features[rows].double()
+        rows = [i for i, p in enumerate(self.reference.pictures) if p.split == "train"]
+        wanted = torch.tensor([STYLES.index(self.reference.pictures[i].style) for i in rows])
+        x = self.reference.features[rows].double()
         mean = x.mean(0)
         x = x - mean
         square = x.T @ x
@@ -232,25 +232,25 @@ class Marks:
 
 
 def mark(
-    logit_fn: LogitFn, name: str, prompts: Sequence[Prompt], pictures: Sequence[Picture], features: Tensor
+    judge: PromptJudge, name: str, prompts: Sequence[Prompt], pictures: Sequence[Picture], features: Tensor
 ) -> Marks:
     """Marks of pictures, one for each prompt."""
-    right = [logit_fn.right(*each) for each in zip(prompts, pictures, features, strict=True)]
+    right = [judge.right(*each) for each in zip(prompts, pictures, features, strict=True)]
     turned = turn_within_kinds(prompts)
-    shuffled = [logit_fn.right(prompts[i], pictures[k], features[k]) for i, k in enumerate(turned)]
-    found = zip(logit_fn.style_of(features), prompts, strict=True)
+    shuffled = [judge.right(prompts[i], pictures[k], features[k]) for i, k in enumerate(turned)]
+    found = zip(judge.style_of(features), prompts, strict=True)
     named = [style == prompt.style for style, prompt in found if prompt.style is not None]
     return Marks(name, list(right), list(shuffled), sum(named) / len(named))
 
 
-def mark_real(logit_fn: LogitFn, prompts: Sequence[Prompt]) -> Marks:
+def mark_real(judge: PromptJudge, prompts: Sequence[Prompt]) -> Marks:
     """Marks of the real images by the rules on pixels, and of their styles, those of test."""
-    real = [logit_fn.real_for(prompt) for prompt in prompts]
-    nothing = torch.zeros(logit_fn.ruler.features.shape[1])
-    right = [None if x is None else logit_fn.right(p, x, nothing) for p, x in zip(prompts, real, strict=True)]
-    rows = [i for i, p in enumerate(logit_fn.ruler.pictures) if p.split == "test"]
-    styles = logit_fn.style_of(logit_fn.ruler.features[rows])
-    hits = [style == logit_fn.ruler.pictures[i].style for style, i in zip(styles, rows, strict=True)]
+    real = [judge.real_for(prompt) for prompt in prompts]
+    nothing = torch.zeros(judge.reference.features.shape[1])
+    right = [None if x is None else judge.right(p, x, nothing) for p, x in zip(prompts, real, strict=True)]
+    rows = [i for i, p in enumerate(judge.reference.pictures) if p.split == "test"]
+    styles = judge.style_of(judge.reference.features[rows])
+    hits = [style == judge.reference.pictures[i].style for style, i in zip(styles, rows, strict=True)]
     return Marks("real images", right, [None] * len(prompts), sum(hits) / len(hits))
 
 
@@ -317,15 +317,13 @@ def run(models: list[Path], out: Path, seed: int, extractor: Extractor) -> None:
     for path, model in loaded:
         check_teachers(path, model, extractor)
     resolution = min(64, *(model.resolution for _, model in loaded))
-    logit_fn = LogitFn(make_ruler(extractor, resolution, seed))
-    marks = [mark_real(logit_fn, prompts)]
+    judge = PromptJudge(make_reference(extractor, resolution, seed))
+    marks = [mark_real(judge, prompts)]
     for number, (path, model) in enumerate(loaded):
         pairs = [(p.prompt, seed + k) for k, p in enumerate(prompts)]
         drawn = torch.stack([torch.from_numpy(np.array(x)).permute(2, 0, 1) for x in model.draw(pairs)])
         pictures = shrink(drawn, resolution)
-        marks.append(
-            mark(logit_fn, str(path), prompts, list(pictures), extract(extractor, pictures, str(path)))
-        )
+        marks.append(mark(judge, str(path), prompts, list(pictures), extract(extractor, pictures, str(path))))
         out.mkdir(parents=True, exist_ok=True)
         grid(prompts, list(pictures), marks[-1]).save(out / f"words-{number}.png")
     print(f"{extractor.name} features, {resolution} px, seed {seed}, {len(prompts)} prompts\n")

@@ -1,10 +1,10 @@
 """A published GigaGAN (arXiv:2303.05511) on the emoji in the same time: gigagan-pytorch 0.3.0, unpatched.
 
     make .venv/gigagan/installed      # the package, beside the environment; `make quality` does all of this
-    PYTHONPATH=.venv/gigagan python benchmarks/baselines/gigagan.py --minutes 8 --out runs/gigagan
-    python benchmarks/quality.py runs/gigagan --extractor efficientnet_lite1
+    PYTHONPATH=.venv/gigagan python -m benchmarks.baselines.gigagan --minutes 8 --out runs/gigagan
+    python -m benchmarks.quality runs/gigagan --extractor efficientnet_lite1
 
-It shares the data, the encoded captions and the ruler with imagen_pl. Networks, losses and their weights,
+It shares the data, the encoded captions and the protocol with imagen_pl. Networks, losses and their weights,
 optimizers and averaging are the package's, in float32 and at its defaults, but for these:
 
 - Sizes: for networks of 1.4 M and 2.3 M parameters.
@@ -31,10 +31,10 @@ import torch
 from gigagan_pytorch import Discriminator, Generator, GigaGAN, StyleNetwork, TextEncoder
 from gigagan_pytorch.open_clip import OpenClipAdapter
 from jaxtyping import Float, UInt8
-from pictures_of import asked_captions, write_pictures
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from benchmarks.baselines.handover import asked_captions, write_pictures
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.data.transforms import decode

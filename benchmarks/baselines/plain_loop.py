@@ -1,12 +1,12 @@
 """The floor: what a plain loop of a few hundred lines learns of the emoji in the same time.
 
-    python benchmarks/baselines/plain_loop.py --minutes 8 --out runs/plain_loop
-    python benchmarks/quality.py runs/plain_loop --extractor efficientnet_lite1
+    python -m benchmarks.baselines.plain_loop --minutes 8 --out runs/plain_loop
+    python -m benchmarks.quality runs/plain_loop --extractor efficientnet_lite1
 
 No growing, no words but the pooled vector, no captioner, no questions, no teacher: a generator steered by
 scale and shift (FiLM, arXiv:1709.07871), a discriminator by projection (arXiv:1802.05637), the relativistic
 loss with both penalties of R3GAN (arXiv:2501.05441), captions rolled by one as mismatches. It shares the
-data, the encoded captions and the ruler with imagen_pl, and nothing else.
+data, the encoded captions and the protocol with imagen_pl, and nothing else.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from pictures_of import asked_captions, write_pictures
 from torch import Tensor, nn
 from torch.autograd import grad
 from tqdm import tqdm
 
+from benchmarks.baselines.handover import asked_captions, write_pictures
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.data.transforms import decode
@@ -81,7 +81,7 @@ class Discriminator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = list(WIDTHS_D.values())
-        self.set_stage = nn.Conv2d(3 * 4, widths[0], 3, 1, 1)
+        self.from_pixels = nn.Conv2d(3 * 4, widths[0], 3, 1, 1)
         self.blocks = nn.ModuleList(
             nn.ModuleList([nn.Conv2d(a, a, 3, 1, 1), nn.Conv2d(a, b, 3, 1, 1), nn.Conv2d(a, b, 1)])
             for a, b in itertools.pairwise(widths)
@@ -90,8 +90,10 @@ class Discriminator(nn.Module):
         self.text = nn.Linear(TEXT, STYLE)
 
     def forward(self, images: Tensor, text: Tensor) -> Float[Tensor, " b"]:
-        x = self.set_stage(F.pixel_unshuffle(images, 2))
-        for first, second, skip in self.blocks:
+        x = self.from_pixels(F.pixel_unshuffle(images, 2))
+        for block in self.blocks:
+            assert isinstance(block, nn.ModuleList)
+            first, second, skip = block
             y = F.leaky_relu(second(F.leaky_relu(first(x), 0.2)), 0.2)
             x = F.avg_pool2d(skip(x) + 0.5 * y, 2)
         seen = F.leaky_relu(self.sum_up(x.flatten(1)), 0.2)

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.helpers.scripts import REPOSITORY, benchmark
-
-
-@pytest.fixture(scope="module")
-def ablation() -> ModuleType:
-    return benchmark("ablation")
+from benchmarks import ablation
 
 
 def _result(name: str, seed: int, fd: float | None) -> dict[str, Any]:
@@ -31,10 +25,10 @@ def _result(name: str, seed: int, fd: float | None) -> dict[str, Any]:
     return result
 
 
-GRIDS = sorted((REPOSITORY / "benchmarks").glob("*/*_grid.yaml"))
+GRIDS = sorted((ablation.REPOSITORY / "benchmarks").glob("*/*_grid.yaml"))
 
 
-def test_the_pillars_are_measured_long_enough(ablation: ModuleType) -> None:
+def test_the_pillars_are_measured_long_enough() -> None:
     grid = ablation.read_grid(ablation.GRID)
 
     assert {"all off", "growing", "in turn", "captioning", "self-supervision", "all on"} <= grid.runs.keys()
@@ -43,18 +37,21 @@ def test_the_pillars_are_measured_long_enough(ablation: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
-def test_every_run_s_files_exist_and_its_table_has_a_place(ablation: ModuleType, file: Path) -> None:
+def test_every_run_s_files_exist_and_its_table_has_a_place(file: Path) -> None:
     grid = ablation.read_grid(file)
 
     assert all(mark in ablation.REPORT.read_text() for mark in grid.marks)
     missing = [
-        f for files in (grid.base, *grid.runs.values()) for f in files if not (REPOSITORY / f).exists()
+        f
+        for files in (grid.base, *grid.runs.values())
+        for f in files
+        if not (ablation.REPOSITORY / f).exists()
     ]
     assert missing == []
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
-def test_every_run_s_command_is_understood(ablation: ModuleType, file: Path, tmp_path: Path) -> None:
+def test_every_run_s_command_is_understood(file: Path, tmp_path: Path) -> None:
     """By the real parser, with the networks made; the seed reaches weights, latents and order."""
     from imagen_pl.cli.fit import TrainingCLI
 
@@ -69,32 +66,14 @@ def test_every_run_s_command_is_understood(ablation: ModuleType, file: Path, tmp
         assert stages[0].resolution == (8 if grows else stages[-1].resolution)
 
 
-def test_the_last_pictures_are_kept_beside_the_result(
-    ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ablation, "RESULTS", tmp_path)
-    grid = ablation.Grid("pillars", 4, [0], [], "x", {})
-    grid.results.mkdir()
-    samples = tmp_path / "runs/all-off-0/samples"
-    samples.mkdir(parents=True)
-    for name in ("000020kimg", "000031kimg"):
-        (samples / f"{name}.png").write_bytes(name.encode())
-
-    ablation.keep_pictures(ablation.Run("all off", 0), grid, tmp_path / "runs")
-    ablation.keep_pictures(ablation.Run("never drew", 0), grid, tmp_path / "runs")
-
-    assert [f.name for f in grid.results.glob("*.png")] == ["all-off-0.png"]
-    assert (grid.results / "all-off-0.png").read_bytes() == b"000031kimg"
-
-
-def test_speed_is_images_over_time(ablation: ModuleType) -> None:
+def test_speed_is_images_over_time() -> None:
     speed = "train/images_per_second"
     rows = [{"images_seen": 0.0}, {"images_seen": 100.0, speed: 50.0}, {"images_seen": 400.0, speed: 100.0}]
 
     assert ablation.images_per_second(rows) == pytest.approx(400 / (2 + 3))
 
 
-def test_curves_are_means_of_stretches(ablation: ModuleType) -> None:
+def test_curves_are_means_of_stretches() -> None:
     rows = [{"images_seen": float(i), "train/d_loss": float(i), "growth/fade": 1.0} for i in range(120)]
 
     found = ablation.curves(rows)
@@ -105,7 +84,7 @@ def test_curves_are_means_of_stretches(ablation: ModuleType) -> None:
     assert found["train/d_loss"][-1] == [119.0, 118.5]
 
 
-def test_table_gives_mean_and_spread_and_tells_what_diverged(ablation: ModuleType) -> None:
+def test_table_gives_mean_and_spread_and_tells_what_diverged() -> None:
     grid = ablation.Grid("pillars", 4, [0, 1], [], "x", {"all off": [], "growing": [], "never run": []})
     results = [
         _result("growing", 0, 100.0),
@@ -121,9 +100,7 @@ def test_table_gives_mean_and_spread_and_tells_what_diverged(ablation: ModuleTyp
     assert second.startswith("| growing | 2 | 100 ± 0 | 24,000 ± 0 | 105.0 ± 7.1 |")
 
 
-def test_the_table_goes_between_its_marks(
-    ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_table_goes_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation, "RESULTS", tmp_path)
     grid = ablation.Grid("pillars", 4, [0], [], "x", {"growing": []})
     grid.results.mkdir()

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.caption_metrics import caption_retrieval, score_captions, words
 from imagen_pl.errors import UserError
-from imagen_pl.metrics.captions import caption_retrieval, score_captions, words
 
 
 def test_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 
 from imagen_pl.models.text.encoder import FrozenTextEncoder
 from imagen_pl.models.text.feature_cache import TextCache
-from tests.helpers.scripts import benchmark
 
 CAPTIONS = ["red heart", "blue heart", "cat"]
 
@@ -54,7 +54,8 @@ def gigagan(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     clip.OpenClipAdapter = nn.Module  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "gigagan_pytorch", package)
     monkeypatch.setitem(sys.modules, "gigagan_pytorch.open_clip", clip)
-    return benchmark("baselines/gigagan")
+    monkeypatch.delitem(sys.modules, "benchmarks.baselines.gigagan", raising=False)
+    return importlib.import_module("benchmarks.baselines.gigagan")
 
 
 def test_the_discriminator_sees_real_images_with_their_own_captions(

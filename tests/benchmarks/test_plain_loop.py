@@ -1,4 +1,4 @@
-"""The benchmark's floor: that it is a fair one, which learns and heeds its captions."""
+"""The plain loop is a fair baseline: it learns, and its pictures follow their captions."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import itertools
 import json
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.baselines import plain_loop
+from benchmarks.protocol import TrainingCost
+from benchmarks.quality import PICTURES
 from imagen_pl.models.text.encoder import FrozenTextEncoder
 from imagen_pl.models.text.feature_cache import TextCache
-from tests.helpers.scripts import benchmark
 
 CAPTIONS = ["red square", "green square", "blue square"]
 
 
-@pytest.fixture
-def plain_loop(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+@pytest.fixture(autouse=True)
+def _three_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     """With three plain images of three colours in place of the emoji."""
-    module = benchmark("baselines/plain_loop")
     images = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
     images[range(3), range(3)] = 255
     texts = TextCache.build(FrozenTextEncoder(), CAPTIONS)(CAPTIONS).pooled
-    monkeypatch.setattr(module, "training_set", lambda: (images, texts))
-    return module
+    monkeypatch.setattr(plain_loop, "training_set", lambda: (images, texts))
 
 
-def test_it_learns_colours_from_captions(plain_loop: ModuleType) -> None:
+def test_it_learns_colours_from_captions() -> None:
     generator, about = plain_loop.train(minutes=0, images_wanted=1000, batch=16, seed=0)
     assert about["images_seen"] == 1008
     assert about["generator_parameters"] == sum(p.numel() for p in plain_loop.Generator().parameters())
@@ -41,7 +41,7 @@ def test_it_learns_colours_from_captions(plain_loop: ModuleType) -> None:
     assert not np.array_equal(drawn, plain_loop.draw(generator, CAPTIONS, seed=1))
 
 
-def test_it_stops_when_its_time_is_up(plain_loop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_stops_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a clock that a look at it moves by a quarter of a minute."""
     clock = itertools.count(step=15)
     monkeypatch.setattr(plain_loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -50,9 +50,9 @@ def test_it_stops_when_its_time_is_up(plain_loop: ModuleType, monkeypatch: pytes
     assert about["images_per_second"] == 3 * 4 / 60
 
 
-def test_what_it_hands_over_is_what_the_ruler_reads(plain_loop: ModuleType, tmp_path: Path) -> None:
+def test_what_it_hands_over_is_what_quality_reads(tmp_path: Path) -> None:
     generator, about = plain_loop.train(minutes=0, images_wanted=16, batch=16, seed=0)
     plain_loop.write_pictures(tmp_path, plain_loop.draw(generator, CAPTIONS, seed=0), about)
-    took = {field.name for field in fields(benchmark("ruler").Took)}
+    took = {field.name for field in fields(TrainingCost)}
     assert json.loads((tmp_path / "about.json").read_text()).keys() == took
-    assert np.load(tmp_path / benchmark("quality").PICTURES).shape == (3, 32, 32, 3)
+    assert np.load(tmp_path / PICTURES).shape == (3, 32, 32, 3)

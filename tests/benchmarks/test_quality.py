@@ -1,29 +1,24 @@
-"""The ruler's table: what a run took, and what other programs hand in."""
+"""The table of scores: what a run cost, and pictures of other programs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import protocol, quality
 from imagen_pl import load
 from imagen_pl.errors import UserError
 from tests.helpers.runs import Tiny
-from tests.helpers.scripts import benchmark
 
 
-@pytest.fixture(scope="module")
-def quality() -> ModuleType:
-    return benchmark("quality")
-
-
-def test_what_a_run_took_is_read_from_its_folder(quality: ModuleType, trained: Tiny) -> None:
+def test_what_a_run_took_is_read_from_its_folder(trained: Tiny) -> None:
     model = load(trained.run, "cpu")
-    took = quality.took_by_run(trained.run, model)
+    took = quality.training_cost(trained.run, model)
     held = torch.load(trained.run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     sizes = {
         kind: sum(held[n].numel() for n in held if n.startswith(f"{kind}."))
@@ -36,42 +31,38 @@ def test_what_a_run_took_is_read_from_its_folder(quality: ModuleType, trained: T
     assert 0.1 < took.peak_memory_gb < 100
 
 
-def test_of_a_release_little_is_known(quality: ModuleType, trained: Tiny) -> None:
+def test_of_a_release_little_is_known(trained: Tiny) -> None:
     folder = load(trained.run, "cpu").save("release")
-    took = quality.took_by_run(folder, load(folder, "cpu"))
+    took = quality.training_cost(folder, load(folder, "cpu"))
     assert took.generator_parameters > 0
     assert took.discriminator_parameters is took.images_per_second is took.peak_memory_gb is None
 
 
-def test_costs_are_told_where_they_are_known(quality: ModuleType) -> None:
-    took = quality.Took(61_280, 127.96, 3_500_000, 1_600_000, 1.04)
+def test_costs_are_told_where_they_are_known() -> None:
+    took = quality.TrainingCost(61_280, 127.96, 3_500_000, 1_600_000, 1.04)
     assert quality.cost(took) == "128.0 | 61,280 | 3.50 M + 1.60 M | 1.0 GiB"
-    assert quality.cost(quality.Took(generator_parameters=3_500_000)) == " |  | 3.50 M | "
+    assert quality.cost(quality.TrainingCost(generator_parameters=3_500_000)) == " |  | 3.50 M | "
     assert quality.cost(None).count("|") == 3
 
 
-def test_pictures_of_another_program_are_taken_in_the_ruler_s_order(
-    quality: ModuleType, tmp_path: Path
-) -> None:
+def test_pictures_of_another_program_are_taken_in_the_protocol_s_order(tmp_path: Path) -> None:
     pictures = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
     np.save(tmp_path / quality.PICTURES, pictures)
-    ruler = SimpleNamespace(asked=[5, 6, 7], seed=0, resolution=4)
-    assert np.array_equal(quality.read_drawn(tmp_path, ruler).permute(0, 2, 3, 1).numpy(), pictures)
+    reference = SimpleNamespace(asked=[5, 6, 7], seed=0, resolution=4)
+    assert np.array_equal(quality.read_drawn(tmp_path, reference).permute(0, 2, 3, 1).numpy(), pictures)
     with pytest.raises(UserError, match="holds 3 pictures, for other captions than --seed 1 asks"):
         quality.read_drawn(tmp_path, SimpleNamespace(asked=[5, 6, 7], seed=1, resolution=4))
 
 
-def test_a_sheet_shows_the_same_captions_by_each_model(
-    quality: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sheet_shows_the_same_captions_by_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
     count = 40  # of train, as many of test, and one of composition between them
     splits = ["train"] * count + ["composition"] + ["test"] * count
     pictures = [SimpleNamespace(split=split, caption=f"{split} {k}") for k, split in enumerate(splits)]
     images = torch.arange(len(splits), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
-    ruler = SimpleNamespace(pictures=pictures, images=images, asked=list(range(len(splits))))
+    reference = SimpleNamespace(pictures=pictures, images=images, asked=list(range(len(splits))))
     seen: list[Any] = []
     monkeypatch.setattr(quality, "labelled_grid", lambda *shown, columns: seen.append((*shown, columns)))
-    quality.sheet(ruler, {"runs/a": images + 100})
+    quality.sheet(reference, {"runs/a": images + 100})
     ((cells, labels, columns),) = seen
     assert (len(cells), columns) == (32, 16)
     real, drawn = ([cell.getpixel((0, 0))[0] for cell in part] for part in (cells[:16], cells[16:]))
@@ -84,7 +75,6 @@ def test_a_sheet_shows_the_same_captions_by_each_model(
 
 def test_real_images_of_the_nearest_training_caption_are_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test subject k has the caption vector and nearly the image of training subject 99 - k of its style."""
-    ruler = benchmark("ruler")
     count = 100
     vectors = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
     features = torch.randn(count, 8, generator=torch.Generator().manual_seed(1))
@@ -93,13 +83,17 @@ def test_real_images_of_the_nearest_training_caption_are_a_row(monkeypatch: pyte
         style = "noto" if len(pictures) < 2 * count else "fluent"  # the last hundred must not be taken
         for place in order:
             subject = f"{split} {len(pictures)}"
-            pictures.append(ruler.Picture(f"{subject}, {style} style", subject, style, split, len(pictures)))
+            pictures.append(
+                protocol.Picture(f"{subject}, {style} style", subject, style, split, len(pictures))
+            )
             words.append(vectors[place])
             images.append(features[place] if style == "noto" else -features[place])
-    monkeypatch.setattr(ruler, "encode", lambda captions: torch.stack(words))
+    monkeypatch.setattr(protocol, "encode", lambda captions: torch.stack(words))
     blank = torch.zeros(len(pictures), 3, 2, 2, dtype=torch.uint8)
     asked = list(range(50, 2 * count))  # some of the training set are asked for too
-    scored = ruler.score_nearest_caption(ruler.Ruler(2, 0, pictures, blank, torch.stack(images), asked))
+    scored = protocol.score_nearest_caption(
+        protocol.ReferenceSet(2, 0, pictures, blank, torch.stack(images), asked)
+    )
 
     assert (scored.images, scored.fd, scored.retrieval) == (100, None, None)
     assert scored.test_retrieval.top1 == 1

@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from torch import Tensor
 
+from benchmarks import release
 from tests.helpers.networks import pairs
-from tests.helpers.scripts import benchmark
 from tests.models.test_image_prior import tiny_prior
 
 
-@pytest.fixture(scope="module")
-def release() -> ModuleType:
-    return benchmark("release")
-
-
-def test_the_card_has_what_scripts_print_by_the_model_s_own_name(release: ModuleType) -> None:
+def test_the_card_has_what_scripts_print_by_the_model_s_own_name() -> None:
     printed = "200 prompts, seed 0\n\n| | style |\n|---|---|\n| imagen_pl/released/emoji | 47% |\n"
     assert release.told(printed, Path("imagen_pl/released/emoji")) == (
         "200 prompts, seed 0\n\n| | style |\n|---|---|\n| emoji | 47% |"
     )
 
 
-def test_the_worst_are_those_whose_real_image_is_far_behind_others(
-    release: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_worst_are_those_whose_real_image_is_far_behind_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawings near their own real image rank 0, one that looks like another's ranks last."""
     real = torch.tensor([[3.0, 0.0], [0.0, 3.0], [-3.0, 0.0], [0.0, -3.0], [9.0, 9.0]])
     drawn = torch.tensor([[2.0, 0.1], [0.1, 2.0], [2.0, 0.2], [0.1, -2.0], [-9.0, -9.0]])
     pictures = [SimpleNamespace(style="noto")] * 4 + [SimpleNamespace(style="fluent")]
-    ruler = SimpleNamespace(features=real, asked=list(range(5)), pictures=pictures)
+    reference = SimpleNamespace(features=real, asked=list(range(5)), pictures=pictures)
     monkeypatch.setattr(release, "extract", lambda _, images, told: images)
     # The third looks like the first and is behind all its style; the last is alone in its style.
-    assert release.ranks(ruler, drawn, [0, 1, 2, 3]) == [0, 0, 3, 0]
-    assert release.ranks(ruler, drawn, [4]) == [0]
+    assert release.ranks(reference, drawn, [0, 1, 2, 3]) == [0, 0, 3, 0]
+    assert release.ranks(reference, drawn, [4]) == [0]
 
 
 def write_run(folder: Path, commands: list[str], commit: str, stem: str | None) -> Path:
@@ -58,9 +51,7 @@ def write_run(folder: Path, commands: list[str], commit: str, stem: str | None) 
     return folder
 
 
-def test_the_card_tells_commands_times_and_commits_of_both_halves(
-    release: ModuleType, tmp_path: Path
-) -> None:
+def test_the_card_gives_commands_times_and_commits_of_both_halves(tmp_path: Path) -> None:
     first = ["imagen-pl fit --config a.yaml", "imagen-pl fit --config runs/a/config.yaml --ckpt_path last"]
     write_run(tmp_path / "runs/a", first, "0123456789", None)
     stem = "runs/a/checkpoints/last.ckpt"
@@ -68,7 +59,7 @@ def test_the_card_tells_commands_times_and_commits_of_both_halves(
     about = {
         "machine": {"cores": 2, "cpu": "Some CPU"},
         "torch": "2.15.0",
-        "command": "benchmarks/release.py runs/b --captioner c",
+        "command": "python -m benchmarks.release runs/b --captioner c",
     }
     told = release.made_by(run, about)
     assert release.made_by(run / "checkpoints/last.ckpt", about) == told
@@ -76,20 +67,20 @@ def test_the_card_tells_commands_times_and_commits_of_both_halves(
     assert lines[1:4] == [*first, "imagen-pl fit --config b.yaml"]
     assert lines[4].startswith("imagen-pl fit-captioner")
     assert "a took 4 minutes, 12,000 images, 50 a second on average" in told
-    assert lines[5] == "python benchmarks/release.py runs/b --captioner c"
+    assert lines[5] == "python -m benchmarks.release runs/b --captioner c"
     assert "commit 0123456); b took 4 minutes" in told
     assert "On 2 cores of an Some CPU" in told
     assert told.count("(2 x cpu, bf16-mixed, seed 3, commit ") == 2
 
 
-def test_a_card_needs_the_run_that_the_generator_started_from(release: ModuleType, tmp_path: Path) -> None:
+def test_a_card_needs_the_run_that_the_generator_started_from(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "emoji")
     with pytest.raises(SystemExit, match="emoji is no run's folder"):
         release.with_stems(run)
 
 
 def test_a_prior_from_before_its_components_were_kept_learns_them_again(
-    release: ModuleType, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the same images; by others its weights are found to differ, and it stays as it was."""
     pooled, images = pairs()
@@ -118,7 +109,7 @@ def test_a_prior_from_before_its_components_were_kept_learns_them_again(
     release.complete(other, text)  # one that has them is not looked at
 
 
-def test_the_card_tells_what_the_ruler_found_of_refined_pictures(release: ModuleType, tmp_path: Path) -> None:
+def test_the_card_gives_the_scores_of_refined_pictures(tmp_path: Path) -> None:
     score = {"fd": 12.345, "kd": 0.00567, "test_retrieval": {"top1": 0.25, "top5": 0.5}}
     found = {"scores": [score], "captions": {"train": 900, "test": 300}, "reals": 4107}
     (tmp_path / "refined.json").write_text(json.dumps(found))
@@ -128,9 +119,7 @@ def test_the_card_tells_what_the_ruler_found_of_refined_pictures(release: Module
     assert "of 300 test subjects 50.0% are among the first five of 100 (25.0% first)" in told
 
 
-def test_what_is_too_large_does_not_ship(
-    release: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_too_large_does_not_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "load", lambda *_: None)
     monkeypatch.setattr(release, "with_stems", lambda _: [])
     monkeypatch.setattr(

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.scripts import benchmark
+from benchmarks import words
+from benchmarks.protocol import ReferenceSet, read_pictures, shrink
+from imagen_pl.data.transforms import decode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def words() -> ModuleType:
-    return benchmark("words")
-
-
-@pytest.fixture(scope="module")
-def logits(words: ModuleType) -> Any:
+def judge() -> words.PromptJudge:
     """With the means of each image's quarters for features, which need no network."""
-    from ruler import Ruler, read_pictures, shrink
-
-    from imagen_pl.data.transforms import decode
-
     pictures, encoded = read_pictures()
     images = shrink(torch.stack([decode(data, 64) for data in encoded]), 32)
     features = torch.nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1)
-    return words.LogitFn(Ruler(32, 0, pictures, images, features, asked=[]))
+    return words.PromptJudge(ReferenceSet(32, 0, pictures, images, features, asked=[]))
 
 
 def blank() -> Tensor:
@@ -42,26 +33,26 @@ def patch(picture: Tensor, colour: tuple[int, int, int], rows: slice, columns: s
     return picture
 
 
-def test_there_are_two_hundred_prompts_with_one_rule_each(words: ModuleType, logit_fn: Any) -> None:
+def test_there_are_two_hundred_prompts_with_one_rule_each(judge: words.PromptJudge) -> None:
     prompts = words.read_prompts()
     assert len({p.prompt for p in prompts}) == 200
     assert min(Counter(p.kind for p in prompts).values()) >= 10
     for p in prompts:
         rules = [p.colour, p.not_colour, p.count, p.tone, None if p.tone else p.like]
         assert sum(rule is not None for rule in rules) == 1, p
-        assert p.like is None or p.tone is not None or p.like in logit_fn.places, p
+        assert p.like is None or p.tone is not None or p.like in judge.places, p
         assert {p.colour, p.not_colour} <= {None, *words.COLOURS}, p
         assert p.style is not None, p
 
 
-def test_held_out_prompts_are_held_out(words: ModuleType, logit_fn: Any) -> None:
+def test_held_out_prompts_are_held_out(judge: words.PromptJudge) -> None:
     splits = {"held-out subject": "test", "held-out pair": "composition", "paraphrase": "train"}
     for p in words.read_prompts():
         if p.kind in splits:
-            assert logit_fn.ruler.pictures[logit_fn.places[p.like]].split == splits[p.kind], p
+            assert judge.reference.pictures[judge.places[p.like]].split == splits[p.kind], p
 
 
-def test_the_leading_colour(words: ModuleType) -> None:
+def test_the_leading_colour() -> None:
     assert words.leading_colour(blank()) is None
     for name, colour in words.COLOURS.items():
         assert words.leading_colour(patch(blank(), colour, slice(8, 24), slice(8, 24))) == name
@@ -71,7 +62,7 @@ def test_the_leading_colour(words: ModuleType) -> None:
     assert words.leading_colour(two) == "blue"
 
 
-def test_things_are_counted(words: ModuleType) -> None:
+def test_things_are_counted() -> None:
     assert words.count_things(blank()) == 0
     three = blank()
     for column in (1, 12, 23):
@@ -83,40 +74,40 @@ def test_things_are_counted(words: ModuleType) -> None:
     assert words.count_things(three) == 2
 
 
-def test_rules_on_pixels_hold_for_real_images(words: ModuleType, logit_fn: Any) -> None:
+def test_rules_on_pixels_hold_for_real_images(judge: words.PromptJudge) -> None:
     prompts = words.read_prompts()
-    marks = words.mark_real(logit_fn, prompts)
+    marks = words.mark_real(judge, prompts)
     told = [right for right in marks.right if right is not None]
     assert len(told) >= 40
     assert all(told)
     wrong = words.Prompt("skin tone", "waving hand: dark skin tone, noto style", tone="dark")
-    light = logit_fn.real("waving hand: light skin tone, noto style")
-    assert not logit_fn.right(wrong, light, torch.zeros(48))
+    light = judge.real("waving hand: light skin tone, noto style")
+    assert not judge.right(wrong, light, torch.zeros(48))
 
 
-def test_a_picture_is_like_its_own_subject_and_not_like_another(words: ModuleType, logit_fn: Any) -> None:
+def test_a_picture_is_like_its_own_subject_and_not_like_another(judge: words.PromptJudge) -> None:
     prompt = words.Prompt("held-out subject", "rose, noto style", like="rose, noto style")
-    own, other = (logit_fn.places[f"{name}, noto style"] for name in ("rose", "robot"))
-    real = logit_fn.ruler.images
-    assert logit_fn.right(prompt, real[own], logit_fn.ruler.features[own])
-    assert not logit_fn.right(prompt, real[other], logit_fn.ruler.features[other])
+    own, other = (judge.places[f"{name}, noto style"] for name in ("rose", "robot"))
+    real = judge.reference.images
+    assert judge.right(prompt, real[own], judge.reference.features[own])
+    assert not judge.right(prompt, real[other], judge.reference.features[other])
 
 
-def test_negations_and_empty_pictures(words: ModuleType, logit_fn: Any) -> None:
+def test_negations_and_empty_pictures(judge: words.PromptJudge) -> None:
     prompt = words.Prompt("negation", "a heart that is not red, noto style", not_colour="red")
     red, blue = (patch(blank(), words.COLOURS[name], slice(4, 28), slice(4, 28)) for name in ("red", "blue"))
     nothing = torch.zeros(48)
-    assert not logit_fn.right(prompt, red, nothing)
-    assert logit_fn.right(prompt, blue, nothing)
-    assert not logit_fn.right(prompt, blank(), nothing)
+    assert not judge.right(prompt, red, nothing)
+    assert judge.right(prompt, blue, nothing)
+    assert not judge.right(prompt, blank(), nothing)
 
 
-def test_marks_and_table(words: ModuleType, logit_fn: Any) -> None:
+def test_marks_and_table(judge: words.PromptJudge) -> None:
     prompts = [
         words.Prompt("swap", f"{colour} heart, noto style", colour=colour) for colour in ("red", "blue")
     ]
     pictures = [patch(blank(), words.COLOURS[c], slice(4, 28), slice(4, 28)) for c in ("red", "blue")]
-    marks = words.mark(logit_fn, "model", prompts, pictures, torch.zeros(2, 48))
+    marks = words.mark(judge, "model", prompts, pictures, torch.zeros(2, 48))
     assert (marks.right, marks.shuffled) == ([True, True], [False, False])
     head, _, row = words.table(prompts, [marks]).splitlines()
     assert head == "| | swap (2) | style named |"
@@ -124,7 +115,7 @@ def test_marks_and_table(words: ModuleType, logit_fn: Any) -> None:
     assert words.grid(prompts, pictures, marks).size[0] > 150
 
 
-def test_another_prompt_of_the_same_kind(words: ModuleType) -> None:
+def test_another_prompt_of_the_same_kind() -> None:
     prompts = words.read_prompts()
     turned = words.turn_within_kinds(prompts)
     assert sorted(turned) == list(range(200))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from imagen_pl.cli.fit import TrainingCLI
-from tests.helpers.scripts import REPOSITORY
+from tests.helpers.runs import REPOSITORY
 
 FILE = REPOSITORY / "configs/sweep.yaml"
 # W&B's servers alone check a sweep, so here is what of their schema the file uses.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import quality
 from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import NonSaturating
 from imagen_pl.losses.base import LossInputs
@@ -22,7 +23,6 @@ from imagen_pl.models.pretrained.dual_encoders import TransformersDualEncoder
 from imagen_pl.types import Growth
 from tests.helpers.fakes import TinyText
 from tests.helpers.networks import small_discriminator
-from tests.helpers.scripts import benchmark
 from tests.helpers.text_encoders import save_bert, save_clip, save_siglip
 from tests.helpers.training import SHORT, SaveAt, assert_same, tiny_system, train, weights_of
 
@@ -267,7 +267,6 @@ def test_scoring_by_a_teacher_is_told_and_refused(
 
     assert "efficientnet_lite0 has taught this model and scores it" in caplog.text
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["teacher_networks"] == ["efficientnet_lite0"]
-    quality: ModuleType = benchmark("quality")
     model = SimpleNamespace(description={"teacher_networks": ["efficientnet_lite0"]})
     with pytest.raises(
         UserError, match=r"a has learnt from efficientnet_lite0.*--extractor efficientnet_lite1$"

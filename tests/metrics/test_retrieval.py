@@ -1,17 +1,16 @@
-"""Retrieval on hand-made sets with known answers, and on the ruler of benchmarks/ruler.py."""
+"""Retrieval on hand-made sets with known answers, and on the ruler of benchmarks/protocol.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import protocol
 from imagen_pl.errors import UserError
 from imagen_pl.metrics.retrieval import Retrieval, retrieval_accuracy
-from tests.helpers.scripts import benchmark
 
 STYLES = ["noto", "twemoji"]
 
@@ -136,19 +135,14 @@ def test_too_few_subjects_are_told() -> None:
         retrieval_accuracy(real[:0], real[:0], [], [])
 
 
-# ------------------------------------------------------------------ the ruler
+# ------------------------------------------------------------------ the protocol
 
 
-@pytest.fixture(scope="module")
-def ruler() -> ModuleType:
-    return benchmark("ruler")
-
-
-def test_the_ruler_asks_for_the_mix_that_it_tells(ruler: ModuleType) -> None:
-    pictures, encoded = ruler.read_pictures()
+def test_the_protocol_draws_captions_of_each_split_and_style() -> None:
+    pictures, encoded = protocol.read_pictures()
     assert len(pictures) == len(encoded) == 5107
     assert len({(p.subject, p.style) for p in pictures}) == len(pictures)  # one skin tone
-    rows = ruler.choose(pictures, seed=0)
+    rows = protocol.choose(pictures, seed=0)
     asked = [pictures[row] for row in rows]
     assert len(set(rows)) == 1000
     for split, count in {"train": 600, "test": 300, "composition": 100}.items():
@@ -156,27 +150,25 @@ def test_the_ruler_asks_for_the_mix_that_it_tells(ruler: ModuleType) -> None:
         assert len(styles) == count
         assert max(map(styles.count, styles)) - min(map(styles.count, styles)) <= 1
     assert all(p.caption.endswith(f", {p.style} style") for p in asked)
-    assert ruler.choose(pictures, seed=0) == rows != ruler.choose(pictures, seed=1)
+    assert protocol.choose(pictures, seed=0) == rows != protocol.choose(pictures, seed=1)
 
 
-def test_the_rulers_blur_and_shrinking_keep_the_mean(ruler: ModuleType) -> None:
+def test_blurring_and_shrinking_keep_the_mean() -> None:
     draw = torch.Generator().manual_seed(0)
     smooth = torch.rand(2, 3, 4, 4, generator=draw) * 128 + 64
     images = torch.nn.functional.interpolate(smooth, (64, 64), mode="bicubic").round().to(torch.uint8)
-    small = ruler.shrink(images, 32)
+    small = protocol.shrink(images, 32)
     assert small.shape == (2, 3, 32, 32)
     means = images.float().view(2, 3, 32, 2, 32, 2).mean((3, 5))
     assert (small.float() - means).abs().max() <= 0.5
-    assert ruler.shrink(small, 32) is small
-    softer = [ruler.blur(small, factor) for factor in (2, 4)]
+    assert protocol.shrink(small, 32) is small
+    softer = [protocol.blur(small, factor) for factor in (2, 4)]
     gaps = [(soft.float() - small.float()).abs().mean() for soft in softer]
     assert 0 < gaps[0] < gaps[1]
     assert all(abs(soft.float().mean() - small.float().mean()) < 0.5 for soft in softer)
 
 
-def test_features_of_real_images_are_kept(
-    ruler: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_of_real_images_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path))
     made: list[int] = []
 
@@ -184,11 +176,11 @@ def test_features_of_real_images_are_kept(
         made.append(1)
         return torch.ones(2, 3)
 
-    assert torch.equal(ruler.kept("a", make), ruler.kept("a", make))
+    assert torch.equal(protocol.cached("a", make), protocol.cached("a", make))
     assert made == [1]
-    ruler.kept("b", make)
+    protocol.cached("b", make)
     assert made == [1, 1]
     for file in (tmp_path / "quality").iterdir():
         file.write_bytes(b"damaged")
-    assert torch.equal(ruler.kept("a", make), torch.ones(2, 3))
+    assert torch.equal(protocol.cached("a", make), torch.ones(2, 3))
     assert made == [1, 1, 1]

@@ -1,0 +1,16 @@
+"""Measurements: what a model scores, what each part of the recipe is worth, how fast it is. See RESULTS.md.
+
+Run from the repository's root as `python -m benchmarks.NAME`:
+
+    quality         Fréchet and kernel distance, retrieval accuracy, beside what real images score
+    words           which kinds of prompts a model understands
+    human_eval      a blind recognition test for a reader
+    captioner       scores of captioners
+    demo_latency    how soon the web page opens and answers
+    ablation        train a grid of recipes and tabulate it (grids/)
+    search          search for a better recipe with Optuna (studies/)
+    release         make the released model and its card
+    baselines.*     a plain training loop and gigagan-pytorch, for comparison
+
+protocol.py holds what they share: which captions are drawn, and how a set of pictures is scored.
+"""

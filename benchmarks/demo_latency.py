@@ -1,0 +1,89 @@
+"""How soon `imagen-pl demo` opens, and how soon it answers.
+
+    python -m benchmarks.demo_latency emoji
+
+Starts the command as a user would, waits until the page is served, and asks it for pictures as its own button
+does. Needs gradio, which brings its client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+from imagen_pl.storage.atomic_files import atomic_write
+
+PROMPTS = [
+    "a cupcake, fluent style",
+    "red heart, noto style",
+    "crown, twemoji style",
+    "a smiling yellow face, noto style",
+]
+
+
+def served(url: str, process: subprocess.Popen[bytes], patience_s: float = 120) -> float:
+    """Seconds until the page is there."""
+    start = time.monotonic()
+    while time.monotonic() - start < patience_s:
+        if process.poll() is not None:
+            raise SystemExit(f"imagen-pl demo ended with {process.returncode}")
+        try:
+            with build_opener(ProxyHandler({})).open(url, timeout=5) as answer:  # past a proxy
+                answer.read()
+            return time.monotonic() - start
+        except (URLError, ConnectionError, TimeoutError):
+            time.sleep(0.05)
+    raise SystemExit(f"{url} did not answer within {patience_s:.0f} s")
+
+
+def answers(url: str, num_images: int) -> list[float]:
+    """Seconds from each prompt to its pictures on this side."""
+    from gradio_client import Client
+
+    client = Client(url, verbose=False)
+    found = []
+    for prompt in PROMPTS:
+        start = time.monotonic()
+        pictures = client.predict(prompt, 0, 1.0, 1.0, num_images, api_name="/draw")
+        found.append(time.monotonic() - start)
+        assert len(pictures) == num_images
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="as `imagen-pl demo` takes it")
+    parser.add_argument("--out", type=Path, help="write the seconds here as JSON too")
+    options = parser.parse_args()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/"
+    words = ["-m", "imagen_pl.cli.main", "demo", options.model, "--port", str(port), "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
+    try:
+        told = {"model": options.model, "opens_s": served(url, process)}
+        for num_images in (1, 8):
+            first, *later = answers(url, num_images)
+            told |= {f"first_{num_images}_s": first, f"later_{num_images}_s": statistics.median(later)}
+    finally:
+        process.terminate()
+        process.wait()
+    told = {name: round(value, 2) if isinstance(value, float) else value for name, value in told.items()}
+    print(json.dumps(told))
+    if options.out is not None:
+        with atomic_write(options.out) as file:
+            file.write((json.dumps(told, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The search for a recipe: its list, its record, and what it goes by."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import search
+
+FD, MRR = "val/fd_efficientnet_lite1", "val/mrr_efficientnet_lite1"
+SPACE = f"""
+minutes: 1
+base: [a.yaml]
+minimize: {FD}
+maximize: {MRR}
+vary:
+  noise: {{"0": [], "0.3": [--noise=0.3]}}
+  words: {{all: [], few: [--config, few.yaml]}}
+first: [{{}}, {{noise: "0.3"}}]
+"""
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(SPACE)
+    return file
+
+
+def _fit(commands: list[list[str]]) -> Any:
+    """In place of the training: writes the curve that a run would."""
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        commands.append(command)
+        folder = Path(command[command.index("--runs_dir") + 1]) / command[command.index("--name") + 1]
+        folder.mkdir(parents=True)
+        lines = [
+            f"images_seen,train/images_per_second,{FD},{MRR}",
+            "10,5,,",
+            "20,10,150.0,0.1",
+            "20,,140.0,0.2",
+        ]
+        (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+        return subprocess.CompletedProcess(command, 0)
+
+    return run
+
+
+def kinds_of_terms(words: list[str]) -> list[str]:
+    from imagen_pl.cli.fit import TrainingCLI
+
+    return [term.class_path for term in TrainingCLI(words, run=False).config.model.losses]
+
+
+def test_the_study_s_files_exist_and_every_choice_is_understood() -> None:
+    from imagen_pl.cli.fit import TrainingCLI
+
+    space = search.read_space(search.STUDY)
+
+    assert space.first[0] == {}
+    base = [word for file in space.base for word in ("--config", str(search.REPOSITORY / file))]
+    base += ["--name", "a_test"]  # the base's own may be there
+    quickstart = ["--config", str(search.REPOSITORY / "configs/quickstart.yaml"), "--name", "a_test"]
+    kinds = [kinds_of_terms(words) for words in (base, quickstart)]
+    assert kinds[0] == kinds[1]
+    for name, choices in space.vary.items():
+        for choice in choices:
+            cli = TrainingCLI([*base, *space.words({name: choice})], run=False)
+            assert {space.minimize, space.maximize} <= {
+                f"val/{s}" for m in cli.model.validation.metrics for s in m.scores
+            }
+
+
+def test_trials_are_taken_from_the_list_and_recorded(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", _fit(commands))
+    monkeypatch.setattr(search, "git_state", lambda: {"commit": "abc"})
+
+    for number in range(2):  # two calls, as after a break
+        arguments = ["search.py", "--study", str(study_file), "--runs_dir", str(tmp_path / "runs")]
+        monkeypatch.setattr("sys.argv", arguments)
+        search.main()
+        space = search.read_space(study_file)
+        assert search.open_study(study_file).trials[number].values == [140.0, 0.2]
+
+    trials = search.open_study(study_file).trials
+    assert [t.params for t in trials] == [{"noise": "0", "words": "all"}, {"noise": "0.3", "words": "all"}]
+    assert "--noise=0.3" in commands[1]
+    assert trials[1].user_attrs["images_seen"] == 20
+    assert trials[1].user_attrs["git"] == {"commit": "abc"}
+    assert "| 1 | noise: 0.3 | 20 | 140.0 | 0.200 |" in search.table(search.open_study(study_file), space)
+
+
+def test_a_trial_that_broke_off_is_failed_and_its_place_taken_again(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = search.read_space(study_file)
+    study = search.open_study(study_file)
+    search.make_ready(study, space)
+    study.ask()
+    monkeypatch.setattr("sys.argv", ["search.py", "--study", str(study_file), "--table"])
+    search.main()
+    assert study.trials[0].state.name == "RUNNING"  # looking at the table touches nothing
+
+    search.make_ready(study, space)
+
+    assert study.trials[0].state.name == "FAIL"
+    assert [t.system_attrs["fixed_params"] for t in study.trials[1:]] == [
+        {"noise": "0.3", "words": "all"},
+        {"noise": "0", "words": "all"},
+    ]
+
+
+def test_trials_side_by_side_share_the_cores_and_one_that_fails_lets_the_others_be(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    fit = _fit([])
+
+    def run(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        threads.append(env["OMP_NUM_THREADS"])
+        if "--noise=0.3" in command:
+            raise subprocess.CalledProcessError(1, command)
+        return fit(command)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(search, "git_state", lambda: {"commit": "abc"})
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    words = ["search.py", "--study", str(study_file), "--runs_dir", str(tmp_path / "runs"), "--trials", "2"]
+    monkeypatch.setattr("sys.argv", [*words, "--jobs", "2"])
+    search.main()
+
+    assert threads == ["3", "3"]
+    states = {t.params["noise"]: t.state.name for t in search.open_study(study_file).trials}
+    assert states == {"0": "COMPLETE", "0.3": "FAIL"}
+
+    monkeypatch.setattr("sys.argv", [*words, "--jobs", "0"])
+    with pytest.raises(SystemExit):
+        search.main()
+
+
+def test_a_choice_that_is_not_there_is_told(study_file: Path) -> None:
+    study_file.write_text(SPACE.replace('first: [{}, {noise: "0.3"}]', 'first: [{noise: "7"}]'))
+
+    with pytest.raises(SystemExit, match="noise: 7 is no choice"):
+        search.read_space(study_file)
