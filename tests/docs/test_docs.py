@@ -32,13 +32,9 @@ from imagen_pl.training.class_paths import import_all_parts
 from tests.helpers.runs import Tiny
 
 ROOT = Path(__file__).parents[2]
-<<<<<<< HEAD
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+HISTORY = ROOT / "docs/history.md"  # names files as they were at its commits
+PAGES = sorted({*(ROOT / "docs").rglob("*.md")} - {HISTORY})
 SETTINGS = sorted((ROOT / "docs/settings").glob("*.md"))
-=======
-# The history names files as they were at its commits.
-PAGES = sorted({*(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/RESULTS.md"} - {ROOT / "docs/history.md"})
->>>>>>> bd17952 (Benchmarks are a package run by python -m benchmarks.NAME; RESULTS.md in two pages, the history in docs)
 EXAMPLES = dict(
     re.findall(
         r'^```\w+ title="([\w.]+)"\n(.*?)^```',
