@@ -137,7 +137,7 @@ def run_ends(
     for callback in callbacks_of(trainer):
         left_s = callback.time_remaining() if hasattr(callback, "time_remaining") else None
         if left_s is not None:
-            whole_s = callback.time_elapsed() + (made_for - seen) / images_per_s
+            whole_s = callback.time_elapsed() + (made_for - seen) / images_per_s  # type: ignore[attr-defined]
             ends.append(RunEnd(seen + left_s * images_per_s, "--trainer.max_time", days_to_seconds(whole_s)))
         limit = getattr(callback, "max_images", None)
         if limit is not None:
