@@ -21,7 +21,7 @@ def _vocabulary(folder: Path) -> Path:
 
 def save_bert(folder: Path, width: int = 16) -> Path:
     """A BERT of one layer, with a tokenizer that knows letters and a few words."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
 
     tokenizer = BertTokenizerFast(str(_vocabulary(folder)))
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def save_bert(folder: Path, width: int = 16) -> Path:
 
 def save_clip_text(folder: Path, width: int) -> Path:
     """The text half of a CLIP, of one layer."""
-    from transformers import BertTokenizerFast, CLIPTextConfig, CLIPTextModel
+    from transformers import BertTokenizerFast, CLIPTextConfig, CLIPTextModel  # type: ignore[attr-defined]
 
     tokenizer = BertTokenizerFast(str(_vocabulary(folder)))
     torch.manual_seed(0)

@@ -27,7 +27,7 @@ def records(path: Path) -> Iterator[Any]:
         parts.append(data[at + 7 : at + 7 + length])
         at += 7 + length
         if kind in (_FULL, _LAST):
-            record = wandb_internal_pb2.Record()
+            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
             record.ParseFromString(b"".join(parts))
             parts = []
             yield record
