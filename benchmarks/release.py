@@ -35,7 +35,7 @@ from imagen_pl.imaging.grids import labelled_grid, strip, to_pil
 from imagen_pl.inference.captioning import load_captioner
 from imagen_pl.inference.model_card import model_card
 from imagen_pl.inference.pipeline import TextToImage
-from imagen_pl.inference.refinement import USUAL_STEPS
+from imagen_pl.inference.sampling_options import USUAL_STEPS
 from imagen_pl.metrics.extractors import EfficientNetLite1
 from imagen_pl.models.captioner.weights import save_weights
 from imagen_pl.models.generators.style import StyleGenerator
@@ -86,7 +86,7 @@ def measure(out: Path, work: Path) -> tuple[list[dict[str, Any]], str, str]:
     found = []
     for split, further in SPLITS.items():
         folder = work / split
-        asked = ["--split", split, "--out", str(folder), *further]
+        asked = ["--split", split, "--train_images", "10000", "--out", str(folder), *further]
         call(["-m", "imagen_pl.cli.main", "evaluate", str(out), *asked])
         found.append(json.loads((folder / "evaluation.json").read_text()))
     words_table = call(

@@ -321,7 +321,9 @@ def run(models: list[Path], out: Path, seed: int, extractor: Extractor) -> None:
     marks = [mark_real(judge, prompts)]
     for number, (path, model) in enumerate(loaded):
         pairs = [(p.prompt, seed + k) for k, p in enumerate(prompts)]
-        drawn = torch.stack([torch.from_numpy(np.array(x)).permute(2, 0, 1) for x in model.draw(pairs)])
+        drawn = torch.stack(
+            [torch.from_numpy(np.array(x)).permute(2, 0, 1) for x in model.draw(pairs, refine=0)]
+        )
         pictures = shrink(drawn, resolution)
         marks.append(mark(judge, str(path), prompts, list(pictures), extract(extractor, pictures, str(path))))
         out.mkdir(parents=True, exist_ok=True)

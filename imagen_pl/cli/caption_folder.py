@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from imagen_pl.data.progress import progress_bar
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.folder import FolderSource, captions_in
 from imagen_pl.data.transforms import UNREADABLE, decode, quiet_pillow
@@ -26,7 +27,6 @@ from imagen_pl.storage.atomic_files import atomic_write
 
 _BATCH = 32
 _THREADS = 4
-_SHOW_AFTER_S = 2.0
 
 
 @dataclass
@@ -87,7 +87,7 @@ def _caption(
     with (
         quiet_pillow(),
         ThreadPoolExecutor(_THREADS) as pool,
-        tqdm(total=len(pairs), unit=" images", delay=_SHOW_AFTER_S, leave=False, disable=None) as bar,
+        progress_bar("captioning", len(pairs)) as bar,
     ):
         for i in range(0, len(pairs), _BATCH):
             part = pairs[i : i + _BATCH]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagen_pl.cli.options import add_model_argument, verb_parser
-from imagen_pl.demo.page import CSS, MAX_UPLOAD_MB, Studio, make_page
+from imagen_pl.demo.page import CSS, MAX_UPLOAD_MB, Studio, build_page
 from imagen_pl.errors import UserError
 from imagen_pl.inference.captioning import CaptioningPipeline, load_captioner
 from imagen_pl.inference.pipeline import load
@@ -58,7 +58,7 @@ def demo(arguments: argparse.Namespace) -> int:
     describer = _describer(arguments)
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(model, arguments.model, describer, Path(folder))
-        page = make_page(studio, arguments.examples) if arguments.examples else make_page(studio)
+        page = build_page(studio, arguments.examples) if arguments.examples else build_page(studio)
         try:
             page.launch(
                 server_name=arguments.server_name,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,16 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 import imagen_pl
-from imagen_pl.cli.options import add_drawing_options, add_model_argument, verb_parser
-from imagen_pl.cli.sample import check_drawing_options, drawing_options
-from imagen_pl.data.inspect import guess_source
-from imagen_pl.data.skipped_images import SkippedImages
-from imagen_pl.data.sources.base import Row, Source, StreamSource
-from imagen_pl.data.splits import by_group, held_out, read_stream
-from imagen_pl.data.transforms import UNREADABLE, decode
+from imagen_pl.cli.drawing import draw_with_progress
+from imagen_pl.cli.evaluation_data import Images, RealSet, read_real_set
+from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
+from imagen_pl.data.progress import with_progress
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, strip, to_pil
 from imagen_pl.inference.pipeline import TextToImage, load
+from imagen_pl.inference.sampling_options import SamplingOptions
 from imagen_pl.metrics.clip_score import ClipScore
 from imagen_pl.metrics.evaluation import Evaluation, evaluate_features
 from imagen_pl.metrics.extractors import (
@@ -40,16 +39,15 @@ from imagen_pl.metrics.extractors import (
 )
 from imagen_pl.metrics.feature_cache import RealStatistics
 from imagen_pl.metrics.feature_scores import subject_and_style
-from imagen_pl.metrics.report import report
+from imagen_pl.metrics.report import evaluation_report
 from imagen_pl.models.pretrained.dual_encoders import TransformersDualEncoder
 from imagen_pl.storage.atomic_files import atomic_write
 
-Images = UInt8[Tensor, "n 3 r r"]
-
 SHIPPED: dict[str, type[Extractor]] = {e.name: e for e in (EfficientNetLite0, EfficientNetLite1)}
-_SEVERAL = (100, 4)  # prompts, and pictures each, that diversity is told by
+_SEVERAL = (100, 4)  # prompts, and pictures each, that diversity is measured on
 _SHEET = 12
 _BATCH = 32
+_LONG_WAIT_S = 20.0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -57,8 +55,9 @@ def make_parser() -> argparse.ArgumentParser:
         "evaluate",
         description="Score a model's pictures against real images, and write JSON, Markdown and a sheet.",
         notes=(
-            "Of near-alike images (data.balance_groups) one each is taken. What is known of the real images "
-            "is kept in the package's cache. Networks that taught the model are refused."
+            "Of each group of near-duplicate images (data.balance_groups) one is used. Features of real "
+            "images are cached, so the first evaluation of a data set is slowest. Networks that the model "
+            "was trained with are refused."
         ),
     )
     add_model_argument(parser)
@@ -79,9 +78,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--train_images",
         type=int,
-        default=10_000,
         metavar="N",
-        help="training images to look for copies among; 0 looks for none (default: 10000)",
+        help="training images to search for copies, 0 for none; their features take most of the time, once, "
+        "and are cached (default: 5 per picture, at least 1000)",
     )
     parser.add_argument(
         "--extractors",
@@ -99,33 +98,16 @@ def make_parser() -> argparse.ArgumentParser:
         "--style_after",
         default=", ",
         metavar="TEXT",
-        help='parts the style from a caption, as in "red heart, noto style" (default: ", ")',
+        help='separates subject and style in captions: "red heart, noto style" (default: ", ")',
     )
     parser.add_argument("--out", default="evaluation", metavar="DIR", help="folder (default: evaluation)")
-    add_drawing_options(parser)
+    add_sampling_options(parser, refine=0)
     return parser
 
 
 @dataclass(frozen=True)
-class RealSet:
-    """What a model is held against.
-
-    real: images of the split, one of each group of near-alike ones.
-    captions: of each.
-    asked: rows of these that pictures are drawn for.
-    train: training images, where the split is not of them.
-    """
-
-    split: str
-    real: Images
-    captions: list[str]
-    asked: list[int]
-    train: Images | None
-
-
-@dataclass(frozen=True)
 class GeneratedSet:
-    """pictures: one for each caption asked for. several: some more of the first prompts, prompt by prompt."""
+    """pictures: one for each caption asked for. several: more of the first prompts, prompt by prompt."""
 
     pictures: Images
     several: Images
@@ -133,27 +115,28 @@ class GeneratedSet:
 
 
 def run(words: Sequence[str]) -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the verb."""
     return evaluate(make_parser().parse_args(words))
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Do what the parsed command line says.
+    """Run the verb.
 
     Raises:
-        UserError: the arguments do not go together, or the data or a network cannot be had.
+        UserError: an argument is out of range, or the data or a network is not available.
     """
     _check(arguments)
+    options = sampling_options(arguments)
     out = Path(arguments.out)
     model = load(arguments.model, arguments.device)
     extractors = _extractors(arguments, model)
-    held = _held(arguments, model)
-    drawn = _draw(model, held, arguments.seed, drawing_options(arguments))
+    held = read_real_set(arguments, model)
+    drawn = _draw(model, held, options)
     found = [_score(extractor, held, drawn, arguments) for extractor in extractors]
-    about = _about(arguments, model, held)
+    about = _about(arguments, model, held, options)
     if arguments.clip is not None:
         about |= {"clip": arguments.clip, "clip_score": _clip_score(arguments.clip, held, drawn)}
-    text = "\n".join(report(about, found))
+    text = "\n".join(evaluation_report(about, found))
     nearest = None if held.train is None else _nearest_in_train(extractors[0], held, drawn)
     with atomic_write(out / "evaluation.json") as file:
         result = {**about, "scores": [asdict(each) for each in found]}
@@ -169,9 +152,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.num_images < 2:
         raise UserError(f"--num_images {arguments.num_images} must be 2 or more, better 1,000")
-    if arguments.train_images < 0:
+    if arguments.train_images is not None and arguments.train_images < 0:
         raise UserError(f"--train_images {arguments.train_images} must be 0 or more")
-    check_drawing_options(arguments)
     if not 0 < arguments.val_fraction <= 0.5:
         raise UserError(f"--val_fraction {arguments.val_fraction} is not above 0 and at most 0.5")
     if Path(arguments.out).is_file():
@@ -182,11 +164,13 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _extractors(arguments: argparse.Namespace, model: TextToImage) -> list[Extractor]:
-    """Those that are asked for; else the first shipped one that has not taught the model."""
+    """Those named; else the first shipped one that the model was not trained with."""
     teachers = [str(name) for name in model.description.get("teacher_networks", [])]
     free = [name for name in SHIPPED if name not in teachers]
     if not (arguments.extractors or free):
-        raise UserError(f"{arguments.model} has learnt from {' and '.join(teachers)}: name --extractors")
+        raise UserError(
+            f"{arguments.model} was trained with {' and '.join(teachers)}: name other --extractors"
+        )
     found = [_extractor(name, arguments.fid_weights) for name in arguments.extractors or free[:1]]
     if arguments.clip is not None:
         found.append(DualEncoderFeatures(TransformersDualEncoder(arguments.clip)))
@@ -195,9 +179,8 @@ def _extractors(arguments: argparse.Namespace, model: TextToImage) -> list[Extra
         if teacher_networks:
             other = f": use --extractors {' '.join(free)}" if free else ""
             raise UserError(
-                f"{arguments.model} has learnt from {teacher_networks.pop()}, and what taught a model must "
-                "not "
-                f"score it{other}"
+                f"{arguments.model} was trained with {teacher_networks.pop()}, and a network that trained a "
+                f"model must not score it{other}"
             )
         extractor.load()
     return found
@@ -209,90 +192,17 @@ def _extractor(name: str, fid_weights: str | None) -> Extractor:
     return InceptionV3(fid_weights) if name == InceptionV3.name else TransformersFeatures(name)
 
 
-# ---------------------------------------------------------------------- data
-
-
-def _held(arguments: argparse.Namespace, model: TextToImage) -> RealSet:
-    source = _source(arguments, model)
-    split, source, rows, train = _rows(source, arguments)
-    rows, real = _decoded(source, [rows[group[0]] for group in by_group(rows)], model.resolution, split)
-    count = min(arguments.num_images, len(rows))
-    draw = np.random.default_rng(arguments.seed)
-    asked = sorted(draw.choice(len(rows), count, replace=False).tolist())
-    if len(train) > arguments.train_images:
-        train = [train[i] for i in sorted(draw.choice(len(train), arguments.train_images, replace=False))]
-    seen = _decoded(source, train, model.resolution, "training")[1] if train else None
-    return RealSet(split, real, [row.captions[0] for row in rows], asked, seen)
-
-
-def _source(arguments: argparse.Namespace, model: TextToImage) -> Source | StreamSource:
-    if arguments.data is not None:
-        return guess_source(arguments.data)
-    described = model.description.get("data")
-    if described is None:
-        raise UserError(f"{arguments.model} does not say what it was trained on: name the data with --data")
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    from imagen_pl.training.class_paths import import_all_parts
-
-    import_all_parts()
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments((Source, StreamSource), "data")
-    try:
-        found: Source | StreamSource = parser.instantiate_classes(
-            parser.parse_object({"data": described})
-        ).data
-    except (ArgumentError, KeyError) as error:
-        raise UserError(
-            f"{arguments.model}: its data cannot be had ({error}): name them with --data"
-        ) from error
-    return found
-
-
-def _rows(
-    source: Source | StreamSource, arguments: argparse.Namespace
-) -> tuple[str, Source, list[Row], list[Row]]:
-    """The split's name, what opens its rows, these, and the training rows it is held out from."""
-    if isinstance(source, StreamSource):
-        split = arguments.split or "validation"
-        read = read_stream(source, split, arguments.val_fraction, 10 * arguments.num_images)
-        return split, read.source, read.validation, []
-    splits = source.load(SkippedImages())
-    split = arguments.split or next((name for name in ("test", "validation") if name in splits), "validation")
-    if split in splits:
-        rows, train = splits[split], splits.get("train", [])
-    else:
-        checked = held_out(source, split, arguments.val_fraction)
-        rows, train = checked.validation, checked.train
-    return split, source, [row for row in rows if row.captions], [] if split == "train" else train
-
-
-def _decoded(source: Source, rows: Sequence[Row], resolution: int, what: str) -> tuple[list[Row], Images]:
-    """Rows whose images can be read, and these."""
-    good, images = [], []
-    for row in _watched(rows, f"{what} images"):
-        try:
-            images.append(decode(source.image(row), resolution))
-        except UNREADABLE:
-            continue
-        good.append(row)
-    if not good:
-        raise UserError(f"{source.path}: the split {what} holds no image that can be read and has a caption")
-    return good, torch.stack(images)
-
-
 # ---------------------------------------------------------------------- pictures and their features
 
 
-def _draw(model: TextToImage, held: RealSet, seed: int, how: dict[str, Any]) -> GeneratedSet:
+def _draw(model: TextToImage, held: RealSet, options: SamplingOptions) -> GeneratedSet:
     """A picture for each caption, each with a seed of its own, and some more of the first prompts."""
     prompts = [held.captions[row] for row in held.asked]
-    pairs = [(prompt, seed + k) for k, prompt in enumerate(prompts)]
+    pairs = [(prompt, options.seed + k) for k, prompt in enumerate(prompts)]
     count, each = min(_SEVERAL[0], len(prompts)), _SEVERAL[1]
-    more = [(prompt, seed + k) for prompt in prompts[:count] for k in range(each)]
-    drawn = model.draw([*pairs, *more], **how)
-    total = len(pairs) + len(more)
-    images = torch.stack([_pixels(picture) for picture in _watched(drawn, "pictures", total)])
+    more = [(prompt, options.seed + k) for prompt in prompts[:count] for k in range(each)]
+    drawn = draw_with_progress(model, [*pairs, *more], options)
+    images = torch.stack([_pixels(picture) for picture in drawn])
     return GeneratedSet(images[: len(pairs)], images[len(pairs) :], each)
 
 
@@ -301,12 +211,24 @@ def _pixels(picture: Image.Image) -> UInt8[Tensor, "3 r r"]:
 
 
 def _features(extractor: Extractor, images: Images, what: str) -> Float[Tensor, "n f"]:
-    parts = images.split(_BATCH)
-    return torch.cat([extractor(part) for part in _watched(parts, f"{extractor.name} features of {what}")])
+    """Features batch by batch; after the first, an estimate of a long wait is printed."""
+    parts, found = images.split(_BATCH), []
+    start = time.monotonic()
+    for part in with_progress(parts, f"{extractor.name} features of {what}", len(images), size=len):
+        found.append(extractor(part))
+        if len(found) == 1:
+            _print_estimate((time.monotonic() - start) * (len(parts) - 1), extractor, len(images), what)
+    return torch.cat(found)
+
+
+def _print_estimate(seconds: float, extractor: Extractor, images: int, what: str) -> None:
+    if seconds > _LONG_WAIT_S:
+        wait = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+        print(f"{extractor.name} features of {images:,} {what}: about {wait}", file=sys.stderr)
 
 
 def _kept_features(extractor: Extractor, images: Images, what: str) -> Float[Tensor, "n f"]:
-    """The same of real images, which stay as they are from one model to the next."""
+    """The same of real images, cached on the disk: they are the same for every model."""
     held: dict[str, Tensor] = {}
     kept, key = RealStatistics(extractor, "evaluate"), hashlib.sha256(images.numpy().tobytes()).hexdigest()
     if not kept.read(key, held.update) or len(held.get("features", ())) != len(images):
@@ -332,6 +254,7 @@ def _score(
         train=None if held.train is None else _kept_features(extractor, held.train, "training images"),
         distractors=arguments.distractors,
         seed=arguments.seed,
+        no_train=held.why_no_train,
     )
 
 
@@ -339,7 +262,7 @@ def _clip_score(name: str, held: RealSet, drawn: GeneratedSet) -> float:
     metric = ClipScore(TransformersDualEncoder(name))
     parts = drawn.pictures.split(_BATCH)
     captions = [held.captions[row] for row in held.asked]
-    for k, part in enumerate(_watched(parts, "CLIP score")):
+    for k, part in enumerate(with_progress(parts, "CLIP score", unit=" batches")):
         metric.update(part, captions[_BATCH * k :][: len(part)], real=False)
     return next(iter(metric.compute("").values()))
 
@@ -351,15 +274,12 @@ def _nearest_in_train(extractor: Extractor, held: RealSet, drawn: GeneratedSet) 
     return torch.cdist(pictures, train).argmin(1).tolist()
 
 
-def _watched(parts: Any, what: str, total: int | None = None) -> Iterator[Any]:
-    """The same, with a progress bar once it takes more than two seconds."""
-    yield from tqdm(parts, desc=what, total=total, delay=2, leave=False)
+# ---------------------------------------------------------------------- the report
 
 
-# ---------------------------------------------------------------------- what is told
-
-
-def _about(arguments: argparse.Namespace, model: TextToImage, held: RealSet) -> dict[str, Any]:
+def _about(
+    arguments: argparse.Namespace, model: TextToImage, held: RealSet, options: SamplingOptions
+) -> dict[str, Any]:
     return {
         "imagen_pl": imagen_pl.__version__,
         "model": str(arguments.model),
@@ -371,7 +291,8 @@ def _about(arguments: argparse.Namespace, model: TextToImage, held: RealSet) -> 
         "real_images": len(held.real),
         "training_images": 0 if held.train is None else len(held.train),
         "seed": arguments.seed,
-        **drawing_options(arguments),
+        **options.drawing(),
+        "refine": model.refine_steps(options.refine),
     }
 
 

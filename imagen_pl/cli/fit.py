@@ -31,7 +31,8 @@ from imagen_pl.cli.lightning_cli import Help, OneLineCLI, Parser, one_line, pars
 from imagen_pl.cli.linked_settings import link_sizes
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import TrainingStopped, UserError
-from imagen_pl.inference.refinement import USUAL_STEPS, can_refine
+from imagen_pl.inference.refinement import can_refine
+from imagen_pl.inference.sampling_options import USUAL_STEPS
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.storage.checkpoint_io import AtomicCheckpointIO, check_same_tensors, read_checkpoint
 from imagen_pl.storage.run_folder import Existing, RunFolder, is_main_process, sweep_trial

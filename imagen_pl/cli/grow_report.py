@@ -77,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageStart:
     """A growth stage as it was run: from how many images on, px."""
 
     since: float
@@ -86,10 +86,10 @@ class Stage:
 
 def run(words: Sequence[str]) -> int:
     """Parse the command line and do what it says."""
-    return report(make_parser().parse_args(words))
+    return grow_report(make_parser().parse_args(words))
 
 
-def report(arguments: argparse.Namespace) -> int:
+def grow_report(arguments: argparse.Namespace) -> int:
     """Do what the parsed command line says.
 
     Raises:
@@ -100,7 +100,7 @@ def report(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out) if arguments.out else run.path / "report.html"
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {out} must be an .html file")
-    page = make_page(run.name, rows, sorted((run.path / "samples").glob("*.png")), _settings(run.path))
+    page = html_report(run.name, rows, sorted((run.path / "samples").glob("*.png")), _settings(run.path))
     with atomic_write(out) as file:
         file.write(page.encode())
     print(f"{out}: {len(rows)} rows of numbers, {rows[-1]['images_seen']:,.0f} images seen")
@@ -125,17 +125,17 @@ def read_rows(file: Path) -> Rows:
     return rows
 
 
-def stages_of(rows: Rows) -> list[Stage]:
+def stages_of(rows: Rows) -> list[StageStart]:
     """Where each resolution began."""
-    found: list[Stage] = []
+    found: list[StageStart] = []
     for row in rows:
         resolution = int(row.get("growth/resolution", 0))
         if resolution and (not found or found[-1].resolution != resolution):
-            found.append(Stage(row["images_seen"], resolution))
+            found.append(StageStart(row["images_seen"], resolution))
     return found
 
 
-def make_page(name: str, rows: Rows, samples: Sequence[Path], settings: dict[str, str]) -> str:
+def html_report(name: str, rows: Rows, samples: Sequence[Path], settings: dict[str, str]) -> str:
     """The page, complete in itself: pictures and plots are inside.
 
     Args:
@@ -191,7 +191,7 @@ def _figure(sample: Path) -> str:
 
 
 def _plot(
-    rows: Rows, stages: list[Stage], title: str, starts: tuple[str, ...], logarithmic: bool
+    rows: Rows, stages: list[StageStart], title: str, starts: tuple[str, ...], logarithmic: bool
 ) -> str | None:
     """An SVG; None where the run has no such curve."""
     try:

@@ -1,9 +1,11 @@
-"""What `--help` shows: examples, kept in one place, and how text is laid out. It imports nothing heavy."""
+"""Examples, layout of `--help`, and options that several verbs share. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import argparse
 import textwrap
+
+from imagen_pl.inference.sampling_options import USUAL_STEPS, SamplingOptions
 
 EXAMPLES = """\
 imagen-pl plan my_photos/ --hours 8
@@ -39,7 +41,7 @@ imagen-pl caption runs/captioner picture.png
 
 
 class KeptLines(argparse.HelpFormatter):
-    """Wraps text paragraph by paragraph, and leaves a paragraph with indented lines as it stands."""
+    """Wraps text paragraph by paragraph; paragraphs with indented lines keep their line breaks."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         parts = (
@@ -50,7 +52,7 @@ class KeptLines(argparse.HelpFormatter):
 
 
 def examples_of(verb: str) -> str:
-    """A paragraph with every example of a verb, as "sample" or "data shards"."""
+    """A paragraph with every example of a verb, for example "sample" or "data shards"."""
     lines = [line for line in EXAMPLES.splitlines() if line.startswith(f"imagen-pl {verb} ")]
     return "examples:\n" + textwrap.indent("\n".join(lines), "  ")
 
@@ -65,9 +67,15 @@ def verb_parser(verb: str, description: str, notes: str = "") -> argparse.Argume
     )
 
 
-def add_drawing_options(parser: argparse.ArgumentParser) -> None:
-    """What every verb that draws takes."""
-    parser.add_argument("--seed", type=int, default=0, help="of the first picture (default: 0)")
+def add_sampling_options(parser: argparse.ArgumentParser, refine: int | None = None) -> None:
+    """Add what every verb that draws takes; `sampling_options` reads it.
+
+    Args:
+        parser: of the verb.
+        refine: default of --refine; None refines if the model can.
+    """
+    usual = f"{USUAL_STEPS} if the model has a prior, else 0" if refine is None else f"{refine}"
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first picture (default: 0)")
     parser.add_argument(
         "--truncation",
         type=float,
@@ -80,21 +88,34 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="G",
-        help="0 to 10; more than 1 heeds the words more, less than 1 less (default: 1)",
+        help="0 to 10; more than 1 follows the prompt more closely, less than 1 less (default: 1)",
     )
     parser.add_argument(
         "--refine",
         type=int,
-        default=0,
+        default=refine,
         metavar="N",
-        help="0 to 200 steps that bring each picture nearer to what the model's prior guesses of its "
-        "caption; 20 are enough, and slow (default: 0)",
+        help="optimisation steps, 0 to 200, that bring each picture closer to what the model's prior "
+        f"predicts for the prompt; 0 is off and faster (default: {usual})",
     )
-    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
+    parser.add_argument(
+        "--device", help="for example cpu or cuda:1 (default: the first CUDA device if there is one)"
+    )
+
+
+def sampling_options(arguments: argparse.Namespace) -> SamplingOptions:
+    """The options that `add_sampling_options` added. Raises UserError if one is out of range."""
+    return SamplingOptions(
+        seed=arguments.seed,
+        truncation=arguments.truncation,
+        guidance=arguments.guidance,
+        refine=arguments.refine,
+        device=arguments.device,
+    ).check("--")
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
-    """What every verb that opens a model takes."""
+    """Add the argument of every verb that opens a model."""
     parser.add_argument(
         "model",
         help="a run's folder, a .ckpt file, a release's folder, OWNER/NAME on the Hugging Face hub, or "

@@ -1,81 +1,100 @@
-"""`imagen-pl sample`: prompts, on the line or in a file, to pictures in files."""
+"""`imagen-pl sample`: draw pictures for prompts on the command line or in a file."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
-import imagen_pl
-from imagen_pl.cli.options import add_drawing_options, add_model_argument, verb_parser
+from imagen_pl.cli.drawing import (
+    PICTURE_SUFFIXES,
+    check_num_images,
+    check_picture_path,
+    check_prompts,
+    draw_with_progress,
+    provenance,
+    row_seeds,
+)
+from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
 from imagen_pl.cli.prompt_files import Prompt, read_prompts
 from imagen_pl.errors import UserError
-from imagen_pl.imaging.background_removal import cut_out
-from imagen_pl.imaging.grids import labelled_grid, save_picture, strip
-from imagen_pl.inference.pipeline import TextToImage, check_guidance, load
-from imagen_pl.inference.refinement import check_refine
+from imagen_pl.inference.sampling_options import SamplingOptions
 
-T = TypeVar("T")
-_SHOW_AFTER_S = 2.0
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from imagen_pl.inference.pipeline import TextToImage
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "sample",
-        description="Draw pictures for prompts. A picture is decided by its prompt and its seed.",
+        description="Draw pictures for prompts. A prompt and a seed always give the same picture.",
         notes=(
-            "A file of prompts is .txt (one a line), .csv or .jsonl (field `prompt`; a field `seed` "
-            "overrules --seed). --out DIR then gets one PNG a prompt and a metadata.jsonl with file_name, "
-            "prompt, seed and every other field of the row, so that DIR is itself a data set to train on."
+            "A file of prompts is .txt (one per line), .csv or .jsonl (field `prompt`; a field `seed` "
+            "takes precedence over --seed). --out DIR then gets one PNG per prompt and a metadata.jsonl with "
+            "file_name, prompt, seed and every other field of the row, so that DIR can be trained on."
         ),
     )
     add_model_argument(parser)
-    parser.add_argument("prompt", nargs="*", help="what to draw; a row of the grid each")
+    parser.add_argument("prompt", nargs="*", help="what to draw; one row of the grid for each prompt")
     parser.add_argument("--prompts", metavar="FILE", help="read the prompts from a .txt, .csv or .jsonl file")
-    parser.add_argument("--num_images", type=int, default=1, metavar="N", help="pictures each (default: 1)")
     parser.add_argument(
-        "--out", metavar="PATH", help="the grid's file (default: sample.png); with --prompts, a folder"
+        "--num_images", type=int, default=1, metavar="N", help="pictures per prompt (default: 1)"
     )
     parser.add_argument(
-        "--format", choices=("png", "webp", "jpg"), default="png", help="of single pictures (default: png)"
+        "--out", metavar="PATH", help="file of the grid (default: sample.png); with --prompts, a folder"
     )
-    parser.add_argument("--plain", action="store_true", help="leave the prompts out of the grid")
+    parser.add_argument(
+        "--format",
+        choices=("png", "webp", "jpg"),
+        default="png",
+        help="format of single pictures (default: png)",
+    )
+    parser.add_argument("--plain", action="store_true", help="no prompts in the grid")
     parser.add_argument(
         "--transparent",
         action="store_true",
-        help="cut the pictures out of their white background; PNG or WebP",
+        help="make the white background transparent; PNG or WebP",
     )
-    parser.add_argument("--singles", metavar="DIR", help="write each picture to a file here as well")
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object a picture: file, prompt, seed"
+        "--singles", metavar="DIR", help="also write each picture to a file of its own in this folder"
     )
-    add_drawing_options(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per picture: file, prompt, seed"
+    )
+    add_sampling_options(parser)
     return parser
 
 
 def run(words: Sequence[str]) -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the verb."""
     return sample(make_parser().parse_args(words))
 
 
 def sample(arguments: argparse.Namespace) -> int:
-    """Do what the parsed command line says.
+    """Run the verb.
 
     Raises:
-        UserError: the arguments do not go together, or a file is missing or bad.
+        UserError: arguments contradict each other, or a file is missing or malformed.
     """
+    check_num_images(arguments.num_images)
+    options = sampling_options(arguments)
     if arguments.prompts is None:
         _check_line(arguments)
-        _grid(load(arguments.model, arguments.device), arguments)
+        _grid(_load(arguments), arguments, options)
     else:
         prompts, out = _check_file(arguments)
-        _folder(load(arguments.model, arguments.device), prompts, out, arguments)
+        _folder(_load(arguments), prompts, out, arguments, options)
     return 0
+
+
+def _load(arguments: argparse.Namespace) -> TextToImage:
+    from imagen_pl.inference.pipeline import load
+
+    return load(arguments.model, arguments.device)
 
 
 # ---------------------------------------------------------------------- prompts on the line
@@ -84,44 +103,40 @@ def sample(arguments: argparse.Namespace) -> int:
 def _check_line(arguments: argparse.Namespace) -> None:
     if not arguments.prompt:
         raise UserError('name at least one prompt, as "a red heart, fluent style", or a file with --prompts')
-    check_drawing(arguments)
+    check_prompts(arguments.prompt)
     out = Path(arguments.out or "sample.png")
-    check_picture(out, "unless --prompts names a file of prompts")
+    check_picture_path(out, "unless --prompts names a file of prompts")
     _check_transparent(arguments, out.suffix)
 
 
-def check_picture(out: Path, unless: str = "") -> None:
-    """Raise UserError where --out is no file for a picture."""
-    if out.is_dir() or out.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
-        raise UserError(f"--out {out} must be a .png, .webp or .jpg file{', ' + unless if unless else ''}")
+def _grid(model: TextToImage, arguments: argparse.Namespace, options: SamplingOptions) -> None:
+    from imagen_pl.imaging.grids import labelled_grid, save_picture, strip
 
-
-def _grid(model: TextToImage, arguments: argparse.Namespace) -> None:
     out = Path(arguments.out or "sample.png")
     pairs = [(p, arguments.seed + k) for p in arguments.prompt for k in range(arguments.num_images)]
-    pictures = list(_draw(model, pairs, arguments))
+    pictures = list(_draw(model, pairs, options, arguments.transparent))
     n = arguments.num_images
     rows = [strip(pictures[i : i + n], smallest=128) for i in range(0, len(pictures), n)]
     labels = [""] * len(rows) if arguments.plain else arguments.prompt
     out.parent.mkdir(parents=True, exist_ok=True)
-    about = provenance(model, arguments)
+    about = provenance(model, arguments.model, options)
     prompts = "\n".join(arguments.prompt)
     save_picture(
         labelled_grid(rows, labels, columns=1), out, {"prompt": prompts, "seed": arguments.seed, **about}
     )
-    told = ResultPrinter(arguments.json)
-    told.add(f"{out}: {_count(len(pictures))} of {model.resolution} px, seeds from {arguments.seed}")
+    printer = ResultPrinter(arguments.json)
+    printer.line(f"{out}: {_count(len(pictures))} of {model.resolution} px, seeds from {arguments.seed}")
     if arguments.singles:
         folder = Path(arguments.singles)
         folder.mkdir(parents=True, exist_ok=True)
         for i, (picture, (prompt, seed)) in enumerate(zip(pictures, pairs, strict=True)):
             file = folder / _file_name(i // n, i % n, n, arguments.format)
             save_picture(picture, file, {"prompt": prompt, "seed": seed, **about})
-            told.file(file, prompt, seed)
-        told.add(f"{folder}: one file a picture")
+            printer.picture(file, prompt, seed)
+        printer.line(f"{folder}: one file per picture")
     else:
         for prompt in arguments.prompt:
-            told.file(out, prompt, arguments.seed)
+            printer.picture(out, prompt, arguments.seed)
 
 
 # ---------------------------------------------------------------------- prompts in a file
@@ -132,73 +147,57 @@ def _check_file(arguments: argparse.Namespace) -> tuple[list[Prompt], Path]:
         raise UserError("give prompts on the line or in --prompts FILE, not both")
     if arguments.singles:
         raise UserError("--singles goes with prompts on the line; --prompts writes single files anyway")
-    check_drawing(arguments)
     _check_transparent(arguments)
     if arguments.out is None:
         raise UserError("--prompts writes a folder: name it with --out DIR")
     out = Path(arguments.out)
-    if out.is_file() or out.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg"):
+    if out.is_file() or out.suffix.lower() in PICTURE_SUFFIXES:
         raise UserError(f"--out {out} must be a folder where --prompts names a file of prompts")
     if (out / "metadata.jsonl").exists():
         raise UserError(f"--out {out} already holds a metadata.jsonl: name another folder")
     return read_prompts(arguments.prompts), out
 
 
-def _folder(model: TextToImage, prompts: list[Prompt], out: Path, arguments: argparse.Namespace) -> None:
+def _folder(
+    model: TextToImage,
+    prompts: list[Prompt],
+    out: Path,
+    arguments: argparse.Namespace,
+    options: SamplingOptions,
+) -> None:
+    from imagen_pl.imaging.grids import save_picture
+
     n = arguments.num_images
     seeds = row_seeds(prompts, arguments.seed, n)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
     out.mkdir(parents=True, exist_ok=True)
     with (out / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-        drawn = _draw(model, pairs, arguments)
-        about, told = provenance(model, arguments), ResultPrinter(arguments.json)
+        drawn = _draw(model, pairs, options, arguments.transparent)
+        about, printer = provenance(model, arguments.model, options), ResultPrinter(arguments.json)
         for i, (picture, (text, seed)) in enumerate(zip(drawn, pairs, strict=True)):
             name = _file_name(i // n, i % n, n, arguments.format)
             save_picture(picture, out / name, {"prompt": text, "seed": seed, **about})
-            told.file(out / name, text, seed)
+            printer.picture(out / name, text, seed)
             row = {"file_name": name, "prompt": text, "seed": seed, **prompts[i // n].fields}
             metadata.write(json.dumps(row, ensure_ascii=False) + "\n")
-    told.add(f"{out}: {_count(len(pairs))} of {model.resolution} px and metadata.jsonl")
+    printer.line(f"{out}: {_count(len(pairs))} of {model.resolution} px and metadata.jsonl")
 
 
-# ---------------------------------------------------------------------- both
+# ---------------------------------------------------------------------- shared by both
 
 
-def check_drawing(arguments: argparse.Namespace) -> None:
-    """Raise UserError where --num_images or what `drawing_options` gives is out of range."""
-    if arguments.num_images < 1:
-        raise UserError(f"--num_images {arguments.num_images} must be 1 or more")
-    check_drawing_options(arguments)
-
-
-def check_drawing_options(arguments: argparse.Namespace) -> None:
-    """Raise UserError where one of `drawing_options` is out of range."""
-    if not 0 <= arguments.truncation <= 1:
-        raise UserError(f"--truncation {arguments.truncation} is not between 0 and 1")
-    check_guidance(arguments.guidance, "--guidance")
-    check_refine(arguments.refine, "--refine")
-
-
-def drawing_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What every verb that draws takes, as `TextToImage.draw` does."""
-    return {name: getattr(arguments, name) for name in ("truncation", "guidance", "refine")}
-
-
-def _check_transparent(arguments: argparse.Namespace, ending: str = "") -> None:
-    if arguments.transparent and ("jpg" in arguments.format or ending.lower() in (".jpg", ".jpeg")):
+def _check_transparent(arguments: argparse.Namespace, suffix: str = "") -> None:
+    if arguments.transparent and ("jpg" in arguments.format or suffix.lower() in (".jpg", ".jpeg")):
         raise UserError("--transparent needs .png or .webp: a JPEG file cannot be transparent")
 
 
 def _draw(
-    model: TextToImage, pairs: list[tuple[str, int]], arguments: argparse.Namespace
+    model: TextToImage, pairs: list[tuple[str, int]], options: SamplingOptions, transparent: bool
 ) -> Iterator[Image.Image]:
-    drawn = with_progress(model.draw(pairs, **drawing_options(arguments)), len(pairs))
-    return map(cut_out, drawn) if arguments.transparent else drawn
+    from imagen_pl.imaging.background_removal import remove_background
 
-
-def row_seeds(prompts: Sequence[Prompt], seed: int, num_images: int) -> list[int]:
-    """The first seed of each row: its own, or another for each, lest all pictures share one latent."""
-    return [seed + row * num_images if p.seed is None else p.seed for row, p in enumerate(prompts)]
+    drawn = draw_with_progress(model, pairs, options)
+    return map(remove_background, drawn) if transparent else drawn
 
 
 def _count(pictures: int) -> str:
@@ -210,38 +209,21 @@ def _file_name(row: int, k: int, num_images: int, kind: str) -> str:
 
 
 class ResultPrinter:
-    """What is printed: lines for people, or a JSON object a picture for programs.
+    """Prints lines for people, or one JSON object per picture for programs.
 
     Args:
-        json: the latter.
+        json: print JSON.
     """
 
     def __init__(self, json: bool) -> None:
         self.json = json
 
-    def add(self, line: str) -> None:
+    def line(self, text: str) -> None:
+        """Print a line, unless JSON is wanted."""
         if not self.json:
-            print(line)
+            print(text)
 
-    def file(self, file: Path, prompt: str, seed: int) -> None:
+    def picture(self, file: Path, prompt: str, seed: int) -> None:
+        """Print a picture's JSON object, if JSON is wanted."""
         if self.json:
             print(json.dumps({"file": str(file), "prompt": prompt, "seed": seed}, ensure_ascii=False))
-
-
-def provenance(model: TextToImage, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Where a picture comes from, besides its prompt and seed."""
-    return {
-        "model": arguments.model,
-        "images_seen": model.description.get("images_seen", ""),
-        **drawing_options(arguments),
-        "software": f"imagen_pl {imagen_pl.__version__}",
-    }
-
-
-def with_progress(pictures: Iterable[T], total: int) -> Iterator[T]:
-    """The same, with a progress bar once it takes more than two seconds."""
-    from tqdm import tqdm
-
-    yield from tqdm(
-        pictures, total=total, delay=_SHOW_AFTER_S, unit=" pictures", file=sys.stderr, leave=False
-    )

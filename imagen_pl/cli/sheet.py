@@ -1,4 +1,4 @@
-"""`imagen-pl sheet`: drafts for each prompt of a brief, on a sheet to print or to send."""
+"""`imagen-pl sheet`: drafts for each prompt of a file, as a PDF or HTML sheet."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from imagen_pl.cli.options import add_drawing_options, add_model_argument, verb_parser
+from imagen_pl.cli.drawing import check_num_images, draw_with_progress, row_seeds
+from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
 from imagen_pl.cli.prompt_files import Prompt, read_prompts
-from imagen_pl.cli.sample import check_drawing, drawing_options, row_seeds, with_progress
 from imagen_pl.errors import UserError
-from imagen_pl.imaging.pdf_sheet import Drafts, write_pdf
-from imagen_pl.inference.pipeline import load
-from imagen_pl.storage.atomic_files import atomic_write
+from imagen_pl.inference.sampling_options import SamplingOptions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from imagen_pl.imaging.pdf_sheet import Drafts
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -50,49 +52,57 @@ code {{ color: #555; font-size: 13px; overflow-wrap: anywhere; }}
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "sheet",
-        description="Draw drafts for each prompt of a brief, on a sheet to print or to send.",
+        description="Draw drafts for each prompt of a file, on a PDF or HTML sheet.",
         notes=(
-            "A brief is .txt (one a line), .csv or .jsonl (field `prompt`; a field `seed` overrules --seed). "
-            "Every other field is printed with its drafts, and so is the command that draws them again."
+            "A brief is .txt (one prompt per line), .csv or .jsonl (field `prompt`; a field `seed` takes "
+            "precedence over --seed). Every other field is printed with its drafts, and so is the command "
+            "that draws them again."
         ),
     )
     add_model_argument(parser)
     parser.add_argument("brief", help="a .txt, .csv or .jsonl file of prompts")
-    parser.add_argument("--num_images", type=int, default=4, metavar="N", help="drafts each (default: 4)")
+    parser.add_argument(
+        "--num_images", type=int, default=4, metavar="N", help="drafts per prompt (default: 4)"
+    )
     parser.add_argument(
         "--out", default="drafts.pdf", metavar="FILE", help=".pdf or .html (default: drafts.pdf)"
     )
-    add_drawing_options(parser)
+    add_sampling_options(parser)
     return parser
 
 
 def run(words: Sequence[str]) -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the verb."""
     return sheet(make_parser().parse_args(words))
 
 
 def sheet(arguments: argparse.Namespace) -> int:
-    """Do what the parsed command line says.
+    """Run the verb.
 
     Raises:
-        UserError: the arguments do not go together, the brief is missing or bad, or matplotlib is missing.
+        UserError: an argument is out of range, the brief is missing or malformed, or matplotlib is missing.
     """
     out, n = Path(arguments.out), arguments.num_images
     if out.is_dir() or out.suffix.lower() not in (".pdf", ".html", ".htm"):
         raise UserError(f"--out {out} must be a .pdf or .html file")
-    check_drawing(arguments)
+    check_num_images(n)
+    options = sampling_options(arguments)
     prompts = read_prompts(arguments.brief)
-    seeds = row_seeds(prompts, arguments.seed, n)
-    model = load(arguments.model, arguments.device)
+    seeds = row_seeds(prompts, options.seed, n)
+    from imagen_pl.imaging.pdf_sheet import Drafts, write_pdf
+    from imagen_pl.inference.pipeline import load
+    from imagen_pl.storage.atomic_files import atomic_write
+
+    model = load(arguments.model, options.device)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
-    drawn = list(with_progress(model.draw(pairs, **drawing_options(arguments)), len(pairs)))
+    drawn = list(draw_with_progress(model, pairs, options))
     rows = [
         Drafts(
             prompt.text,
             drawn[i * n : (i + 1) * n],
             seed,
             _fields(prompt),
-            _command(arguments, prompt.text, seed),
+            _command(arguments.model, prompt.text, seed, n, options),
         )
         for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
@@ -101,13 +111,13 @@ def sheet(arguments: argparse.Namespace) -> int:
         if out.suffix.lower() == ".pdf":
             write_pdf(file, title, rows)
         else:
-            file.write(make_page(title, rows).encode())
+            file.write(html_sheet(title, rows).encode())
     print(f"{out}: {len(pairs):,} drafts of {model.resolution} px for {len(rows):,} prompts")
     return 0
 
 
 def _fields(prompt: Prompt) -> dict[str, str]:
-    """What else a row says, as text; empty cells left out."""
+    """A row's other fields as text; empty cells are left out."""
     texts = {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in prompt.fields.items()
@@ -116,18 +126,18 @@ def _fields(prompt: Prompt) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text.strip()}
 
 
-def _command(arguments: argparse.Namespace, prompt: str, seed: int) -> str:
-    """What draws a row's drafts again."""
-    words = ["imagen-pl", "sample", arguments.model, prompt, "--num_images", str(arguments.num_images)]
-    words += ["--seed", str(seed)]
-    for name, usual in (("truncation", 1), ("guidance", 1), ("refine", 0)):
-        if (said := getattr(arguments, name)) != usual:
-            words += [f"--{name}", str(said)]
+def _command(model: str, prompt: str, seed: int, num_images: int, options: SamplingOptions) -> str:
+    """The command that draws a row's drafts again."""
+    words = ["imagen-pl", "sample", model, prompt, "--num_images", str(num_images), "--seed", str(seed)]
+    usual = SamplingOptions().drawing()
+    for name, value in options.drawing().items():
+        if value != usual[name]:
+            words += [f"--{name}", str(value)]
     return shlex.join(words)
 
 
-def make_page(title: str, rows: Sequence[Drafts]) -> str:
-    """An HTML page, complete in itself: the pictures are inside, pixel for pixel."""
+def html_sheet(title: str, rows: Sequence[Drafts]) -> str:
+    """A self-contained HTML page with the pictures embedded as PNG."""
     return _PAGE.format(title=html.escape(title), rows="\n".join(map(_section, rows)))
 
 

@@ -1,4 +1,4 @@
-"""`imagen-pl variants`: a subject in every style, to choose from."""
+"""`imagen-pl variants`: subjects in every style, side by side."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imagen_pl.cli.options import add_drawing_options, add_model_argument, verb_parser
-from imagen_pl.cli.sample import check_drawing, check_picture, drawing_options, provenance, with_progress
-from imagen_pl.data.sources.declaration import declaration_of
+from imagen_pl.cli.drawing import (
+    check_num_images,
+    check_picture_path,
+    check_prompts,
+    draw_with_progress,
+    provenance,
+)
+from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
 from imagen_pl.errors import UserError
-from imagen_pl.imaging.grids import labelled_grid, save_picture
-from imagen_pl.inference.pipeline import TextToImage, load
+
+if TYPE_CHECKING:
+    from imagen_pl.inference.pipeline import TextToImage
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "variants",
-        description="Draw a subject in every style, side by side, to choose from.",
-        notes="Pictures of one seed share a latent, whatever the style.",
+        description="Draw subjects in every style, side by side.",
+        notes="Pictures with the same seed have the same latent in every style.",
     )
     add_model_argument(parser)
-    parser.add_argument("subject", nargs="+", help='as "cupcake"; a row each')
+    parser.add_argument("subject", nargs="+", help='for example "cupcake"; one row each')
     parser.add_argument(
         "--styles",
         nargs="+",
@@ -34,34 +41,41 @@ def make_parser() -> argparse.ArgumentParser:
         "--wording",
         default="{subject}, {style} style",
         metavar="TEXT",
-        help='how a prompt is made of both (default: "{subject}, {style} style")',
+        help='how subject and style make a prompt (default: "{subject}, {style} style")',
     )
-    parser.add_argument("--num_images", type=int, default=4, metavar="N", help="of each (default: 4)")
+    parser.add_argument(
+        "--num_images", type=int, default=4, metavar="N", help="pictures per subject and style (default: 4)"
+    )
     parser.add_argument(
         "--out", default="variants.png", metavar="FILE", help=".png, .webp or .jpg (default: variants.png)"
     )
-    add_drawing_options(parser)
+    add_sampling_options(parser)
     return parser
 
 
 def run(words: Sequence[str]) -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the verb."""
     return variants(make_parser().parse_args(words))
 
 
 def variants(arguments: argparse.Namespace) -> int:
-    """Do what the parsed command line says.
+    """Run the verb.
 
     Raises:
-        UserError: the arguments do not go together, or the model's styles are not known.
+        UserError: an argument is out of range, or the model's styles are not known.
     """
     out, n = Path(arguments.out), arguments.num_images
-    check_picture(out)
-    check_drawing(arguments)
+    check_picture_path(out)
+    check_num_images(n)
+    check_prompts(arguments.subject)
+    options = sampling_options(arguments)
     for part in ("{subject}", "{style}"):
         if part not in arguments.wording:
             raise UserError(f'--wording "{arguments.wording}" lacks {part}')
-    model = load(arguments.model, arguments.device)
+    from imagen_pl.imaging.grids import labelled_grid, save_picture
+    from imagen_pl.inference.pipeline import load
+
+    model = load(arguments.model, options.device)
     styles = arguments.styles or _styles_of(model)
     prompts = [
         # Not format(): a subject may hold braces, and so may the wording.
@@ -69,22 +83,23 @@ def variants(arguments: argparse.Namespace) -> int:
         for subject in arguments.subject
         for style in styles
     ]
-    seeds = range(arguments.seed, arguments.seed + n)
+    seeds = range(options.seed, options.seed + n)
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
-    pictures = list(with_progress(model.draw(pairs, **drawing_options(arguments)), len(pairs)))
+    pictures = list(draw_with_progress(model, pairs, options))
     labels, side = [f"seed {seed}" for seed in seeds], math.ceil(math.sqrt(n))
     cells = [labelled_grid(pictures[i : i + n], labels, side) for i in range(0, len(pictures), n)]
     grid = labelled_grid(cells, prompts, columns=len(styles))
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_picture(
-        grid, out, {"prompt": "\n".join(prompts), "seed": arguments.seed, **provenance(model, arguments)}
-    )
-    print(f"{out}: a row a subject; columns {', '.join(styles)}; seeds from {arguments.seed}")
+    about = {"prompt": "\n".join(prompts), "seed": options.seed}
+    save_picture(grid, out, {**about, **provenance(model, arguments.model, options)})
+    print(f"{out}: one row per subject; columns {', '.join(styles)}; seeds from {options.seed}")
     return 0
 
 
 def _styles_of(model: TextToImage) -> list[str]:
     """The styles that the model's data source declares."""
+    from imagen_pl.data.sources.declaration import declaration_of
+
     styles = declaration_of(model.description.get("data")).styles
     if not styles:
         raise UserError("name the styles with --styles: the model's data source declares none")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from imagen_pl.data.progress import with_progress
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource, existing
 from imagen_pl.data.sources.coco import CocoSource
@@ -183,9 +183,7 @@ def _look(
     pictures: list[tuple[Tensor, str]] = []
     with quiet_pillow(), ThreadPoolExecutor(4) as pool:
         seen = pool.map(inspect_row, range(len(rows)))
-        for i, found in enumerate(
-            tqdm(seen, total=len(rows), unit="image", delay=1, leave=False, disable=None)
-        ):
+        for i, found in enumerate(with_progress(seen, "reading images", len(rows))):
             row = rows[i]
             if isinstance(found, str):
                 report.problems.add(found, row.name)

@@ -1,26 +1,59 @@
-"""A progress bar for batches that are looked at before, or beside, training."""
+"""The progress bar of everything in this package that takes time outside of Lightning's own loops."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from imagen_pl.types import CaptionedBatch
+T = TypeVar("T")
+_SHOW_AFTER_S = 2.0
+# In a log file a bar is a line each time: few are enough.
+_LOG_EVERY_S = 10.0
 
 
-def with_progress(batches: Iterable[CaptionedBatch], what: str) -> Iterator[CaptionedBatch]:
-    """The same batches; their images are counted on stderr once it takes more than two seconds."""
-    bar = tqdm(
-        desc=f"looking at {what}",
-        unit=" images",
-        delay=2.0,
-        mininterval=0.2 if sys.stderr.isatty() else 10,
+def progress_bar(
+    description: str | None = None, total: int | None = None, unit: str = " images"
+) -> tqdm[Any]:
+    """A bar on stderr that appears after two seconds and disappears when it is closed.
+
+    Args:
+        description: what is being done, for example "encoding captions".
+        total: how many units there are, for the time left; None if unknown.
+        unit: of the count, with a space before it.
+    """
+    return tqdm(
+        desc=description,
+        total=total,
+        unit=unit,
+        delay=_SHOW_AFTER_S,
+        mininterval=0.2 if sys.stderr.isatty() else _LOG_EVERY_S,
         file=sys.stderr,
         leave=False,
     )
-    with bar:
-        for batch in batches:
-            yield batch
-            bar.update(len(batch))
+
+
+def with_progress(
+    items: Iterable[T],
+    description: str | None = None,
+    total: int | None = None,
+    unit: str = " images",
+    size: Callable[[T], int] | None = None,
+) -> Iterator[T]:
+    """Yield the items while a `progress_bar` counts them.
+
+    Args:
+        items: any iterable.
+        description: as of `progress_bar`.
+        total: units in all; None takes the length of the items if they have one and count one unit each.
+        unit: as of `progress_bar`.
+        size: units of one item, for example `len` of a batch; None counts one.
+    """
+    if total is None and size is None and hasattr(items, "__len__"):
+        total = len(items)
+    with progress_bar(description, total, unit) as bar:
+        for item in items:
+            yield item
+            bar.update(1 if size is None else size(item))

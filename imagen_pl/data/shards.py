@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from imagen_pl.data.progress import progress_bar
 from imagen_pl.data.resize import shrink
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, stable_hash
@@ -29,7 +29,6 @@ _THREADS = 4
 _PART = 64  # images in memory at once
 _TRIED = 256  # images that tell how large they are on average
 _LOOK = 8  # px; decoding to so few is fast, and yet reads a file to its end
-_SHOW_AFTER_S = 2.0
 _GUESS = 100_000  # bytes an image, where none of those tried could be read
 _TAR = 2048  # bytes that a tar file takes for an image beside the image's own
 # An ending says what the bytes are, whatever the file was called; Pillow reads by content anyway.
@@ -115,7 +114,10 @@ def write_shards(
             each[split] = size_images or max(1, int(size_mb * 1e6 / size))
         least = 1 if rows.get("validation") else 2
         _check_train(source.path, rows, least, problems)
-        with _all_or_none(out) as written, _bar(sum(map(len, rows.values()))) as bar:
+        with (
+            _all_or_none(out) as written,
+            progress_bar("writing shards", sum(map(len, rows.values()))) as bar,
+        ):
             for split, found in rows.items():
                 count = max(-(-len(found) // each[split]), least if split == "train" else 1)
                 for k in range(count):
@@ -257,10 +259,6 @@ def _all_or_none(out: Path) -> Iterator[list[Path]]:
             with suppress(OSError):
                 out.rmdir()
         raise
-
-
-def _bar(total: int) -> "tqdm[None]":
-    return tqdm(total=total, unit=" images", delay=_SHOW_AFTER_S, leave=False, disable=None)
 
 
 def _range(files: list[Path]) -> str:

@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
-from tqdm import tqdm
-
+from imagen_pl.data.progress import with_progress
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource, stable_hash
 from imagen_pl.data.transforms import UNREADABLE, quiet_pillow, read_size
 from imagen_pl.errors import UserError
 
-# Reading this many headers takes about a second from a fast disk.
-_WORTH_A_BAR = 20_000
 _PART = 64
 
 
@@ -105,10 +102,7 @@ def _usable(source: Source, rows: list[Row], smallest: int, problems: SkippedIma
     good = []
     with quiet_pillow(), ThreadPoolExecutor(8) as pool:  # files on a network answer slowly, and at once
         answers: Iterable[list[str | None]] = pool.map(in_turn, parts)
-        if len(rows) > _WORTH_A_BAR:
-            answers = tqdm(
-                answers, total=len(parts), desc="checking images", unit_scale=_PART, delay=2, disable=None
-            )
+        answers = with_progress(answers, "checking images", len(rows), size=len)
         for row, found in zip(rows, chain.from_iterable(answers), strict=True):
             if found is None:
                 good.append(row)

@@ -15,8 +15,9 @@ from imagen_pl.imaging.animation import write_film
 from imagen_pl.imaging.grids import save_picture, strip
 from imagen_pl.inference.captioning import CaptioningPipeline
 from imagen_pl.inference.interpolation import interpolate
-from imagen_pl.inference.pipeline import TextToImage, check_guidance
-from imagen_pl.inference.refinement import can_refine, check_refine
+from imagen_pl.inference.pipeline import TextToImage
+from imagen_pl.inference.refinement import can_refine
+from imagen_pl.inference.sampling_options import check_guidance, check_refine, check_truncation
 
 MAX_PROMPT = 300  # letters
 MAX_IMAGES = 16
@@ -55,19 +56,19 @@ class Studio:
         truncation: float,
         guidance: float,
         num_images: float,
-        refine: float = 0,
+        refine: float | None = None,
     ) -> list[tuple[str, str]]:
-        """Files of pictures, each with its label."""
+        """Files of pictures, each with its label; refine None takes the model's default."""
         prompt, seed, count = check_prompt(prompt), check_seed(seed), check_number(num_images, MAX_IMAGES)
         truncation, guidance = check_truncation(truncation), check_guidance(guidance)
-        if (refine := check_refine(refine)) > MAX_REFINE:
-            raise UserError(f"refine {refine} is more than this page takes, {MAX_REFINE}")
-        pictures = self.model.sample(prompt, seed, count, truncation, guidance, refine)
+        steps = self.model.refine_steps(None if refine is None else check_refine(refine))
+        if steps > MAX_REFINE:
+            raise UserError(f"refine {steps} is more than this page allows, {MAX_REFINE}")
+        pictures = self.model.sample(prompt, seed, count, truncation, guidance, steps)
         labels = [f"seed {seed + k}" for k in range(count)]
         rows = zip(pictures, range(seed, seed + count), labels, strict=True)
         return [
-            (self._kept(picture, prompt, k, truncation, guidance, refine), label)
-            for picture, k, label in rows
+            (self._kept(picture, prompt, k, truncation, guidance, steps), label) for picture, k, label in rows
         ]
 
     def edit(
@@ -77,9 +78,10 @@ class Studio:
         prompts = (check_prompt(prompt), check_prompt(to))
         seed, truncation = check_seed(seed), check_truncation(truncation)
         pairs = [(words, seed + k) for k in range(4) for words in prompts]
-        drawn = self.model.draw(pairs, truncation, check_guidance(guidance))
+        steps = self.model.refine_steps(None)
+        drawn = self.model.draw(pairs, truncation, check_guidance(guidance), steps)
         return [
-            (self._kept(picture, words, k, truncation, guidance), f"{words} (seed {k})")
+            (self._kept(picture, words, k, truncation, guidance, steps), f"{words} (seed {k})")
             for picture, (words, k) in zip(drawn, pairs, strict=True)
         ]
 
@@ -90,9 +92,9 @@ class Studio:
         seed = check_seed(seed)
         keyframes = [(check_prompt(first), seed), (check_prompt(second), seed)]
         frames, truncation = check_number(frames, MAX_FRAMES), check_truncation(truncation)
-        steps = interpolate(self.model, keyframes, frames, True, truncation, check_guidance(guidance))
+        shown = interpolate(self.model, keyframes, frames, True, truncation, check_guidance(guidance))
         file = self._file(".gif")
-        write_film(steps, file, fps=12, loop=True)
+        write_film(shown, file, fps=12, loop=True)
         return str(file)
 
     def caption(self, file: str | None) -> str:
@@ -111,7 +113,7 @@ class Studio:
         seed: int,
         truncation: float,
         guidance: float,
-        refine: int = 0,
+        refine: int,
     ) -> str:
         file = self._file(".png")
         drawn = {"truncation": truncation, "guidance": guidance, "refine": refine}
@@ -154,13 +156,6 @@ def check_number(number: float | None, most: int) -> int:
     return int(number)
 
 
-def check_truncation(truncation: float | None) -> float:
-    """Raises UserError where it is out of range."""
-    if truncation is None or not 0 <= truncation <= 1:
-        raise UserError(f"truncation {truncation} is not between 0 and 1")
-    return float(truncation)
-
-
 def check_upload(file: Path) -> None:
     """By its size and its header alone: a huge picture gets a message, not memory.
 
@@ -185,7 +180,7 @@ def check_upload(file: Path) -> None:
 # ---------------------------------------------------------------------- the page
 
 
-def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
+def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
     """The page, as gradio.Blocks.
 
     Args:
@@ -194,8 +189,8 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
     """
     import gradio as gr
 
-    def told(work: Callable[..., Any]) -> Callable[..., Any]:
-        """Mistakes of users as a message on the page."""
+    def show_user_errors(work: Callable[..., Any]) -> Callable[..., Any]:
+        """Show a UserError as a message on the page."""
 
         def run(*given: Any) -> Any:
             try:
@@ -217,7 +212,9 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             with gr.Column(scale=3):
                 truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation: less is more typical")
                 # From 2 on colours glare and shapes break: no need for all of what the command takes.
-                guidance = gr.Slider(0, 3, 1, step=0.05, label="Guidance: more heeds the words more")
+                guidance = gr.Slider(
+                    0, 3, 1, step=0.05, label="Guidance: more follows the prompt more closely"
+                )
         dice.click(new_seed, outputs=seed, show_progress="hidden")
         with gr.Tab("Draw"):
             prompt = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT, autofocus=True)
@@ -226,9 +223,9 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
                 refine = gr.Slider(
                     0,
                     MAX_REFINE,
-                    0,
+                    studio.model.refine_steps(None),
                     step=10,
-                    label="Refine: more steps look more like the prompt, and take longer",
+                    label="Refine: more steps follow the prompt more closely and take longer; 0 is fast",
                     visible=can_refine(studio.model.generator),
                 )
             go = gr.Button("Draw", variant="primary")
@@ -238,7 +235,7 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             gr.Examples([[text] for text in examples], inputs=[prompt], cache_examples=False)
             for event in (go.click, prompt.submit):
                 asked = [prompt, seed, truncation, guidance, number, refine]
-                event(told(studio.draw), asked, pictures, api_name="draw")
+                event(show_user_errors(studio.draw), asked, pictures, api_name="draw")
         with gr.Tab("Change words"):
             before = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT)
             after = gr.Textbox(label="Changed", value=examples[-1], max_length=MAX_PROMPT)
@@ -246,7 +243,12 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             sheet = gr.Gallery(
                 label="Left before, right after", columns=2, height="auto", object_fit="contain", format="png"
             )
-            go.click(told(studio.edit), [before, after, seed, truncation, guidance], sheet, api_name="edit")
+            go.click(
+                show_user_errors(studio.edit),
+                [before, after, seed, truncation, guidance],
+                sheet,
+                api_name="edit",
+            )
         with gr.Tab("From one to the other"):
             first = gr.Textbox(label="From", value=examples[0], max_length=MAX_PROMPT)
             second = gr.Textbox(label="To", value=examples[-1], max_length=MAX_PROMPT)
@@ -254,13 +256,13 @@ def make_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             go = gr.Button("Film", variant="primary")
             film = gr.Image(label="Film", type="filepath", interactive=False)
             asked = [first, second, seed, truncation, guidance, frames]
-            go.click(told(studio.film), asked, film, api_name="interpolate")
+            go.click(show_user_errors(studio.film), asked, film, api_name="interpolate")
         if studio.describer is not None:
             with gr.Tab("Caption"):
                 # Not gr.Image, which would decode whatever comes.
                 upload = gr.File(label="A picture", file_types=["image"], type="filepath")
                 go = gr.Button("What does it show?", variant="primary")
                 words = gr.Textbox(label="Caption", interactive=False)
-                go.click(told(studio.caption), [upload], words, api_name="caption")
+                go.click(show_user_errors(studio.caption), [upload], words, api_name="caption")
     page.queue(max_size=32, default_concurrency_limit=1)
     return page

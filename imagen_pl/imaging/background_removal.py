@@ -30,7 +30,7 @@ _BEND = 1.5  # of a rise to the one before it; a pale rim inside a dark line has
 _EIGHT = np.ones((3, 3), bool)
 
 
-def cut_out(picture: Image.Image, tolerance: float | None = None) -> Image.Image:
+def remove_background(picture: Image.Image, tolerance: float | None = None) -> Image.Image:
     """The subject of a picture on white, as RGBA; not premultiplied.
 
     Where nothing shows, the nearest visible colour lies below, so that filtered textures get no white seam.
@@ -44,7 +44,7 @@ def cut_out(picture: Image.Image, tolerance: float | None = None) -> Image.Image
 
 
 def matte(image: UInt8[ndarray, "h w 3"], tolerance: float | None = None) -> UInt8[ndarray, "h w 4"]:
-    """As `cut_out`, on arrays."""
+    """As `remove_background`, on arrays."""
     v = 255.0 - image
     distance = v.max(-1)
     if tolerance is None:

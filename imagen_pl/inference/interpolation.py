@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from imagen_pl.errors import UserError
-from imagen_pl.inference.pipeline import TextToImage, check_guidance
-from imagen_pl.inference.refinement import check_refine, refinable
+from imagen_pl.inference.pipeline import TextToImage
+from imagen_pl.inference.sampling_options import check_guidance, check_truncation
 from imagen_pl.models.latents import latents
 from imagen_pl.types import TextFeatures
 
@@ -28,7 +28,7 @@ def interpolate(
     loop: bool = False,
     truncation: float = 1.0,
     guidance: float = 1.0,
-    refine: int = 0,
+    refine: int | None = None,
 ) -> Iterator[Image.Image]:
     """Pictures on the way through keyframes.
 
@@ -40,8 +40,8 @@ def interpolate(
         frames: from one keyframe to the next.
         loop: go back from the last to the first; the first frame does not come twice.
         truncation: 0 to 1; less than 1 gives more typical, less varied pictures.
-        guidance: 0 to 10; more than 1 heeds the words more, less than 1 less.
-        refine: 0 to 200 steps towards the prior's guess, as `TextToImage.sample` takes them, for each frame.
+        guidance: 0 to 10; more than 1 follows the prompts more closely, less than 1 less.
+        refine: refinement steps of each frame, as `TextToImage.sample` takes them.
 
     Raises:
         UserError: there are fewer than two keyframes, or a number is out of range.
@@ -50,12 +50,10 @@ def interpolate(
         raise UserError("name two keyframes or more to go between")
     if frames < 1:
         raise UserError(f"frames {frames} must be 1 or more")
-    if not 0 <= truncation <= 1:
-        raise UserError(f"truncation {truncation} is not between 0 and 1")
+    check_truncation(truncation)
     check_guidance(guidance)
-    if check_refine(refine):
-        refinable(model.generator)
-    return _drawn(model, keyframes, _places(len(keyframes), frames, loop), truncation, guidance, refine)
+    steps = model.refine_steps(refine)
+    return _drawn(model, keyframes, _places(len(keyframes), frames, loop), truncation, guidance, steps)
 
 
 @torch.inference_mode()

@@ -20,7 +20,13 @@ from torch import Tensor
 import imagen_pl
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import to_pil, to_uint8
-from imagen_pl.inference.refinement import check_refine, refinable, refined
+from imagen_pl.inference.refinement import can_refine, refinable, refined
+from imagen_pl.inference.sampling_options import (
+    USUAL_STEPS,
+    check_guidance,
+    check_refine,
+    check_truncation,
+)
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.latents import latents
 from imagen_pl.models.text.encoder import TextEncoder
@@ -31,7 +37,6 @@ from imagen_pl.types import Growth, TextFeatures
 
 log = logging.getLogger(__name__)
 
-MAX_GUIDANCE = 10.0
 _PIXELS_A_BATCH = 2**19
 
 
@@ -79,7 +84,7 @@ class TextToImage:
         num_images: int = 1,
         truncation: float = 1.0,
         guidance: float = 1.0,
-        refine: int = 0,
+        refine: int | None = None,
     ) -> list[Image.Image]:
         """Pictures for prompts: all of the first prompt, then all of the second.
 
@@ -91,9 +96,10 @@ class TextToImage:
             seed: of the first picture of each prompt.
             num_images: pictures a prompt.
             truncation: 0 to 1; less than 1 gives more typical, less varied pictures.
-            guidance: 0 to 10; more than 1 heeds the words more, less than 1 less.
-            refine: 0 to 200 steps that bring each picture nearer to what the generator's prior guesses of its
-                prompt; 20 did well on the emoji, and take some third of a second a picture on two cores.
+            guidance: 0 to 10; more than 1 follows the prompt more closely, less than 1 less.
+            refine: 0 to 200 optimisation steps that bring each picture closer to what the generator's prior
+                predicts for its prompt; 20 take about 1/3 s per picture on two cores. None takes 20 if the
+                generator has a prior, else 0.
 
         Raises:
             UserError: num_images is below 1, truncation, guidance or refine is out of range, or the model's
@@ -110,17 +116,27 @@ class TextToImage:
         pairs: Sequence[tuple[str, int]],
         truncation: float = 1.0,
         guidance: float = 1.0,
-        refine: int = 0,
+        refine: int | None = None,
     ) -> Iterator[Image.Image]:
         """Pictures for pairs of a prompt and a seed, a batch at a time, in order."""
-        if not 0 <= truncation <= 1:
-            raise UserError(f"truncation {truncation} is not between 0 and 1")
+        check_truncation(truncation)
         check_guidance(guidance)
-        if check_refine(refine):
-            refinable(self.generator)  # told before the first picture
+        steps = self.refine_steps(refine)
         size = self.at_once
         for start in range(0, len(pairs), size):
-            yield from self._batch(pairs[start : start + size], truncation, guidance, refine)
+            yield from self._batch(pairs[start : start + size], truncation, guidance, steps)
+
+    def refine_steps(self, refine: int | None) -> int:
+        """The number of refinement steps: as given, or for None 20 if the generator has a prior, else 0.
+
+        Raises:
+            UserError: it is out of range, or above 0 for a generator without a prior.
+        """
+        if refine is None:
+            return USUAL_STEPS if can_refine(self.generator) else 0
+        if check_refine(refine):
+            refinable(self.generator)
+        return refine
 
     def _batch(
         self, pairs: Sequence[tuple[str, int]], truncation: float, guidance: float, refine: int
@@ -190,13 +206,6 @@ class TextToImage:
         with atomic_write(folder / "config.json") as file:
             file.write((json.dumps(description, indent=2) + "\n").encode())
         return folder
-
-
-def check_guidance(guidance: float | None, name: str = "guidance") -> float:
-    """Raises UserError, which names it so, where it is out of range."""
-    if guidance is None or not 0 <= guidance <= MAX_GUIDANCE:
-        raise UserError(f"{name} {guidance} is not between 0 and {MAX_GUIDANCE:g}")
-    return float(guidance)
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> TextToImage:

@@ -19,18 +19,8 @@ from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.models.image_prior import ImagePrior
 from imagen_pl.types import Growth, TextFeatures
 
-# What is measured in benchmarks/RESULTS.md.
-USUAL_STEPS = 20
-MAX_STEPS = 200
 # Of Adam; a style's entries have a variance of 1.
 _LEARNING_RATE = 0.05
-
-
-def check_refine(steps: float | None, name: str = "refine") -> int:
-    """Raises UserError, which names it so, where it is no whole number in range."""
-    if steps is None or not float(steps).is_integer() or not 0 <= steps <= MAX_STEPS:
-        raise UserError(f"{name} {steps} is not a whole number from 0 to {MAX_STEPS}")
-    return int(steps)
 
 
 def refinable(generator: Generator) -> tuple[StyleGenerator, ImagePrior]:

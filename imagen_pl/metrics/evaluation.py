@@ -6,7 +6,7 @@ Axes: n pictures, m real images, t training images, p prompts, k pictures a prom
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +25,7 @@ _NEAR = 0.01  # of real images, how many count as near to a training image
 
 
 @dataclass(frozen=True)
-class Memorisation:
+class MemorisationScores:
     """How near pictures come to training images, held against how near unseen real images come.
 
     ratio: median distance of a picture to its nearest training image, by that of a held-out real image.
@@ -41,7 +41,7 @@ class Memorisation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores in one network's features. What cannot be told is None.
+    """Scores in one network's features. A score that cannot be measured is None.
 
     frechet, kernel: distances to the real images of the split; FID and KID with Inception alone.
     mmd: Gaussian discrepancy; CMMD with the CLIP that defines it alone.
@@ -51,8 +51,9 @@ class Evaluation:
         captions are: 0 for one picture a prompt.
     drawn_again: how many prompts that is told by, and how many pictures of each.
     memorisation: against the training images.
-    frechet_of_halves: what one half of the real images scores against the other: sampling alone, and the
-        measure of how far `frechet` can be believed.
+    frechet_of_halves: what one half of the real images scores against the other: the part of `frechet` that
+        comes from the sample size alone.
+    not_measured: by name, why a score is None.
     """
 
     extractor: str
@@ -69,13 +70,18 @@ class Evaluation:
     shuffled: Retrieval | None
     diversity: float | None
     drawn_again: tuple[int, int] | None
-    memorisation: Memorisation | None
+    memorisation: MemorisationScores | None
     frechet_of_halves: float | None
+    not_measured: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_json(cls, held: Mapping[str, Any]) -> Evaluation:
-        """From what `dataclasses.asdict` gave to a file; TypeError or KeyError where it is another's."""
-        parts: dict[str, Any] = {"retrieval": Retrieval, "shuffled": Retrieval, "memorisation": Memorisation}
+        """From the dict that `dataclasses.asdict` made; TypeError or KeyError if it is another one."""
+        parts: dict[str, Any] = {
+            "retrieval": Retrieval,
+            "shuffled": Retrieval,
+            "memorisation": MemorisationScores,
+        }
         again = held["drawn_again"]
         return cls(
             **{**held, "drawn_again": None if again is None else tuple(again)}
@@ -95,6 +101,7 @@ def evaluate_features(
     train: Float[Tensor, "t f"] | None = None,
     distractors: int = 99,
     seed: int = 0,
+    no_train: str = "no training images were given",
 ) -> Evaluation:
     """All scores.
 
@@ -108,6 +115,7 @@ def evaluate_features(
         train: training images, where the split is held out.
         distractors: in retrieval.
         seed: of distractors and halves.
+        no_train: why `train` is None, for `not_measured`.
 
     Raises:
         UserError: there are fewer than 2 pictures or real images.
@@ -117,15 +125,28 @@ def evaluate_features(
             f"{len(pictures)} pictures and {len(real)} real images are too few to compare: give at least 2, "
             "better 1,000"
         )
-    precision, recall = _or_none(precision_and_recall, real, pictures) or (None, None)
-    density, covered = _or_none(density_and_coverage, real, pictures) or (None, None)
+    why: dict[str, str] = {}
+    precision, recall = _measured(why, "precision recall", precision_and_recall, real, pictures) or (
+        None,
+        None,
+    )
+    density, covered = _measured(why, "density coverage", density_and_coverage, real, pictures) or (
+        None,
+        None,
+    )
     found, shuffled = (
-        _or_none(
-            retrieval_accuracy, pictures, paired, subjects, styles,
+        _measured(
+            why, "retrieval", retrieval_accuracy, pictures, paired, subjects, styles,
             seed=seed, distractors=distractors, shuffled=shuffle,
         )
         for shuffle in (False, True)
     )  # fmt: skip
+    if len(real) < 4:
+        why["frechet_of_halves"] = f"{len(real)} real images are too few to halve"
+    if several is None:
+        why["diversity"] = "one picture per prompt"
+    if train is None:
+        why["memorisation"] = no_train
     return Evaluation(
         extractor=extractor.name,
         pictures=len(pictures),
@@ -143,6 +164,7 @@ def evaluate_features(
         drawn_again=None if several is None else (len(several), several.shape[1]),
         memorisation=None if train is None else memorisation(pictures, real, train),
         frechet_of_halves=_halves(real, seed),
+        not_measured=why,
     )
 
 
@@ -160,11 +182,11 @@ def _apart(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> Float[Tensor, "n
 
 def memorisation(
     pictures: Float[Tensor, "n f"], held_out: Float[Tensor, "m f"], train: Float[Tensor, "t f"]
-) -> Memorisation:
+) -> MemorisationScores:
     """How near pictures come to training images, held against how near held-out real images come."""
     drawn, unseen = nearest(pictures, train), nearest(held_out, train)
     limit = unseen.quantile(_NEAR)
-    return Memorisation(
+    return MemorisationScores(
         ratio=float(drawn.median() / unseen.median()),
         near=float((drawn < limit).double().mean()),
         training_images=len(train),
@@ -179,9 +201,12 @@ def _halves(real: Float[Tensor, "m f"], seed: int) -> float | None:
     return frechet_distance(first, second)
 
 
-def _or_none(score: Callable[..., T], *features: Any, **settings: Any) -> T | None:
-    """None where there are too few images for it."""
+def _measured(
+    why: dict[str, str], names: str, score: Callable[..., T], *features: Any, **settings: Any
+) -> T | None:
+    """The score; or None, with the reason noted under each of the names, where there are too few images."""
     try:
         return score(*features, **settings)
-    except UserError:
+    except UserError as error:
+        why.update(dict.fromkeys(names.split(), str(error)))
         return None

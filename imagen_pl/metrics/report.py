@@ -1,4 +1,4 @@
-"""What `imagen-pl evaluate` tells people."""
+"""The report of `imagen-pl evaluate`: its text and the table of scores."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from imagen_pl.metrics.distances import FEW
-from imagen_pl.metrics.evaluation import Evaluation, Memorisation
+from imagen_pl.metrics.evaluation import Evaluation, MemorisationScores
 from imagen_pl.metrics.retrieval import Retrieval
 
 
-def report(about: Mapping[str, Any], found: Sequence[Evaluation]) -> Iterator[str]:
+def evaluation_report(about: Mapping[str, Any], found: Sequence[Evaluation]) -> Iterator[str]:
     """Lines of Markdown.
 
     Args:
@@ -60,42 +60,55 @@ def score_table(columns: Sequence[tuple[str, Evaluation]]) -> list[str]:
 def _cells(e: Evaluation) -> dict[str, str]:
     """By row of the table."""
     few, more = e.real // 2, e.real - e.real // 2
-    halves = _told(e.frechet_of_halves, f"{{:.2f}} ({more:,}, {few:,})")
+    halves = _number(e.frechet_of_halves, f"{{:.2f}} ({more:,}, {few:,})")
     of = "" if e.retrieval is None else f" of {e.retrieval.candidates}"
     again = "" if e.drawn_again is None else " ({} x {})".format(*e.drawn_again)
     near = e.memorisation
     trained = "" if near is None else f" ({near.training_images:,})"
-    return {
-        "pictures, against real images": f"{e.pictures:,}, {e.real:,}",
-        "Fréchet distance (less is better)": _told(e.frechet, "{:.2f}"),
-        "the same, one half of the real images against the other (so many; fewer score higher)": halves,
-        "kernel distance (less is better)": _told(e.kernel, "{:.4f}"),
-        "Gaussian discrepancy (less is better)": _told(e.mmd, "{:.3f}"),
-        "precision": _told(e.precision, "{:.3f}"),
-        "recall": _told(e.recall, "{:.3f}"),
-        "density": _told(e.density, "{:.3f}"),
-        "coverage": _told(e.coverage, "{:.3f}"),
-        "right subject first (captions shuffled)": _both(e, "top1", "{:.1%}", of),
-        "among the first five (captions shuffled)": _both(e, "top5", "{:.1%}", of),
-        "mean reciprocal rank (captions shuffled)": _both(e, "mrr", "{:.3f}"),
-        "diversity within a prompt, 1: as real images of different captions (prompts x pictures)": _told(
-            e.diversity, f"{{:.3f}}{again}"
+    rows = {
+        "pictures, against real images": ("", f"{e.pictures:,}, {e.real:,}"),
+        "Fréchet distance (less is better)": ("", _number(e.frechet, "{:.2f}")),
+        "the same, one half of the real images against the other (so many; fewer score higher)": (
+            "frechet_of_halves",
+            halves,
         ),
-        "distance to the nearest training image, by that of real images (training images)": _told(
-            _part(near, "ratio"), f"{{:.3f}}{trained}"
+        "kernel distance (less is better)": ("", _number(e.kernel, "{:.4f}")),
+        "Gaussian discrepancy (less is better)": ("", _number(e.mmd, "{:.3f}")),
+        "precision": ("precision", _number(e.precision, "{:.3f}")),
+        "recall": ("recall", _number(e.recall, "{:.3f}")),
+        "density": ("density", _number(e.density, "{:.3f}")),
+        "coverage": ("coverage", _number(e.coverage, "{:.3f}")),
+        "right subject first (captions shuffled)": ("retrieval", _both(e, "top1", "{:.1%}", of)),
+        "among the first five (captions shuffled)": ("retrieval", _both(e, "top5", "{:.1%}", of)),
+        "mean reciprocal rank (captions shuffled)": ("retrieval", _both(e, "mrr", "{:.3f}")),
+        "diversity within a prompt, 1: as real images of different captions (prompts x pictures)": (
+            "diversity",
+            _number(e.diversity, f"{{:.3f}}{again}"),
         ),
-        "pictures nearer to one than 99% of real images": _told(_part(near, "near"), "{:.1%}"),
+        "distance to the nearest training image, by that of real images (training images)": (
+            "memorisation",
+            _number(_part(near, "ratio"), f"{{:.3f}}{trained}"),
+        ),
+        "pictures nearer to one than 99% of real images": (
+            "memorisation",
+            _number(_part(near, "near"), "{:.1%}"),
+        ),
     }
+    return {row: cell or _why_blank(e.not_measured.get(name)) for row, (name, cell) in rows.items()}
+
+
+def _why_blank(reason: str | None) -> str:
+    return "not measured" + (f": {reason.replace('|', '/')}" if reason else "")
 
 
 def _both(e: Evaluation, name: str, form: str, of: str = "") -> str:
-    right, shuffled = (_told(_part(each, name), form) for each in (e.retrieval, e.shuffled))
+    right, shuffled = (_number(_part(each, name), form) for each in (e.retrieval, e.shuffled))
     return f"{right}{of} ({shuffled})" if right else ""
 
 
-def _part(scores: Retrieval | Memorisation | None, name: str) -> float | None:
+def _part(scores: Retrieval | MemorisationScores | None, name: str) -> float | None:
     return None if scores is None else float(getattr(scores, name))
 
 
-def _told(value: float | None, form: str) -> str:
+def _number(value: float | None, form: str) -> str:
     return "" if value is None or math.isnan(value) else form.format(value)

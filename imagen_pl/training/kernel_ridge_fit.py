@@ -71,6 +71,8 @@ def solve_by_training_set(
 def _seen(
     part: KernelRidge, text_encoder: TextEncoder, data: CaptionedImages, system: LightningModule
 ) -> Iterator[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]:
-    for batch in with_progress(data.pairs(part.captions, largest=part.backbone.size), "images"):
+    for batch in with_progress(
+        data.pairs(part.captions, largest=part.backbone.size), "preprocessing images", size=len
+    ):
         text = batch.text or text_encoder.encode(batch.captions, system.device)
         yield text.pooled, batch.images

@@ -94,8 +94,8 @@ class Validation:
                 continue
             number = metric.needs_training(f"{data.training_fingerprint}-{resolution}")
             if number:
-                shown = with_progress(data.pairs(number, resolution, one_a_group=False), "training images")
-                for batch in shown:
+                batches = data.pairs(number, resolution, one_a_group=False)
+                for batch in with_progress(batches, "features of training images", size=len):
                     metric.update_training(batch.images.to(trainer.strategy.root_device))
 
     @property

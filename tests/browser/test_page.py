@@ -17,7 +17,7 @@ from PIL import Image
 
 from imagen_pl import load
 from imagen_pl.cli.main import main
-from imagen_pl.demo.page import CSS, Studio, make_page
+from imagen_pl.demo.page import CSS, Studio, build_page
 from imagen_pl.inference.captioning import CaptioningPipeline
 from imagen_pl.types import Growth
 from tests.cli.test_demo import png_of
@@ -55,7 +55,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             CaptioningPipeline(captioner, Growth(8)),
             folder / "files",
         )
-        page = make_page(studio, ["a red heart", "a cat, fluent style"])
+        page = build_page(studio, ["a red heart", "a cat, fluent style"])
         page.launch(
             server_name="127.0.0.1",
             allowed_paths=[str(folder / "files")],

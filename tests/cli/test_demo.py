@@ -17,7 +17,7 @@ from PIL import Image
 from imagen_pl import load
 from imagen_pl.cli.demo import past_proxies
 from imagen_pl.cli.main import main
-from imagen_pl.demo.page import MAX_PROMPT, Studio, check_upload, make_page
+from imagen_pl.demo.page import MAX_PROMPT, Studio, build_page, check_upload
 from imagen_pl.errors import UserError
 from tests.helpers.image_files import noise
 
@@ -87,7 +87,7 @@ def test_old_files_go(studio: Studio) -> None:
         (("a cat", 0, 1.0, None, 1), "guidance None is not between 0 and 10"),
         (("a cat", 0, 1.0, 1.0, 1000), "1000 is not between 1 and 16"),
         (("a cat", 0, 1.0, 1.0, 1, 0.5), "refine 0.5 is not a whole number"),
-        (("a cat", 0, 1.0, 1.0, 1, 50), "refine 50 is more than this page takes, 40"),
+        (("a cat", 0, 1.0, 1.0, 1, 50), "refine 50 is more than this page allows, 40"),
     ],
 )
 def test_what_comes_from_outside_is_checked(studio: Studio, given: tuple[Any, ...], said: str) -> None:
@@ -144,7 +144,7 @@ def client(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Somebody who has opened the page."""
     gradio_client = pytest.importorskip("gradio_client")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    page = make_page(studio, ["a red heart", "a cat"])
+    page = build_page(studio, ["a red heart", "a cat"])
     page.launch(
         server_name="127.0.0.1", allowed_paths=[str(studio.folder)], quiet=True, prevent_thread_lock=True
     )
@@ -165,7 +165,7 @@ def test_a_client_draws_edits_and_films(client: Any) -> None:
 
 def test_the_guidance_slider_is_next_under_truncation_and_starts_at_one(studio: Studio) -> None:
     gradio = pytest.importorskip("gradio")
-    sliders = [b for b in make_page(studio).blocks.values() if isinstance(b, gradio.Slider)]
+    sliders = [b for b in build_page(studio).blocks.values() if isinstance(b, gradio.Slider)]
     truncation, guidance = sliders[:2]
     assert truncation.label.startswith("Truncation")
     assert guidance.label.startswith("Guidance")
@@ -178,9 +178,9 @@ def test_the_refine_slider_is_there_where_a_prior_is(studio: Studio, prior: bool
     gradio = pytest.importorskip("gradio")
     if not prior:
         studio.model.generator.prior = None  # type: ignore[union-attr]
-    sliders = [b for b in make_page(studio).blocks.values() if isinstance(b, gradio.Slider)]
+    sliders = [b for b in build_page(studio).blocks.values() if isinstance(b, gradio.Slider)]
     (refine,) = (b for b in sliders if b.label.startswith("Refine"))
-    assert (refine.visible, refine.minimum, refine.maximum, refine.value) == (prior, 0, 40, 0)
+    assert (refine.visible, refine.minimum, refine.maximum, refine.value) == (prior, 0, 40, 20 * prior)
 
 
 @pytest.mark.slow

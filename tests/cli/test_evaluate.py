@@ -32,13 +32,26 @@ def test_scores_report_and_sheet(evaluated: list[str], capsys: pytest.CaptureFix
     assert scores["frechet"] > 0
     assert 0 <= scores["precision"] <= 1
     assert scores["retrieval"]["candidates"] == 4
-    assert scores["memorisation"] is None  # the split is the training images themselves
+    assert scores["memorisation"] is None
+    assert "| not measured: the split train is not held out from training images |" in told
     assert Path("found/evaluation.md").read_text().strip() in told
     assert "| Fréchet distance (less is better) |" in told
     assert "12 images are few" in told
     assert "of the split train at 8 px, seed 0" in told
     with Image.open("found/evaluation.png") as sheet:
         assert min(sheet.size) > 100
+
+
+def test_a_long_wait_is_announced_and_training_images_are_sampled(
+    trained: Tiny, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("imagen_pl.cli.evaluate._LONG_WAIT_S", -1.0)
+    monkeypatch.setattr("imagen_pl.cli.evaluation_data._LEAST_TRAIN", 5)
+    monkeypatch.setattr("imagen_pl.cli.evaluation_data._TRAIN_PER_PICTURE", 1)
+    words = ["evaluate", str(trained.run), "--val_fraction", "0.25", "--data", str(photos)]
+    assert main(words) == 0
+    assert "efficientnet_lite0 features of 5 training images: about " in capsys.readouterr().err
+    assert json.loads(Path("evaluation/evaluation.json").read_text())["training_images"] == 5
 
 
 def test_the_same_twice(evaluated: list[str]) -> None:
@@ -110,7 +123,7 @@ def test_a_teacher_is_refused(
     )
     words = ["evaluate", "release", *evaluated[2:]]
     assert main([*words, "--extractors", "efficientnet_lite0"]) == 2
-    assert "what taught a model must not score it: use --extractors efficientnet_lite1" in (
+    assert "a network that trained a model must not score it: use --extractors efficientnet_lite1" in (
         capsys.readouterr().err
     )
     assert main(words) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagen_pl.cli.grow_report import Stage, stages_of
+from imagen_pl.cli.grow_report import StageStart, stages_of
 from imagen_pl.cli.main import main
 from tests.helpers.runs import Tiny
 
@@ -40,7 +40,7 @@ def test_stages_are_where_the_resolution_changes() -> None:
         {"images_seen": 100.0 * k, **({"growth/resolution": r} if r else {})}
         for k, r in enumerate((4, 4, 0, 8, 8))
     ]
-    assert stages_of(rows) == [Stage(0, 4), Stage(300, 8)]
+    assert stages_of(rows) == [StageStart(0, 4), StageStart(300, 8)]
 
 
 def test_bad_input_is_one_line(

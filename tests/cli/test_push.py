@@ -19,7 +19,7 @@ from imagen_pl.cli.main import main
 from imagen_pl.cli.push import write_release
 from imagen_pl.errors import UserError
 from imagen_pl.inference.model_card import model_card
-from imagen_pl.metrics.evaluation import Evaluation, Memorisation
+from imagen_pl.metrics.evaluation import Evaluation, MemorisationScores
 from imagen_pl.metrics.retrieval import Retrieval
 from tests.helpers.runs import Tiny
 
@@ -38,7 +38,7 @@ SCORES = Evaluation(
     shuffled=Retrieval(top1=0.01, top5=0.056, mrr=0.05, queries=501, candidates=100),
     diversity=0.333,
     drawn_again=(100, 4),
-    memorisation=Memorisation(ratio=0.95, near=0.011, training_images=4457),
+    memorisation=MemorisationScores(ratio=0.95, near=0.011, training_images=4457),
     frechet_of_halves=56.3,
 )
 EVALUATION: dict[str, Any] = {

@@ -114,7 +114,7 @@ def test_variants_are_a_row_a_subject_and_a_column_a_style(
 ) -> None:
     words = ["variants", str(trained.run), "heart", "{style}", "--styles", "flat", "oil", "--num_images", "1"]
     assert main([*words, "--wording", "a {style} {subject}", "--seed", "5"]) == 0
-    assert "variants.png: a row a subject; columns flat, oil; seeds from 5" in capsys.readouterr().out
+    assert "variants.png: one row per subject; columns flat, oil; seeds from 5" in capsys.readouterr().out
     model = load(trained.run)
     with Image.open("variants.png") as grid:
         assert grid.info["prompt"] == "a flat heart\na oil heart\na flat {style}\na oil {style}"

@@ -7,7 +7,7 @@ import pytest
 from numpy import ndarray
 from PIL import Image
 
-from imagen_pl.imaging.background_removal import cut_out, matte
+from imagen_pl.imaging.background_removal import matte, remove_background
 
 SIDE, FINE = 48, 16
 
@@ -91,4 +91,4 @@ def test_below_what_is_transparent_lies_the_subject_s_colour() -> None:
 def test_all_subject_and_all_white() -> None:
     assert (matte(np.full((8, 8, 3), 90, np.uint8))[..., 3] == 255).all()
     assert (matte(np.full((8, 8, 3), 255, np.uint8))[..., 3] == 0).all()
-    assert cut_out(Image.new("L", (8, 6), 90)).size == (8, 6)
+    assert remove_background(Image.new("L", (8, 6), 90)).size == (8, 6)

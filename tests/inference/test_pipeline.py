@@ -255,6 +255,30 @@ def test_guidance_is_drawn_with_and_told_in_the_file(trained: Tiny) -> None:
         assert same(picture, load(trained.run).sample("a cat", guidance=0.0)[0])
 
 
+def test_pictures_are_refined_by_default_where_the_generator_has_a_prior(trained: Tiny) -> None:
+    model = load(trained.run)
+    assert model.refine_steps(None) == 20
+    assert same(model.sample("a cat")[0], model.sample("a cat", refine=20)[0])
+    assert not same(model.sample("a cat")[0], model.sample("a cat", refine=0)[0])
+    assert main(["sample", str(trained.run), "a cat", "--singles", "automatic"]) == 0
+    with Image.open("automatic/000000.png") as picture:
+        assert picture.info["refine"] == "20"
+    model.generator.prior = None
+    assert model.refine_steps(None) == 0
+    with pytest.raises(UserError, match="has no prior"):
+        model.refine_steps(1)
+
+
+def test_an_empty_prompt_is_refused(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["sample", str(trained.run), "a cat", " "],
+        ["edit", str(trained.run), "a cat", "--to", ""],
+        ["interpolate", str(trained.run), "a cat", ""],
+    ):
+        assert main(words) == 2
+        assert "prompt 2 of 2 is empty: write what to draw" in capsys.readouterr().err
+
+
 def test_refined_pictures_are_those_of_sample_and_the_file_says_so(trained: Tiny) -> None:
     words = ["sample", str(trained.run), "a cat", "--refine", "3", "--singles", "single", "--seed", "4"]
     assert main(words) == 0

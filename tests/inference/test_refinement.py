@@ -11,7 +11,8 @@ from torch import Tensor
 
 from imagen_pl.errors import UserError
 from imagen_pl.inference.pipeline import TextToImage, load
-from imagen_pl.inference.refinement import MAX_STEPS, can_refine, check_refine, refinable, refined
+from imagen_pl.inference.refinement import can_refine, refinable, refined
+from imagen_pl.inference.sampling_options import MAX_STEPS, check_refine
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.models.image_prior import ImagePrior
 from imagen_pl.models.pretrained.backbones import TimmBackbone

@@ -8,22 +8,20 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from imagen_pl.data.progress import with_progress
 from imagen_pl.errors import UserError
 from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.storage.atomic_files import cache_dir
 from imagen_pl.types import TextFeatures
 
 _BATCH = 128
-_SHOW_AFTER_S = 2.0
 
 
 class TextCache:
@@ -105,18 +103,8 @@ class TextCache:
             known = {key for (key,) in connection.execute("SELECT caption FROM features")}
             missing = [c for c in dict.fromkeys(captions) if _key(c) not in known]
             missing.sort(key=len)  # alike lengths together: little padding is encoded
-            starts = tqdm(
-                range(0, len(missing), _BATCH),
-                desc="encoding captions",
-                unit_scale=_BATCH,
-                unit=" captions",
-                delay=_SHOW_AFTER_S,
-                mininterval=0.2 if sys.stderr.isatty() else 10,
-                file=sys.stderr,
-                leave=False,
-            )
-            for start in starts:
-                part = missing[start : start + _BATCH]
+            parts = [missing[start : start + _BATCH] for start in range(0, len(missing), _BATCH)]
+            for part in with_progress(parts, "encoding captions", len(missing), " captions", len):
                 with connection:
                     connection.executemany(
                         "INSERT OR IGNORE INTO features VALUES (?, ?, ?)", _rows(encoder, part, device)

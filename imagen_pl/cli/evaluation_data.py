@@ -1,0 +1,124 @@
+"""The real images that `imagen-pl evaluate` compares a model's pictures with."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from imagen_pl.data.inspect import guess_source
+from imagen_pl.data.progress import with_progress
+from imagen_pl.data.skipped_images import SkippedImages
+from imagen_pl.data.sources.base import Row, Source, StreamSource
+from imagen_pl.data.splits import by_group, held_out, read_stream
+from imagen_pl.data.transforms import UNREADABLE, decode
+from imagen_pl.errors import UserError
+from imagen_pl.inference.pipeline import TextToImage
+
+Images = UInt8[Tensor, "n 3 r r"]
+
+# Features of training images take most of the time, and more of them change the scores little.
+_LEAST_TRAIN, _TRAIN_PER_PICTURE = 1000, 5
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """The real images that a model is compared with.
+
+    real: images of the split, one of each group of near-alike ones.
+    captions: of each.
+    asked: rows of these that pictures are drawn for.
+    train: training images, where the split is held out from them.
+    why_no_train: why `train` is None.
+    """
+
+    split: str
+    real: Images
+    captions: list[str]
+    asked: list[int]
+    train: Images | None
+    why_no_train: str = ""
+
+
+def read_real_set(arguments: argparse.Namespace, model: TextToImage) -> RealSet:
+    source = _source(arguments, model)
+    split, source, rows, train = _rows(source, arguments)
+    rows, real = _decode(source, [rows[group[0]] for group in by_group(rows)], model.resolution, split)
+    count = min(arguments.num_images, len(rows))
+    draw = np.random.default_rng(arguments.seed)
+    asked = sorted(draw.choice(len(rows), count, replace=False).tolist())
+    train_images = arguments.train_images
+    if train_images is None:
+        train_images = max(_LEAST_TRAIN, _TRAIN_PER_PICTURE * count)
+    if len(train) > train_images:
+        train = [train[i] for i in sorted(draw.choice(len(train), train_images, replace=False))]
+    seen = _decode(source, train, model.resolution, "training")[1] if train else None
+    why = ""
+    if seen is None:
+        why = (
+            "--train_images 0"
+            if train_images == 0
+            else f"the split {split} is not held out from training images"
+        )
+    return RealSet(split, real, [row.captions[0] for row in rows], asked, seen, why)
+
+
+def _source(arguments: argparse.Namespace, model: TextToImage) -> Source | StreamSource:
+    if arguments.data is not None:
+        return guess_source(arguments.data)
+    described = model.description.get("data")
+    if described is None:
+        raise UserError(f"{arguments.model} does not say what it was trained on: name the data with --data")
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from imagen_pl.training.class_paths import import_all_parts
+
+    import_all_parts()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments((Source, StreamSource), "data")
+    try:
+        found: Source | StreamSource = parser.instantiate_classes(
+            parser.parse_object({"data": described})
+        ).data
+    except (ArgumentError, KeyError) as error:
+        raise UserError(
+            f"{arguments.model}: its data source cannot be built ({error}): name the data with --data"
+        ) from error
+    return found
+
+
+def _rows(
+    source: Source | StreamSource, arguments: argparse.Namespace
+) -> tuple[str, Source, list[Row], list[Row]]:
+    """The split's name, the source that opens its rows, these rows, and the training rows."""
+    if isinstance(source, StreamSource):
+        split = arguments.split or "validation"
+        read = read_stream(source, split, arguments.val_fraction, 10 * arguments.num_images)
+        return split, read.source, read.validation, []
+    splits = source.load(SkippedImages())
+    split = arguments.split or next((name for name in ("test", "validation") if name in splits), "validation")
+    if split in splits:
+        rows, train = splits[split], splits.get("train", [])
+    else:
+        checked = held_out(source, split, arguments.val_fraction)
+        rows, train = checked.validation, checked.train
+    return split, source, [row for row in rows if row.captions], [] if split == "train" else train
+
+
+def _decode(source: Source, rows: Sequence[Row], resolution: int, what: str) -> tuple[list[Row], Images]:
+    """Rows whose images can be read, and these images."""
+    good, images = [], []
+    for row in with_progress(rows, f"reading {what} images"):
+        try:
+            images.append(decode(source.image(row), resolution))
+        except UNREADABLE:
+            continue
+        good.append(row)
+    if not good:
+        raise UserError(f"{source.path}: the split {what} holds no image that can be read and has a caption")
+    return good, torch.stack(images)
