@@ -39,6 +39,7 @@ from imagen_pl.data.build_emoji import SHIPPED, STYLES
 from imagen_pl.data.transforms import decode
 from imagen_pl.errors import UserError
 from imagen_pl.inference.captioning import CaptioningPipeline, load_captioner
+from imagen_pl.inference.retrieval_captioning import RetrievalCaptioner, load_any_captioner
 from imagen_pl.metrics.extractors import EfficientNetLite0
 from imagen_pl.metrics.retrieval import Retrieval
 from imagen_pl.storage.atomic_files import atomic_write
@@ -139,6 +140,13 @@ def mean_nats(pipeline: CaptioningPipeline, memory: Float[Tensor, "n m d"], capt
     return float(torch.cat(parts).mean())
 
 
+def score_retrieval(captioner: RetrievalCaptioner, held_out: HeldOut, name: str) -> Score:
+    """Captions of a captioner by retrieval, which knows no likelihood."""
+    captions = captioner.caption_batch(shrink(held_out.images, captioner.resolution))
+    scores = score_captions(captions, [[caption] for caption in held_out.captions])
+    return Score(f"{name}, by retrieval", captioner.resolution, scores)
+
+
 def score_nearest(held_out: HeldOut, resolution: int, split: str, seed: int) -> Score:
     """The floor: the caption of the nearest picture that training has shown."""
     extractor = EfficientNetLite0()
@@ -198,6 +206,12 @@ def run(models: list[Path], split: str, count: int, seed: int, out: Path) -> Non
     pipelines = [load_captioner(path, "cpu") for path in models]
     held_out = read_held_out(split, count, seed)
     scores = [score_model(d, held_out, str(path), seed) for d, path in zip(pipelines, models, strict=True)]
+    by_retrieval = [(path, load_any_captioner(path, "cpu")) for path in models]
+    scores += [
+        score_retrieval(captioner, held_out, str(path))
+        for path, captioner in by_retrieval
+        if isinstance(captioner, RetrievalCaptioner)
+    ]
     scores += [score_nearest(held_out, r, split, seed) for r in sorted({d.resolution for d in pipelines})]
     about = {
         "command": command_line(),

@@ -31,10 +31,13 @@ from imagen_pl import load
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.emoji import EmojiSource
+from imagen_pl.data.splits import by_group
+from imagen_pl.data.transforms import decode
 from imagen_pl.imaging.grids import labelled_grid, strip, to_pil
 from imagen_pl.inference.captioning import load_captioner
 from imagen_pl.inference.model_card import model_card
 from imagen_pl.inference.pipeline import TextToImage
+from imagen_pl.inference.retrieval_captioning import RetrievalCaptioner
 from imagen_pl.inference.sampling_options import USUAL_STEPS
 from imagen_pl.metrics.extractors import EfficientNetLite1
 from imagen_pl.models.captioner.weights import save_weights
@@ -64,6 +67,16 @@ def write_weights(model: TextToImage, captioner: Path, out: Path) -> None:
     describer = load_captioner(captioner, "cpu")
     save_weights(describer.captioner, out / CAPTIONER, torch.float16)
     shutil.copyfile(captioner / "config.json", out / CAPTIONER / "config.json")
+    write_retrieval(out)
+
+
+def write_retrieval(out: Path) -> None:
+    """The captioner that `imagen-pl caption emoji` uses: one training image of each group of skin tones."""
+    source = EmojiSource()
+    rows = source.load(SkippedImages())["train"]
+    rows = [rows[group[0]] for group in by_group(rows)]
+    images = torch.stack([decode(source.image(row), 64) for row in rows])
+    RetrievalCaptioner.fit([row.captions[0] for row in rows], images).save(out / CAPTIONER)
 
 
 def complete(prior: ImagePrior, text_encoder: TextEncoder) -> None:

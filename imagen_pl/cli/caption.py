@@ -10,7 +10,7 @@ from pathlib import Path
 from imagen_pl.cli.options import verb_parser
 from imagen_pl.data.transforms import UNREADABLE
 from imagen_pl.errors import UserError
-from imagen_pl.inference.captioning import CaptioningPipeline, load_captioner
+from imagen_pl.inference.retrieval_captioning import AnyCaptioner, load_any_captioner
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,7 +63,7 @@ def describe(arguments: argparse.Namespace) -> int:
     for picture in pictures:
         if not picture.is_file():
             raise UserError(f"{picture}: there is no such file")
-    describer = load_captioner(arguments.model, arguments.device)
+    describer = load_any_captioner(arguments.model, arguments.device)
     for picture in pictures:
         for k, caption in enumerate(_captions(describer, picture, arguments)):
             if arguments.json:
@@ -74,7 +74,7 @@ def describe(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _captions(describer: CaptioningPipeline, picture: Path, arguments: argparse.Namespace) -> list[str]:
+def _captions(describer: AnyCaptioner, picture: Path, arguments: argparse.Namespace) -> list[str]:
     try:
         if arguments.num_captions is None:
             return [describer.caption(picture, arguments.num_beams)]

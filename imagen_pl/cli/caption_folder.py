@@ -22,7 +22,7 @@ from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.folder import FolderSource, captions_in
 from imagen_pl.data.transforms import UNREADABLE, decode, quiet_pillow
 from imagen_pl.errors import UserError
-from imagen_pl.inference.captioning import CaptioningPipeline, load_captioner
+from imagen_pl.inference.retrieval_captioning import AnyCaptioner, load_any_captioner
 from imagen_pl.storage.atomic_files import atomic_write
 
 _BATCH = 32
@@ -53,7 +53,7 @@ def caption_folder(arguments: argparse.Namespace) -> int:
     waiting, left_alone = _waiting(folder, arguments.overwrite)
     done = Captioned()
     if waiting:
-        describer = load_captioner(arguments.captioner, arguments.device)
+        describer = load_any_captioner(arguments.captioner, arguments.device)
         try:
             _caption(describer, folder, waiting, arguments.num_beams, done)
         except KeyboardInterrupt:
@@ -81,7 +81,7 @@ def _waiting(folder: Path, overwrite: bool) -> tuple[dict[Path, Path], int]:
 
 
 def _caption(
-    describer: CaptioningPipeline, folder: Path, waiting: dict[Path, Path], num_beams: int, done: Captioned
+    describer: AnyCaptioner, folder: Path, waiting: dict[Path, Path], num_beams: int, done: Captioned
 ) -> None:
     pairs = list(waiting.items())
     with (

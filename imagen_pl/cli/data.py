@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -54,6 +55,12 @@ def _add_inspect(verbs: Verbs) -> None:
         type=_positive,
         default=2000,
         help="images to decode whole; of shards, images to read (default: %(default)s)",
+    )
+    inspect.add_argument(
+        "--resolution",
+        type=_positive,
+        default=64,
+        help="to be trained, px: `fit` skips images with a side below half of it (default: %(default)s)",
     )
     inspect.set_defaults(run=_inspect)
 
@@ -155,7 +162,8 @@ def _positive(text: str) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from imagen_pl.data.inspect import inspect_source
 
-    for line in inspect_source(arguments.source, arguments.out, arguments.limit).lines():
+    report = inspect_source(arguments.source, arguments.out, arguments.limit, arguments.resolution)
+    for line in report.lines():
         print(line)
     return 0
 
@@ -186,8 +194,14 @@ def _shards(arguments: argparse.Namespace) -> int:
 
 
 def _emoji(arguments: argparse.Namespace) -> int:
-    from imagen_pl.data.build_emoji import build_emoji
+    from imagen_pl.data.build_emoji import PIXELS_SIZE, SHIPPED_IMAGES, build_emoji, missing_drawings
 
+    if arguments.size > PIXELS_SIZE:
+        print(
+            f"drawing {SHIPPED_IMAGES:,} images of {arguments.size} px, two thirds from SVG files: "
+            "about five minutes on one core",
+            file=sys.stderr,
+        )
     counts = build_emoji(arguments.out, arguments.size, arguments.packages)
     for split in dict.fromkeys(split for split, _ in counts):
         styles = {style: n for (s, style), n in counts.items() if s == split}
@@ -196,4 +210,6 @@ def _emoji(arguments: argparse.Namespace) -> int:
             + ", ".join(f"{s} {n}" for s, n in sorted(styles.items()))
         )
     print(f"{counts.total()} images of {arguments.size} px in {arguments.out}")
+    for line in missing_drawings(counts, arguments.size):
+        print(line)
     return 0

@@ -11,8 +11,8 @@ from pathlib import Path
 from imagen_pl.cli.options import add_model_argument, verb_parser
 from imagen_pl.demo.page import CSS, MAX_UPLOAD_MB, Studio, build_page
 from imagen_pl.errors import UserError
-from imagen_pl.inference.captioning import CaptioningPipeline, load_captioner
 from imagen_pl.inference.pipeline import load
+from imagen_pl.inference.retrieval_captioning import AnyCaptioner, load_any_captioner
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -93,11 +93,11 @@ def past_proxies(server_name: str) -> None:
     os.environ.update(dict.fromkeys(names, exempt))
 
 
-def _describer(arguments: argparse.Namespace) -> CaptioningPipeline | None:
+def _describer(arguments: argparse.Namespace) -> AnyCaptioner | None:
     """The captioner that is asked for; else the model's own, if it has one."""
     if arguments.captioner is not None:
-        return load_captioner(arguments.captioner, arguments.device)
+        return load_any_captioner(arguments.captioner, arguments.device)
     try:
-        return load_captioner(arguments.model, arguments.device)
+        return load_any_captioner(arguments.model, arguments.device)
     except UserError:
         return None

@@ -15,10 +15,10 @@ from imagen_pl.inference.pipeline import load
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "export",
-        description="Write a model for other programs, and hold it against the original.",
+        description="Write a model for other programs, and check that it draws the same.",
         notes=(
-            "onnx and torch-export hold the generator and the text encoder, any number of captions at once, "
-            "the tokenizer, and a README.md with the few lines of code that draw."
+            "onnx and torch-export contain the generator, the text encoder, the tokenizer, and a README.md "
+            "with code that draws. They draw without refinement (--refine 0 of `imagen-pl sample`)."
         ),
     )
     add_model_argument(parser)
@@ -54,5 +54,7 @@ def export(arguments: argparse.Namespace) -> int:
         gap = export_graphs(model, out, arguments.to)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 1e6
     print(f"{out}: {', '.join(sorted(f.name for f in out.iterdir()))}, {size:.1f} MB")
-    print(f"drawn again from there: images differ by {gap:.1e} at most, of -1 to 1")
+    print(f"check: images drawn from these files differ from the model's by at most {gap:.1e}, of -1 to 1")
+    if arguments.to != "safetensors" and model.refine_steps(None):
+        print("note: these files draw without refinement, like `imagen-pl sample --refine 0`")
     return 0

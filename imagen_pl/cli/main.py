@@ -43,21 +43,21 @@ Text-to-image GANs: from a folder of captioned images to a trained model.
 
 verbs:
   plan           write a configuration for your data, your time and this machine
-  fit            train a model by a configuration file
-  validate       score a checkpoint of a run
+  fit            train a model from a configuration file
+  validate       score a checkpoint of a run on its validation images
   sample         draw pictures for prompts
-  sheet          draw drafts for a brief of prompts, on a PDF or HTML sheet
+  sheet          draw pictures for a file of prompts, as a PDF or HTML sheet
   variants       draw a subject in every style, side by side
-  interpolate    go from one prompt to the next in a film
-  edit           keep the latent and change the words, side by side
-  demo           serve a page to try a model on
-  evaluate       score a model's pictures: distances, coverage, retrieval, memorisation
-  grow-report    write a page of a run: curves, and samples as they grew
-  export         write a model for other programs: safetensors, ONNX, torch.export
-  push           publish a model on the Hugging Face hub, with its card
-  data           look into a data set, caption its images, write it as shards, rebuild the emoji
-  caption        say what pictures show
-  fit-captioner  train the network that says it, by itself
+  interpolate    write an animation from one prompt to the next (GIF, WebP, MP4)
+  edit           draw the same latents with another prompt, side by side
+  demo           serve a web page to try a model
+  evaluate       score a model: distances, precision and recall, retrieval, memorisation
+  grow-report    write an HTML report of a run: loss curves and samples over time
+  export         write a model as safetensors, ONNX or torch.export
+  push           upload a model with its card to the Hugging Face hub
+  data           inspect a data set, caption its images, write shards, build the emoji set
+  caption        caption pictures
+  fit-captioner  train a standalone captioner
 
 examples:
 {examples}

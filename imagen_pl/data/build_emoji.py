@@ -22,8 +22,8 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from PIL import Image
-from tqdm import tqdm
 
+from imagen_pl.data.progress import with_progress
 from imagen_pl.errors import UserError
 
 Style = Literal["fluent", "noto", "twemoji"]
@@ -36,8 +36,12 @@ MAX_SIZE = 256
 _NAMES = "emojibase-data@17.0.0"
 _FLUENT = "@lobehub/fluent-emoji-3d@1.1.0"
 _PIXELS = {"noto": "emoji-datasource-google@16.0.0", "twemoji": "emoji-datasource-twitter@16.0.0"}
-_PIXELS_SIZE = 64
+PIXELS_SIZE = 64
 _DRAWINGS = {"noto": "@svgmoji/noto@3.2.0", "twemoji": "@discordapp/twemoji@16.0.1"}
+
+# Of the file that ships.
+SHIPPED_BY_STYLE: dict[Style, int] = {"fluent": 3372, "noto": 3786, "twemoji": 3786}
+SHIPPED_IMAGES = sum(SHIPPED_BY_STYLE.values())
 
 _TONES = {
     "1f3fb": "light",
@@ -106,8 +110,8 @@ def build_emoji(
     """
     if not 8 <= size <= MAX_SIZE:
         raise UserError(f"--size {size} is not between 8 and {MAX_SIZE}: the fluent drawings have 256 px")
-    others = _PIXELS if size <= _PIXELS_SIZE else _DRAWINGS
-    draw = _svg_renderer(size) if size > _PIXELS_SIZE else None
+    others = _PIXELS if size <= PIXELS_SIZE else _DRAWINGS
+    draw = _svg_renderer(size) if size > PIXELS_SIZE else None
     with tempfile.TemporaryDirectory() as temporary:
         files = _find_packages([_NAMES, _FLUENT, *others.values()], packages, Path(temporary))
         emoji = _read_names(files[_NAMES])
@@ -121,13 +125,32 @@ def build_emoji(
             ),
         }
     rows: list[dict[str, Any]] = []
-    for one in tqdm(emoji, desc=f"emoji at {size} px", unit="emoji", disable=None if progress else True):
+    shown = with_progress(emoji, f"drawing emoji at {size} px", unit=" emoji") if progress else emoji
+    for one in shown:
         for style in STYLES:
             data = pictures[style].get(_key(one.hexcode))
             if data is not None:
                 rows.append(_row(one, style, draw(data) if draw and style != "fluent" else data, size))
     _write(rows, Path(out))
     return Counter((row["split"], row["style"]) for row in rows)
+
+
+def missing_drawings(counts: Counter[tuple[str, str]], size: int) -> list[str]:
+    """Lines that say why a file of large images holds fewer than the one that ships; none if it does not."""
+    if size <= PIXELS_SIZE:
+        return []
+    fewer = {
+        style: shipped - sum(n for (_, theirs), n in counts.items() if theirs == style)
+        for style, shipped in SHIPPED_BY_STYLE.items()
+    }
+    by_style = ", ".join(f"{style} {n:,}" for style, n in fewer.items() if n > 0)
+    if not by_style:
+        return []
+    return [
+        f"{sum(fewer.values()):,} fewer than the {SHIPPED_IMAGES:,} that ship ({by_style}): above "
+        f"{PIXELS_SIZE} px noto and twemoji are drawn from the SVG files of {_DRAWINGS['noto']} and "
+        f"{_DRAWINGS['twemoji']}, which lack these emoji"
+    ]
 
 
 def _row(emoji: Emoji, style: Style, data: bytes, size: int) -> dict[str, Any]:
@@ -206,7 +229,7 @@ def _find_packages(wanted: list[str], folder: str | Path | None, temporary: Path
             "npm is not installed, and the emoji come from npm packages: install Node.js, or give a folder "
             f"of their .tgz files with --packages ({', '.join(wanted)})"
         )
-    for name in tqdm(wanted, desc="packages", unit="package", disable=None):
+    for name in with_progress(wanted, "fetching packages", unit=" packages"):
         done = subprocess.run(
             [npm, "pack", "--silent", name], cwd=temporary, capture_output=True, text=True, check=False
         )
@@ -284,7 +307,7 @@ def _svg_renderer(size: int) -> Callable[[bytes], bytes]:
         import resvg_py
     except ImportError as error:
         raise UserError(
-            f"emoji above {_PIXELS_SIZE} px are drawn from SVG with resvg-py: pip install resvg-py"
+            f"emoji above {PIXELS_SIZE} px are drawn from SVG with resvg-py: pip install resvg-py"
         ) from error
     return lambda svg: bytes(
         resvg_py.svg_to_bytes(svg_string=svg.decode(), width=size, height=size, skip_system_fonts=True)

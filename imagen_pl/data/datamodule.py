@@ -29,7 +29,7 @@ from imagen_pl.data.dataset import Recipe, RowImages, StreamImages
 from imagen_pl.data.fingerprint import add_rows, data_version
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Source, StreamSource
-from imagen_pl.data.splits import LoadedSplits, by_group, check_rows, held_out, read_stream
+from imagen_pl.data.splits import LoadedSplits, by_group, check_rows, held_out, read_stream, smallest_side
 from imagen_pl.data.transforms import parse_background
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import RunState, Stage
@@ -351,8 +351,8 @@ class CaptionedImages(LightningDataModule):
         self._known_broken = dataset.broken
 
     def _smallest(self) -> int:
-        """Least side of an image that is taken, px."""
-        return max(1, self._final_resolution() // 2) if self.min_size is None else self.min_size
+        """Shortest side of an image that is used, px."""
+        return smallest_side(self._final_resolution(), self.min_size)
 
     def _final_resolution(self) -> int:
         return self.stages[-1].resolution

@@ -20,7 +20,8 @@ from torch.utils.data import Dataset, get_worker_info
 from imagen_pl.data.batch_samplers import DROP_CAPTION, FLIP, WHICH_CAPTION, BatchPlan, Integers, uniform
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource
-from imagen_pl.data.transforms import UNREADABLE, Fit, decode, quiet_pillow, read_size
+from imagen_pl.data.splits import skip_reason
+from imagen_pl.data.transforms import UNREADABLE, Fit, decode, quiet_pillow
 from imagen_pl.errors import UserError
 from imagen_pl.types import CaptionedBatch, TextFeatures
 
@@ -280,17 +281,10 @@ class StreamImages(Dataset[CaptionedBatch]):
                 )
 
     def _usable(self, row: Row, data: bytes) -> bool:
-        if not row.captions:
-            self.problems.add("with an empty caption", row.name)
-            return False
-        try:
-            small = min(read_size(data)) < self.smallest
-        except UNREADABLE:
-            self.problems.add("unreadable", row.name)
-            return False
-        if small:
-            self.problems.add(f"smaller than {self.smallest} px", row.name)
-        return not small
+        reason = skip_reason(row, lambda: data, self.smallest)
+        if reason is not None:
+            self.problems.add(reason, row.name)
+        return reason is None
 
     def _tell(self, reason: str, name: str) -> None:
         log.warning("%s: skipping images %s, as %s", self.source.path, reason, name)

@@ -22,6 +22,7 @@ from imagen_pl.data.sources.folder import FolderSource
 from imagen_pl.data.sources.huggingface import HuggingFaceSource
 from imagen_pl.data.sources.parquet import ParquetSource
 from imagen_pl.data.sources.webdataset import WebDatasetSource
+from imagen_pl.data.splits import skip_reason, smallest_side
 from imagen_pl.data.transforms import UNREADABLE, decode, quiet_pillow, read_size
 
 _SHEET_IMAGES = 30
@@ -29,7 +30,6 @@ _SHEET_COLUMNS = 6
 _SHEET_SIZE = 128
 _LONG_CAPTION = 50
 _KEPT = 0.75  # of an image; where the middle square keeps less, the report says so
-_TINY = 4
 
 
 @dataclass
@@ -42,7 +42,8 @@ class Report:
     caption_words: words of every caption.
     captions_per_image: of every image that has one.
     distinct_captions: different captions.
-    problems: images that training would skip.
+    problems: images that training skips, by the rule of `fit`.
+    smallest: shortest side that training uses, px.
     decoded: how many images were decoded whole; of the others the header alone was read.
     truncated: a stream was read only so far.
     sheet: the contact sheet.
@@ -56,6 +57,7 @@ class Report:
     captions_per_image: list[int] = field(default_factory=list)
     distinct_captions: int = 0
     problems: SkippedImages = field(default_factory=SkippedImages)
+    smallest: int = 1
     decoded: int = 0
     truncated: bool = False
     sheet: Path | None = None
@@ -93,6 +95,11 @@ class Report:
         if "validation" not in self.splits:
             yield "splits     no validation: data.val_fraction of the training images will be held out"
         yield f"problems   {self.problems.summary() or 'none'}"
+        if self.problems.total():
+            yield (
+                f"           `fit` skips these; at --resolution {2 * self.smallest} it skips images with a "
+                f"side below {self.smallest} px (data.min_size)"
+            )
         if self.decoded < len(self.widths):
             yield f"           {self.decoded:,} images were decoded whole, of the others only the header read"
         if self.sheet is not None:
@@ -129,16 +136,17 @@ def guess_source(path: str) -> Source | StreamSource:
     return FolderSource(path)
 
 
-def inspect_source(path: str, out: Path | None = None, limit: int = 2000) -> Report:
-    """Look through a data set.
+def inspect_source(path: str, out: Path | None = None, limit: int = 2000, resolution: int = 64) -> Report:
+    """Read a data set and report what it contains and what training would skip.
 
     Args:
         path: what `guess_source` takes.
         out: PNG file for a contact sheet with captions; None writes none.
         limit: decode this many images whole, spread over the set; of a stream, read only this many.
+        resolution: to be trained, px: `fit` skips images with a side below half of it.
 
     Raises:
-        UserError: there is nothing to look at.
+        UserError: there are no images.
     """
     source = guess_source(path)
     problems = SkippedImages()
@@ -150,7 +158,11 @@ def inspect_source(path: str, out: Path | None = None, limit: int = 2000) -> Rep
         opener = source.image
     rows = [row for split in splits.values() for row in split]
     report = Report(
-        source, {name: len(split) for name, split in splits.items()}, problems=problems, truncated=truncated
+        source,
+        {name: len(split) for name, split in splits.items()},
+        problems=problems,
+        smallest=smallest_side(resolution),
+        truncated=truncated,
     )
     report.caption_words = [len(caption.split()) for row in rows for caption in row.captions]
     report.captions_per_image = [len(row.captions) for row in rows if row.captions]
@@ -169,12 +181,13 @@ def _look(
     decode_every = max(1, len(rows) // limit)
     show_every = max(1, len(rows) // _SHEET_IMAGES)
 
-    def inspect_row(i: int) -> tuple[int, int, Tensor | None] | str:
+    def inspect_row(i: int) -> tuple[int, int, Tensor | None, str | None] | str:
         try:
             image = opener(rows[i])
             width, height = read_size(image)
             whole = i % decode_every == 0 or i % show_every == 0
-            return width, height, decode(image, _SHEET_SIZE, fit="pad") if whole else None
+            picture = decode(image, _SHEET_SIZE, fit="pad") if whole else None
+            return width, height, picture, skip_reason(rows[i], lambda: image, report.smallest)
         except FileNotFoundError:
             return "missing"
         except UNREADABLE:
@@ -188,14 +201,12 @@ def _look(
             if isinstance(found, str):
                 report.problems.add(found, row.name)
                 continue
-            width, height, picture = found
+            width, height, picture, reason = found
             report.widths.append(width)
             report.heights.append(height)
             report.decoded += picture is not None
-            if not row.captions:
-                report.problems.add("with an empty caption", row.name)
-            if min(width, height) < _TINY:
-                report.problems.add(f"smaller than {_TINY} px", row.name)
+            if reason is not None:
+                report.problems.add(reason, row.name)
             if picture is not None and i % show_every == 0 and len(pictures) < _SHEET_IMAGES:
                 pictures.append((picture, row.captions[0] if row.captions else f"({row.name})"))
     return pictures

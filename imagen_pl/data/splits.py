@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -83,20 +84,33 @@ def check_rows(loaded: LoadedSplits, smallest: int) -> LoadedSplits:
     return LoadedSplits(loaded.source, train, validation, problems, loaded.total, loaded.shards)
 
 
-def _usable(source: Source, rows: list[Row], smallest: int, problems: SkippedImages) -> list[Row]:
-    def problem(row: Row) -> str | None:
-        if not row.captions:
-            return "with an empty caption"
-        try:
-            small = min(read_size(source.image(row))) < smallest
-        except FileNotFoundError:
-            return "missing"
-        except UNREADABLE:
-            return "unreadable"
-        return f"smaller than {smallest} px" if small else None
+def smallest_side(resolution: int, min_size: int | None = None) -> int:
+    """Shortest side in px that an image must have: `min_size`, or half the resolution that is trained."""
+    return max(1, resolution // 2) if min_size is None else min_size
 
+
+def skip_reason(row: Row, image: Callable[[], bytes | Path], smallest: int) -> str | None:
+    """Why training skips an image, from its caption and header; None if it is used.
+
+    Args:
+        row: of the image.
+        image: gives the encoded image.
+        smallest: shortest side that is used, px.
+    """
+    if not row.captions:
+        return "with an empty caption"
+    try:
+        small = min(read_size(image())) < smallest
+    except FileNotFoundError:
+        return "missing"
+    except UNREADABLE:
+        return "unreadable"
+    return f"smaller than {smallest} px" if small else None
+
+
+def _usable(source: Source, rows: list[Row], smallest: int, problems: SkippedImages) -> list[Row]:
     def in_turn(part: list[Row]) -> list[str | None]:
-        return [problem(row) for row in part]
+        return [skip_reason(row, partial(source.image, row), smallest) for row in part]
 
     parts = [rows[i : i + _PART] for i in range(0, len(rows), _PART)]
     good = []

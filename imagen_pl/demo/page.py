@@ -13,10 +13,10 @@ from PIL import Image
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.animation import write_film
 from imagen_pl.imaging.grids import save_picture, strip
-from imagen_pl.inference.captioning import CaptioningPipeline
 from imagen_pl.inference.interpolation import interpolate
 from imagen_pl.inference.pipeline import TextToImage
 from imagen_pl.inference.refinement import can_refine
+from imagen_pl.inference.retrieval_captioning import AnyCaptioner
 from imagen_pl.inference.sampling_options import check_guidance, check_refine, check_truncation
 
 MAX_PROMPT = 300  # letters
@@ -44,9 +44,7 @@ class Studio:
         folder: where the files go; the oldest are deleted after an hour.
     """
 
-    def __init__(
-        self, model: TextToImage, name: str, describer: CaptioningPipeline | None, folder: Path
-    ) -> None:
+    def __init__(self, model: TextToImage, name: str, describer: AnyCaptioner | None, folder: Path) -> None:
         self.model, self.name, self.describer, self.folder = model, name, describer, folder
 
     def draw(

@@ -31,6 +31,9 @@ _TOLERANCE = 2e-3
 _TOLERANCE_HALF = 5e-2
 _USE = """# Drawing with this export
 
+These files draw without refinement (`imagen-pl sample --refine 0`): they hold the generator and the text
+encoder, not the optimisation that `imagen-pl sample` runs by default where the generator has a prior.
+
 `images` are float32, -1 to 1. `z` is standard normal, {latent_dim} wide. Captions become tokens by
 `tokenizer/`, at most {max_tokens}.
 

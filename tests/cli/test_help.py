@@ -113,7 +113,7 @@ def test_help_lists_our_optimizer_and_explains_it(capsys: pytest.CaptureFixture[
 def test_sample_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "a field `seed` overrules --seed" in told
+    assert "a field `seed` takes precedence over --seed" in told
 
 
 def test_caption_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:

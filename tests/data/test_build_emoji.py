@@ -16,7 +16,15 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from imagen_pl.data.build_emoji import SHIPPED, build_emoji, split_of, subject_of
+from imagen_pl.data.build_emoji import (
+    SHIPPED,
+    SHIPPED_BY_STYLE,
+    SHIPPED_IMAGES,
+    build_emoji,
+    missing_drawings,
+    split_of,
+    subject_of,
+)
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.errors import UserError
@@ -254,3 +262,14 @@ def test_split_of_is_the_rule() -> None:
         subject = f"1f{number:03x}"
         for style in ("fluent", "noto", "twemoji"):
             assert split_of(subject, style) == expected_split(subject, style)  # type: ignore[arg-type]
+
+
+def test_a_file_of_large_images_says_which_drawings_are_missing() -> None:
+    counts = Counter(
+        {("train", "fluent"): 3372, ("train", "noto"): 3580, ("test", "noto"): 1, ("train", "twemoji"): 3782}
+    )
+    (line,) = missing_drawings(counts, 256)
+    assert line.startswith("209 fewer than the 10,944 that ship (noto 205, twemoji 4): above 64 px")
+    assert "@svgmoji/noto@3.2.0" in line
+    assert missing_drawings(counts, 64) == []
+    assert sum(SHIPPED_BY_STYLE.values()) == SHIPPED_IMAGES == 10_944

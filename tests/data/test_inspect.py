@@ -11,6 +11,8 @@ from PIL import Image
 from imagen_pl.cli.data import run as main
 from imagen_pl.data.build_emoji import SHIPPED
 from imagen_pl.data.inspect import guess_source, inspect_source
+from imagen_pl.data.sources.folder import FolderSource
+from imagen_pl.data.splits import check_rows, held_out, smallest_side
 from imagen_pl.errors import UserError
 from tests.helpers.image_files import encoded, truncated_jpeg, write_photos, write_tar
 
@@ -33,12 +35,26 @@ def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "           1 have over 50 words: text encoders may cut them off",
         "splits     no validation: data.val_fraction of the training images will be held out",
         "problems   1 unreadable (003.png), 1 with an empty caption (004.png)",
+        "           `fit` skips these; at --resolution 64 it skips images with a side below 32 px "
+        "(data.min_size)",
         f"pictures   {tmp_path}/new/sheet.png",
     ]
     sheet = Image.open(tmp_path / "new/sheet.png").convert("RGB")
     assert sheet.width > 6 * 128
     colours = {colour for _, colour in sheet.getcolors(1 << 20) or []}
     assert {(255, 0, 0), (0, 0, 255)} <= colours
+
+
+def test_images_that_fit_skips_as_too_small_are_reported(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 4)  # of 32 px
+    Image.new("RGB", (200, 31), "red").save(photos / "flat.png")
+    (photos / "flat.txt").write_text("a flat picture")
+    loaded = held_out(FolderSource(str(photos)), "validation", 0)
+    for resolution, skipped in ((32, 0), (64, 1)):
+        report = inspect_source(str(photos), resolution=resolution)
+        trained = check_rows(loaded, smallest_side(resolution)).train
+        assert report.problems.total() == 5 - len(trained) == skipped
+    assert "1 smaller than 32 px (flat.png)" in "\n".join(report.lines())
 
 
 def test_emoji(tmp_path: Path) -> None:
