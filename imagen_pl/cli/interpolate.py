@@ -15,7 +15,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "interpolate",
         description="Write an animation that goes from one prompt, or latent, to the next.",
-        notes="At each prompt, the frame is the picture that `sample` draws.",
+        notes="At each prompt, the frame is the picture that `sample --refine 0` draws. Frames are refined "
+        "independently, so --refine makes an animation less smooth.",
     )
     add_model_argument(parser)
     parser.add_argument("prompt", nargs="+", help="prompts, in this order")
@@ -30,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", default="film.gif", metavar="FILE", help=".gif, .webp or .mp4 (default: film.gif)"
     )
-    add_sampling_options(parser)
+    add_sampling_options(parser, refine=0)
     return parser
 
 

@@ -28,7 +28,7 @@ def interpolate(
     loop: bool = False,
     truncation: float = 1.0,
     guidance: float = 1.0,
-    refine: int | None = None,
+    refine: int | None = 0,
 ) -> Iterator[Image.Image]:
     """Pictures on the way through keyframes.
 
@@ -41,7 +41,8 @@ def interpolate(
         loop: go back from the last to the first; the first frame does not come twice.
         truncation: 0 to 1; less than 1 gives more typical, less varied pictures.
         guidance: 0 to 10; more than 1 follows the prompts more closely, less than 1 less.
-        refine: refinement steps of each frame, as `TextToImage.sample` takes them.
+        refine: refinement steps of each frame, as `TextToImage.sample` takes them; 0 by default, since frames
+            are refined independently and an animation gets less smooth.
 
     Raises:
         UserError: there are fewer than two keyframes, or a number is out of range.
