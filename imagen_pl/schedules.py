@@ -209,6 +209,6 @@ class RunState:
         """The stage of the current batch; None before there is one."""
         return None if self.position is None else self.position.stage
 
-    def enter(self, position: StagePosition) -> None:
+    def set_position(self, position: StagePosition) -> None:
         """Take over the stage and the growth of the next batch."""
         self.position, self.growth = position, position.growth

@@ -59,7 +59,7 @@ class ProgressiveGrowing(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         system = system_of(pl_module)
-        system.run_state.enter(position(self.stages, system.images_seen))
+        system.run_state.set_position(position(self.stages, system.images_seen))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -68,7 +68,7 @@ class ProgressiveGrowing(Callback):
         now = position(self.stages, system.images_seen)
         if self.reset_optimizer_state and self._was is not None and _ends_a_fade(self._was, now):
             system.reset_optimizer_state(self._was.stage.resolution)
-        system.run_state.enter(now)
+        system.run_state.set_position(now)
         self._was = now
 
     def state_dict(self) -> dict[str, Any]:
