@@ -30,6 +30,8 @@ class Muon(torch.optim.Optimizer):
         betas: of Adam.
         eps: of Adam.
         iterations: Newton-Schulz steps towards an orthogonal matrix.
+        every: compute the direction of a matrix at every nth step and use it again at the steps between: the
+            momentum hardly turns in one step, and Newton-Schulz is most of the optimizer's work.
 
     Raises:
         ValueError: a setting is out of range.
@@ -43,15 +45,16 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         iterations: int = 5,
+        every: int = 1,
     ) -> None:
         for name, value in (("momentum", momentum), ("betas[0]", betas[0]), ("betas[1]", betas[1])):
             if not 0 <= value < 1:
                 raise ValueError(f"Muon: {name} {value} must be 0 or more and less than 1")
-        for name, value, least in (("lr", lr, 0.0), ("eps", eps, 0.0), ("iterations", iterations, 1)):
+        for name, value, least in (("lr", lr, 0.0), ("eps", eps, 0.0), ("iterations", iterations, 1), ("every", every, 1)):
             if value < least:
                 raise ValueError(f"Muon: {name} {value} must be {least} or more")
         settings = {"lr": lr, "momentum": momentum, "betas": tuple(betas)}
-        super().__init__(params, {**settings, "eps": eps, "iterations": iterations})
+        super().__init__(params, {**settings, "eps": eps, "iterations": iterations, "every": every})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -70,9 +73,21 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(p)
         state["momentum"].lerp_(p.grad, 1 - momentum)
-        ahead = torch.lerp(p.grad, state["momentum"], momentum).flatten(1)  # type: ignore[arg-type]
-        update = orthogonal(ahead, group["iterations"]).reshape(p.shape)
-        p.add_(update, alpha=-0.2 * group["lr"] * max(ahead.shape) ** 0.5)
+        p.add_(self._direction(p, group), alpha=-0.2 * group["lr"] * max(_as_matrix(p).shape) ** 0.5)
+
+    def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+        """U V' of the Nesterov momentum, or of the one some steps ago."""
+        state, every = self.state[p], group["every"]
+        age = state.get("age", 0) % every
+        if every > 1:
+            state["age"] = age + 1
+        if age:
+            return state["direction"]
+        ahead = torch.lerp(p.grad, state["momentum"], group["momentum"])  # type: ignore[arg-type]
+        direction = _as_parameter(orthogonal(_as_matrix(ahead), group["iterations"]), p)
+        if every > 1:
+            state["direction"] = direction
+        return direction
 
     def _adam(self, p: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[p], group["betas"]
@@ -88,23 +103,59 @@ class Muon(torch.optim.Optimizer):
 
 
 def _is_matrix(p: Tensor) -> bool:
-    """A bias with axes to spare is a vector."""
+    """A bias with extra axes of size one is a vector."""
     return p.ndim >= 2 and min(p.flatten(1).shape) > 1
+
+
+def _as_matrix(x: Tensor) -> Float[Tensor, "m n"]:
+    """A kernel as outputs by all else, in the order of its memory, so that nothing is copied."""
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).flatten(1)
+    return x.flatten(1)
+
+
+def _as_parameter(matrix: Float[Tensor, "m n"], p: Tensor) -> Tensor:
+    """The inverse of `_as_matrix`."""
+    if p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last):
+        o, i, h, w = p.shape
+        return matrix.reshape(o, h, w, i).permute(0, 3, 1, 2)
+    return matrix.reshape(p.shape)
 
 
 def orthogonal(matrix: Float[Tensor, "m n"], iterations: int = 5) -> Float[Tensor, "m n"]:
     """Nearly U V' of a matrix U S V', by Newton-Schulz steps.
 
     Five of them bring singular values down to a 500th of the matrix's norm to between 0.6 and 1.3; smaller
-    ones become some 480 times larger. Under autocast they are worked out in bfloat16.
+    ones become some 480 times larger. Under autocast they are computed in bfloat16.
     """
     device = matrix.device.type
-    lean = torch.bfloat16 if torch.is_autocast_enabled(device) else matrix.dtype
+    dtype = torch.bfloat16 if torch.is_autocast_enabled(device) else matrix.dtype
     tall = matrix.shape[0] > matrix.shape[1]
     with torch.autocast(device, enabled=False):
-        x = (matrix.T if tall else matrix).to(lean).contiguous()
+        x = (matrix.T if tall else matrix).to(dtype).contiguous()
         x = x / (x.norm() + 1e-7)
-        for _ in range(iterations):
-            gram = x @ x.T
-            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+        # bfloat16 cannot hold the squares of small singular values, so there each step starts from the matrix.
+        if dtype != torch.bfloat16 and x.shape[1] >= 1.5 * x.shape[0]:
+            x = _polynomial_of_gram(x @ x.T, iterations) @ x
+        else:
+            for _ in range(iterations):
+                gram = x @ x.T
+                x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
         return (x.T if tall else x).to(matrix.dtype)
+
+
+def _polynomial_of_gram(gram: Float[Tensor, "m m"], iterations: int) -> Float[Tensor, "m m"]:
+    """Q such that Q X is the result of the Newton-Schulz steps on X, from X X' alone.
+
+    One step is P X with P = a I + b X X' + c (X X')^2, and the next step's X X' is P (X X') P. All of them are
+    polynomials of the first X X', so the long side of X is needed only before and after.
+    """
+    product: Tensor | None = None
+    for step in range(iterations):
+        p = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+        p.diagonal().add_(_A)
+        product = p if product is None else p @ product
+        if step < iterations - 1:
+            gram = p @ gram @ p
+    assert product is not None  # there is at least one step
+    return product

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
+from imagen_pl.models.pretrained.batch_norm_folding import fold_batch_norms
 from imagen_pl.storage.hub import from_pretrained
 
 # Mean and deviation of a channel, 0 to 1, that a network was trained with.
@@ -144,6 +145,7 @@ class TimmBackbone(Backbone):
             # It has no head, and with few maps not all blocks.
             stored = wheel_weights(self.name)
             network.load_state_dict({name: stored[name] for name in network.state_dict()})
+            fold_batch_norms(network)
             return network
         name = f"tf_{self.name}" if self.name in WHEELS else self.name
         if not timm.is_model(name):
