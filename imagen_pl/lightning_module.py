@@ -59,6 +59,8 @@ class TextToImageGAN(ManualOptimization):
         ema_halflife_kimg: half-life of the generator's moving average, thousands of images.
         ema_ramp: the half-life is at most this share of the images seen.
         discriminator_steps: discriminator steps for each generator step; each on new images.
+        share_fakes: train both networks on the same generated images of a batch instead of drawing others.
+            The generator then learns from images that the discriminator has just been trained on.
         accumulate: micro-batches into which a batch is split to save memory.
         gradient_clip: largest norm of each network's gradient; None does not clip.
         metrics: validation metrics.
@@ -84,6 +86,7 @@ class TextToImageGAN(ManualOptimization):
         ema_halflife_kimg: float = 10.0,
         ema_ramp: float = 0.05,
         discriminator_steps: int = 1,
+        share_fakes: bool = False,
         accumulate: int = 1,
         gradient_clip: float | None = None,
         metrics: list[ImageMetric] | None = None,
@@ -102,6 +105,11 @@ class TextToImageGAN(ManualOptimization):
         for name, value in (("discriminator_steps", discriminator_steps), ("accumulate", accumulate)):
             if value < 1:
                 raise UserError(f"model.{name} {value} must be 1 or more")
+        if share_fakes and accumulate > 1:
+            raise UserError(
+                f"model.share_fakes holds a whole batch in memory, which accumulate {accumulate} is there to "
+                "avoid: set share_fakes to false or accumulate to 1"
+            )
         self.generator, self.discriminator = generator, discriminator
         self.ema = GeneratorEMA(generator, ema_halflife_kimg, ema_ramp)
         self.text_encoder, self.adversarial = text_encoder, adversarial
@@ -118,7 +126,7 @@ class TextToImageGAN(ManualOptimization):
         self.validation = Validation(metrics or [], fid_weights)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.learning_rate_schedule = learning_rate_schedule
-        self.discriminator_steps, self.seed = discriminator_steps, seed
+        self.discriminator_steps, self.share_fakes, self.seed = discriminator_steps, share_fakes, seed
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             self.to(memory_format=torch.channels_last)
@@ -135,17 +143,20 @@ class TextToImageGAN(ManualOptimization):
         size = len(batch) * self.trainer.world_size
         self._seed_step()
         encoded = EncodedBatch(self._normalized(batch.images), self.encode(batch), batch.captions)
+        generator_turn = (self.images_seen // size) % self.discriminator_steps == 0
+        trains_generator = generator_turn and is_trainable(self.generator)
+        shared = self._generated(encoded, size) if self.share_fakes and trains_generator else None
         if is_trainable(self.discriminator):
-            self._discriminator_step(encoded, size)
-        if (self.images_seen // size) % self.discriminator_steps == 0:
-            if is_trainable(self.generator):
-                self._generator_step(encoded, size)
+            self._discriminator_step(encoded, size, shared)
+        if generator_turn:
+            if trains_generator:
+                self._generator_step(encoded, size, shared)
             self.ema.update(self.generator, self.images_seen + size, size * self.discriminator_steps)
         self._captioner_step(encoded, size)
         self.images_seen += size
         self.step_logger.report(self, self.run_state, self._optimization_numbers())
 
-    def _discriminator_step(self, batch: EncodedBatch, size: int) -> None:
+    def _discriminator_step(self, batch: EncodedBatch, size: int, shared: Images | None) -> None:
         optimizer = self.optimizer_with_current_lr(0)
         z = self._latents(size, _DISCRIMINATOR_LATENTS)
         penalties = [p for p in self.penalties if (self.images_seen // size) % p.every == 0]
@@ -155,7 +166,7 @@ class TextToImageGAN(ManualOptimization):
                 part = batch[rows]
                 real, text = part.images, part.text
                 with torch.no_grad():
-                    fake = self.generator(z[rows], text, self.growth)
+                    fake = self.generator(z[rows], text, self.growth) if shared is None else shared.detach()
                 features = self.discriminator.extract_features(self._augmented(real), self.growth)
                 real_logits = self.discriminator.logits(features, text)
                 fake_logits = self.discriminator(self._augmented(fake), text, self.growth)
@@ -171,14 +182,14 @@ class TextToImageGAN(ManualOptimization):
             self.step(optimizer, self.discriminator_step_parameters(), "d_grad_norm")
         self._adapt_augmentation(torch.cat(confidence), size)
 
-    def _generator_step(self, batch: EncodedBatch, size: int) -> None:
+    def _generator_step(self, batch: EncodedBatch, size: int, shared: Images | None) -> None:
         optimizer = self.optimizer_with_current_lr(1)
         z = self._latents(size, _GENERATOR_LATENTS)
         with self.toggled_optimizer(optimizer):
             for rows, share, sync in self.microbatches(len(batch)):
                 part = batch[rows]
                 real, text = part.images, part.text
-                fake = self.generator(z[rows], text, self.growth)
+                fake = self.generator(z[rows], text, self.growth) if shared is None else shared
                 # Each pair of real and generated image is augmented alike, so that they can be compared.
                 seed = self._augmentation_seed(rows)
                 features = self.discriminator.extract_features(self._augmented(fake, seed), self.growth)
@@ -225,6 +236,10 @@ class TextToImageGAN(ManualOptimization):
                 self.step(optimizer, term.parameters(), f"{term.name}_grad_norm")
 
     # ------------------------------------------------------------------ its parts
+
+    def _generated(self, batch: EncodedBatch, size: int) -> Images:
+        """Generated images for both steps, with the graph that the generator step goes back through."""
+        return self.generator(self._latents(size, _GENERATOR_LATENTS), batch.text, self.growth)
 
     def _weighted(self, step: Step, inputs: LossInputs) -> dict[str, PerSample]:
         """The weighted losses of the loss terms, by name."""

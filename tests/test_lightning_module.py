@@ -134,6 +134,40 @@ def test_frozen_parameters_stay_frozen() -> None:
             assert not torch.equal(before[name], after[name]), name
 
 
+def test_shared_fakes_are_drawn_once_and_train_the_generator_as_its_own_would() -> None:
+    """The discriminator stands still, so both ways must teach the generator the same."""
+    runs = []
+    for share_fakes in (False, True):
+        system = tiny_system(
+            discriminator_optimizer=sgd(0.0), share_fakes=share_fakes, adversarial=Relativistic()
+        )
+        drawn: list[int] = []
+        system.generator.register_forward_hook(lambda *_, drawn=drawn: drawn.append(1))
+        train(system, 48)
+        runs.append((weights_of(system.generator), len(drawn)))
+    (own, own_passes), (shared, shared_passes) = runs
+    assert_close(own, shared, 0.0)
+    assert own_passes == 2 * shared_passes == 12
+
+
+def test_the_discriminator_learns_from_the_images_that_the_generator_is_judged_by() -> None:
+    seen: list[Tensor] = []
+    system = tiny_system(share_fakes=True)
+    forward = system.discriminator.extract_features
+
+    def watched(images: Tensor, growth: object = None) -> object:
+        seen.append(images.detach().clone())
+        return forward(images, growth)  # type: ignore[arg-type]
+
+    system.discriminator.extract_features = watched  # type: ignore[assignment,method-assign]
+    before = weights_of(system.discriminator)
+    train(system, 8)
+
+    _, fake_of_discriminator, fake_of_generator = seen
+    assert torch.equal(fake_of_discriminator, fake_of_generator)
+    assert any(not torch.equal(before[name], new) for name, new in weights_of(system.discriminator).items())
+
+
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_discriminator_steps_a_generator_step(every: int) -> None:
     system = tiny_system(discriminator_steps=every)
@@ -253,6 +287,7 @@ def test_a_loss_that_is_not_finite_is_named_and_spares_the_weights(
             lambda: tiny_system(text_encoder=TinyText(dim=24)),
             "model.generator.init_args.text_dim is 16, but the text encoder gives 24: set it to 24",
         ),
+        (lambda: tiny_system(accumulate=2, share_fakes=True), "set share_fakes to false or accumulate to 1"),
         (lambda: tiny_system(accumulate=0), "model.accumulate 0 must be 1 or more"),
         (lambda: tiny_system(discriminator_steps=0), "model.discriminator_steps 0 must be 1 or more"),
     ],

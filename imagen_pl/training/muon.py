@@ -50,11 +50,21 @@ class Muon(torch.optim.Optimizer):
         for name, value in (("momentum", momentum), ("betas[0]", betas[0]), ("betas[1]", betas[1])):
             if not 0 <= value < 1:
                 raise ValueError(f"Muon: {name} {value} must be 0 or more and less than 1")
-        for name, value, least in (("lr", lr, 0.0), ("eps", eps, 0.0), ("iterations", iterations, 1), ("every", every, 1)):
+        for name, value, least in (
+            ("lr", lr, 0.0),
+            ("eps", eps, 0.0),
+            ("iterations", iterations, 1),
+            ("every", every, 1),
+        ):
             if value < least:
                 raise ValueError(f"Muon: {name} {value} must be {least} or more")
         settings = {"lr": lr, "momentum": momentum, "betas": tuple(betas)}
         super().__init__(params, {**settings, "eps": eps, "iterations": iterations, "every": every})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("every", 1)  # a checkpoint from before it was a setting
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -134,7 +144,7 @@ def orthogonal(matrix: Float[Tensor, "m n"], iterations: int = 5) -> Float[Tenso
     with torch.autocast(device, enabled=False):
         x = (matrix.T if tall else matrix).to(dtype).contiguous()
         x = x / (x.norm() + 1e-7)
-        # bfloat16 cannot hold the squares of small singular values, so there each step starts from the matrix.
+        # bfloat16 cannot hold the squares of small singular values: there each step multiplies the matrix.
         if dtype != torch.bfloat16 and x.shape[1] >= 1.5 * x.shape[0]:
             x = _polynomial_of_gram(x @ x.T, iterations) @ x
         else:
@@ -147,8 +157,8 @@ def orthogonal(matrix: Float[Tensor, "m n"], iterations: int = 5) -> Float[Tenso
 def _polynomial_of_gram(gram: Float[Tensor, "m m"], iterations: int) -> Float[Tensor, "m m"]:
     """Q such that Q X is the result of the Newton-Schulz steps on X, from X X' alone.
 
-    One step is P X with P = a I + b X X' + c (X X')^2, and the next step's X X' is P (X X') P. All of them are
-    polynomials of the first X X', so the long side of X is needed only before and after.
+    One step is P X with P = a I + b X X' + c (X X')^2, and the next step's X X' is P (X X') P. All of them
+    are polynomials of the first X X', so the long side of X is needed only before and after.
     """
     product: Tensor | None = None
     for step in range(iterations):

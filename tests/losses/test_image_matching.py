@@ -75,6 +75,20 @@ def test_perceptual_matching_is_the_distance_of_maps_by_their_size() -> None:
         assert float(loss[i]) == pytest.approx(sum(terms) / 2, rel=1e-5)
 
 
+def test_a_share_of_the_batch_is_compared_as_it_would_be_alone() -> None:
+    fake, real = _images(0, count=5), _images(1, count=5)
+
+    loss = _loss(PerceptualMatching(Halves(), share=0.5), fake, real)
+
+    assert torch.equal(loss, _loss(PerceptualMatching(Halves()), fake[:3], real[:3]))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_is_more_than_nothing_and_at_most_all(share: float) -> None:
+    with pytest.raises(ValueError, match=f"share {share} must be more than 0 and at most 1"):
+        PerceptualMatching(Halves(), share=share)
+
+
 @pytest.mark.parametrize("term", [PixelMatching(), PerceptualMatching(TimmBackbone(size=32))])
 def test_a_step_down_the_slope_comes_nearer(term: LossTerm) -> None:
     fake, real = _images(0).requires_grad_(), _images(1)

@@ -51,6 +51,11 @@ def test_maps_are_those_of_the_wheels_network(name: str) -> None:
         torch.testing.assert_close(mine, reference, atol=1e-3, rtol=1e-3)
 
 
+def test_batch_norms_of_the_wheels_networks_are_folded_away(lite0: TimmBackbone) -> None:
+    lite0.load()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in lite0._network.modules())
+
+
 def test_chosen_maps_are_the_same_maps(lite0: TimmBackbone) -> None:
     chosen = TimmBackbone("efficientnet_lite0", size=32, maps=[1, 3])
     everything = lite0(images())

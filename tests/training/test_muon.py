@@ -44,6 +44,42 @@ def test_singular_values_of_very_different_size_come_near_one_and_the_directions
     assert not orthogonal(torch.zeros(shape)).any()
 
 
+@pytest.mark.parametrize("shape", [(24, 100), (100, 24), (24, 36)])
+@pytest.mark.parametrize("decades", [1, 8])
+def test_the_way_by_the_gram_matrix_gives_what_newton_schulz_on_the_matrix_gives(
+    shape: tuple[int, int], decades: int
+) -> None:
+    u, _, v = torch.linalg.svd(noise(*shape).double(), full_matrices=False)
+    matrix = (u * torch.logspace(0, -decades, min(shape)).double()) @ v
+    x = matrix if shape[0] < shape[1] else matrix.T
+    x = x / x.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+
+    found = orthogonal(matrix.float())
+
+    torch.testing.assert_close(found.double(), x if shape[0] < shape[1] else x.T, atol=1e-3, rtol=0)
+
+
+def test_a_direction_is_used_again_until_the_nth_step() -> None:
+    weight, other = (nn.Parameter(torch.zeros(8, 12)) for _ in range(2))
+    thrifty, thorough = Muon([weight], lr=0.1, every=3), Muon([other], lr=0.1)
+    moves, wanted = [], []
+    for seed in range(4):
+        weight.grad, other.grad = noise(8, 12, seed=seed), noise(8, 12, seed=seed)
+        before, before_other = weight.detach().clone(), other.detach().clone()
+        thrifty.step()
+        thorough.step()
+        moves.append(weight.detach() - before)
+        wanted.append(other.detach() - before_other)
+
+    for step in (0, 1, 2):
+        torch.testing.assert_close(moves[step], wanted[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(moves[3], wanted[3], atol=1e-6, rtol=0)
+    assert (wanted[3] - wanted[0]).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
 def test_matrices_move_as_by_torch(shape: tuple[int, int]) -> None:
     ours, theirs = (nn.Parameter(noise(*shape, seed=9)) for _ in range(2))
@@ -105,6 +141,7 @@ def test_each_group_has_its_rate_and_what_has_no_gradient_rests() -> None:
         ({"betas": (0.0, 1.0)}, r"betas\[1\] 1.0 must be"),
         ({"lr": -1.0}, "lr -1.0 must be 0.0 or more"),
         ({"iterations": 0}, "iterations 0 must be 1 or more"),
+        ({"every": 0}, "every 0 must be 1 or more"),
     ],
 )
 def test_settings_that_make_no_sense_are_told(settings: dict[str, Any], told: str) -> None:
@@ -112,13 +149,13 @@ def test_settings_that_make_no_sense_are_told(settings: dict[str, Any], told: st
         Muon([nn.Parameter(noise(2, 2))], **settings)
 
 
-def by_muon() -> TextToImageGAN:
-    return tiny_system(generator_optimizer=partial(Muon, lr=1e-3))
+def by_muon(every: int = 1) -> TextToImageGAN:
+    return tiny_system(generator_optimizer=partial(Muon, lr=1e-3, every=every))
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_training_goes_on_to_the_bit(tmp_path: Path, precision: Any) -> None:
-    whole, first, second = (by_muon() for _ in range(3))
+@pytest.mark.parametrize(("precision", "every"), [("32-true", 1), ("32-true", 4), ("bf16-mixed", 1)])
+def test_a_training_goes_on_to_the_bit(tmp_path: Path, precision: Any, every: int) -> None:
+    whole, first, second = (by_muon(every) for _ in range(3))
     before = weights_of(whole.generator)
 
     train(whole, 32, precision=precision)
@@ -130,7 +167,8 @@ def test_a_training_goes_on_to_the_bit(tmp_path: Path, precision: Any) -> None:
     assert not torch.equal(before["grown.8.layers.0.first.weight"], after["grown.8.layers.0.first.weight"])
     held = torch.load(tmp_path / "half.ckpt", weights_only=True)["optimizer_states"][1]["state"].values()
     kinds = {tuple(sorted(state)) for state in held}
-    assert kinds == {("momentum",), ("exp_avg", "exp_avg_sq", "step")}
+    matrices = ("momentum",) if every == 1 else ("age", "direction", "momentum")
+    assert kinds == {matrices, ("exp_avg", "exp_avg_sq", "step")}
 
 
 @pytest.mark.parametrize(("before", "after"), [("Adam", "Muon"), ("Muon", "Adam")])

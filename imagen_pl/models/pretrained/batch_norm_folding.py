@@ -13,14 +13,13 @@ from torch import nn
 
 @torch.no_grad()
 def fold_batch_norms(network: nn.Module) -> None:
-    """Fold each batch norm of a timm EfficientNet in evaluation mode into the convolution before it, in place.
+    """Fold each batch norm of a frozen timm EfficientNet into the convolution before it, in place.
 
         g (W x - m) / s + b  =  (g / s) W x + (b - g m / s)
 
-    with the norm's weight g (o), bias b (o), mean m (o) and deviation s (o). It gives the same maps within
-    rounding for less work: frozen networks run at each training step, and on small images their batch norms
-    take as long as their convolutions. In these networks, unlike in others, a norm always reads the convolution
-    that is registered just before it.
+    with the norm's weight g (o), bias b (o), mean m (o) and deviation s (o). The maps stay the same within
+    rounding and take less time: on small images the norms cost as much as the convolutions. In these
+    networks, unlike in others, a norm always reads the convolution that is registered just before it.
     """
     for parent in [*network.modules()]:
         for (_, conv), (name, norm) in itertools.pairwise([*parent.named_children()]):
@@ -32,7 +31,8 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None and variance is not None  # timm's norms track them
+    if mean is None or variance is None:
+        raise ValueError("a batch norm without running statistics cannot be folded")
     gain = norm.weight * torch.rsqrt(variance + norm.eps)
     bias = norm.bias - gain * mean
     if conv.bias is not None:
