@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
+from imagen_pl.errors import UserError
 from imagen_pl.types import Growth, TextFeatures
 
 
@@ -35,79 +36,171 @@ class Constant:
 
 
 @dataclass
-class Linear:
-    """A straight line from `start` to `end`, then `end`.
+class RunShare:
+    """Share of the run that is done, 0 to 1: a straight line of the clock from the latest measurement on.
 
-    Args:
-        start: value until `begin_kimg`.
-        end: value from `begin_kimg + kimg` on.
-        kimg: length of the way, in thousands of images.
-        begin_kimg: when it sets out, in thousands of images.
+    How many images a run will see is known from its start where it is limited by images, and measured
+    again and again where it is limited by time. A checkpoint keeps the latest measurement, so between
+    two measurements the share depends on the clock alone.
+
+    Attributes:
+        images: the clock at the latest measurement.
+        share: share of the run that was done by then.
+        images_per_run: images that a whole run would see at the measured pace; infinite until one is known.
     """
 
-    start: float
-    end: float
-    kimg: float
-    begin_kimg: float = 0.0
+    images: int = 0
+    share: float = 0.0
+    images_per_run: float = math.inf
 
     def __call__(self, images_seen: int) -> float:
-        return self.start + (self.end - self.start) * _progress(images_seen, self.begin_kimg, self.kimg)
+        return min(self.share + (images_seen - self.images) / self.images_per_run, 1.0)
+
+    def images_at(self, share: float) -> float:
+        """The clock at which a share of the run is done; infinite where no pace is known yet."""
+        if share <= self.share:
+            return self.images
+        return self.images + (share - self.share) * self.images_per_run
+
+    def measure(self, images_seen: int, images_left: float) -> None:
+        """Go on from `images_seen` in a straight line that reaches 1 after `images_left` more images."""
+        self.share, self.images = self(images_seen), images_seen
+        self.images_per_run = math.inf if self.share >= 1 else max(images_left, 1.0) / (1 - self.share)
+
+
+class _Ramp:
+    """How far a schedule has come, counted in images or, with `share`, in shares of the run."""
+
+    kimg: float | None
+    share: float | None
+    run: RunShare | None = None  # what `share` is a share of; RunLength provides it
+
+    def _check(self) -> None:
+        if self.kimg is None and self.share is None:
+            raise ValueError(f"{type(self).__name__} has no length: give kimg, thousands of images, or share")
+
+    def _done(
+        self, images_seen: int, begin_kimg: float, kimg: float, begin_share: float, share: float
+    ) -> float:
+        """Share of a way covered, 0 to 1."""
+        if self.share is None:
+            return _progress(images_seen / 1000, begin_kimg, kimg)
+        if self.run is None:
+            raise UserError(
+                f"{type(self).__name__} is given as a share of the run: add the callback RunLength, which "
+                "knows how long the run is"
+            )
+        return _progress(self.run(images_seen), begin_share, share)
 
 
 @dataclass
-class Cosine:
-    """Half a cosine wave from `start` to `end`, then `end` (arXiv:1608.03983, eq. 5, without restarts).
+class Linear(_Ramp):
+    """A straight line from `start` to `end`, then `end`.
+
+    Give its length in thousands of images (`kimg`) or as a share of the run (`share`, which counts if both
+    are given).
 
     Args:
-        start: value until `begin_kimg`.
-        end: value from `begin_kimg + kimg` on.
-        kimg: length of the way, in thousands of images.
-        begin_kimg: when it sets out, in thousands of images.
-        warmup_kimg: rise from 0 in a straight line over the first so many thousand images: Adam's first
-            steps go in directions that it has seen once.
+        start: value until it begins.
+        end: value after it.
+        kimg: length, thousands of images.
+        begin_kimg: where it begins, thousands of images.
+        share: length as a share of the run, 0 to 1; the run's length is `--trainer.max_time`, `max_steps` or
+            `--max_images`.
+        begin_share: where it begins, as a share of the run; goes with `share`.
     """
 
     start: float
     end: float
-    kimg: float
+    kimg: float | None = None
     begin_kimg: float = 0.0
-    warmup_kimg: float = 0.0
+    share: float | None = None
+    begin_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check()
 
     def __call__(self, images_seen: int) -> float:
-        progress = _progress(images_seen, self.begin_kimg, self.kimg)
-        value = self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
-        return value * _progress(images_seen, 0.0, self.warmup_kimg)
+        done = self._done(images_seen, self.begin_kimg, self.kimg or 0.0, self.begin_share, self.share or 0.0)
+        return self.start + (self.end - self.start) * done
 
 
-def _progress(images_seen: int, begin_kimg: float, kimg: float) -> float:
+@dataclass
+class Cosine(_Ramp):
+    """Half a cosine wave from `start` to `end`, then `end` (arXiv:1608.03983, eq. 5, without restarts).
+
+    Give its length in thousands of images (`kimg`) or as a share of the run (`share`, which counts if both
+    are given).
+
+    Args:
+        start: value until it begins.
+        end: value after it.
+        kimg: length, thousands of images.
+        begin_kimg: where it begins, thousands of images.
+        warmup_kimg: rise from 0 in a straight line over the first so many thousand images: Adam's first
+            steps rest on few gradients.
+        share: length as a share of the run, 0 to 1; the run's length is `--trainer.max_time`, `max_steps` or
+            `--max_images`.
+        begin_share: where it begins, as a share of the run; goes with `share`.
+    """
+
+    start: float
+    end: float
+    kimg: float | None = None
+    begin_kimg: float = 0.0
+    warmup_kimg: float = 0.0
+    share: float | None = None
+    begin_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check()
+
+    def __call__(self, images_seen: int) -> float:
+        done = self._done(images_seen, self.begin_kimg, self.kimg or 0.0, self.begin_share, self.share or 0.0)
+        value = self.end + (self.start - self.end) * (1 + math.cos(math.pi * done)) / 2
+        return value * _progress(images_seen / 1000, 0.0, self.warmup_kimg)
+
+
+def _progress(now: float, begin: float, length: float) -> float:
     """Share of the way covered, 0 to 1."""
-    if kimg <= 0:
-        return 1.0 if images_seen >= begin_kimg * 1000 else 0.0
-    return min(max((images_seen / 1000 - begin_kimg) / kimg, 0.0), 1.0)
+    if length <= 0:
+        return 1.0 if now >= begin else 0.0
+    return min(max((now - begin) / length, 0.0), 1.0)
 
 
 @dataclass
 class Stage:
     """One stage of progressive growing (arXiv:1710.10196, section 2).
 
+    Give the lengths of all stages in thousands of images (`kimg`, `fade_kimg`), or of all as shares of the
+    run (`share`, `fade_share`). Where one stage has a share, the shares count and `kimg` is ignored, so that
+    an overlay of shares fits a recipe in kimg. The last stage goes on until training ends.
+
     Args:
         resolution: side of the images, px; a power of two.
-        kimg: length of the stage in thousands of images, its fade included. The last stage goes on
-            until training ends.
+        kimg: length of the stage in thousands of images, its fade included.
         batch_size: images a step, over all processes together.
         fade_kimg: how long the newest blocks take to fade in, in thousands of images.
         generator_lr: learning rate of the generator in this stage; None keeps the optimizer's own.
         discriminator_lr: learning rate of the discriminator in this stage; None keeps the optimizer's own.
         penalty_weight: weight of every gradient penalty in this stage; None keeps each penalty's own.
+        share: length of the stage as a share of the run, 0 to 1, its fade included; the last stage may leave
+            it out. The run's length is `--trainer.max_time`, `max_steps` or `--max_images`.
+        fade_share: how long the newest blocks take to fade in, as a share of the run.
     """
 
     resolution: int
-    kimg: float
-    batch_size: int
+    kimg: float | None = None
+    batch_size: int = field(kw_only=True)
     fade_kimg: float = 0.0
     generator_lr: float | None = None
     discriminator_lr: float | None = None
     penalty_weight: float | None = None
+    share: float | None = None
+    fade_share: float = 0.0
+
+
+_NEVER = 10**15  # images: where a stage begins as long as nobody knows the run's pace
 
 
 @dataclass(frozen=True)
@@ -140,12 +233,85 @@ def check_stages(stages: Sequence[Stage]) -> None:
                 f"{where}.batch_size {stage.batch_size} is too small: mismatched captions come from "
                 "the other images of the batch, so use 2 or more"
             )
+    _check_shares(stages) if by_share(stages) else _check_kimg(stages)
+
+
+def by_share(stages: Sequence[Stage]) -> bool:
+    """Whether the stages' lengths are shares of the run."""
+    return any(stage.share is not None or stage.fade_share for stage in stages) or (
+        len(stages) == 1 and stages[0].kimg is None
+    )
+
+
+def _check_kimg(stages: Sequence[Stage]) -> None:
+    for i, stage in enumerate(stages):
+        where = f"stages[{i}]"
+        if stage.kimg is None:
+            raise ValueError(f"{where} has no length: give kimg, thousands of images, or share, of the run")
         if stage.kimg <= 0:
             raise ValueError(f"{where}.kimg {stage.kimg} must be more than 0")
         if not 0 <= stage.fade_kimg <= stage.kimg:
             raise ValueError(
                 f"{where}.fade_kimg {stage.fade_kimg} is not between 0 and the stage's kimg {stage.kimg}"
             )
+
+
+def _check_shares(stages: Sequence[Stage]) -> None:
+    for i, stage in enumerate(stages):
+        where = f"stages[{i}]"
+        if stage.share is None and i < len(stages) - 1:
+            raise ValueError(f"{where}.share is missing: only the last stage may leave it out")
+        if stage.share is not None and not 0 < stage.share <= 1:
+            raise ValueError(f"{where}.share {stage.share} is not between 0 and 1")
+    lengths = stage_shares(stages)
+    total = sum(lengths)
+    if lengths[-1] <= 1e-9 or total > 1 + 1e-9:
+        raise ValueError(
+            f"the stages' shares add up to {total - min(lengths[-1], 0):g}: together they may be 1 at most, "
+            "and the last stage needs some of it"
+        )
+    for i, (stage, length) in enumerate(zip(stages, lengths, strict=True)):
+        if not 0 <= stage.fade_share <= length + 1e-9:
+            raise ValueError(
+                f"stages[{i}].fade_share {stage.fade_share} is not between 0 and the stage's share {length:g}"
+            )
+
+
+def stage_shares(stages: Sequence[Stage]) -> list[float]:
+    """Each stage's share of the run; the last takes what is left."""
+    shares = [stage.share or 0.0 for stage in stages]
+    return [*shares[:-1], 1 - sum(shares[:-1])] if stages[-1].share is None else shares
+
+
+def plan_stages(
+    stages: Sequence[Stage], run: RunShare, begins: Sequence[int], settled: int
+) -> tuple[list[Stage], list[int]]:
+    """Stages given as shares of the run, with their lengths in images, as far as they are known by now.
+
+    Args:
+        stages: with `share` and `fade_share`.
+        run: how the run proceeds.
+        begins: the clock at which each stage begins, by the plan so far; empty at the start of a run.
+        settled: batches up to this clock are planned already and keep their stage.
+
+    Returns:
+        the stages with `kimg` and `fade_kimg`, and the clock at which each begins.
+    """
+    shares = stage_shares(stages)
+    planned = [0]
+    for i in range(1, len(stages)):
+        if i < len(begins) and begins[i] < settled:
+            planned.append(begins[i])
+            continue
+        ideal = min(run.images_at(sum(shares[:i])), _NEVER)
+        planned.append(max(math.ceil(ideal), settled, planned[-1] + stages[i - 1].batch_size))
+    ends = [*planned[1:], planned[-1] + math.ceil(min(shares[-1] * run.images_per_run, _NEVER))]
+    lengths = [(end - begin) / 1000 for begin, end in zip(planned, ends, strict=True)]
+    known = [
+        replace(s, kimg=kimg, fade_kimg=kimg * min(s.fade_share / share, 1.0))
+        for s, kimg, share in zip(stages, lengths, shares, strict=True)
+    ]
+    return known, planned
 
 
 def position(stages: Sequence[Stage], images_seen: int) -> StagePosition:
@@ -168,6 +334,10 @@ def begin_of(stages: Sequence[Stage], index: int) -> int:
     """The clock at which a stage begins, in images."""
     start = 0.0
     for stage in stages[:index]:
+        if stage.kimg is None:
+            raise ValueError(
+                f"the stage of {stage.resolution} px is a share of the run, which is not planned yet"
+            )
         start += stage.kimg
     return round(start * 1000)
 

@@ -56,10 +56,10 @@ def test_position(images_seen: int, index: int, resolution: int, fade: float) ->
 def test_a_stage_begins_on_its_whole_image_whatever_its_fractions_add_up_to() -> None:
     """0.1 + 0.2 is a little more than 0.3 in floating point."""
     stages = [
-        Stage(4, 0.1, 2),
-        Stage(8, 0.2, 2, fade_kimg=0.07),
-        Stage(16, 0.1, 2),
-        Stage(32, 1.1, 2, fade_kimg=0.07),
+        Stage(4, 0.1, batch_size=2),
+        Stage(8, 0.2, batch_size=2, fade_kimg=0.07),
+        Stage(16, 0.1, batch_size=2),
+        Stage(32, 1.1, batch_size=2, fade_kimg=0.07),
     ]
 
     assert position(stages, 99).growth == Growth(4, 1.0)
@@ -72,11 +72,15 @@ def test_a_stage_begins_on_its_whole_image_whatever_its_fractions_add_up_to() ->
 
 
 def test_a_stage_of_a_fraction_of_an_image_is_passed_over() -> None:
-    assert position([Stage(4, 0.0001, 2), Stage(8, 1, 2)], 0).growth == Growth(8, 1.0)
+    assert position([Stage(4, 0.0001, batch_size=2), Stage(8, 1, batch_size=2)], 0).growth == Growth(8, 1.0)
 
 
 def test_batches_follow_the_clock_over_the_stages() -> None:
-    stages = [Stage(8, 0.1, 64), Stage(16, 0.1, 32, fade_kimg=0.064), Stage(32, 0.1, 16)]
+    stages = [
+        Stage(8, 0.1, batch_size=64),
+        Stage(16, 0.1, batch_size=32, fade_kimg=0.064),
+        Stage(32, 0.1, batch_size=16),
+    ]
 
     seen = [(clock, here.stage.batch_size, here.growth) for clock, here in batches(stages, 0, 260)]
 
@@ -106,15 +110,27 @@ def test_batches_from_the_middle_are_the_rest() -> None:
     ("stages", "message"),
     [
         ([], "stages is empty: name at least one stage"),
-        ([Stage(12, 1, 4)], r"stages\[0\].resolution 12 is not a power of two from 4 up: use 4, 8, 16"),
-        ([Stage(2, 1, 4)], r"stages\[0\].resolution 2 is not a power of two from 4 up"),
-        ([Stage(0, 1, 4)], r"stages\[0\].resolution 0 is not"),
-        ([Stage(16, 1, 4), Stage(8, 1, 4)], r"stages\[1\].resolution 8 does not grow on stages\[0\]'s 16"),
-        ([Stage(8, 1, 4), Stage(8, 1, 4)], r"stages\[1\].resolution 8 does not grow on stages\[0\]'s 8"),
-        ([Stage(8, 1, 1)], r"stages\[0\].batch_size 1 is too small: .* use 2 or more"),
-        ([Stage(8, 0, 4)], r"stages\[0\].kimg 0 must be more than 0"),
-        ([Stage(8, 1, 4, fade_kimg=2)], r"fade_kimg 2 is not between 0 and the stage's kimg 1"),
-        ([Stage(8, 1, 4), Stage(16, 1, 4, fade_kimg=-1)], r"stages\[1\].fade_kimg -1 is not between"),
+        (
+            [Stage(12, 1, batch_size=4)],
+            r"stages\[0\].resolution 12 is not a power of two from 4 up: use 4, 8, 16",
+        ),
+        ([Stage(2, 1, batch_size=4)], r"stages\[0\].resolution 2 is not a power of two from 4 up"),
+        ([Stage(0, 1, batch_size=4)], r"stages\[0\].resolution 0 is not"),
+        (
+            [Stage(16, 1, batch_size=4), Stage(8, 1, batch_size=4)],
+            r"stages\[1\].resolution 8 does not grow on stages\[0\]'s 16",
+        ),
+        (
+            [Stage(8, 1, batch_size=4), Stage(8, 1, batch_size=4)],
+            r"stages\[1\].resolution 8 does not grow on stages\[0\]'s 8",
+        ),
+        ([Stage(8, 1, batch_size=1)], r"stages\[0\].batch_size 1 is too small: .* use 2 or more"),
+        ([Stage(8, 0, batch_size=4)], r"stages\[0\].kimg 0 must be more than 0"),
+        ([Stage(8, 1, batch_size=4, fade_kimg=2)], r"fade_kimg 2 is not between 0 and the stage's kimg 1"),
+        (
+            [Stage(8, 1, batch_size=4), Stage(16, 1, batch_size=4, fade_kimg=-1)],
+            r"stages\[1\].fade_kimg -1 is not between",
+        ),
     ],
 )
 def test_stages_that_cannot_be_trained_are_named(stages: list[Stage], message: str) -> None:
@@ -124,7 +140,9 @@ def test_stages_that_cannot_be_trained_are_named(stages: list[Stage], message: s
 
 def test_stages_that_can_be_trained_pass() -> None:
     check_stages(STAGES)
-    check_stages([Stage(4, 1, 2), Stage(1024, 1, 2, fade_kimg=1)])  # resolutions may be passed over
+    check_stages(
+        [Stage(4, 1, batch_size=2), Stage(1024, 1, batch_size=2, fade_kimg=1)]
+    )  # resolutions may be passed over
 
 
 def test_no_stages_have_no_position() -> None:

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar, Timer
 
 from imagen_pl.callbacks.base import callbacks_of, system_of
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
+from imagen_pl.callbacks.run_length import RunLength
 
 _WINDOW_S = 20.0
 
@@ -177,13 +178,17 @@ def _way_to_go(
     Of several limits, the one that ends the run first counts.
     """
     ways: list[tuple[float, float]] = []
+    max_images = 0
     for callback in callbacks_of(trainer):
-        if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
+        if isinstance(callback, RunLength):
+            max_images = callback.max_images or 0
+        if isinstance(callback, Timer | RunLength) and (left := callback.time_remaining()) is not None:
             elapsed, left = callback.time_elapsed(), max(left, 0.0)  # validation may go on beyond the limit
             ways.append((elapsed / max(elapsed + left, 1e-9), left))
     epoch_images = getattr(getattr(trainer, "datamodule", None), "epoch_images", 0)
     for end, began, done in (
         (trainer.max_steps, start.steps, trainer.global_step),
+        (max_images, start.images_seen, images_seen),
         ((trainer.max_epochs or -1) * epoch_images, start.images_seen, images_seen),
     ):
         if end > 0 and done > began:

@@ -9,7 +9,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from imagen_pl.callbacks.base import system_of
 from imagen_pl.errors import UserError
-from imagen_pl.schedules import Stage, StagePosition, check_stages, position
+from imagen_pl.schedules import (
+    RunShare,
+    Stage,
+    StagePosition,
+    by_share,
+    check_stages,
+    plan_stages,
+    position,
+)
 
 
 class ProgressiveGrowing(Callback):
@@ -24,6 +32,10 @@ class ProgressiveGrowing(Callback):
         reset_optimizer_state: forget the optimizers' moments of the newest blocks when their fade ends, as
             arXiv:1710.10196 does for the whole networks: they were measured while the block was
             only half heard.
+
+    Attributes:
+        stages: with their lengths in images. Of stages given as shares of the run, RunLength plans the
+            lengths while the run goes on, always beyond the batches that the loader has already planned.
     """
 
     def __init__(
@@ -35,9 +47,18 @@ class ProgressiveGrowing(Callback):
             check_stages(stages)
         except ValueError as error:
             raise UserError(f"ProgressiveGrowing: {error}") from None
-        self.stages = [
-            replace(s, kimg=s.kimg * kimg_scale, fade_kimg=s.fade_kimg * kimg_scale) for s in stages
-        ]
+        self._given = list(stages)
+        self._begins: list[int] = []
+        self.by_share = by_share(stages)
+        if self.by_share:
+            if kimg_scale != 1:
+                raise UserError("growth.kimg_scale changes stages given in kimg; these are shares of the run")
+            self.stages, self._begins = plan_stages(self._given, RunShare(), [], 0)
+        else:
+            self.stages = [
+                replace(s, kimg=(s.kimg or 0) * kimg_scale, fade_kimg=s.fade_kimg * kimg_scale)
+                for s in stages
+            ]
         self.reset_optimizer_state = reset_optimizer_state
         self._was: StagePosition | None = None
 
@@ -57,6 +78,17 @@ class ProgressiveGrowing(Callback):
                     )
         system.run_state.stages = self.stages
 
+    def plan(self, run: RunShare, settled: int) -> None:
+        """Give stages that are shares of the run their lengths in images; the others have theirs.
+
+        Args:
+            run: how the run proceeds.
+            settled: batches up to this clock are planned already, and keep their stage.
+        """
+        if self.by_share:
+            # In place: the loader's sampler reads this list before each batch that it plans.
+            self.stages[:], self._begins = plan_stages(self._given, run, self._begins, settled)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         system = system_of(pl_module)
         system.run_state.set_position(position(self.stages, system.images_seen))
@@ -72,13 +104,22 @@ class ProgressiveGrowing(Callback):
         self._was = now
 
     def state_dict(self) -> dict[str, Any]:
-        """The last batch's fade, so that a resume notices the end of it as well."""
-        if self._was is None:
-            return {}
-        return {"index": self._was.index, "fade": self._was.growth.fade}
+        """The plan of stages given as shares, and the last batch's fade, whose end a resume must notice."""
+        state: dict[str, Any] = {}
+        if self.by_share:
+            state |= {"begins": self._begins, "lengths": [[s.kimg, s.fade_kimg] for s in self.stages]}
+        if self._was is not None:
+            state |= {"index": self._was.index, "fade": self._was.growth.fade}
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict and state_dict["index"] < len(self.stages):
+        if self.by_share and len(state_dict.get("begins", [])) == len(self.stages):
+            self._begins = list(state_dict["begins"])
+            self.stages[:] = [
+                replace(stage, kimg=kimg, fade_kimg=fade_kimg)
+                for stage, (kimg, fade_kimg) in zip(self.stages, state_dict["lengths"], strict=True)
+            ]
+        if state_dict.get("index", len(self.stages)) < len(self.stages):
             stage = self.stages[state_dict["index"]]
             here = position([stage], 0)
             growth = replace(here.growth, fade=state_dict["fade"])

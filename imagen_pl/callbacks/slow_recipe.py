@@ -124,7 +124,7 @@ def images_seen(module: LightningModule) -> int:
 def recipe_images(module: LightningModule) -> int | None:
     """Images that a recipe is made for: the end of its learning-rate schedule; None without such an end."""
     schedule = getattr(module, "learning_rate_schedule", None)
-    if not isinstance(schedule, Linear | Cosine) or schedule.kimg is None:
+    if not isinstance(schedule, Linear | Cosine) or schedule.share is not None or schedule.kimg is None:
         return None
     return round(1000 * (schedule.begin_kimg + schedule.kimg))
 

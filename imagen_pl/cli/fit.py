@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightning.pytorch.loggers import WandbLogger
 
@@ -24,6 +24,7 @@ from imagen_pl.callbacks.csv_logger import MetricsCSV
 from imagen_pl.callbacks.graceful_stop import GracefulStop, Interrupted
 from imagen_pl.callbacks.progress import RunProgress
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
+from imagen_pl.callbacks.run_length import RunLength
 from imagen_pl.callbacks.run_record import RunRecord
 from imagen_pl.callbacks.sample_grid import SampleGrid
 from imagen_pl.callbacks.slow_recipe import SlowRecipe
@@ -150,6 +151,13 @@ class TrainingCLI(OneLineCLI):
             help="checkpoint to resume from, or to score: last or best of this run, a .ckpt file, or another "
             "run's folder",
         )
+        parser.add_argument(
+            "--max_images",
+            type=int | None,
+            default=None,
+            help="end training after so many images; --trainer.max_time (DD:HH:MM:SS) ends it after a time. "
+            "--trainer.max_steps counts a step of each optimizer, so two or more a batch",
+        )
         parser.add_lightning_class_args(ProgressiveGrowing, "growth")
         parser.add_lightning_class_args(BlockwiseTraining, "blockwise_training")
         parser.add_lightning_class_args(SampleGrid, "samples")
@@ -244,6 +252,8 @@ class TrainingCLI(OneLineCLI):
             isinstance(c, ProgressBar) for c in callbacks
         ):
             callbacks.append(RunProgress())
+        self.run_length = RunLength(self.settings.get("max_images"), given["max_time"])
+        callbacks.append(self.run_length)
         callbacks.append(RunRecord(self.configuration(), self.run_id, ["imagen-pl", *self.words]))
         callbacks.append(SlowRecipe())
         callbacks.append(self.stopper)
@@ -253,7 +263,9 @@ class TrainingCLI(OneLineCLI):
         plugins = given["plugins"] or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         kwargs |= self.trainer_precision(self.settings.get("ckpt_path"))
-        trainer = super().instantiate_trainer(callbacks=callbacks, logger=loggers, plugins=plugins, **kwargs)
+        # RunLength keeps the time: Lightning's own limit leaves out preprocessing and validation.
+        own = {"callbacks": callbacks, "logger": loggers, "plugins": plugins, "max_time": None}
+        trainer = super().instantiate_trainer(**own, **kwargs)
         find_unused_parameters(trainer.strategy)
         return trainer
 
@@ -270,6 +282,7 @@ class TrainingCLI(OneLineCLI):
 
     def before_fit(self) -> None:
         settings = self.settings
+        self.run_length.begin()
         if settings.ckpt_path is not None:
             self._check_checkpoint(settings.ckpt_path)
         elif settings.existing == "move" and self._writes() and self.run_folder.holds_a_run():
@@ -316,6 +329,12 @@ class TrainingCLI(OneLineCLI):
         if not trainer.is_global_zero or is_dry_run(trainer):
             return
         self.say(f"Trained on {self.model.images_seen:,} images.")
+        growth = self.model.growth
+        if growth.resolution < self.model.last_resolution:
+            self.say(
+                f"It ended at {growth.resolution} px, before the stage of {self.model.last_resolution} px: "
+                "see growth.stages, growth.kimg_scale and the run's limits."
+            )
         self._say_scores()
         keeper = next((c for c in trainer.checkpoint_callbacks if isinstance(c, KeepCheckpoints)), None)
         if keeper is not None and keeper.best_model_score is not None:
@@ -329,18 +348,15 @@ class TrainingCLI(OneLineCLI):
             prompt = shlex.quote(drawn[0])
             better = f" --refine {USUAL_STEPS}" if can_refine(self.model.ema.generator) else ""
             self.say(f"Draw more: imagen-pl sample {run.path} {prompt} --num_images 4{better} --out more.png")
-        self.say(f"Go on: {run.resume_command()}{self._more_time()}")
+        self._say_how_to_go_on()
 
-    def _more_time(self) -> str:
-        """What resumes a run whose time was up: max_time counts from its beginning."""
-        timer = next((c for c in callbacks_of(self.trainer) if isinstance(c, Timer)), None)
-        left = None if timer is None else timer.time_remaining()
-        if timer is None or left is None or left > 0:
-            return ""
-        minutes, seconds = divmod(round(2 * (timer.time_elapsed() + left)), 60)
-        return (
-            f" --trainer.max_time {minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}"
-        )
+    def _say_how_to_go_on(self) -> None:
+        """Name what ended the run, and the command that resumes it with more of that."""
+        used_up = self.run_length.used_up(self.trainer, self.model.images_seen)
+        for setting, value, _ in used_up:
+            self.say(f"The run is at its limit, {setting} {value}: raise it to train longer.")
+        more = "".join(f" {setting} {twice}" for setting, _, twice in used_up)
+        self.say(f"Go on: {self.run_folder.resume_command()}{more}")
 
     def after_validate(self) -> None:
         """Say what was scored, and the scores."""

@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from imagen_pl.callbacks import sample_grid
+from imagen_pl.callbacks import run_length, sample_grid
 from imagen_pl.callbacks.graceful_stop import GracefulStop
 from imagen_pl.cli.main import main
 from imagen_pl.imaging.grids import labelled_grid
@@ -103,15 +103,73 @@ def test_the_grid_draws_the_data_s_own_captions_unless_others_are_named(
             assert picture.info["refine"] == "20"
 
 
-def test_where_time_was_up_it_says_how_to_go_on(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    """By a command that learns more: the limit counts the run from its beginning."""
-    limits = ["--trainer.max_steps", "-1", "--trainer.max_time", "00:00:00:01"]
-    assert main(["fit", *tiny.words, *limits]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Go on: ")]
-    assert line.endswith(" --ckpt_path last --trainer.max_time 00:00:00:02")
+class Watch:
+    """A clock that each reading moves on by a twentieth of a second."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 0.05
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("limits", "used_up", "more"),
+    [
+        (
+            ["--trainer.max_time", "00:00:00:02"],
+            "--trainer.max_time 00:00:00:02",
+            "--trainer.max_time 00:00:00:04",
+        ),
+        (["--max_images", "24"], "--max_images 24", "--max_images 48"),
+        (["--trainer.max_steps", "8"], "--trainer.max_steps 8", "--trainer.max_steps 16"),
+        (["--trainer.max_epochs", "1"], "--trainer.max_epochs 1", "--trainer.max_epochs 2"),
+    ],
+    ids=["time", "images", "steps", "epochs"],
+)
+def test_a_finished_run_names_its_limit_and_the_command_that_trains_longer(
+    limits: list[str],
+    used_up: str,
+    more: str,
+    tiny: Tiny,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A limit counts the run from its beginning, so the same command again would end at once."""
+    monkeypatch.setattr(run_length, "time", Watch())
+    assert main(["fit", *tiny.words, "--trainer.max_steps", "-1", *limits]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert f"The run is at its limit, {used_up}: raise it to train longer." in told
+    (line,) = [line for line in told if line.startswith("Go on: ")]
+    *words, value = shlex.split(line)
+    assert words[-3:-1] == ["--ckpt_path", "last"]
+    assert words[-1] == more.split()[0]
+    assert value == more.split()[1] if ":" not in value else value >= more.split()[1]
     before = read(tiny.run / "checkpoints/last.ckpt")["images_seen"]
+    assert main([*shlex.split(line)[3:-2]]) == 0  # the same limit again
+    told = capsys.readouterr().out.splitlines()
+    assert f"The run is at its limit, {used_up}: raise it to train longer." in told
+    assert read(tiny.run / "checkpoints/last.ckpt")["images_seen"] == before
     assert main(shlex.split(line)[3:]) == 0
     assert read(tiny.run / "checkpoints/last.ckpt")["images_seen"] > before  # type: ignore[operator]
+
+
+def test_stages_given_as_shares_reach_the_last_one_in_any_length(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the same stages in kimg end before it, which the run says at its start and at its end."""
+    short = ["--trainer.max_steps", "-1", "--max_images", "48"]
+    assert main(["fit", *tiny.words, *short, "--name", "cut"]) == 0
+    told = capsys.readouterr()
+    assert "warning: this run will see about 48 images and end at 4 px, in stage 1 of 2" in told.err
+    assert "It ended at 4 px, before the stage of 8 px" in told.out
+    stages = "[{resolution: 4, share: 0.5, batch_size: 4}, {resolution: 8, batch_size: 8, fade_share: 0.2}]"
+    assert main(["fit", *tiny.words, *short, "--name", "whole", "--growth.stages", stages]) == 0
+    told = capsys.readouterr()
+    assert "warning" not in told.err
+    assert "It ended at" not in told.out
+    checkpoint = read(Path("runs/whole/checkpoints/last.ckpt"))
+    assert (checkpoint["images_seen"], checkpoint["growth_resolution"]) == (48, 8)
 
 
 def test_checkpoints_hold_the_clock_and_the_configuration(trained: Tiny) -> None:

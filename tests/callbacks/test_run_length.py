@@ -1,0 +1,304 @@
+"""RunLength: what ends a run, and stages and schedules that are given as shares of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from imagen_pl.callbacks import run_length
+from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
+from imagen_pl.callbacks.run_length import RunLength
+from imagen_pl.errors import UserError
+from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.schedules import Cosine, Linear, RunShare, Stage
+from tests.helpers.fakes import MeanColour
+from tests.helpers.training import (
+    AtEachBatch,
+    SaveAt,
+    assert_same,
+    tiny_data,
+    tiny_system,
+    tiny_trainer,
+    weights_of,
+)
+
+# A quarter of the run at 8 px, a quarter at 16 px, half at 32 px.
+SHARES = (
+    Stage(8, share=0.25, batch_size=8),
+    Stage(16, share=0.25, batch_size=8, fade_share=0.125),
+    Stage(32, batch_size=4, fade_share=0.25),
+)
+FIXED = (Stage(8, kimg=0.064, batch_size=8), Stage(16, kimg=1.0, batch_size=8))
+
+
+class Clock:
+    """A batch takes a tenth of a second at 8 px, and twice as long at each larger size."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(run_length, "time", self)
+        self.tick = AtEachBatch(before=self._tick)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def _tick(self, system: TextToImageGAN, batch: Any) -> None:
+        self.now += 0.1 * system.growth.resolution / 8
+
+
+class Batches(AtEachBatch):
+    """Clock, resolution, fade and learning rate of each batch; the images have the network's resolution."""
+
+    def __init__(self) -> None:
+        super().__init__(after=self._note)
+        self.rows: list[tuple[int, int, float, float]] = []
+
+    def _note(self, system: TextToImageGAN, batch: Any) -> None:
+        growth = system.growth
+        assert batch.images.shape[-1] == growth.resolution
+        self.rows.append((system.images_seen, growth.resolution, growth.fade, system.learning_rates[1]))
+
+    def count(self) -> dict[int, int]:
+        resolutions = [row[1] for row in self.rows]
+        return {r: resolutions.count(r) for r in dict.fromkeys(resolutions)}
+
+
+def fit(
+    length: RunLength,
+    *callbacks: Any,
+    stages: tuple[Stage, ...] = SHARES,
+    system: TextToImageGAN | None = None,
+    ckpt_path: Path | None = None,
+    data: dict[str, Any] | None = None,
+    **settings: Any,
+) -> tuple[TextToImageGAN, Batches, Trainer]:
+    batches = Batches()
+    system = tiny_system() if system is None else system
+    growing = ProgressiveGrowing(list(stages))
+    trainer = tiny_trainer(8, [*callbacks, growing, length, batches], **{"max_steps": -1, **settings})
+    trainer.fit(system, tiny_data(**data or {}), ckpt_path=ckpt_path)
+    return system, batches, trainer
+
+
+def test_a_limit_of_images_ends_the_run_and_its_shares_are_images() -> None:
+    system, batches, _ = fit(RunLength(max_images=160))
+    assert system.images_seen == 160
+    assert batches.count() == {8: 5, 16: 5, 32: 20}
+    assert [round(fade, 6) for _, resolution, fade, _ in batches.rows if resolution == 16] == [
+        0,
+        0.4,
+        0.8,
+        1,
+        1,
+    ]
+    fades = [fade for _, resolution, fade, _ in batches.rows if resolution == 32]
+    assert fades == pytest.approx([min(i / 10, 1) for i in range(20)])
+
+
+def test_a_limit_of_steps_shares_out_the_steps() -> None:
+    """Lightning counts two steps a batch."""
+    system, batches, _ = fit(RunLength(), max_steps=2 * 40)
+    assert batches.count() == {8: 10, 16: 10, 32: 20}
+    assert system.images_seen == 240
+
+
+def test_a_limit_of_time_shares_out_the_time_whatever_each_size_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    system, batches, _ = fit(RunLength(max_time="00:00:01:00"), clock.tick)
+    assert system.growth.resolution == 32
+    assert clock.now == pytest.approx(60, abs=0.5)
+    seconds = {r: n * 0.1 * r / 8 for r, n in batches.count().items()}
+    assert seconds == pytest.approx({8: 15, 16: 15, 32: 30}, rel=0.1)
+    assert batches.rows[-1][2] == 1.0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_that_read_ahead_serve_the_right_stage(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Batches` compares every batch with the network; the stages are planned while the workers read."""
+    clock = Clock(monkeypatch)
+    data = {"num_workers": workers, "epoch_kimg": 10.0}
+    _, batches, _ = fit(RunLength(max_time="00:00:00:12"), clock.tick, data=data)
+    assert set(batches.count()) == {8, 16, 32}
+
+
+def test_even_a_run_that_is_too_short_reaches_its_last_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    system, batches, _ = fit(RunLength(max_time="00:00:00:06"), clock.tick)
+    assert system.growth.resolution == 32
+    assert min(batches.count().values()) >= 3
+
+
+def test_a_resume_goes_on_to_the_bit(tmp_path: Path) -> None:
+    def system() -> TextToImageGAN:
+        return tiny_system(learning_rate_schedule=Cosine(1.0, 0.25, share=1.0))
+
+    at = tmp_path / "at.ckpt"
+    whole, batches, _ = fit(RunLength(max_images=160), SaveAt({56: at}), system=system())
+    rates = [row[3] for row in batches.rows]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(1e-3 * 0.25, rel=0.02)
+    resumed, later, _ = fit(RunLength(max_images=160), system=system(), ckpt_path=at)
+    assert later.rows == [row for row in batches.rows if row[0] > 56]
+    assert_same(weights_of(resumed), weights_of(whole))
+
+
+def test_a_resume_with_more_time_goes_on_with_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never goes back to an earlier stage, and its learning rate does not rise again."""
+    at = tmp_path / "at.ckpt"
+    clock = Clock(monkeypatch)
+
+    def system() -> TextToImageGAN:
+        return tiny_system(learning_rate_schedule=Linear(1.0, 0.0, share=1.0))
+
+    _, first, trainer = fit(RunLength(max_time="00:00:00:20"), clock.tick, system=system())
+    trainer.save_checkpoint(at)
+    length = RunLength(max_time="00:00:00:40")
+    _, later, _ = fit(length, clock.tick, system=system(), ckpt_path=at)
+    assert set(later.count()) == {32}
+    assert length.time_elapsed() == pytest.approx(40, abs=0.5)
+    assert max(row[3] for row in later.rows) <= first.rows[-1][3]
+
+
+def test_a_run_cut_short_and_resumed_with_more_images_keeps_its_stages_in_order(tmp_path: Path) -> None:
+    at = tmp_path / "at.ckpt"
+    fit(RunLength(max_images=160), SaveAt({64: at}))
+    system, later, _ = fit(RunLength(max_images=320), ckpt_path=at)
+    assert system.images_seen == 320
+    # At 64 of 160 images 0.4 of the run was done; of the other 0.6 a sixth was left at 16 px.
+    assert later.count() == {16: 6, 32: 52}
+
+
+def test_time_counts_from_the_start_of_fit_and_leaves_room_for_validation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+
+    class Slow(AtEachBatch):
+        def on_fit_start(self, *args: Any) -> None:
+            clock.now += 5  # as preparing the data takes
+
+        def on_validation_end(self, *args: Any) -> None:
+            clock.now += 3
+
+    length = RunLength(max_time="00:00:00:30")
+    stages = (Stage(8, kimg=1.0, batch_size=8),)
+    system = tiny_system(metrics=[MeanColour()])
+    data = {"epoch_kimg": 0.8, "val_fraction": 0.3}
+    _, batches, _ = fit(length, Slow(), clock.tick, stages=stages, system=system, data=data)
+    assert clock.now == pytest.approx(30, abs=0.2)
+    assert 5 + 0.1 * len(batches.rows) < 26
+
+
+def test_shares_need_an_end_of_the_run() -> None:
+    with pytest.raises(UserError, match=r"which has no end: give it one with --trainer.max_time"):
+        fit(RunLength())
+    system = tiny_system(learning_rate_schedule=Cosine(1.0, 0.25, share=1.0))
+    with pytest.raises(UserError, match=r"which has no end: give it one with --trainer.max_time"):
+        fit(RunLength(), stages=FIXED, system=system)
+
+
+def test_a_run_that_cannot_reach_its_last_stage_says_so_at_its_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[int, str]] = []
+    system = tiny_system()
+    monkeypatch.setattr(run_length, "say", lambda trainer, line: told.append((system.images_seen, line)))
+    fit(RunLength(max_images=48), stages=FIXED, system=system)
+    ((seen, line),) = told
+    assert seen == 0
+    assert (
+        "this run will see about 48 images and end at 8 px, in stage 1 of 2; the stage of 16 px begins at 64"
+        in line
+    )
+    assert "--growth.kimg_scale 0.45" in line
+
+
+def test_a_run_of_limited_time_says_so_after_twenty_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, str]] = []
+    system, clock = tiny_system(), Clock(monkeypatch)
+    monkeypatch.setattr(run_length, "say", lambda trainer, line: told.append((system.images_seen, line)))
+    stages = (Stage(8, kimg=1.0, batch_size=8), Stage(16, kimg=1.0, batch_size=8))
+    fit(RunLength(max_time="00:00:00:05"), clock.tick, stages=stages, system=system)
+    ((seen, line),) = told
+    assert seen == 160
+    assert "this run will see about 400 images and end at 8 px" in line
+
+
+def test_a_run_that_reaches_its_last_stage_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(run_length, "say", lambda trainer, line: told.append(line))
+    fit(RunLength(max_images=80), stages=FIXED)
+    fit(RunLength(max_images=160))
+    assert told == []
+
+
+def test_a_checkpoint_of_lightnings_own_timer_keeps_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    length = RunLength(max_time="00:00:01:00")
+    timer = {"time_elapsed": {"train": 45.0}}
+    length.on_load_checkpoint(None, None, {"callbacks": {"Timer": timer}})  # type: ignore[arg-type]
+    assert length.time_remaining() == 15
+
+
+def test_a_share_is_a_line_through_the_latest_measurement() -> None:
+    share = RunShare()
+    assert (share(0), share(10**9), share.images_at(0.5)) == (0, 0, float("inf"))
+    share.measure(0, 1000)
+    assert (share(250), share(2000), share.images_at(0.5)) == (0.25, 1, 500)
+    share.measure(500, 1500)  # it goes on from a half, at a third of the pace
+    assert (share(500), share(1250), share(2000)) == (0.5, 0.75, 1)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([Stage(8, batch_size=4), Stage(16, share=0.5, batch_size=4)], r"stages\[0\].share is missing"),
+        ([Stage(8, share=1.5, batch_size=4)], r"stages\[0\].share 1.5 is not between 0 and 1"),
+        ([Stage(8, share=0.6, batch_size=4), Stage(16, share=0.6, batch_size=4)], "add up to 1.2"),
+        ([Stage(8, share=1.0, batch_size=4), Stage(16, batch_size=4)], "the last stage needs some of it"),
+        (
+            [Stage(8, share=0.5, batch_size=4), Stage(16, batch_size=4, fade_share=0.6)],
+            r"stages\[1\].fade_share 0.6 is not between 0 and the stage's share 0.5",
+        ),
+        ([Stage(8, batch_size=4), Stage(16, kimg=1, batch_size=4)], r"stages\[0\] has no length"),
+    ],
+)
+def test_shares_that_cannot_be_planned(stages: list[Stage], message: str) -> None:
+    with pytest.raises(UserError, match=f"ProgressiveGrowing: .*{message}"):
+        ProgressiveGrowing(stages)
+
+
+def test_a_scale_of_kimg_does_not_go_with_shares() -> None:
+    with pytest.raises(UserError, match="kimg_scale changes stages given in kimg"):
+        ProgressiveGrowing(list(SHARES), kimg_scale=0.5)
+
+
+def test_a_schedule_needs_a_length() -> None:
+    with pytest.raises(ValueError, match="Linear has no length: give kimg, thousands of images, or share"):
+        Linear(0.0, 1.0)
+
+
+def test_shares_count_where_a_recipe_has_kimg_too() -> None:
+    """An overlay's list takes over what its items leave out, so the recipe's kimg stays beside the shares."""
+    system = tiny_system(learning_rate_schedule=Linear(1.0, 0.0, kimg=1.0, share=1.0))
+    stages = (
+        Stage(8, kimg=1.0, share=0.5, batch_size=8),
+        Stage(16, kimg=1.0, fade_kimg=1.0, batch_size=8),
+    )
+    _, batches, _ = fit(RunLength(max_images=80), stages=stages, system=system)
+    assert batches.count() == {8: 5, 16: 5}
+    assert batches.rows[-1][2:] == (1.0, pytest.approx(1e-4))
+
+
+def test_a_schedule_by_share_needs_the_callback() -> None:
+    with pytest.raises(UserError, match="add the callback RunLength"):
+        Linear(0.0, 1.0, share=0.5)(100)
+    assert torch.tensor(Linear(0.0, 1.0, kimg=1)(500)) == 0.5
