@@ -93,7 +93,7 @@ class RunLength(Callback):
         system, growth = system_of(pl_module), _growth(trainer)
         for schedule in _schedules_by_share(pl_module):
             schedule.run = self.share
-        used = growth is not None and growth.by_share or any(_schedules_by_share(pl_module))
+        used = (growth is not None and growth.by_share) or any(_schedules_by_share(pl_module))
         limits = [self.max_time_s, self.max_images, trainer.max_steps, trainer.max_epochs]
         if used and not any(limit and limit > 0 for limit in limits):
             raise UserError(
