@@ -52,7 +52,7 @@ def edit(arguments: argparse.Namespace) -> int:
     from imagen_pl.imaging.grids import labelled_grid, save_picture
     from imagen_pl.inference.pipeline import load
 
-    model = load(arguments.model, options.device)
+    model = load(arguments.model, options.device, arguments.resolution)
     pairs = [(prompt, options.seed + k) for k in range(arguments.num_images) for prompt in prompts]
     pictures = list(draw_with_progress(model, pairs, options))
     grid = labelled_grid(pictures, [prompt for prompt, _ in pairs], columns=len(prompts))

@@ -30,6 +30,7 @@ from imagen_pl.callbacks.sample_grid import SampleGrid
 from imagen_pl.callbacks.slow_recipe import SlowRecipe
 from imagen_pl.cli.lightning_cli import Help, OneLineCLI, Parser, one_line, parser_settings, quieten
 from imagen_pl.cli.linked_settings import link_sizes
+from imagen_pl.cli.predictions import Predicting
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.inference.refinement import can_refine
@@ -41,16 +42,17 @@ from imagen_pl.training.class_paths import import_all_parts
 from imagen_pl.training.malloc import keep_freed_memory
 from imagen_pl.training.private_api import find_unused_parameters
 
+_SCORING = ("validate", "test", "predict")  # verbs that read a checkpoint and train nothing
 # Of one start, not of the run: they are not kept with its configuration.
 _NOT_KEPT = ("config", "ckpt_path", "existing", "weights_only", "verbose")
 
 
-def run(words: Sequence[str], verb: str = "fit") -> int:
+def run(words: Sequence[str], verb: str = "fit", predicting: Predicting | None = None) -> int:
     """Run `imagen-pl fit`, or another verb of Lightning, and say how to resume what was stopped."""
     keep_freed_memory()
     cli = TrainingCLI.__new__(TrainingCLI)  # its folder is told about even if its work breaks off
     try:
-        cli.__init__([verb, *words])  # type: ignore[misc]
+        cli.__init__([verb, *words], predicting=predicting)  # type: ignore[misc]
     except Interrupted as stop:
         if not is_main_process():
             return 0  # else Lightning's launcher kills the main process, which may still be writing
@@ -80,10 +82,12 @@ class TrainingCLI(OneLineCLI):
     Args:
         args: the words after `imagen-pl`, as ["fit", "--config", "configs/quickstart.yaml"].
         run: False only makes the objects.
+        predicting: what `predict` draws; None draws for the captions of the held-out images.
     """
 
-    def __init__(self, args: Sequence[str], run: bool = True) -> None:
+    def __init__(self, args: Sequence[str], run: bool = True, predicting: Predicting | None = None) -> None:
         self.words = list(args)
+        self.predicting = predicting or Predicting()
         self.stopper = GracefulStop(say=self.say)
         quieten()
         import_all_parts()
@@ -103,6 +107,15 @@ class TrainingCLI(OneLineCLI):
                 "formatter_class": Help,  # the subcommands take it over
                 "fit": parser_settings("fit", "Train a model."),
                 "validate": parser_settings("validate", "Score a checkpoint of a run (by default its last)."),
+                "test": parser_settings(
+                    "test", "Score a checkpoint of a run (by default its last) on the test split of its data."
+                ),
+                "predict": parser_settings(
+                    "predict",
+                    "Draw a picture for each caption of the held-out images, into the run's folder predictions/: "
+                    "PNG files and a metadata.jsonl. --prompts FILE draws the prompts of a .txt, .csv or .jsonl "
+                    "file in their place; --out DIR and --seed N set the folder and the first seed.",
+                ),
             },
             args=self.words,
             run=run,
@@ -118,6 +131,8 @@ class TrainingCLI(OneLineCLI):
         return {
             "fit": own | {"train_dataloaders", "val_dataloaders"},
             "validate": own | {"dataloaders", "verbose"},
+            "test": own | {"dataloaders", "verbose"},
+            "predict": own | {"dataloaders", "return_predictions"},
         }
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -193,7 +208,7 @@ class TrainingCLI(OneLineCLI):
         self.run_folder = RunFolder(Path(settings.runs_dir) / settings.name)
         if "ckpt_path" not in settings:
             return
-        if self.config.get("subcommand") == "validate":
+        if self.config.get("subcommand") in _SCORING:
             settings.ckpt_path = str(self.run_folder.checkpoint(settings.ckpt_path or "last"))
             return
         newest = self.run_folder.newest_checkpoint()
@@ -218,8 +233,10 @@ class TrainingCLI(OneLineCLI):
         link_sizes(self.settings.model, self.settings.growth.stages)
         trainer = self.settings.trainer
         trainer.default_root_dir = str(self.run_folder.path)
-        if self.config.get("subcommand") == "validate":
+        if self.config.get("subcommand") in _SCORING:
             trainer.logger = False
+        if self.config.get("subcommand") == "test":
+            self.settings.data.val_split = "test"
         trainer.logger = self._loggers_of_this_run(trainer.logger)
 
     def _loggers_of_this_run(self, loggers: Any) -> Any:
@@ -301,6 +318,8 @@ class TrainingCLI(OneLineCLI):
         for line in self.precision_lines():
             self.say(line)
 
+    before_test = before_validate
+
     def _open_wandb(self) -> None:
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -358,17 +377,32 @@ class TrainingCLI(OneLineCLI):
         more = "".join(f" {setting} {twice}" for setting, _, twice in used_up)
         self.say(f"Go on: {self.run_folder.resume_command()}{more}")
 
-    def after_validate(self) -> None:
+    def after_validate(self, prefix: str = "val/") -> None:
         """Say what was scored, and the scores."""
         seen, resolution = self.model.images_seen, self.model.growth.resolution
         self.say(f"{self.settings.ckpt_path}: {seen:,} images seen, {resolution} px")
-        if not self._say_scores():
+        if not self._say_scores(prefix):
             self.say("  no scores: name some in model.metrics, as configs/quickstart.yaml does")
 
-    def _say_scores(self) -> bool:
+    def test(self, model: TextToImageGAN, **settings: Any) -> None:
+        """Score the test split: validation, on other images."""
+        self.trainer.validate(model, **settings)
+
+    def after_test(self) -> None:
+        """Say what was scored, and the scores."""
+        self.after_validate(prefix="test/")
+
+    def predict(self, model: TextToImageGAN, datamodule: CaptionedImages, **_: Any) -> None:
+        """Draw the prompts of a file, or the captions of the held-out images."""
+        asked, checkpoint = self.predicting, Path(self.settings.ckpt_path)
+        out = asked.out or self.run_folder.path / "predictions"
+        number = asked.draw(checkpoint, datamodule, out)
+        self.say(f"{out}: {number:,} pictures and metadata.jsonl, by {checkpoint}")
+
+    def _say_scores(self, prefix: str = "val/") -> bool:
         scores = {n: float(v) for n, v in self.trainer.callback_metrics.items() if n.startswith("val/")}
         for name, value in sorted(scores.items()):
-            self.say(f"  {name:<32} {value:.4g}")
+            self.say(f"  {prefix + name.removeprefix('val/'):<32} {value:.4g}")
         return bool(scores)
 
     @staticmethod

@@ -63,7 +63,7 @@ def film(arguments: argparse.Namespace) -> int:
     from imagen_pl.inference.interpolation import interpolate
     from imagen_pl.inference.pipeline import load
 
-    model = load(arguments.model, options.device)
+    model = load(arguments.model, options.device, arguments.resolution)
     frames = interpolate(model, keyframes, arguments.frames, arguments.loop, **options.drawing())
     total = (
         arguments.frames * len(keyframes) if arguments.loop else arguments.frames * (len(keyframes) - 1) + 1

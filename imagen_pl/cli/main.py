@@ -22,6 +22,8 @@ VERBS = (
     "plan",
     "fit",
     "validate",
+    "test",
+    "predict",
     "sample",
     "sheet",
     "variants",
@@ -45,6 +47,8 @@ verbs:
   plan           write a configuration for your data, your time and this machine
   fit            train a model from a configuration file
   validate       score a checkpoint of a run on its validation images
+  test           score a checkpoint of a run on its test images
+  predict        draw pictures for held-out captions, or for a file of prompts
   sample         draw pictures for prompts
   sheet          draw pictures for a file of prompts, as a PDF or HTML sheet
   variants       draw a subject in every style, side by side

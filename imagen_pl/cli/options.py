@@ -15,6 +15,8 @@ imagen-pl fit --config configs/experiment/folder64.yaml --data.source.path my_ph
 imagen-pl fit --config runs/photos/config.yaml --ckpt_path last                  # resume
 imagen-pl fit --config configs/experiment/coco256.yaml --trainer.devices 8 --trainer.num_nodes 4
 imagen-pl validate --config runs/photos/config.yaml --ckpt_path best
+imagen-pl test --config runs/quickstart/config.yaml --ckpt_path best
+imagen-pl predict --config runs/quickstart/config.yaml --prompts prompts.csv
 imagen-pl sample runs/quickstart "a red heart, fluent style" --num_images 4 --seed 7 --out hearts.png
 imagen-pl sample runs/quickstart --prompts prompts.csv --out pictures/
 imagen-pl sample runs/quickstart "crown, fluent style" --transparent --plain --out crown.png
@@ -97,6 +99,13 @@ def add_sampling_options(parser: argparse.ArgumentParser, refine: int | None = N
         metavar="N",
         help="optimisation steps, 0 to 200, that bring each picture closer to what the model's prior "
         f"predicts for the prompt; 0 is off and faster (default: {usual})",
+    )
+    parser.add_argument(
+        "--resolution",
+        type=int,
+        metavar="PX",
+        help="side of the pictures, one of the generator's sizes, even where training has not grown to it "
+        "(default: the size that training has grown to)",
     )
     parser.add_argument(
         "--device", help="for example cpu or cuda:1 (default: the first CUDA device if there is one)"

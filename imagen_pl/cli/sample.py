@@ -94,7 +94,7 @@ def sample(arguments: argparse.Namespace) -> int:
 def _load(arguments: argparse.Namespace) -> TextToImage:
     from imagen_pl.inference.pipeline import load
 
-    return load(arguments.model, arguments.device)
+    return load(arguments.model, arguments.device, arguments.resolution)
 
 
 # ---------------------------------------------------------------------- prompts on the line

@@ -93,7 +93,7 @@ def sheet(arguments: argparse.Namespace) -> int:
     from imagen_pl.inference.pipeline import load
     from imagen_pl.storage.atomic_files import atomic_write
 
-    model = load(arguments.model, options.device)
+    model = load(arguments.model, options.device, arguments.resolution)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
     drawn = list(draw_with_progress(model, pairs, options))
     rows = [

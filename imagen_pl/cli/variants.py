@@ -75,7 +75,7 @@ def variants(arguments: argparse.Namespace) -> int:
     from imagen_pl.imaging.grids import labelled_grid, save_picture
     from imagen_pl.inference.pipeline import load
 
-    model = load(arguments.model, options.device)
+    model = load(arguments.model, options.device, arguments.resolution)
     styles = arguments.styles or _styles_of(model)
     prompts = [
         # Not format(): a subject may hold braces, and so may the wording.

@@ -199,6 +199,10 @@ class CaptionedImages(LightningDataModule):
         trained = self.example_captions(number // 2 if held_out else number)
         return trained + _spread(held_out, number - len(trained))
 
+    def held_out_captions(self) -> list[str]:
+        """The first caption of every row that is scored."""
+        return [row.captions[0] for row in self._rows.validation]
+
     @property
     def is_stream(self) -> bool:
         return isinstance(self.source, StreamSource)

@@ -208,7 +208,9 @@ class TextToImage:
         return folder
 
 
-def load(path: str | Path, device: str | torch.device | None = None) -> TextToImage:
+def load(
+    path: str | Path, device: str | torch.device | None = None, resolution: int | None = None
+) -> TextToImage:
     """A model from a run's folder, a .ckpt file, or a release.
 
     Of a run, the best checkpoint is taken where it has the resolution of the newest, else the newest.
@@ -217,12 +219,20 @@ def load(path: str | Path, device: str | torch.device | None = None) -> TextToIm
         path: as runs/quickstart, runs/quickstart/checkpoints/last.ckpt, a release's folder, its name on the
             Hugging Face hub, as "owner/name", or "emoji", which comes with this package.
         device: where to draw; None takes the first CUDA device if there is one.
+        resolution: side of the pictures, px, one of the generator's; None takes the size that training has
+            grown to. Blocks that training has not reached draw as their first weights do.
 
     Raises:
-        UserError: nothing is there, it is damaged, or its weights do not fit its configuration.
+        UserError: nothing is there, it is damaged, its weights do not fit its configuration, or the generator
+            does not have the resolution.
     """
     file = model_file(path)
     model = _from_release(file.parent) if file.name == "model.safetensors" else _from_checkpoint(file)
+    if resolution is not None:
+        if resolution not in model.generator.resolutions:
+            sizes = ", ".join(map(str, model.generator.resolutions))
+            raise UserError(f"resolution {resolution} is not one the generator has: {sizes}")
+        model.growth = Growth(resolution)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device)

@@ -23,6 +23,8 @@ def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) 
         "plan",
         "fit",
         "validate",
+        "test",
+        "predict",
         "sample",
         "sheet",
         "variants",
@@ -55,7 +57,13 @@ def test_examples_are_understood(line: str) -> None:
     verb, *words = shlex.split(line, comments=True)[1:]
     if verb == "data":
         assert verbs._parser().parse_args(words).run
-    elif verb in ("fit", "validate", "fit-captioner"):  # the README's and the configurations' tests run those
+    elif verb in (
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "fit-captioner",
+    ):  # the README's and the configurations' tests run those
         assert words[0] == "--config"
     else:
         module = importlib.import_module(f"imagen_pl.cli.{verb.replace('-', '_')}")
@@ -70,7 +78,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: unknown verb 'train': use plan, fit, validate, sample, sheet, variants, interpolate, edit, "
+        "error: unknown verb 'train': use plan, fit, validate, test, predict, sample, sheet, variants, "
     )
 
 
