@@ -128,7 +128,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     options = sampling_options(arguments)
     out = Path(arguments.out)
-    model = load(arguments.model, arguments.device)
+    model = load(arguments.model, arguments.device, arguments.resolution)
     extractors = _extractors(arguments, model)
     held = read_real_set(arguments, model)
     drawn = _draw(model, held, options)

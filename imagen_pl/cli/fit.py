@@ -112,9 +112,9 @@ class TrainingCLI(OneLineCLI):
                 ),
                 "predict": parser_settings(
                     "predict",
-                    "Draw a picture for each caption of the held-out images, into the run's folder predictions/: "
-                    "PNG files and a metadata.jsonl. --prompts FILE draws the prompts of a .txt, .csv or .jsonl "
-                    "file in their place; --out DIR and --seed N set the folder and the first seed.",
+                    "Draw a picture for each caption of the held-out images, into the run's predictions/: "
+                    "PNG files and a metadata.jsonl. --prompts FILE draws the prompts of a .txt, .csv or "
+                    ".jsonl file in their place; --out DIR and --seed N set the folder and the first seed.",
                 ),
             },
             args=self.words,

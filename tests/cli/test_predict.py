@@ -67,3 +67,17 @@ def test_test_without_a_test_split_is_one_line(trained: Tiny, capsys: pytest.Cap
     assert told.startswith("error: ")
     assert "test" in told
     assert told.count("\n") == 1
+
+
+def test_a_model_that_has_not_grown_up_draws_at_its_full_size_on_request(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny.words, "--max_images", "16"]) == 0
+    words = ["sample", str(tiny.run), "a cat", "--singles", "drawn"]
+    for more, side in ([], 4), (["--resolution", "8"], 8):
+        assert main([*words, *more]) == 0
+        with Image.open("drawn/000000.png") as picture:
+            assert picture.size == (side, side)
+    capsys.readouterr()
+    assert main([*words, "--resolution", "64"]) == 2
+    assert capsys.readouterr().err == "error: resolution 64 is not one the generator has: 4, 8\n"
