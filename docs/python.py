@@ -1,4 +1,4 @@
-"""Train on a folder of captioned images with your own Trainer, and draw: python docs/python.py my_photos/ 20000"""
+"""Train on captioned images with your own Trainer, and draw: python docs/python.py my_photos/ 20000"""
 
 import sys
 from functools import partial
