@@ -200,8 +200,8 @@ class CaptionedImages(LightningDataModule):
         return trained + _spread(held_out, number - len(trained))
 
     def held_out_captions(self) -> list[str]:
-        """The first caption of every row that is scored."""
-        return [row.captions[0] for row in self._rows.validation]
+        """The first caption of every held-out row; the images are not looked at."""
+        return [row.captions[0] for row in self._loaded.validation if row.captions]
 
     @property
     def is_stream(self) -> bool:
