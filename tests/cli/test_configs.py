@@ -62,7 +62,8 @@ BASES = [
 def small(base: dict[str, Any], growth: dict[str, Any]) -> dict[str, Any]:
     """The base's own structure, with thin networks, through all stages in two batches of 4 each."""
     stages = [
-        {**stage, "kimg": 0.008, "fade_kimg": 0.008 if stage.get("fade_kimg") else 0.0, "batch_size": 4}
+        {**stage, "share": None, "fade_share": 0.0}
+        | {"kimg": 0.008, "fade_kimg": 0.008 if stage.get("fade_kimg") else 0.0, "batch_size": 4}
         for stage in growth["stages"]
     ]
     networks = {
