@@ -28,7 +28,7 @@ model = TextToImageGAN(
     text_encoder=FrozenTextEncoder(),  # a sentence encoder of 384 features, installed with this package
     adversarial=Relativistic(),
     penalties=[R1(weight=0.5), R2(weight=0.5)],
-    matching=[MismatchedCaptions(discriminator_weight=1.0)],
+    losses=[MismatchedCaptions(discriminator_weight=1.0)],
     generator_optimizer=adam,
     discriminator_optimizer=adam,
     learning_rate_schedule=Cosine(start=1.0, end=0.25, share=1.0),

@@ -349,9 +349,10 @@ class TrainingCLI(OneLineCLI):
             return
         self.say(f"Trained on {self.model.images_seen:,} images.")
         growth = self.model.growth
-        if growth.resolution < self.model.last_resolution:
+        last = self.model.run_state.stages[-1].resolution
+        if growth.resolution < last:
             self.say(
-                f"It ended at {growth.resolution} px, before the stage of {self.model.last_resolution} px: "
+                f"It ended at {growth.resolution} px, before the stage of {last} px: "
                 "see growth.stages, growth.kimg_scale and the run's limits."
             )
         self._say_scores()
