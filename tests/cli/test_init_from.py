@@ -39,7 +39,7 @@ def test_a_run_starts_from_the_stem_of_another(
     }[kind]
     words = ["fit", *trained.words, *larger(), "--name", "larger", "--trainer.max_steps", "8"]
     assert main([*words, "--model.generator.init_from", str(source)]) == 0
-    assert f"Stem of {source}: blocks 4, 8" in capsys.readouterr().err
+    assert f"Initialised from {source}: blocks 4, 8" in capsys.readouterr().err
     shutil.rmtree(trained.run)
     shutil.rmtree("released")
     held = weights(Path("runs/larger/checkpoints/last.ckpt"))
@@ -111,7 +111,7 @@ def test_the_shipped_model_is_taken_to_other_pictures(
     few = {"growth": {"stages": stages}, "model": {"metrics": []}, "checkpoint": {"monitor": None}}
     words += overlay(**few, data={"min_size": 8, "source": {"init_args": {"path": str(photos)}}})
     assert main(["fit", *words, "--name", "mine", "--trainer.max_steps", "16"]) == 0
-    assert "Stem of emoji: blocks 4, 8, 16, 32, 64" in capsys.readouterr().err
+    assert "Initialised from emoji: blocks 4, 8, 16, 32, 64" in capsys.readouterr().err
     before, after = load("emoji", "cpu"), load("runs/mine", "cpu")
     assert (after.resolution, list((tmp_path / "runs/mine/samples").glob("*.png")) != []) == (64, True)
     moved = {
