@@ -254,8 +254,8 @@ def main() -> None:
             "Which words it understands": f"{words}\n\n`benchmarks/words.py` says how each is scored; where "
             "it is by colour or number, any thing of that colour or number counts. What it drew, right and "
             "wrong by these rules:\n\n![Words](words.png)",
-            "The captioner": f"`imagen-pl caption emoji PICTURE` gives the caption of the training image that looks most alike, "
-            f"in EfficientNet-Lite0's features at 128 px.\n\n{captions}",
+            "The captioner": "`imagen-pl caption emoji PICTURE` gives the caption of the training image that "
+            f"looks most alike, in EfficientNet-Lite0's features at 128 px.\n\n{captions}",
             "Where it fails": "Of the test subjects, the sixteen whose real image is farthest behind others "
             "of its style: what was drawn, and the real one.\n\n![Failures](failures.png)",
         },
