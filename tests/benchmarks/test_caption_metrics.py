@@ -14,7 +14,7 @@ from benchmarks.caption_metrics import caption_retrieval, score_captions, words
 from imagen_pl.errors import UserError
 
 
-def test_words() -> None:
+def test_captions_are_split_into_lower_case_words() -> None:
     assert words("Red heart,  Fluent-style (café)") == [
         "red",
         "heart",

@@ -102,7 +102,7 @@ def test_negations_and_empty_pictures(judge: words.PromptJudge) -> None:
     assert not judge.right(prompt, blank(), nothing)
 
 
-def test_marks_and_table(judge: words.PromptJudge) -> None:
+def test_the_table_gives_shares_of_right_and_shuffled_prompts(judge: words.PromptJudge) -> None:
     prompts = [
         words.Prompt("swap", f"{colour} heart, noto style", colour=colour) for colour in ("red", "blue")
     ]

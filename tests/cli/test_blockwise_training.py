@@ -76,7 +76,7 @@ def test_turns_by_yaml_stand_in_the_runs_configuration_and_in_its_numbers(tiny: 
     ],
     ids=["factor", "group", "no growth", "kimg"],
 )
-def test_mistakes_are_told_in_one_line(
+def test_bad_policies_give_one_line(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert main(["fit", *tiny.words, *words]) == 2

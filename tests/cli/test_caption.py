@@ -159,7 +159,7 @@ def test_without_validation_the_last_is_kept(words: list[str]) -> None:
         (["--ckpt_path", "last"], "holds no checkpoint to resume from"),
     ],
 )
-def test_mistakes_of_fit_captioner(
+def test_bad_input_of_fit_captioner_gives_one_line(
     change: list[str], message: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit-captioner", *words, *change]) == 2
@@ -275,7 +275,7 @@ def test_the_checkpoint_of_a_captioners_run(reader_once: Path) -> None:
         (["MODEL", "picture.png", "--num_captions", "2", "--num_beams", "2"], "give one of them"),
     ],
 )
-def test_mistakes_of_caption(
+def test_bad_input_of_caption_gives_one_line(
     arguments: list[str],
     message: str,
     reader_once: Path,

@@ -217,7 +217,7 @@ def test_a_captioner_that_says_nothing(
         ("latin", [], "a.txt cannot be read as UTF-8 text"),
     ],
 )
-def test_mistakes_of_captions(
+def test_bad_input_of_captions_gives_one_line(
     folder: str,
     words: list[str],
     message: str,

@@ -256,7 +256,7 @@ def test_existing_resume_starts_or_goes_on(tiny: Tiny) -> None:
         ),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_bad_input_gives_one_line(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert main(["fit", *tiny.words, *words]) == 2

@@ -160,7 +160,7 @@ def test_files_that_exist_are_kept(
         (["emoji", "--hours", "1", "--name", "a/b"], "must be a plain name"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_bad_input_gives_one_line(
     words: list[str],
     message: str,
     tmp_path: Path,

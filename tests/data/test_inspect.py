@@ -118,7 +118,7 @@ def test_coco_report(tmp_path: Path) -> None:
     assert any(line.endswith("up to 5 an image") for line in report.lines())
 
 
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_of_inspect_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="does not exist"):
         main(["inspect", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit):

@@ -211,7 +211,7 @@ def test_odd_names_of_splits_are_read_as_themselves(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- mistakes, and what breaks off
 
 
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_of_shard_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = write_photos(tmp_path / "mine", 3)
     single = write_photos(tmp_path / "single", 2)
     (single / "001.png").write_bytes(b"bad")

@@ -125,7 +125,7 @@ def test_grey_and_one_bit() -> None:
     assert levels(decode(encoded(Image.new("1", (8, 8), 1)), 8)) == [255, 255, 255]
 
 
-def test_one_pixel() -> None:
+def test_an_image_of_one_pixel_is_resized() -> None:
     assert levels(decode(encoded(Image.new("RGB", (1, 1), (1, 2, 3))), 8)) == [1, 2, 3]
     assert levels(decode(encoded(Image.new("RGB", (1, 1), (1, 2, 3))), 8, "pad")) == [1, 2, 3]
 

@@ -124,7 +124,7 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)  # in their order: later ones need the runs of earlier ones
-def test_command(command: str, clone: Path) -> None:
+def test_command_of_the_readme_runs(command: str, clone: Path) -> None:
     output = run(shortened(command), clone)
     words = shlex.split(command)
     if "--out" in words:
@@ -136,7 +136,7 @@ def test_command(command: str, clone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_python(clone: Path) -> None:
+def test_python_of_the_readme_runs(clone: Path) -> None:
     (code,) = [text for kind, text in BLOCKS if kind == "python"]
     run(f"python -c {shlex.quote(code + 'assert pictures[0].size[0] >= 8')}", clone)
     assert (clone / "release/model.safetensors").is_file()

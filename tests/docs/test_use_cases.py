@@ -173,7 +173,7 @@ def test_cut_outs_have_opacity(trained: Tiny, kind: str, monkeypatch: pytest.Mon
         (["variants", "heart", "--truncation", "2"], "--truncation 2.0 is not between 0 and 1"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_bad_input_gives_one_line(
     words: list[str], said: str, trained: Tiny, brief: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([words[0], str(trained.run), *words[1:]]) == 2

@@ -155,7 +155,7 @@ def test_minibatch_stddev_takes_any_batch(batch: int) -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_1024_px() -> None:
+def test_it_judges_1024_px() -> None:
     channels = {4: 4, 8: 4, 16: 4, 32: 4, 64: 2, 128: 2, 256: 1, 512: 1, 1024: 1}
     discriminator = MultiscaleDiscriminator(channels, text_dim=6, final_dim=8)
 

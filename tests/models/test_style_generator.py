@@ -77,7 +77,7 @@ def test_without_growth_it_draws_the_largest(latents: Tensor) -> None:
     )
 
 
-def test_1024_px() -> None:
+def test_it_draws_1024_px() -> None:
     channels = {4: 4, 8: 4, 16: 4, 32: 4, 64: 2, 128: 2, 256: 1, 512: 1, 1024: 1}
     generator = StyleGenerator(channels, text_dim=6, latent_dim=5, style_dim=8).eval()
 
