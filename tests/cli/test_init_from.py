@@ -24,7 +24,7 @@ CHANNELS = {4: 8, 8: 8, 16: 4}
 def larger() -> list[str]:
     networks = {name: {"init_args": {"channels": CHANNELS}} for name in ("generator", "discriminator")}
     policy = {"class_path": "FreezeOldBlocks", "init_args": {"stem_resolution": 8}}
-    return overlay(**GROWN, model=networks, turns={"policy": policy}, checkpoint={"monitor": None})
+    return overlay(**GROWN, model=networks, blockwise_training={"policy": policy}, checkpoint={"monitor": None})
 
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "release"])
