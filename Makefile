@@ -7,7 +7,7 @@
 MINUTES ?= 8
 # What `make test` hands to pytest: a file, or -k with a name; by default everything.
 TESTS ?=
-CONFIG := configs/quickstart.yaml
+CONFIG := configs/experiment/quickstart.yaml
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

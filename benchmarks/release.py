@@ -52,7 +52,8 @@ SPLITS: dict[str, list[str]] = {"train": [], "composition": ["--distractors", "4
 LARGEST_MB = 50
 # Sixty thousand images were no better: val/caption_ce 2.39 against 2.31.
 _CAPTIONER = (
-    "imagen-pl fit-captioner --config configs/captioner.yaml --name captioner64 --data.resolution 64 "
+    "imagen-pl fit-captioner --config configs/experiment/captioner.yaml --name captioner64 "
+    "--data.resolution 64 "
     "--model.kimg 24 --model.learning_rate_schedule.init_args.kimg 24"
 )
 

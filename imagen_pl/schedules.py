@@ -191,7 +191,7 @@ class Stage:
 
     resolution: int
     kimg: float | None = None
-    batch_size: int = field(kw_only=True)
+    batch_size: int = 0  # required: `check_stages` refuses 0
     fade_kimg: float = 0.0
     generator_lr: float | None = None
     discriminator_lr: float | None = None

@@ -79,7 +79,7 @@ class BlockwiseTraining(Callback):
             name = type(self.policy).__name__
             raise UserError(
                 f"blockwise_training.policy {name} waits for growth, and growth.stages has one stage: "
-                "add more, as configs/model/growing.yaml does, or name another policy"
+                "add more, as configs/growth/progressive.yaml does, or name another policy"
             )
         system.learning_rate_factors = {(b.network, b.name): self._factor(b) for b in self._blocks}
         self._learn = None

@@ -120,7 +120,7 @@ class RunProgress(ProgressBar):
         if system.growth.fade < 1:
             parts.append(f"fade {system.growth.fade:.0%}")
         if system.step_logger.learns:
-            parts.append(f"learns {system.reporter.learns}")
+            parts.append(f"learns {system.step_logger.learns}")
         parts += [f"{seen / 1000:.1f} kimg", f"{self._rate:.0f} images/s"]
         if left_s is not None:
             parts.append(f"{duration(left_s)} left")

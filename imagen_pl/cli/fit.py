@@ -80,7 +80,7 @@ class TrainingCLI(OneLineCLI):
     """LightningCLI for this package's one system, with a folder for each run.
 
     Args:
-        args: the words after `imagen-pl`, as ["fit", "--config", "configs/quickstart.yaml"].
+        args: the words after `imagen-pl`, as ["fit", "--config", "configs/experiment/quickstart.yaml"].
         run: False only makes the objects.
         predicting: what `predict` draws; None draws for the captions of the held-out images.
     """
@@ -383,7 +383,7 @@ class TrainingCLI(OneLineCLI):
         seen, resolution = self.model.images_seen, self.model.growth.resolution
         self.say(f"{self.settings.ckpt_path}: {seen:,} images seen, {resolution} px")
         if not self._say_scores(prefix):
-            self.say("  no scores: name some in model.metrics, as configs/quickstart.yaml does")
+            self.say("  no scores: name some in model.metrics, as configs/experiment/quickstart.yaml does")
 
     def test(self, model: TextToImageGAN, **settings: Any) -> None:
         """Score the test split: validation, on other images."""

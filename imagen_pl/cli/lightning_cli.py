@@ -91,7 +91,7 @@ def one_line(message: str) -> str:
     # Of what may be null, only the reason why it is not the other thing tells something.
     message = re.sub(r"Does not validate .*? Errors: (.*?) Expected a <class 'NoneType'>.*", r"\1", message)
     if message.startswith("the following arguments are required"):
-        return "name a configuration with --config, as configs/quickstart.yaml; " + message
+        return "name a configuration with --config, as configs/experiment/quickstart.yaml; " + message
     if message.startswith("unrecognized arguments"):
         return message + "; `imagen-pl fit --help` lists every setting"
     return message

@@ -14,6 +14,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from imagen_pl.errors import UserError
 from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.schedules import Stage
 
@@ -43,11 +44,14 @@ def link_sizes(model: Namespace, stages: Sequence[Stage]) -> None:
                 arguments[name] = value
 
 
-def _text_dim(text_encoder: Namespace) -> int:
-    """The size of the vectors of a configured text encoder."""
+def _text_dim(text_encoder: Namespace) -> int | None:
+    """The size of the vectors of a configured text encoder; None where it cannot be opened."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(TextEncoder, "text_encoder")
-    made = parser.instantiate(parser.parse_object({"text_encoder": text_encoder.clone()}))
+    try:
+        made = parser.instantiate(parser.parse_object({"text_encoder": text_encoder.clone()}))
+    except (UserError, ValueError):
+        return None  # reported with its reason when the model is built
     dim: int = made.text_encoder.dim
     return dim
 

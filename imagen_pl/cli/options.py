@@ -10,7 +10,7 @@ from imagen_pl.inference.sampling_options import USUAL_STEPS, SamplingOptions
 EXAMPLES = """\
 imagen-pl plan my_photos/ --hours 8
 imagen-pl plan emoji --hours 0.13 --out configs/my_emoji.yaml
-imagen-pl fit --config configs/quickstart.yaml
+imagen-pl fit --config configs/experiment/quickstart.yaml
 imagen-pl fit --config configs/experiment/folder64.yaml --data.source.path my_photos/ --name photos
 imagen-pl fit --config runs/photos/config.yaml --ckpt_path last                  # resume
 imagen-pl fit --config configs/experiment/coco256.yaml --trainer.devices 8 --trainer.num_nodes 4
@@ -37,7 +37,7 @@ imagen-pl data captions my_photos/ --captioner emoji --num_beams 4 --overwrite
 imagen-pl data shards my_photos/ --out shards/
 imagen-pl data shards coco/ --out shards/ --shrink 256 --size_mb 200
 imagen-pl data emoji --size 256 --out emoji256.parquet
-imagen-pl fit-captioner --config configs/captioner.yaml
+imagen-pl fit-captioner --config configs/experiment/captioner.yaml
 imagen-pl caption runs/captioner picture.png
 """
 

@@ -24,8 +24,8 @@ from imagen_pl.training.captioner_module import DESCRIPTION
 from imagen_pl.types import Growth
 
 _HOW = (
-    "train with one (imagen-pl fit ... --config configs/model/captioning.yaml), or one by itself "
-    "(imagen-pl fit-captioner --config configs/captioner.yaml)"
+    "train with one (imagen-pl fit ... --config configs/teacher/captioning.yaml), or one by itself "
+    "(imagen-pl fit-captioner --config configs/experiment/captioner.yaml)"
 )
 _ADVICE = "Its configuration, or this package's code, has changed since."
 

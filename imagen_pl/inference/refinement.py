@@ -31,7 +31,7 @@ def refinable(generator: Generator) -> tuple[StyleGenerator, ImagePrior]:
     """
     if not isinstance(generator, StyleGenerator) or generator.prior is None:
         raise UserError(
-            "this model's generator has no prior (configs/model/prior.yaml) to refine pictures by: leave "
+            "this model's generator has no prior (configs/teacher/image_prior.yaml) to refine by: leave "
             "refine at 0"
         )
     generator.prior.check_can_look()

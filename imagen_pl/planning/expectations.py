@@ -46,7 +46,7 @@ def warnings(plan: Plan) -> Iterator[str]:
     if data.images < rules.FEW_IMAGES:
         yield (
             f"{data.images:,} images are few: they will be learnt by heart. With more of them pictures vary "
-            "more; configs/model/finetune.yaml starts from the model that ships instead of from nothing"
+            "more; configs/experiment/finetune.yaml starts from the model that ships instead of from nothing"
         )
     if plan.passes < _FEW_PASSES:
         yield (

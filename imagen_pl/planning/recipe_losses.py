@@ -6,7 +6,7 @@ from typing import Any
 
 from imagen_pl.planning import rules
 from imagen_pl.planning.planner import Plan
-from imagen_pl.planning.recipe_networks import BACKBONE, style_dim
+from imagen_pl.planning.recipe_networks import BACKBONE
 from imagen_pl.planning.settings import Items, Setting, number, part
 
 _TEXT = "imagen_pl.losses.text_matching"
@@ -73,8 +73,6 @@ def why_losses(plan: Plan) -> str:
 def losses(plan: Plan) -> Items:
     design = plan.design
     contrastive = {
-        "image_dim": style_dim(plan),
-        "text_dim": 384,
         "discriminator_weight": 1.0,
         "generator_weight": 1.0,
     }

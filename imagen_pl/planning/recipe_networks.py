@@ -24,7 +24,6 @@ def generator(plan: Plan) -> Block:
             f"Feature maps at each resolution, min({cap}, {design.base:,} / px) as in StyleGAN2-ADA: the "
             f"widest that see enough images in the time, {plan.enough_kimg:,.0f} thousand at best.",
         ),
-        Setting("text_dim", 384, "Vector size of the text encoder."),
         Setting(
             "latent_dim", 64, "Size of the random vector that makes pictures of one caption differ (R3GAN)."
         ),
@@ -66,7 +65,6 @@ def _prior(plan: Plan) -> Block:
             "Installed with this package. It reads the training images once, at the start.",
         ),
         Setting("captions", room, "How many captions of training it rests on: all, 8,192 at most."),
-        Setting("text_dim", 384, "Vector size of the text encoder."),
     ]
     return [Setting("class_path", "imagen_pl.models.image_prior.ImagePrior"), Setting("init_args", arguments)]
 
@@ -89,7 +87,6 @@ def discriminator(plan: Plan) -> Block:
     )
     arguments = [
         Setting("channels", widths, why),
-        Setting("text_dim", 384),
         Setting("final_dim", style_dim(plan), "Size of the vector that sums up an image."),
     ]
     if design.long_run:

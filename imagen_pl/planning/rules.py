@@ -1,7 +1,7 @@
 """The rules of `imagen-pl plan`: from data, time and speed to settings, as pure functions.
 
 Each says where it comes from: a paper, public code, or this project's own measurements and recipes
-("the quickstart" is configs/quickstart.yaml, "folder64" and "coco256" those under configs/experiment/).
+("the quickstart", "folder64" and "coco256" are recipes under configs/experiment/).
 docs/planning.md has them in one table. kimg are thousands of images.
 """
 

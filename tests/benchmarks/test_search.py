@@ -63,7 +63,12 @@ def test_the_study_s_files_exist_and_every_choice_is_understood() -> None:
     assert space.first[0] == {}
     base = [word for file in space.base for word in ("--config", str(search.REPOSITORY / file))]
     base += ["--name", "a_test"]  # the base's own may be there
-    quickstart = ["--config", str(search.REPOSITORY / "configs/quickstart.yaml"), "--name", "a_test"]
+    quickstart = [
+        "--config",
+        str(search.REPOSITORY / "configs/experiment/quickstart.yaml"),
+        "--name",
+        "a_test",
+    ]
     kinds = [kinds_of_terms(words) for words in (base, quickstart)]
     assert kinds[0] == kinds[1]
     for name, choices in space.vary.items():

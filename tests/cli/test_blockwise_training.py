@@ -28,7 +28,9 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_turns_by_yaml_stand_in_the_runs_configuration_and_in_its_numbers(tiny: Tiny) -> None:
-    words = overlay(blockwise_training={"policy": NEWEST, "learning_rate_factors": {"discriminator.shared": 0.5}})
+    words = overlay(
+        blockwise_training={"policy": NEWEST, "learning_rate_factors": {"discriminator.shared": 0.5}}
+    )
     assert main(["fit", *tiny.words, *words, *FEW]) == 0
     kept = yaml.safe_load((tiny.run / "config.yaml").read_text())["blockwise_training"]
     assert kept["policy"]["class_path"] == "imagen_pl.callbacks.block_policies.FreezeOldBlocks"

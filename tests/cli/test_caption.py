@@ -300,8 +300,8 @@ def test_a_model_without_a_captioner(trained: Tiny, capsys: pytest.CaptureFixtur
     assert main(["caption", str(trained.run), "picture.png"]) == 2
     error = capsys.readouterr().err
     assert "was trained without a captioner" in error
-    assert "configs/model/captioning.yaml" in error
-    assert "imagen-pl fit-captioner --config configs/captioner.yaml" in error
+    assert "configs/teacher/captioning.yaml" in error
+    assert "imagen-pl fit-captioner --config configs/experiment/captioner.yaml" in error
     assert error.count("\n") == 1
 
 

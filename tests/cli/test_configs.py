@@ -26,8 +26,8 @@ from tests.helpers.transformers_models import save_bert, save_clip_text
 
 CONFIGS = REPOSITORY / "configs"
 FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
-CAPTIONER = "captioner.yaml"  # of another command
-SWEEP = "sweep.yaml"  # tests/cli/test_sweep.py
+CAPTIONER = "experiment/captioner.yaml"  # of another command
+SWEEP = "tracking/sweep.yaml"  # tests/cli/test_sweep.py
 SIDE = 128  # images of half of 256 px are not too small for any file
 
 
@@ -55,7 +55,9 @@ def named_in(name: str) -> list[str]:
 BASES = [
     name
     for name in FILES
-    if name.split("/")[0] in ("quickstart.yaml", "debug", "experiment") and named_in(name)[:1] in ([], [name])
+    if name.split("/")[0] in ("debug", "experiment")
+    and name != CAPTIONER
+    and named_in(name)[:1] in ([], [name])
 ]
 
 
@@ -287,7 +289,11 @@ def test_a_list_as_long_takes_over_what_its_items_leave_out(
     monkeypatch.chdir(tmp_path)  # where no run of that name is
     stages = [{"resolution": 8 * 2**i, "kimg": 5, "batch_size": 4} for i in range(len(taken))]
     (tmp_path / "stages.yaml").write_text(yaml.safe_dump({"growth": {"stages": stages}}))
-    files = [CONFIGS / "quickstart.yaml", CONFIGS / "model/growing.yaml", tmp_path / "stages.yaml"]
+    files = [
+        CONFIGS / "experiment/quickstart.yaml",
+        CONFIGS / "growth/progressive.yaml",
+        tmp_path / "stages.yaml",
+    ]
     cli = TrainingCLI([word for file in files for word in ("--config", str(file))], run=False)
     assert [stage.fade_kimg for stage in cli.config.growth.stages] == taken
 

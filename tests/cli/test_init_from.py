@@ -24,7 +24,9 @@ CHANNELS = {4: 8, 8: 8, 16: 4}
 def larger() -> list[str]:
     networks = {name: {"init_args": {"channels": CHANNELS}} for name in ("generator", "discriminator")}
     policy = {"class_path": "FreezeOldBlocks", "init_args": {"stem_resolution": 8}}
-    return overlay(**GROWN, model=networks, blockwise_training={"policy": policy}, checkpoint={"monitor": None})
+    return overlay(
+        **GROWN, model=networks, blockwise_training={"policy": policy}, checkpoint={"monitor": None}
+    )
 
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "release"])
@@ -101,10 +103,10 @@ def test_a_block_that_is_none_is_told(tiny: Tiny, capsys: pytest.CaptureFixture[
 def test_the_shipped_model_is_taken_to_other_pictures(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the command in configs/model/finetune.yaml, with the stages cut to a batch each."""
+    """By the command in configs/experiment/finetune.yaml, with the stages cut to a batch each."""
     monkeypatch.chdir(tmp_path)
-    files = ["experiment/emoji64.yaml", "data/folder.yaml", "model/finetune.yaml"]
-    command = (REPOSITORY / "configs/model/finetune.yaml").read_text().splitlines()[1]
+    files = ["experiment/emoji64.yaml", "data/folder.yaml", "experiment/finetune.yaml"]
+    command = (REPOSITORY / "configs/experiment/finetune.yaml").read_text().splitlines()[1]
     assert [f"configs/{file}" for file in files] == re.findall(r"--config (\S+)", command)
     words = [word for file in files for word in ("--config", str(REPOSITORY / "configs" / file))]
     stages = [{"resolution": r, "kimg": 0.002, "batch_size": 2, "fade_kimg": 0} for r in (8, 16, 32, 64)]

@@ -1,4 +1,4 @@
-"""configs/sweep.yaml: a sweep that W&B takes, whose trials the command line understands."""
+"""configs/tracking/sweep.yaml: a sweep that W&B takes, whose trials the command line understands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from imagen_pl.cli.fit import TrainingCLI
 from tests.helpers.runs import REPOSITORY
 
-FILE = REPOSITORY / "configs/sweep.yaml"
+FILE = REPOSITORY / "configs/tracking/sweep.yaml"
 # W&B's servers alone check a sweep, so here is what of their schema the file uses.
 TOP = {"name", "project", "program", "method", "metric", "run_cap"}
 TOP |= {"early_terminate", "command", "parameters"}

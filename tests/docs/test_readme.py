@@ -54,9 +54,10 @@ SHORTER = {
     "imagen-pl fit --config configs/experiment/coco256.yaml": f"{SMALL} "
     "--data.val_fraction 0.5 --data.source.path coco/captions.json --data.source.images coco/images",
     "imagen-pl fit --config configs/experiment/emoji64.yaml": f"{SMALL} --data.val_fraction 0.2",
-    "imagen-pl fit --config configs/quickstart.yaml --config configs/model/growing.yaml": f"{SMALL} "
+    "imagen-pl fit --config configs/experiment/quickstart.yaml "
+    "--config configs/growth/progressive.yaml": f"{SMALL} "
     f"--growth.stages '{TWO_STAGES}' --trainer.max_steps 12 {FEW}",
-    "imagen-pl fit --config configs/quickstart.yaml": f"{SMALL} --existing move {FEW}",
+    "imagen-pl fit --config configs/experiment/quickstart.yaml": f"{SMALL} --existing move {FEW}",
 }
 
 

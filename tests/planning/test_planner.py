@@ -33,7 +33,7 @@ def _losses(plan: Plan) -> list[str]:
 @pytest.mark.parametrize("images_per_second", [26, 40, 78])  # AVX2, and a CPU with bfloat16
 def test_the_quickstart_is_the_plan_for_the_emoji_in_eight_minutes(images_per_second: float) -> None:
     mine = to_dict(recipe(make_plan(profile("emoji"), Budget(8 / 60), machine(images_per_second))))
-    theirs = _recipe("quickstart.yaml")
+    theirs = _recipe("experiment/quickstart.yaml")
 
     stage, quickstart = mine["growth"]["stages"][-1], theirs["growth"]["stages"][-1]
     assert (stage["resolution"], stage["batch_size"]) == (quickstart["resolution"], quickstart["batch_size"])

@@ -12,7 +12,7 @@ from imagen_pl.schedules import Stage, check_stages
 @pytest.mark.parametrize(
     ("base", "widths"),
     [
-        (1024, {4: 256, 8: 128, 16: 64, 32: 32}),  # configs/quickstart.yaml
+        (1024, {4: 256, 8: 128, 16: 64, 32: 32}),  # configs/experiment/quickstart.yaml
         (1536, {4: 256, 8: 192, 16: 96, 32: 48, 64: 24}),  # configs/experiment/emoji64.yaml
         (8192, {4: 512, 8: 512, 16: 512, 32: 256, 64: 128}),  # folder64.yaml, which has 384 at 16 px
     ],

@@ -41,7 +41,7 @@ def load_weights(captioner: Captioner, folder: str | Path) -> None:
     if not file.is_file():
         raise UserError(
             f"captioner {folder}: there is no {WEIGHTS}; `imagen-pl fit-captioner --config "
-            "configs/captioner.yaml` makes one"
+            "configs/experiment/captioner.yaml` makes one"
         )
     try:
         found = load_file(file)
