@@ -54,7 +54,7 @@ def export(arguments: argparse.Namespace) -> int:
         gap = export_graphs(model, out, arguments.to)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 1e6
     print(f"{out}: {', '.join(sorted(f.name for f in out.iterdir()))}, {size:.1f} MB")
-    print(f"check: images drawn from these files differ from the model's by at most {gap:.1e}, of -1 to 1")
+    print(f"drawn again from these files, images differ by {gap:.1e} at most, of -1 to 1")
     if arguments.to != "safetensors" and model.refine_steps(None):
         print("note: these files draw without refinement, like `imagen-pl sample --refine 0`")
     return 0

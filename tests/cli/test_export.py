@@ -22,6 +22,7 @@ def test_its_own_readme_draws(trained: Tiny, kind: str, capsys: pytest.CaptureFi
     """The code in the export's README runs as it stands, without imagen_pl."""
     assert main(["export", str(trained.run), "--to", kind, "--out", "out"]) == 0
     told = capsys.readouterr().out
+    assert "these files draw without refinement" in told
     found = re.search(r"images differ by (\S+) at most", told)
     assert found is not None
     assert float(found[1]) < 1e-4
