@@ -125,7 +125,7 @@ def _upload(folder: Path, hub_id: str, private: bool) -> None:
     except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
         raise UserError(
             f"the Hugging Face hub cannot be reached ({_one_line(error) or type(error).__name__}): check the "
-            f"network and HF_HUB_OFFLINE, then push again. Nothing was said about the name {hub_id}"
+            f"network and HF_HUB_OFFLINE, then push again. The name {hub_id} was not checked"
         ) from error
 
 
