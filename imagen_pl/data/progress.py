@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -51,7 +51,7 @@ def with_progress(
         unit: as of `progress_bar`.
         size: units of one item, for example `len` of a batch; None counts one.
     """
-    if total is None and size is None and hasattr(items, "__len__"):
+    if total is None and size is None and isinstance(items, Sized):
         total = len(items)
     with progress_bar(description, total, unit) as bar:
         for item in items:

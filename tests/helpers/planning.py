@@ -26,7 +26,12 @@ def machine(images_per_second: float, base: int = 1024, resolution: int = 32) ->
 
 def folder_of(images: int, side: int = 512, **numbers: float) -> DataProfile:
     """A folder with one caption an image, unless other numbers are given."""
-    usual = {"captions_per_image": 1.0, "images_per_caption": 1.0, "shared": 0.0, "cropped": 0.0}
+    usual: dict[str, Any] = {
+        "captions_per_image": 1.0,
+        "images_per_caption": 1.0,
+        "shared": 0.0,
+        "cropped": 0.0,
+    }
     return DataProfile(
         path="my_photos",
         source_class="imagen_pl.data.sources.folder.FolderSource",
@@ -41,7 +46,7 @@ def folder_of(images: int, side: int = 512, **numbers: float) -> DataProfile:
 def loss_terms(config: dict[str, Any]) -> list[dict[str, Any]]:
     """The loss terms of a configuration."""
     model = config["model"]
-    found: list[dict[str, Any]] = model["losses"] if "losses" in model else model["matching"]
+    found: list[dict[str, Any]] = model["losses"]
     return found
 
 

@@ -28,7 +28,8 @@ class Sees(Discriminator):
 
     def __init__(self, see: Callable[[Tensor], ImageFeatures]) -> None:
         super().__init__()
-        self.see, self.inputs = see, []
+        self.see = see
+        self.inputs: list[Tensor] = []
 
     def extract_features(self, images: Tensor, growth: Growth | None = None) -> ImageFeatures:
         self.inputs.append(images)
