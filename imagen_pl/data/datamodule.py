@@ -25,7 +25,7 @@ from imagen_pl.data.batch_samplers import (
     TrainingBatches,
     ValidationBatches,
 )
-from imagen_pl.data.dataset import Recipe, RowImages, StreamImages
+from imagen_pl.data.dataset import RowImages, SampleProcessing, StreamImages
 from imagen_pl.data.fingerprint import add_rows, data_version
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Source, StreamSource
@@ -121,8 +121,10 @@ class CaptionedImages(LightningDataModule):
         self.run_state = RunState(Growth(resolution))
         self._only_stage = [Stage(resolution=resolution, kimg=math.inf, batch_size=batch_size)]
         self._known_broken: Tensor | None = None
-        self._training = Recipe(fit, parse_background(background), horizontal_flip, caption_dropout, seed)
-        self._scoring = Recipe(fit, parse_background(background), seed=seed)
+        self._training = SampleProcessing(
+            fit, parse_background(background), horizontal_flip, caption_dropout, seed
+        )
+        self._scoring = SampleProcessing(fit, parse_background(background), seed=seed)
 
     # ------------------------------------------------------------------ the run
 
@@ -213,9 +215,9 @@ class CaptionedImages(LightningDataModule):
 
         Of the rows' names and captions, the bytes of 16 images among them, and how images are fitted.
         """
-        rows, recipe = self._rows.validation, self._scoring
-        drawn = None if self.val_samples is None else (self.val_samples, recipe.seed)
-        settings = (len(rows), recipe.fit, recipe.background, drawn, self.balance_groups)
+        rows, processing = self._rows.validation, self._scoring
+        drawn = None if self.val_samples is None else (self.val_samples, processing.seed)
+        settings = (len(rows), processing.fit, processing.background, drawn, self.balance_groups)
         digest = hashlib.sha256(repr(settings).encode())
         add_rows(digest, self._rows.source, rows)
         return digest.hexdigest()[:16]
@@ -225,8 +227,8 @@ class CaptionedImages(LightningDataModule):
         """Changes with what `pairs` shows; None where training and validation images are the same."""
         if self.val_split == "train":
             return None
-        recipe = self._scoring
-        settings = (self.version()["digest"], self._smallest(), recipe.fit, recipe.background)
+        processing = self._scoring
+        settings = (self.version()["digest"], self._smallest(), processing.fit, processing.background)
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
     def version(self) -> dict[str, Any]:
@@ -300,13 +302,13 @@ class CaptionedImages(LightningDataModule):
         return self._loader(dataset, self._batches(None, rank, world_size), workers)
 
     def _stream(
-        self, source: StreamSource, recipe: Recipe, rank: int = 0, world_size: int = 1
+        self, source: StreamSource, processing: SampleProcessing, rank: int = 0, world_size: int = 1
     ) -> StreamImages:
         smallest = self._smallest()
         return StreamImages(
             source,
             self._loaded.shards,
-            recipe,
+            processing,
             buffer=1000,
             rank=rank,
             world_size=world_size,

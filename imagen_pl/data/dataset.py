@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SampleProcessing:
     """What is done to every sample; the arguments are those of CaptionedImages."""
 
     fit: Fit = "crop"
@@ -43,7 +43,7 @@ class Recipe:
     def decode(self, image: bytes | object, resolution: int) -> UInt8[Tensor, "3 h w"]:
         return decode(image, resolution, self.fit, self.background)  # type: ignore[arg-type]
 
-    def finish(
+    def collate(
         self,
         images: UInt8[Tensor, "b 3 h w"],
         choices: list[tuple[str, ...]],
@@ -74,7 +74,7 @@ class RowImages(Dataset[CaptionedBatch]):
     Args:
         source: where the images are.
         rows: the rows of this split.
-        recipe: what is done to every sample.
+        processing: how samples are decoded, captioned and flipped.
         cache_bytes: most memory for decoded images; a resolution is kept if all rows fit.
         text_lookup: features of captions, from a cache.
     """
@@ -83,13 +83,13 @@ class RowImages(Dataset[CaptionedBatch]):
         self,
         source: Source,
         rows: list[Row],
-        recipe: Recipe,
+        processing: SampleProcessing,
         cache_bytes: int = 0,
         text_lookup: TextLookup | None = None,
     ) -> None:
         self.source = source
         self.rows = rows
-        self.recipe = recipe
+        self.processing = processing
         self.cache_bytes = cache_bytes
         self.text_lookup = text_lookup
         # Shared with the workers, so that each broken image is told of once.
@@ -115,7 +115,7 @@ class RowImages(Dataset[CaptionedBatch]):
             choices = [self.rows[self._stand_in(row)].captions for row in rows.tolist()]
         else:
             choices = [self.rows[row].captions for row in rows.tolist()]
-        return self.recipe.finish(images, choices, plan.numbers, self.text_lookup)
+        return self.processing.collate(images, choices, plan.numbers, self.text_lookup)
 
     def __getstate__(self) -> dict[str, object]:
         # What the main process has decoded is not sent to the workers.
@@ -133,7 +133,7 @@ class RowImages(Dataset[CaptionedBatch]):
         while True:
             row = self._stand_in(row)  # raises when none is left
             try:
-                return self.recipe.decode(self.source.image(self.rows[row]), resolution)
+                return self.processing.decode(self.source.image(self.rows[row]), resolution)
             except UNREADABLE as error:
                 self.broken[row] = True
                 log.warning(
@@ -179,7 +179,7 @@ class StreamImages(Dataset[CaptionedBatch]):
     Args:
         source: where the shards are.
         shards: those of this split.
-        recipe: what is done to every sample.
+        processing: how samples are decoded, captioned and flipped.
         buffer: images that are held back and shuffled.
         rank: this process.
         world_size: how many processes there are.
@@ -191,7 +191,7 @@ class StreamImages(Dataset[CaptionedBatch]):
         self,
         source: StreamSource,
         shards: list[str],
-        recipe: Recipe,
+        processing: SampleProcessing,
         buffer: int,
         rank: int = 0,
         world_size: int = 1,
@@ -200,7 +200,7 @@ class StreamImages(Dataset[CaptionedBatch]):
     ) -> None:
         self.source = source
         self.shards = shards
-        self.recipe = recipe
+        self.processing = processing
         self.buffer = buffer
         self.rank = rank
         self.world_size = world_size
@@ -234,14 +234,14 @@ class StreamImages(Dataset[CaptionedBatch]):
         self, found: list[tuple[UInt8[Tensor, "3 h w"], tuple[str, ...]]], numbers: Integers
     ) -> CaptionedBatch:
         images, choices = zip(*found, strict=True)
-        return self.recipe.finish(torch.stack(images), list(choices), numbers, self.text_lookup)
+        return self.processing.collate(torch.stack(images), list(choices), numbers, self.text_lookup)
 
     def _decoded(
         self, rows: Iterator[tuple[Row, bytes]], resolution: int
     ) -> Iterator[tuple[UInt8[Tensor, "3 h w"], tuple[str, ...]]]:
         for row, data in rows:
             try:
-                image = self.recipe.decode(data, resolution)
+                image = self.processing.decode(data, resolution)
             except UNREADABLE:
                 self.problems.add("unreadable", row.name)
             else:
@@ -252,7 +252,7 @@ class StreamImages(Dataset[CaptionedBatch]):
         worker = get_worker_info()
         workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
         place, places = self.rank * workers + own, self.world_size * workers
-        random = np.random.default_rng([self.recipe.seed, origin, place])
+        random = np.random.default_rng([self.processing.seed, origin, place])
         held: list[tuple[Row, bytes]] = []
         for row in self._endless(origin, place, places):
             held.append(row)
@@ -263,9 +263,9 @@ class StreamImages(Dataset[CaptionedBatch]):
 
     def _endless(self, origin: int, place: int, places: int) -> Iterator[tuple[Row, bytes]]:
         # One order for all, from which each takes its part: nobody reads another's shards.
-        order = np.random.default_rng([self.recipe.seed, origin])
+        order = np.random.default_rng([self.processing.seed, origin])
         shards = order.permutation(len(self.shards))[place::places]
-        random = np.random.default_rng([self.recipe.seed, origin, place, 1])
+        random = np.random.default_rng([self.processing.seed, origin, place, 1])
         while True:
             good = 0
             for shard in random.permutation(shards):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.planning import rules
 from imagen_pl.planning.planner import Plan
 from imagen_pl.planning.recipe_losses import augment, losses, penalties, why_losses, why_penalties
@@ -27,12 +25,6 @@ def recipe(plan: Plan) -> Block:
         Setting("data", _data(plan)),
         Setting("trainer", _trainer(plan)),
     ]
-
-
-def _loss_list() -> str:
-    """The setting that takes loss terms: one list, or that of the terms which compare images and captions."""
-    settings = inspect.signature(TextToImageGAN.__init__).parameters
-    return "losses" if "losses" in settings else "matching"
 
 
 def _stages(plan: Plan) -> Setting:
@@ -106,7 +98,7 @@ def _model(plan: Plan) -> Block:
             "R3GAN's relativistic loss (arXiv:2501.05441): stable with both penalties below.",
         ),
         Setting("penalties", penalties(plan), why_penalties(plan)),
-        Setting(_loss_list(), losses(plan), why_losses(plan)),
+        Setting("losses", losses(plan), why_losses(plan)),
         Setting("augment", *augment(plan)),
         *_optimizers(plan),
         Setting(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from imagen_pl.data.batch_samplers import BatchPlan, TrainingBatches
 from imagen_pl.data.datamodule import CaptionedImages
-from imagen_pl.data.dataset import Recipe, StreamImages
+from imagen_pl.data.dataset import SampleProcessing, StreamImages
 from imagen_pl.data.sources.webdataset import WebDatasetSource
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import Stage
@@ -39,7 +39,7 @@ def data_of(path: Path, **settings: object) -> CaptionedImages:
 
 def stream(path: Path, rank: int = 0, world_size: int = 1, buffer: int = 5, clock: int = 0) -> list[str]:
     source = WebDatasetSource(str(path))
-    images = StreamImages(source, source.shards()["train"], Recipe(), buffer, rank, world_size)
+    images = StreamImages(source, source.shards()["train"], SampleProcessing(), buffer, rank, world_size)
     plans = TrainingBatches(None, lambda: [Stage(8, 1, 4)], lambda: clock, 64, rank, world_size)
     return [caption for plan in plans for caption in images[plan].captions]
 
@@ -215,6 +215,6 @@ def test_bad_shards(tmp_path: Path) -> None:
     data = data_of(tmp_path / "junk", val_fraction=0)
     with pytest.raises(UserError, match=r"no usable image in .*0.tar: 1 without an image \(0.tar/a\)"):
         next(iter(data.train_dataloader()))
-    missing = StreamImages(WebDatasetSource("x"), [str(tmp_path / "a.tar")], Recipe(), 5)
+    missing = StreamImages(WebDatasetSource("x"), [str(tmp_path / "a.tar")], SampleProcessing(), 5)
     with pytest.raises(UserError, match=r"no usable image in .*a.tar: 1 broken off in the middle of a shard"):
         missing[BatchPlan(np.arange(2), None, 8)]
