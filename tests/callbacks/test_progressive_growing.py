@@ -37,7 +37,7 @@ class Watcher(Augment):
         super().__init__()
         self.seen: list[Tensor] = []
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, seed: int | None = None) -> Tensor:
         self.seen.append(images.detach().clone())
         return images
 

@@ -18,7 +18,7 @@ from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row
 from imagen_pl.data.sources.folder import FolderSource
 from imagen_pl.errors import UserError
-from imagen_pl.schedules import Stage, position
+from imagen_pl.schedules import RunState, Stage, position
 from imagen_pl.types import CaptionedBatch, Growth, TextFeatures
 from tests.helpers.image_files import Solid, module, write_photos
 
@@ -34,13 +34,12 @@ class WithSplits(Solid):
 
 
 class Looker(LightningModule):
-    """Learns nothing, remembers what it was shown."""
+    """Trains nothing, and records its batches."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.images_seen = 0
-        self.growth = Growth(8)
+        self.run_state = RunState(Growth(8), stages=list(STAGES))
         self.shown: list[tuple[str, int, tuple[int, ...], tuple[str, ...]]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -48,8 +47,8 @@ class Looker(LightningModule):
 
     def training_step(self, batch: CaptionedBatch, batch_idx: int) -> Tensor:
         self.show("train", batch)
-        self.images_seen += len(batch)
-        self.growth = position(self.trainer.datamodule.stages, self.images_seen).growth  # type: ignore[attr-defined]
+        self.run_state.images_seen += len(batch)
+        self.run_state.set_position(position(self.run_state.stages, self.run_state.images_seen))
         return self.weight.sum()
 
     def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
@@ -61,10 +60,10 @@ class Looker(LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["images_seen"] = self.images_seen
+        checkpoint["images_seen"] = self.run_state.images_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.images_seen = checkpoint["images_seen"]
+        self.run_state.images_seen = checkpoint["images_seen"]
 
 
 def trainer(epochs: int, **settings: Any) -> Trainer:
@@ -81,7 +80,7 @@ def trainer(epochs: int, **settings: Any) -> Trainer:
 
 def fit(data: CaptionedImages, epochs: int, ckpt_path: str | None = None) -> tuple[Looker, Trainer]:
     looker, run = Looker(), trainer(epochs)
-    data.run_state.stages = list(STAGES)
+    data.follow(looker.run_state)
     run.fit(looker, data, ckpt_path=ckpt_path)
     return looker, run
 
