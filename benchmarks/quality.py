@@ -66,7 +66,7 @@ from imagen_pl.metrics.extractors import EfficientNetLite0, EfficientNetLite1, E
 from imagen_pl.metrics.retrieval import Retrieval
 from imagen_pl.storage.atomic_files import atomic_write
 from imagen_pl.storage.checkpoint_io import read_checkpoint
-from imagen_pl.storage.model_files import model_file
+from imagen_pl.storage.model_paths import model_file
 
 # Of a folder that another program wrote: a picture for each caption (benchmarks/baselines/handover.py).
 PICTURES = "pictures.npy"

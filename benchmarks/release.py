@@ -44,7 +44,7 @@ from imagen_pl.models.captioner.weights import save_weights
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.models.image_prior import ImagePrior
 from imagen_pl.models.text.encoder import TextEncoder
-from imagen_pl.storage.model_files import CAPTIONER, RELEASED
+from imagen_pl.storage.model_paths import CAPTIONER, RELEASED
 
 REPOSITORY = Path(__file__).parents[1]
 # With what each is evaluated: of composition there are too few captions for 99 distractors of a style.

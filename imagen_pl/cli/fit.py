@@ -28,7 +28,15 @@ from imagen_pl.callbacks.run_length import RunLength
 from imagen_pl.callbacks.run_record import RunRecord
 from imagen_pl.callbacks.sample_grid import SampleGrid
 from imagen_pl.callbacks.slow_recipe import SlowRecipe
-from imagen_pl.cli.lightning_cli import Help, OneLineCLI, Parser, one_line, parser_settings, quieten
+from imagen_pl.cli.lightning_cli import (
+    Help,
+    OneLineCLI,
+    Parser,
+    accept_old_names,
+    one_line,
+    parser_settings,
+    quieten,
+)
 from imagen_pl.cli.linked_settings import link_sizes
 from imagen_pl.cli.predictions import Predicting
 from imagen_pl.data.datamodule import CaptionedImages
@@ -36,8 +44,9 @@ from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.inference.refinement import can_refine
 from imagen_pl.inference.sampling_options import USUAL_STEPS
 from imagen_pl.lightning_module import TextToImageGAN
-from imagen_pl.storage.checkpoint_io import AtomicCheckpointIO, check_same_tensors, read_checkpoint
+from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
 from imagen_pl.storage.run_folder import Existing, RunFolder, is_main_process, sweep_trial
+from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
 from imagen_pl.training.class_paths import import_all_parts
 from imagen_pl.training.malloc import keep_freed_memory
 from imagen_pl.training.private_api import find_unused_parameters
@@ -91,6 +100,7 @@ class TrainingCLI(OneLineCLI):
         self.stopper = GracefulStop(say=self.say)
         quieten()
         import_all_parts()
+        accept_old_names()
         super().__init__(
             TextToImageGAN,
             CaptionedImages,

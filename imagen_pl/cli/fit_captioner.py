@@ -16,12 +16,13 @@ from imagen_pl.callbacks.csv_logger import MetricsCSV
 from imagen_pl.callbacks.graceful_stop import GracefulStop, Interrupted
 from imagen_pl.callbacks.run_record import RunRecord
 from imagen_pl.callbacks.slow_recipe import SlowRecipe
-from imagen_pl.cli.lightning_cli import OneLineCLI, Parser, parser_settings, quieten
+from imagen_pl.cli.lightning_cli import OneLineCLI, Parser, accept_old_names, parser_settings, quieten
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import TrainingStopped
-from imagen_pl.models.captioner.weights import WEIGHTS
-from imagen_pl.storage.checkpoint_io import AtomicCheckpointIO, check_same_tensors, read_checkpoint
+from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
+from imagen_pl.storage.model_paths import CAPTIONER_WEIGHTS
 from imagen_pl.storage.run_folder import Existing, RunFolder, is_main_process
+from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
 from imagen_pl.training.captioner_module import CaptionerProgress, CaptionerTraining, KeepCaptioner
 from imagen_pl.training.class_paths import import_all_parts
 
@@ -41,6 +42,7 @@ class CaptionerCLI(OneLineCLI):
         self.stopper = GracefulStop(say=say)
         quieten()
         import_all_parts()
+        accept_old_names()
         super().__init__(
             CaptionerTraining,
             CaptionedImages,
@@ -151,7 +153,7 @@ class CaptionerCLI(OneLineCLI):
 
     def tell(self, done: str) -> None:
         """Write what was never scored, and say where the captioner is."""
-        if not (self.run_folder.path / WEIGHTS).is_file():
+        if not (self.run_folder.path / CAPTIONER_WEIGHTS).is_file():
             self.keeper.write(self.model)
         best = float(self.model.best)
         score = f", val/caption_ce {best:.3f} at its best" if best < float("inf") else ""

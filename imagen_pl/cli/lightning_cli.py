@@ -8,7 +8,8 @@ import sys
 import warnings
 from typing import Any, NoReturn
 
-from jsonargparse import DefaultHelpFormatter
+import yaml
+from jsonargparse import DefaultHelpFormatter, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -17,7 +18,10 @@ from imagen_pl.cli.options import KeptLines, examples_of
 from imagen_pl.errors import UserError
 from imagen_pl.storage.checkpoint_io import read_checkpoint
 from imagen_pl.storage.run_folder import is_main_process
+from imagen_pl.storage.upgrade import renamed_class_paths, upgrade_settings
 from imagen_pl.training.precision import PrecisionChoice, choose_precision, kept_precision
+
+_load_yaml = get_loader("yaml")
 
 
 class Help(KeptLines, DefaultHelpFormatter):
@@ -95,6 +99,25 @@ def one_line(message: str) -> str:
     if message.startswith("unrecognized arguments"):
         return message + "; `imagen-pl fit --help` lists every setting"
     return message
+
+
+def accept_old_names() -> None:
+    """Let a configuration of an earlier commit name classes and settings as they were called then."""
+    set_loader("yaml", _load_with_new_names, exceptions=(yaml.YAMLError,))
+
+
+def _load_with_new_names(text: str) -> Any:
+    value = _load_yaml(text)
+    upgraded = upgrade_settings(value)
+    if upgraded != value:
+        renamed = [f"{old} is now {new}" for old, new in renamed_class_paths(value).items()]
+        more = f", and {len(renamed) - 1} more" if len(renamed) > 1 else ""
+        what = renamed[0] + more if renamed else "a setting was renamed"
+        print(
+            f"warning: the configuration uses old names ({what}); the run's config.yaml will have the new ones",
+            file=sys.stderr,
+        )
+    return upgraded
 
 
 def quieten() -> None:

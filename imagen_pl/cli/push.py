@@ -17,7 +17,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid
 from imagen_pl.inference.model_card import model_card, read_evaluation
 from imagen_pl.inference.pipeline import TextToImage, load
-from imagen_pl.storage.model_files import HUB_ID
+from imagen_pl.storage.model_paths import HUB_ID
 
 # Drawn for the card with seed 0: nothing is picked.
 _PROMPTS = (

@@ -8,10 +8,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from jaxtyping import Float
 from PIL import Image
 from safetensors.torch import save as safetensors_bytes
@@ -20,6 +19,7 @@ from torch import Tensor
 import imagen_pl
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import to_pil, to_uint8
+from imagen_pl.inference.networks import build, default_device, fill, stored_config
 from imagen_pl.inference.refinement import can_refine, refinable, refined
 from imagen_pl.inference.sampling_options import (
     USUAL_STEPS,
@@ -31,9 +31,13 @@ from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.latents import latents
 from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.storage.atomic_files import atomic_write
-from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
-from imagen_pl.storage.model_files import RELEASE_FORMAT, average_of, model_file, read_release
+from imagen_pl.storage.checkpoint_io import read_checkpoint
+from imagen_pl.storage.model_files import RELEASE_FORMAT, average_of, read_release
+from imagen_pl.storage.model_paths import DESCRIPTION, WEIGHTS, model_file
 from imagen_pl.types import Growth, TextFeatures
+
+if TYPE_CHECKING:
+    from imagen_pl.lightning_module import TextToImageGAN
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,20 @@ class TextToImage:
         self.generator = generator.eval().requires_grad_(False)
         self.generator.to(memory_format=torch.channels_last)
         self.text_encoder, self.growth, self.description = text_encoder, growth, description
+
+    @classmethod
+    def from_module(cls, module: TextToImageGAN) -> TextToImage:
+        """A model that draws with the moving average of a TextToImageGAN, as after one's own Trainer's `fit`.
+
+        It shares the weights with the module. It cannot be saved as a release, which needs the networks'
+        class paths: `imagen-pl fit` stores those in its checkpoints.
+        """
+        description = {
+            "images_seen": module.images_seen,
+            "teacher_networks": module.teacher_networks(),
+            "captions": list(module.example_captions),
+        }
+        return cls(module.ema.generator, module.text_encoder, module.growth, description)
 
     @property
     def resolution(self) -> int:
@@ -192,8 +210,13 @@ class TextToImage:
             dtype: of the weights; torch.bfloat16 or torch.float16 halve the file.
 
         Raises:
-            UserError: the disk is full.
+            UserError: the disk is full, or the model was made by `from_module`.
         """
+        if "generator" not in self.description:
+            raise UserError(
+                "this model does not know its networks' class paths, which a release needs: train with "
+                "`imagen-pl fit`, or give TextToImage a description with generator and text_encoder"
+            )
         folder = Path(folder)
         weights = {
             # Storage order is left behind: safetensors wants the plain one.
@@ -201,56 +224,63 @@ class TextToImage:
             for name, tensor in self.generator.state_dict().items()
         }
         description = {**self.description, "dtype": str(dtype).removeprefix("torch.")}
-        with atomic_write(folder / "model.safetensors") as file:
+        with atomic_write(folder / WEIGHTS) as file:
             file.write(safetensors_bytes(weights, {"format": "pt"}))
-        with atomic_write(folder / "config.json") as file:
+        with atomic_write(folder / DESCRIPTION) as file:
             file.write((json.dumps(description, indent=2) + "\n").encode())
         return folder
 
 
 def load(
-    path: str | Path, device: str | torch.device | None = None, resolution: int | None = None
+    path: str | Path,
+    device: str | torch.device | None = None,
+    resolution: int | None = None,
+    module: TextToImageGAN | None = None,
 ) -> TextToImage:
     """A model from a run's folder, a .ckpt file, or a release.
 
-    Of a run, the best checkpoint is taken where it has the resolution of the newest, else the newest.
+    Of a run, the best checkpoint is opened where it has the resolution of the newest, else the newest.
 
     Args:
-        path: as runs/quickstart, runs/quickstart/checkpoints/last.ckpt, a release's folder, its name on the
-            Hugging Face hub, as "owner/name", or "emoji", which comes with this package.
+        path: for example runs/quickstart, runs/quickstart/checkpoints/last.ckpt, a release's folder, its name
+            on the Hugging Face hub as "owner/name", or "emoji", which ships with this package.
         device: where to draw; None takes the first CUDA device if there is one.
         resolution: side of the pictures, px, one of the generator's; None takes the size that training has
             grown to. Blocks that training has not reached draw as their first weights do.
+        module: for a .ckpt of one's own Trainer, which does not say how its networks are built: the
+            TextToImageGAN, built as for training. The checkpoint's weights are loaded into it.
 
     Raises:
-        UserError: nothing is there, it is damaged, its weights do not fit its configuration, or the generator
-            does not have the resolution.
+        UserError: there is no such model, it is damaged, its weights do not fit its configuration, or the
+            generator does not have the resolution.
     """
     file = model_file(path)
-    model = _from_release(file.parent) if file.name == "model.safetensors" else _from_checkpoint(file)
+    if file.name == WEIGHTS:
+        model = _from_release(file.parent)
+    elif module is not None:
+        checkpoint = read_checkpoint(file)
+        fill(module, checkpoint["state_dict"], file)
+        module.on_load_checkpoint(checkpoint)
+        model = TextToImage.from_module(module)
+    else:
+        model = _from_checkpoint(file)
     if resolution is not None:
         if resolution not in model.generator.resolutions:
             sizes = ", ".join(map(str, model.generator.resolutions))
             raise UserError(f"resolution {resolution} is not one the generator has: {sizes}")
         model.growth = Growth(resolution)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device)
+    return model.to(default_device(device))
 
 
 def _from_checkpoint(path: Path) -> TextToImage:
     checkpoint = read_checkpoint(path, mmap=True)
     weights = average_of(checkpoint, path)
-    if "config" not in checkpoint:
-        raise UserError(
-            f"checkpoint {path} does not say which networks it holds: it was not written by `imagen-pl fit`"
-        )
-    config = yaml.safe_load(checkpoint["config"])
+    config = stored_config(checkpoint, path)
     data = config.get("data", {})
     description = {
         "format": RELEASE_FORMAT,
         "imagen_pl": imagen_pl.__version__,
-        "generator": _without_its_stem(config["model"]["generator"]),
+        "generator": _without_init_from(config["model"]["generator"]),
         "text_encoder": config["model"]["text_encoder"],
         "resolution": checkpoint["growth_resolution"],
         "fade": checkpoint["growth_fade"],
@@ -263,37 +293,20 @@ def _from_checkpoint(path: Path) -> TextToImage:
     return _build(description, weights, path)
 
 
-def _without_its_stem(generator: dict[str, Any]) -> dict[str, Any]:
-    """Where a trained generator's first weights came from is nothing to draw with."""
+def _without_init_from(generator: dict[str, Any]) -> dict[str, Any]:
+    """Where a generator's first weights came from is not needed to draw, and may lie on another machine."""
     arguments = {n: v for n, v in generator.get("init_args", {}).items() if n != "init_from"}
     return {**generator, "init_args": arguments}
 
 
 def _from_release(folder: Path) -> TextToImage:
     description, weights = read_release(folder)
-    return _build(description, weights, folder / "model.safetensors")
+    return _build(description, weights, folder / WEIGHTS)
 
 
 def _build(description: dict[str, Any], weights: dict[str, Tensor], path: Path) -> TextToImage:
-    generator, text_encoder = _instantiate(description, path)
-    advice = "Its configuration, or this package's code, has changed since."
-    check_same_tensors(generator.state_dict(), weights, path, advice)
-    generator.load_state_dict(weights)  # a release in half precision is widened here
+    generator = build(Generator, description.get("generator"), path, "generator")
+    text_encoder = build(TextEncoder, description.get("text_encoder"), path, "text_encoder")
+    fill(generator, weights, path)
     growth = Growth(description["resolution"], description["fade"])
     return TextToImage(generator, text_encoder, growth, description)
-
-
-def _instantiate(description: dict[str, Any], path: Path) -> tuple[Generator, TextEncoder]:
-    """Make both networks by their class_path, with every argument checked against its type."""
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Generator, "generator")
-    parser.add_subclass_arguments(TextEncoder, "text_encoder")
-    try:
-        config = parser.parse_object({name: description[name] for name in ("generator", "text_encoder")})
-    except (ArgumentError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: its networks cannot be made: {reason}") from error
-    made = parser.instantiate_classes(config)
-    return made.generator, made.text_encoder

@@ -1,38 +1,16 @@
-"""Checkpoints on disk: written whole or not at all, and read without running code."""
+"""Checkpoints are read without running code, and an older commit's with the names of today."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor
 
 from imagen_pl.errors import UserError
-from imagen_pl.storage.atomic_files import atomic_write
-
-
-class AtomicCheckpointIO(CheckpointIO):
-    """Writes a checkpoint beside the old one, then renames it; reads tensors and plain values only."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
-        with atomic_write(Path(path)) as file:
-            torch.save(checkpoint, file)
-
-    def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Callable[..., Any] | None = None,
-        weights_only: bool | None = None,
-    ) -> dict[str, Any]:
-        return read_checkpoint(path)
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
+from imagen_pl.storage.upgrade import upgrade_checkpoint
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
@@ -60,7 +38,7 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "images_seen"} <= checkpoint.keys():
         raise UserError(f"checkpoint {path} is not one of imagen-pl: it has no state_dict and images_seen")
-    return checkpoint
+    return upgrade_checkpoint(checkpoint)
 
 
 def check_same_tensors(

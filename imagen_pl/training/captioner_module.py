@@ -24,9 +24,8 @@ from imagen_pl.models.captioner.weights import save_weights
 from imagen_pl.models.latents import mix_seed
 from imagen_pl.schedules import RunState, Schedule
 from imagen_pl.storage.atomic_files import atomic_write
+from imagen_pl.storage.model_paths import DESCRIPTION
 from imagen_pl.types import CaptionedBatch, Growth
-
-DESCRIPTION = "config.json"
 
 
 class CaptionerTraining(LightningModule):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
-from imagen_pl.storage.model_files import average_of, model_file, read_release
+from imagen_pl.storage.model_files import average_of, read_release
+from imagen_pl.storage.model_paths import model_file
 
 
 class Stem(NamedTuple):

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback
 
 from imagen_pl.cli.main import main
 from imagen_pl.inference.captioning import load_captioner
-from imagen_pl.models.captioner.weights import WEIGHTS
+from imagen_pl.storage.model_paths import CAPTIONER_WEIGHTS as WEIGHTS
 from tests.helpers.image_files import noise
 from tests.helpers.runs import Tiny, tiny_config
 from tests.helpers.training import assert_same

@@ -21,7 +21,7 @@ from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.discriminators.multiscale import MultiscaleDiscriminator
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.schedules import Stage, batches
-from imagen_pl.storage.checkpoint_io import AtomicCheckpointIO
+from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
 from tests.helpers.fakes import TinyText
 from tests.helpers.image_files import Solid, encoded, noise
 

@@ -22,7 +22,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.inference.captioning import load_captioner
 from imagen_pl.models.captioner.model import Captioner
 from imagen_pl.models.captioner.weights import save_weights
-from imagen_pl.storage import model_files as trained_models
+from imagen_pl.storage import model_paths
 from tests.cli.test_caption import CAPTIONER
 from tests.helpers.captioners import Pixels
 from tests.helpers.image_files import noise
@@ -39,7 +39,7 @@ def hearts(trained: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     save_weights(captioner, folder / "captioner", torch.float16)
     described = {"resolution": 8, "captioner": CAPTIONER}
     (folder / "captioner/config.json").write_text(json.dumps(described))
-    monkeypatch.setattr(trained_models, "RELEASED", tmp_path / "released")
+    monkeypatch.setattr(model_paths, "RELEASED", tmp_path / "released")
     return folder
 
 
@@ -76,7 +76,7 @@ def test_a_wrong_name_is_told_the_right_ones(hearts: Path) -> None:
 
 # ---------------------------------------------------------------------- the one that ships
 
-EMOJI = trained_models.RELEASED / "emoji"
+EMOJI = model_paths.RELEASED / "emoji"
 
 
 @pytest.fixture

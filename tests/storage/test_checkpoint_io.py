@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from imagen_pl.errors import UserError
-from imagen_pl.storage.checkpoint_io import AtomicCheckpointIO, check_same_tensors, read_checkpoint
+from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
+from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
 
 
 @contextmanager

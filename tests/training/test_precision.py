@@ -14,7 +14,7 @@ from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.gradient_penalties import R1, R2
 from imagen_pl.schedules import Stage
-from imagen_pl.storage.checkpoint_io import AtomicCheckpointIO
+from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
 from tests.helpers.training import Remember, StepGradients, sgd, tiny_system, train, weights_of
 
 FADING = (Stage(8, kimg=0.016, batch_size=8), Stage(16, kimg=1.0, batch_size=8, fade_kimg=0.024))

@@ -10,15 +10,14 @@ from torch import Tensor
 from imagen_pl.errors import UserError
 from imagen_pl.models.captioner.model import Captioner
 from imagen_pl.storage.atomic_files import atomic_write
-
-WEIGHTS = "captioner.safetensors"
+from imagen_pl.storage.model_paths import CAPTIONER_WEIGHTS
 
 
 def save_weights(captioner: Captioner, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write the file, whole or not at all; torch.float16 halves it."""
     from safetensors.torch import save
 
-    file = Path(folder) / WEIGHTS
+    file = Path(folder) / CAPTIONER_WEIGHTS
     weights = {
         name: tensor.detach().to(dtype if tensor.is_floating_point() else None).cpu().contiguous()
         for name, tensor in _each_once(captioner).items()
@@ -37,10 +36,10 @@ def load_weights(captioner: Captioner, folder: str | Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = Path(folder) / WEIGHTS
+    file = Path(folder) / CAPTIONER_WEIGHTS
     if not file.is_file():
         raise UserError(
-            f"captioner {folder}: there is no {WEIGHTS}; `imagen-pl fit-captioner --config "
+            f"captioner {folder}: there is no {CAPTIONER_WEIGHTS}; `imagen-pl fit-captioner --config "
             "configs/experiment/captioner.yaml` makes one"
         )
     try:

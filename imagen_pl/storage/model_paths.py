@@ -1,0 +1,157 @@
+"""Which file a model's name means: of a run, a checkpoint, a release, or the hub. It imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from functools import cache
+from pathlib import Path
+
+from imagen_pl.errors import UserError
+from imagen_pl.storage.hub import hub_has_address
+from imagen_pl.storage.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+# Models that ship with the package, a folder each.
+RELEASED = Path(__file__).parents[1] / "released"
+# A release may hold a captioner, in this folder.
+CAPTIONER = "captioner"
+CAPTIONER_WEIGHTS = "captioner.safetensors"
+# What describes a release or a captioner.
+DESCRIPTION = "config.json"
+WEIGHTS = "model.safetensors"
+# A model's name on the Hugging Face hub, as "owner/name".
+HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
+
+
+def model_file(path: str | Path) -> Path:
+    """The file with the weights: a .ckpt, or the model.safetensors of a release.
+
+    Of a run, `run_checkpoint` says which checkpoint is opened.
+
+    Args:
+        path: a run's folder, a .ckpt file, a release's folder, the name of a model that ships, or a release's
+            name on the Hugging Face hub.
+
+    Raises:
+        UserError: there is no such model; near names are suggested.
+    """
+    name, path = str(path), released(path)
+    if path.is_file():
+        return path
+    if (path / DESCRIPTION).is_file():
+        file = path / WEIGHTS
+        if not file.is_file():
+            raise UserError(f"release {path}: {WEIGHTS} is missing")
+        return file
+    if path.is_dir():
+        return run_checkpoint(path)
+    if re.fullmatch(HUB_ID, name) and not path.parent.exists():
+        return _hub_file(name)
+    raise UserError(f"there is no run, checkpoint or release {path}{_suggestion(path)}")
+
+
+def captioner_file(path: str | Path) -> Path:
+    """The file with a captioner's weights: captioner.safetensors, or the checkpoint that `model_file` opens.
+
+    Args:
+        path: a captioner's folder, a run's folder, a .ckpt file, or a release, or the name of one that ships,
+            that holds a captioner.
+
+    Raises:
+        UserError: there is no such model; near names are suggested.
+    """
+    path = released(path)
+    for folder in (path / CAPTIONER, path):
+        if (folder / CAPTIONER_WEIGHTS).is_file():
+            return folder / CAPTIONER_WEIGHTS
+    return path if path.is_file() else model_file(path)
+
+
+def released(path: str | Path) -> Path:
+    """The folder of the model that ships under this name; any other path is returned as it is.
+
+    A file or folder of that name in the working folder comes first where it holds a model.
+    """
+    plain = str(path) == Path(path).name  # "./emoji" is not
+    path = Path(path)
+    folder = RELEASED / path.name
+    if not plain or not (folder / DESCRIPTION).is_file():
+        return path
+    if not path.exists():
+        return folder
+    if _holds_a_model(path):
+        _warn_once(f"{path}: the model in ./{path} is used; the one that ships with this package is {folder}")
+        return path
+    _warn_once(f"{path}: the model that ships with this package is used; ./{path} here holds no model")
+    return folder
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
+def run_checkpoint(folder: Path) -> Path:
+    """The checkpoint of a run that is opened: the best where it has the newest's resolution, else the newest.
+
+    Raises:
+        UserError: there is none.
+    """
+    run = RunFolder(folder)
+    newest = run.newest_checkpoint()
+    if newest is None:
+        raise UserError(
+            f"model {folder}: neither a run with checkpoints/*.ckpt nor a release with {DESCRIPTION} and "
+            f"{WEIGHTS}"
+        )
+    best = run.checkpoints / "best.ckpt"
+    if newest == best or not best.is_file():
+        return newest
+    # Only here, since it imports torch.
+    from imagen_pl.storage.checkpoint_io import read_checkpoint
+
+    grown = [read_checkpoint(path, mmap=True).get("growth_resolution") for path in (best, newest)]
+    return best if grown[0] == grown[1] else newest
+
+
+def _holds_a_model(path: Path) -> bool:
+    if path.is_file():
+        return True
+    names = (WEIGHTS, CAPTIONER_WEIGHTS, f"{CAPTIONER}/{CAPTIONER_WEIGHTS}")
+    return any((path / name).is_file() for name in names) or RunFolder(path).newest_checkpoint() is not None
+
+
+def _suggestion(path: Path) -> str:
+    """Models of nearly this name, beside it and among those that ship; else what ships."""
+    shipped = sorted(file.parent.name for file in RELEASED.glob(f"*/{DESCRIPTION}"))
+    alone = path.parent == Path()
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    found = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.7)
+    near = [str(path.parent / name) for name in found if _holds_a_model(path.parent / name)]
+    if alone:
+        near += [
+            name for name in difflib.get_close_matches(path.name, shipped, cutoff=0.6) if name not in near
+        ]
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; {', '.join(shipped)} ships with this package" if shipped and alone else ""
+
+
+def _hub_file(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    offline = not hub_has_address()
+    try:
+        files = [DESCRIPTION, WEIGHTS]
+        folder = snapshot_download(name, allow_patterns=files, local_files_only=offline)
+    except Exception as error:  # of many kinds, by what is wrong
+        raise UserError(
+            f"model {name}: there is no such run, checkpoint or release here, and it cannot be downloaded "
+            "from the Hugging Face hub: check the name and the network"
+        ) from error
+    if not (Path(folder) / WEIGHTS).is_file():
+        raise UserError(f"model {name}: the hub's repository of this name is not a release of imagen_pl")
+    return Path(folder) / WEIGHTS

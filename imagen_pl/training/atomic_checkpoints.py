@@ -1,0 +1,34 @@
+"""Lightning's reading and writing of checkpoints, by `imagen_pl.storage`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from imagen_pl.storage.atomic_files import atomic_write
+from imagen_pl.storage.checkpoint_io import read_checkpoint
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes a checkpoint beside the old one, then renames it; reads tensors and plain values only."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        with atomic_write(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable[..., Any] | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
