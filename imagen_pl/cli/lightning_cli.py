@@ -114,7 +114,7 @@ def _load_with_new_names(text: str) -> Any:
         more = f", and {len(renamed) - 1} more" if len(renamed) > 1 else ""
         what = renamed[0] + more if renamed else "a setting was renamed"
         print(
-            f"warning: the configuration uses old names ({what}); the run's config.yaml will have the new ones",
+            f"warning: the configuration uses old names ({what}); the run's config.yaml gets the new ones",
             file=sys.stderr,
         )
     return upgraded

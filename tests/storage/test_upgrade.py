@@ -1,7 +1,7 @@
 """What commit af54387 wrote, before every module and several settings were renamed, is still read.
 
-tests/files/af54387 holds a tiny run of that commit: its configuration, checkpoint (compressed) and release, and
-four pictures that it drew.
+tests/files/af54387 holds a tiny run of that commit: its configuration, checkpoint (compressed) and release,
+and four pictures that it drew.
 """
 
 from __future__ import annotations
@@ -60,10 +60,13 @@ def test_an_old_run_resumes_with_its_old_configuration(old: Path, capsys: pytest
 
     assert main(["fit", "--config", "config.yaml", *words]) == 0
 
-    assert "imagen_pl.generators.style.StyleGenerator is now" in capsys.readouterr().err
+    assert (
+        "imagen_pl.callbacks.turns.NewestLearns is now imagen_pl.callbacks.block_policies"
+        in capsys.readouterr().err
+    )
     assert read_checkpoint(old / "checkpoints/last.ckpt")["images_seen"] == 96
     with (old / "metrics.csv").open() as file:
-        last = [row for row in csv.DictReader(file) if row["images_seen"] == "96"][0]
+        last = next(row for row in csv.DictReader(file) if row["images_seen"] == "96")
     # What commit af54387 got when it resumed the same checkpoint.
     for name, before in (("d_loss", 0.59952587), ("g_loss", 0.87479842), ("g_grad_norm", 2.1630290)):
         assert float(last[f"train/{name}"]) == pytest.approx(before, rel=1e-2)
