@@ -6,11 +6,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from imagen_pl.cli.open_model import open_captioner
 from imagen_pl.cli.options import verb_parser
-from imagen_pl.data.transforms import UNREADABLE
 from imagen_pl.errors import UserError
-from imagen_pl.inference.retrieval_captioning import AnyCaptioner, load_any_captioner
+
+if TYPE_CHECKING:
+    from imagen_pl.inference.retrieval_captioning import AnyCaptioner
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,7 +66,7 @@ def describe(arguments: argparse.Namespace) -> int:
     for picture in pictures:
         if not picture.is_file():
             raise UserError(f"{picture}: there is no such file")
-    describer = load_any_captioner(arguments.model, arguments.device)
+    describer = open_captioner(arguments.model, arguments.device)
     for picture in pictures:
         for k, caption in enumerate(_captions(describer, picture, arguments)):
             if arguments.json:
@@ -75,6 +78,8 @@ def describe(arguments: argparse.Namespace) -> int:
 
 
 def _captions(describer: AnyCaptioner, picture: Path, arguments: argparse.Namespace) -> list[str]:
+    from imagen_pl.data.transforms import UNREADABLE
+
     try:
         if arguments.num_captions is None:
             return [describer.caption(picture, arguments.num_beams)]

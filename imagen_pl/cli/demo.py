@@ -7,12 +7,15 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from imagen_pl.cli.open_model import open_captioner, open_model
 from imagen_pl.cli.options import add_model_argument, verb_parser
-from imagen_pl.demo.page import CSS, MAX_UPLOAD_MB, Studio, build_page
 from imagen_pl.errors import UserError
-from imagen_pl.inference.pipeline import load
-from imagen_pl.inference.retrieval_captioning import AnyCaptioner, load_any_captioner
+from imagen_pl.storage.model_paths import model_file
+
+if TYPE_CHECKING:
+    from imagen_pl.inference.retrieval_captioning import AnyCaptioner
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,6 +50,7 @@ def demo(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: there is no such model, gradio is missing, or the port is taken.
     """
+    file = model_file(arguments.model)  # a wrong name is reported before gradio and torch are imported
     # Nothing is told to anybody.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     past_proxies(arguments.server_name)
@@ -54,7 +58,9 @@ def demo(arguments: argparse.Namespace) -> int:
         import gradio  # noqa: F401
     except ModuleNotFoundError:
         raise UserError("the page needs a package: pip install gradio") from None
-    model = load(arguments.model, arguments.device)
+    model = open_model(str(file), arguments.device)
+    from imagen_pl.demo.page import CSS, MAX_UPLOAD_MB, Studio, build_page
+
     describer = _describer(arguments)
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(model, arguments.model, describer, Path(folder))
@@ -96,8 +102,8 @@ def past_proxies(server_name: str) -> None:
 def _describer(arguments: argparse.Namespace) -> AnyCaptioner | None:
     """The captioner that is asked for; else the model's own, if it has one."""
     if arguments.captioner is not None:
-        return load_any_captioner(arguments.captioner, arguments.device)
+        return open_captioner(arguments.captioner, arguments.device)
     try:
-        return load_any_captioner(arguments.model, arguments.device)
+        return open_captioner(arguments.model, arguments.device)
     except UserError:
         return None

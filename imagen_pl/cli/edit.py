@@ -13,6 +13,7 @@ from imagen_pl.cli.drawing import (
     draw_with_progress,
     provenance,
 )
+from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
 
 
@@ -50,9 +51,8 @@ def edit(arguments: argparse.Namespace) -> int:
     check_prompts(prompts)
     options = sampling_options(arguments)
     from imagen_pl.imaging.grids import labelled_grid, save_picture
-    from imagen_pl.inference.pipeline import load
 
-    model = load(arguments.model, options.device, arguments.resolution)
+    model = open_model(arguments.model, options.device, arguments.resolution)
     pairs = [(prompt, options.seed + k) for k in range(arguments.num_images) for prompt in prompts]
     pictures = list(draw_with_progress(model, pairs, options))
     grid = labelled_grid(pictures, [prompt for prompt, _ in pairs], columns=len(prompts))

@@ -3,51 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from PIL import Image
-from torch import Tensor
-
-import imagen_pl
-from imagen_pl.cli.drawing import draw_with_progress
-from imagen_pl.cli.evaluation_data import Images, RealSet, read_real_set
-from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
-from imagen_pl.data.progress import with_progress
+from imagen_pl.cli.options import add_model_argument, add_sampling_options, verb_parser
 from imagen_pl.errors import UserError
-from imagen_pl.imaging.grids import labelled_grid, strip, to_pil
-from imagen_pl.inference.pipeline import TextToImage, load
-from imagen_pl.inference.sampling_options import SamplingOptions
-from imagen_pl.metrics.clip_score import ClipScore
-from imagen_pl.metrics.evaluation import Evaluation, evaluate_features
-from imagen_pl.metrics.extractors import (
-    DualEncoderFeatures,
-    EfficientNetLite0,
-    EfficientNetLite1,
-    Extractor,
-    InceptionV3,
-    TransformersFeatures,
-)
-from imagen_pl.metrics.feature_cache import RealStatistics
-from imagen_pl.metrics.feature_scores import subject_and_style
-from imagen_pl.metrics.report import evaluation_report
-from imagen_pl.models.pretrained.dual_encoders import TransformersDualEncoder
-from imagen_pl.storage.atomic_files import atomic_write
-
-SHIPPED: dict[str, type[Extractor]] = {e.name: e for e in (EfficientNetLite0, EfficientNetLite1)}
-_SEVERAL = (100, 4)  # prompts, and pictures each, that diversity is measured on
-_SHEET = 12
-_BATCH = 32
-_LONG_WAIT_S = 20.0
+from imagen_pl.storage.model_paths import model_file
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -105,15 +66,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclass(frozen=True)
-class GeneratedSet:
-    """pictures: one for each caption asked for. several: more of the first prompts, prompt by prompt."""
-
-    pictures: Images
-    several: Images
-    each: int
-
-
 def run(words: Sequence[str]) -> int:
     """Parse the command line and run the verb."""
     return evaluate(make_parser().parse_args(words))
@@ -127,25 +79,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """
     _check(arguments)
     options = sampling_options(arguments)
-    out = Path(arguments.out)
-    model = load(arguments.model, arguments.device, arguments.resolution)
-    extractors = _extractors(arguments, model)
-    held = read_real_set(arguments, model)
-    drawn = _draw(model, held, options)
-    found = [_score(extractor, held, drawn, arguments) for extractor in extractors]
-    about = _about(arguments, model, held, options)
-    if arguments.clip is not None:
-        about |= {"clip": arguments.clip, "clip_score": _clip_score(arguments.clip, held, drawn)}
-    text = "\n".join(evaluation_report(about, found))
-    nearest = None if held.train is None else _nearest_in_train(extractors[0], held, drawn)
-    with atomic_write(out / "evaluation.json") as file:
-        result = {**about, "scores": [asdict(each) for each in found]}
-        file.write((json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
-    with atomic_write(out / "evaluation.md") as file:
-        file.write((text + "\n").encode())
-    _sheet(held, drawn, nearest).save(out / "evaluation.png")
-    print(text)
-    print(f"\n{out}: evaluation.json, evaluation.md and evaluation.png")
+    model_file(arguments.model)  # a wrong name is reported before torch is imported
+    from imagen_pl.cli.evaluation import write_evaluation
+
+    write_evaluation(arguments, options)
     return 0
 
 
@@ -158,156 +95,3 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--val_fraction {arguments.val_fraction} is not above 0 and at most 0.5")
     if Path(arguments.out).is_file():
         raise UserError(f"--out {arguments.out} is a file: name a folder")
-
-
-# ---------------------------------------------------------------------- networks
-
-
-def _extractors(arguments: argparse.Namespace, model: TextToImage) -> list[Extractor]:
-    """Those named; else the first shipped one that the model was not trained with."""
-    teachers = [str(name) for name in model.description.get("teacher_networks", [])]
-    free = [name for name in SHIPPED if name not in teachers]
-    if not (arguments.extractors or free):
-        raise UserError(
-            f"{arguments.model} was trained with {' and '.join(teachers)}: name other --extractors"
-        )
-    found = [_extractor(name, arguments.fid_weights) for name in arguments.extractors or free[:1]]
-    if arguments.clip is not None:
-        found.append(DualEncoderFeatures(TransformersDualEncoder(arguments.clip)))
-    for extractor in found:
-        teacher_networks = {extractor.name, extractor.fingerprint} & set(teachers)
-        if teacher_networks:
-            other = f": use --extractors {' '.join(free)}" if free else ""
-            raise UserError(
-                f"{arguments.model} was trained with {teacher_networks.pop()}, and a network that trained a "
-                f"model must not score it{other}"
-            )
-        extractor.load()
-    return found
-
-
-def _extractor(name: str, fid_weights: str | None) -> Extractor:
-    if name in SHIPPED:
-        return SHIPPED[name]()
-    return InceptionV3(fid_weights) if name == InceptionV3.name else TransformersFeatures(name)
-
-
-# ---------------------------------------------------------------------- pictures and their features
-
-
-def _draw(model: TextToImage, held: RealSet, options: SamplingOptions) -> GeneratedSet:
-    """A picture for each caption, each with a seed of its own, and some more of the first prompts."""
-    prompts = [held.captions[row] for row in held.asked]
-    pairs = [(prompt, options.seed + k) for k, prompt in enumerate(prompts)]
-    count, each = min(_SEVERAL[0], len(prompts)), _SEVERAL[1]
-    more = [(prompt, options.seed + k) for prompt in prompts[:count] for k in range(each)]
-    drawn = draw_with_progress(model, [*pairs, *more], options)
-    images = torch.stack([_pixels(picture) for picture in drawn])
-    return GeneratedSet(images[: len(pairs)], images[len(pairs) :], each)
-
-
-def _pixels(picture: Image.Image) -> UInt8[Tensor, "3 r r"]:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-
-def _features(extractor: Extractor, images: Images, what: str) -> Float[Tensor, "n f"]:
-    """Features batch by batch; after the first, an estimate of a long wait is printed."""
-    parts, found = images.split(_BATCH), []
-    start = time.monotonic()
-    for part in with_progress(parts, f"{extractor.name} features of {what}", len(images), size=len):
-        found.append(extractor(part))
-        if len(found) == 1:
-            _print_estimate((time.monotonic() - start) * (len(parts) - 1), extractor, len(images), what)
-    return torch.cat(found)
-
-
-def _print_estimate(seconds: float, extractor: Extractor, images: int, what: str) -> None:
-    if seconds > _LONG_WAIT_S:
-        wait = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-        print(f"{extractor.name} features of {images:,} {what}: about {wait}", file=sys.stderr)
-
-
-def _kept_features(extractor: Extractor, images: Images, what: str) -> Float[Tensor, "n f"]:
-    """The same of real images, cached on the disk: they are the same for every model."""
-    held: dict[str, Tensor] = {}
-    kept, key = RealStatistics(extractor, "evaluate"), hashlib.sha256(images.numpy().tobytes()).hexdigest()
-    if not kept.read(key, held.update) or len(held.get("features", ())) != len(images):
-        held = {"features": _features(extractor, images, what)}
-        kept.write(key, held)
-    return held["features"]
-
-
-def _score(
-    extractor: Extractor, held: RealSet, drawn: GeneratedSet, arguments: argparse.Namespace
-) -> Evaluation:
-    real = _kept_features(extractor, held.real, f"{held.split} images")
-    several = _features(extractor, drawn.several, "more pictures")
-    parted = [subject_and_style(held.captions[row], arguments.style_after) for row in held.asked]
-    return evaluate_features(
-        extractor,
-        pictures=_features(extractor, drawn.pictures, "pictures"),
-        paired=real[held.asked],
-        real=real,
-        subjects=[subject for subject, _ in parted],
-        styles=[style for _, style in parted],
-        several=several.unflatten(0, (-1, drawn.each)),
-        train=None if held.train is None else _kept_features(extractor, held.train, "training images"),
-        distractors=arguments.distractors,
-        seed=arguments.seed,
-        no_train=held.why_no_train,
-    )
-
-
-def _clip_score(name: str, held: RealSet, drawn: GeneratedSet) -> float:
-    metric = ClipScore(TransformersDualEncoder(name))
-    parts = drawn.pictures.split(_BATCH)
-    captions = [held.captions[row] for row in held.asked]
-    for k, part in enumerate(with_progress(parts, "CLIP score", unit=" batches")):
-        metric.update(part, captions[_BATCH * k :][: len(part)], real=False)
-    return next(iter(metric.compute("").values()))
-
-
-def _nearest_in_train(extractor: Extractor, held: RealSet, drawn: GeneratedSet) -> list[int]:
-    assert held.train is not None
-    pictures = _features(extractor, drawn.pictures[_shown(drawn)], "the sheet").double()
-    train = _kept_features(extractor, held.train, "training images").double()
-    return torch.cdist(pictures, train).argmin(1).tolist()
-
-
-# ---------------------------------------------------------------------- the report
-
-
-def _about(
-    arguments: argparse.Namespace, model: TextToImage, held: RealSet, options: SamplingOptions
-) -> dict[str, Any]:
-    return {
-        "imagen_pl": imagen_pl.__version__,
-        "model": str(arguments.model),
-        "images_seen": model.description.get("images_seen"),
-        "resolution": model.resolution,
-        "data": arguments.data or model.description.get("data"),
-        "split": held.split,
-        "pictures": len(held.asked),
-        "real_images": len(held.real),
-        "training_images": 0 if held.train is None else len(held.train),
-        "seed": arguments.seed,
-        **options.drawing(),
-        "refine": model.refine_steps(options.refine),
-    }
-
-
-def _shown(drawn: GeneratedSet) -> list[int]:
-    """Pictures of the sheet, spread over all."""
-    return np.linspace(0, len(drawn.pictures) - 1, min(_SHEET, len(drawn.pictures)), dtype=int).tolist()
-
-
-def _sheet(held: RealSet, drawn: GeneratedSet, nearest: list[int] | None) -> Image.Image:
-    """For some captions: the picture, the real image, and the training image nearest to the picture."""
-    rows = []
-    for place, k in enumerate(_shown(drawn)):
-        images = [drawn.pictures[k], held.real[held.asked[k]]]
-        if nearest is not None and held.train is not None:
-            images.append(held.train[nearest[place]])
-        rows.append(strip(to_pil(torch.stack(images))))
-    labels = [held.captions[held.asked[k]] for k in _shown(drawn)]
-    return labelled_grid(rows, labels, columns=3)

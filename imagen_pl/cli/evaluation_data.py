@@ -18,6 +18,7 @@ from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.splits import by_group, held_out, read_stream
 from imagen_pl.data.transforms import UNREADABLE, decode
 from imagen_pl.errors import UserError
+from imagen_pl.inference.networks import build
 from imagen_pl.inference.pipeline import TextToImage
 
 Images = UInt8[Tensor, "n 3 r r"]
@@ -74,22 +75,11 @@ def _source(arguments: argparse.Namespace, model: TextToImage) -> Source | Strea
     described = model.description.get("data")
     if described is None:
         raise UserError(f"{arguments.model} does not say what it was trained on: name the data with --data")
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    from imagen_pl.training.class_paths import import_all_parts
-
-    import_all_parts()
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments((Source, StreamSource), "data")
     try:
-        found: Source | StreamSource = parser.instantiate_classes(
-            parser.parse_object({"data": described})
-        ).data
-    except (ArgumentError, KeyError) as error:
-        raise UserError(
-            f"{arguments.model}: its data source cannot be built ({error}): name the data with --data"
-        ) from error
-    return found
+        source: Source | StreamSource = build((Source, StreamSource), described, arguments.model, "data")
+    except UserError as error:
+        raise UserError(f"{error}: name the data with --data") from error
+    return source
 
 
 def _rows(

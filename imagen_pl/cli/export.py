@@ -6,10 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, verb_parser
 from imagen_pl.errors import UserError
-from imagen_pl.inference.export import export_graphs, export_safetensors
-from imagen_pl.inference.pipeline import load
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,7 +44,9 @@ def export(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"--out {out} is not empty: name another folder")
-    model = load(arguments.model, device="cpu")
+    model = open_model(arguments.model, device="cpu")
+    from imagen_pl.inference.export import export_graphs, export_safetensors
+
     if arguments.to == "safetensors":
         gap = export_safetensors(model, out, arguments.half)
     else:

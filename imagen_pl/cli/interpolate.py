@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagen_pl.cli.drawing import check_prompts
+from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
 from imagen_pl.errors import UserError
 
@@ -61,9 +62,8 @@ def film(arguments: argparse.Namespace) -> int:
     check_film(out, arguments.fps)
     from imagen_pl.data.progress import with_progress
     from imagen_pl.inference.interpolation import interpolate
-    from imagen_pl.inference.pipeline import load
 
-    model = load(arguments.model, options.device, arguments.resolution)
+    model = open_model(arguments.model, options.device, arguments.resolution)
     frames = interpolate(model, keyframes, arguments.frames, arguments.loop, **options.drawing())
     total = (
         arguments.frames * len(keyframes) if arguments.loop else arguments.frames * (len(keyframes) - 1) + 1

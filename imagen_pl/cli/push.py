@@ -8,16 +8,16 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
+from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, verb_parser
-from imagen_pl.data.sources.declaration import declaration_of
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid
-from imagen_pl.inference.model_card import model_card, read_evaluation
-from imagen_pl.inference.pipeline import TextToImage, load
-from imagen_pl.storage.model_paths import HUB_ID
+from imagen_pl.storage.model_paths import HUB_ID, model_file
+
+if TYPE_CHECKING:
+    from imagen_pl.inference.pipeline import TextToImage
 
 # Drawn for the card with seed 0: nothing is picked.
 _PROMPTS = (
@@ -69,8 +69,11 @@ def push(arguments: argparse.Namespace) -> int:
     """
     if not re.fullmatch(HUB_ID, arguments.hub_id):
         raise UserError(f"{arguments.hub_id} is not a name on the hub: give OWNER/NAME")
+    file = model_file(arguments.model)
+    from imagen_pl.inference.model_card import read_evaluation
+
     evaluation = None if arguments.evaluation is None else read_evaluation(Path(arguments.evaluation))
-    model = load(arguments.model, device="cpu")
+    model = open_model(str(file), device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         release = write_release(
             model,
@@ -96,6 +99,11 @@ def write_release(
     prompts: list[str],
 ) -> Path:
     """Weights in half precision, description, card and samples of fixed prompts."""
+    import torch
+
+    from imagen_pl.data.sources.declaration import declaration_of
+    from imagen_pl.inference.model_card import model_card
+
     # Unless the source declares that they may be published, its settings (which hold a path) and example
     # captions are left out.
     source, model = model.description.get("data"), copy.copy(model)

@@ -17,6 +17,7 @@ from imagen_pl.cli.drawing import (
     provenance,
     row_seeds,
 )
+from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
 from imagen_pl.cli.prompt_files import Prompt, read_prompts
 from imagen_pl.errors import UserError
@@ -92,9 +93,8 @@ def sample(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> TextToImage:
-    from imagen_pl.inference.pipeline import load
 
-    return load(arguments.model, arguments.device, arguments.resolution)
+    return open_model(arguments.model, arguments.device, arguments.resolution)
 
 
 # ---------------------------------------------------------------------- prompts on the line

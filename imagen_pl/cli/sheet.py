@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagen_pl.cli.drawing import check_num_images, draw_with_progress, row_seeds
+from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
 from imagen_pl.cli.prompt_files import Prompt, read_prompts
 from imagen_pl.errors import UserError
@@ -90,10 +91,9 @@ def sheet(arguments: argparse.Namespace) -> int:
     prompts = read_prompts(arguments.brief)
     seeds = row_seeds(prompts, options.seed, n)
     from imagen_pl.imaging.pdf_sheet import Drafts, write_pdf
-    from imagen_pl.inference.pipeline import load
     from imagen_pl.storage.atomic_files import atomic_write
 
-    model = load(arguments.model, options.device, arguments.resolution)
+    model = open_model(arguments.model, options.device, arguments.resolution)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
     drawn = list(draw_with_progress(model, pairs, options))
     rows = [

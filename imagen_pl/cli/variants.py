@@ -15,6 +15,7 @@ from imagen_pl.cli.drawing import (
     draw_with_progress,
     provenance,
 )
+from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
 from imagen_pl.errors import UserError
 
@@ -73,9 +74,8 @@ def variants(arguments: argparse.Namespace) -> int:
         if part not in arguments.wording:
             raise UserError(f'--wording "{arguments.wording}" lacks {part}')
     from imagen_pl.imaging.grids import labelled_grid, save_picture
-    from imagen_pl.inference.pipeline import load
 
-    model = load(arguments.model, options.device, arguments.resolution)
+    model = open_model(arguments.model, options.device, arguments.resolution)
     styles = arguments.styles or _styles_of(model)
     prompts = [
         # Not format(): a subject may hold braces, and so may the wording.

@@ -7,12 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
+
+if TYPE_CHECKING:  # torch takes seconds to import, and the command line checks its arguments first
+    from jaxtyping import Float, UInt8
+    from torch import Tensor
 
 _MARGIN = 6
 _LABEL_LINES = 3
@@ -20,7 +22,7 @@ _LABEL_LINES = 3
 
 def to_uint8(images: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     """From -1 to 1, to 0 to 255."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def to_pil(images: UInt8[Tensor, "b 3 h w"]) -> list[Image.Image]:

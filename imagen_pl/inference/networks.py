@@ -30,6 +30,10 @@ def build(kind: Any, description: Any, path: str | Path, name: str) -> Any:
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
+    if _short_names(description):
+        from imagen_pl.training.class_paths import import_all_parts
+
+        import_all_parts()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(kind, name)
     try:
@@ -38,6 +42,14 @@ def build(kind: Any, description: Any, path: str | Path, name: str) -> Any:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: its {name} cannot be built: {reason}") from error
     return parser.instantiate_classes(config)[name]
+
+
+def _short_names(description: Any) -> bool:
+    """Whether a class is named without its module, which is found only once every part is imported."""
+    if not isinstance(description, Mapping):
+        return isinstance(description, str) and "." not in description
+    nested = (value for value in description.values() if isinstance(value, Mapping))
+    return "." not in str(description.get("class_path", ".")) or any(map(_short_names, nested))
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path, prefix: str = "") -> None:

@@ -25,7 +25,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.inference.captioning import CaptioningPipeline, load_captioner
 from imagen_pl.metrics.extractors import EfficientNetLite0
 from imagen_pl.storage.atomic_files import atomic_write
-from imagen_pl.storage.model_files import CAPTIONER, released
+from imagen_pl.storage.model_paths import CAPTIONER, released
 
 RETRIEVAL = "retrieval.safetensors"
 

@@ -265,10 +265,10 @@ def test_the_checkpoint_of_a_captioners_run(reader_once: Path) -> None:
     [
         (["MODEL", "nowhere.png"], "nowhere.png: there is no such file"),
         (["MODEL", "broken.png"], "broken.png cannot be read as a picture"),
-        (["nowhere", "picture.png"], "model nowhere: there is no such run, checkpoint or captioner"),
+        (["nowhere", "picture.png"], "there is no run, checkpoint or release nowhere"),
         (
             ["empty", "picture.png"],
-            "model empty: neither a run with checkpoints/*.ckpt nor a captioner's folder",
+            "model empty: neither a run with checkpoints/*.ckpt nor a release",
         ),
         (["MODEL", "picture.png", "--num_beams", "0"], "--num_beams 0 must be 1 or more"),
         (["MODEL", "picture.png", "--num_captions", "0"], "--num_captions 0 must be 1 or more"),
@@ -313,7 +313,7 @@ def test_damaged_captioners(reader_once: Path, tmp_path: Path, capsys: pytest.Ca
         (
             "config.json",
             b'{"resolution": 8, "captioner": {"class_path": "No"}}',
-            "its captioner cannot be made",
+            "its captioner cannot be built",
         ),
         (WEIGHTS, b"no weights", "cannot be read: it is damaged"),
     ):

@@ -59,7 +59,10 @@ def test_the_installed_command(photos: Path, tmp_path: Path) -> None:
     assert again.stderr == "error: --out shards is not empty: name a new folder\n"
     done = run("captions", str(photos), "--captioner", "nowhere", "--overwrite")
     assert done.returncode == 2
-    assert done.stderr == "error: model nowhere: there is no such run, checkpoint or captioner\n"
+    assert (
+        done.stderr
+        == "error: there is no run, checkpoint or release nowhere; emoji ships with this package\n"
+    )
 
 
 # ---------------------------------------------------------------------- captions
@@ -244,7 +247,7 @@ def test_a_captioner_must_be_named(pictures: Path, capsys: pytest.CaptureFixture
     assert "the following arguments are required: --captioner" in capsys.readouterr().err
     assert main(["data", "captions", "mine", "--captioner", "nowhere"]) == 2
     assert capsys.readouterr().err == (
-        "error: model nowhere: there is no such run, checkpoint or captioner\n"
+        "error: there is no run, checkpoint or release nowhere; emoji ships with this package\n"
     )
 
 

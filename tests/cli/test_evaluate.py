@@ -45,7 +45,7 @@ def test_scores_report_and_sheet(evaluated: list[str], capsys: pytest.CaptureFix
 def test_a_long_wait_is_announced_and_training_images_are_sampled(
     trained: Tiny, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("imagen_pl.cli.evaluate._LONG_WAIT_S", -1.0)
+    monkeypatch.setattr("imagen_pl.cli.evaluation._LONG_WAIT_S", -1.0)
     monkeypatch.setattr("imagen_pl.cli.evaluation_data._LEAST_TRAIN", 5)
     monkeypatch.setattr("imagen_pl.cli.evaluation_data._TRAIN_PER_PICTURE", 1)
     words = ["evaluate", str(trained.run), "--val_fraction", "0.25", "--data", str(photos)]

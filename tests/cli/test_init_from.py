@@ -73,7 +73,7 @@ def test_a_stem_that_is_not_there_or_does_not_fit(trained: Tiny, capsys: pytest.
     words = ["fit", *trained.words, "--name", "other"]
     assert main([*words, "--model.generator.init_from", "runs/nothing"]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told == "error: model runs/nothing: there is no such run, checkpoint or release"
+    assert told == "error: there is no run, checkpoint or release runs/nothing"
     words += ["--model.generator.init_from", str(trained.run), "--model.generator.style_dim", "12"]
     assert main(words) == 2
     told = capsys.readouterr().err.splitlines()[-1]

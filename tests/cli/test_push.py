@@ -193,7 +193,7 @@ def test_bad_input_is_one_line(
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", disconnected)
     assert main([*words, "me/tiny"]) == 2
     assert "the Hugging Face hub cannot be reached (Name or service not known)" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"model me/none: .* the Hugging Face hub does not give it"):
+    with pytest.raises(UserError, match=r"model me/none: .* cannot be downloaded from the Hugging Face hub"):
         load("me/none")
-    with pytest.raises(UserError, match="there is no such run, checkpoint or release"):
+    with pytest.raises(UserError, match="there is no run, checkpoint or release runs/none"):
         load("runs/none")

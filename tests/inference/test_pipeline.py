@@ -191,7 +191,7 @@ def test_what_cannot_be_loaded_is_told_in_one_line(trained: Tiny, tmp_path: Path
             load(what)
         assert "\n" not in str(told.value)
 
-    fails(tmp_path / "nowhere", "there is no such run, checkpoint or release")
+    fails(tmp_path / "nowhere", "there is no run, checkpoint or release .*nowhere")
     empty = tmp_path / "empty"
     empty.mkdir()
     fails(empty, "neither a run with checkpoints/.* nor a release")
@@ -203,7 +203,7 @@ def test_what_cannot_be_loaded_is_told_in_one_line(trained: Tiny, tmp_path: Path
     torch.save({**checkpoint, "config": checkpoint["config"].replace("style_dim: 8", "style_dim: 9")}, path)
     fails(path, r"holds another architecture: .* is \(8,.*\) there and \(9,.*\) here")
     torch.save({**checkpoint, "config": checkpoint["config"].replace("StyleGenerator", "NoGenerator")}, path)
-    fails(path, "its networks cannot be made: .*NoGenerator")
+    fails(path, "its generator cannot be built: .*NoGenerator")
     path.write_bytes(path.read_bytes()[:500])
     fails(path, "cannot be read: it is damaged")
 
@@ -375,7 +375,7 @@ def test_sample_tells_mistakes_in_one_line(
 def test_sample_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "nowhere", "a cat"]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("error: model nowhere: there is no such run, checkpoint or release")
+    assert told.startswith("error: there is no run, checkpoint or release nowhere; emoji ships")
     assert told.count("\n") == 1
 
 

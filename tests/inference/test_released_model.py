@@ -58,20 +58,38 @@ def test_it_captions_if_it_holds_a_captioner(hearts: Path, capsys: pytest.Captur
     assert {p.dtype for p in weights} == {torch.float32}
     (hearts / "captioner/captioner.safetensors").unlink()
     assert main(["caption", "hearts", "picture.png"]) == 2
-    assert "is a release that holds no captioner" in capsys.readouterr().err
+    assert "is a release without a captioner" in capsys.readouterr().err
 
 
-def test_what_lies_here_under_its_name_comes_first(hearts: Path) -> None:
+def test_a_folder_of_its_name_comes_first_only_if_it_holds_a_model(
+    hearts: Path, trained: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    model_paths._warn_once.cache_clear()
     Path("hearts").mkdir()
-    with pytest.raises(UserError, match="model hearts: neither a run"):
-        load("hearts")
+    assert model_paths.model_file("hearts") == hearts / "model.safetensors"
+    assert "the model that ships with this package is used; ./hearts here holds no model" in caplog.text
+
+    Path("hearts").rmdir()
+    trained.run.rename("hearts")
+    assert model_paths.model_file("hearts") == Path("hearts/checkpoints/last.ckpt")
+    assert f"the model in ./hearts is used; the one that ships with this package is {hearts}" in caplog.text
+    assert caplog.text.count("ships") == 2
+    assert model_paths.model_file("./hearts") == Path("hearts/checkpoints/last.ckpt")
+    assert caplog.text.count("ships") == 2  # named by its path, there is nothing to say
 
 
-def test_a_wrong_name_is_told_the_right_ones(hearts: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"there is no such run, checkpoint or release; this package brings hearts"
-    ):
-        load("harts")
+def test_near_names_are_suggested_for_a_wrong_one(hearts: Path, trained: Tiny) -> None:
+    def message(name: str) -> str:
+        with pytest.raises(UserError) as error:
+            load(name)
+        return str(error.value)
+
+    assert message("harts") == "there is no run, checkpoint or release harts; did you mean hearts?"
+    assert message("runs/tinny") == (
+        "there is no run, checkpoint or release runs/tinny; did you mean runs/tiny?"
+    )
+    assert message("zzz").endswith("zzz; hearts ships with this package")
+    assert message("runs/zzz").endswith("release runs/zzz")
 
 
 # ---------------------------------------------------------------------- the one that ships

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
+from imagen_pl.models.text.bert import Bert, read_config
 from imagen_pl.storage.hub import from_pretrained
 from imagen_pl.types import TextFeatures
 
@@ -67,7 +68,11 @@ class FrozenTextEncoder(TextEncoder):
             raise UserError(f"text_encoder.max_tokens {max_tokens} must be 2 or more")
         self.name = name
         self._path = _shipped() if name is None else name
-        self._config = _text_config(from_pretrained("AutoConfig", self._path, what=_WHAT))
+        # Set if it is a BERT that needs no `transformers`.
+        self._bert_config = read_config(Path(self._path))
+        self._config: Any = self._bert_config
+        if self._config is None:
+            self._config = _text_config(from_pretrained("AutoConfig", self._path, what=_WHAT))
         self.max_tokens = min(max_tokens, _longest(self._config))
         self.dim = int(getattr(self._config, "hidden_size", None) or self._config.d_model)
 
@@ -89,9 +94,14 @@ class FrozenTextEncoder(TextEncoder):
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"]]:
         """Numbers of the captions' tokens, filled up to the longest caption, and 1 where they are real."""
+        # Half a pair of surrogates, as JSON files may hold, is not text.
+        texts = [caption.encode(errors="replace").decode() for caption in captions]
+        if self._bert_config is not None:
+            encoded = self._fast_tokenizer.encode_batch_fast(texts)
+            ids, mask = [e.ids for e in encoded], [e.attention_mask for e in encoded]
+            return torch.tensor(ids), torch.tensor(mask)
         words = self._tokenizer(
-            # Half a pair of surrogates, as JSON files may hold, is no text.
-            [caption.encode(errors="replace").decode() for caption in captions],
+            texts,
             padding=True,
             truncation=True,
             max_length=self.max_tokens,
@@ -132,6 +142,17 @@ class FrozenTextEncoder(TextEncoder):
         return self._config.model_type.startswith("siglip")
 
     @cached_property
+    def _fast_tokenizer(self) -> Any:
+        """A BERT's tokenizer, without `transformers`."""
+        from tokenizers import Tokenizer
+
+        made = Tokenizer.from_file(str(Path(self._path) / "tokenizer.json"))
+        made.enable_truncation(self.max_tokens)
+        pad = self._config.pad_token_id
+        made.enable_padding(pad_id=pad, pad_token=made.id_to_token(pad))
+        return made
+
+    @cached_property
     def _tokenizer(self) -> Any:
         tokenizer = from_pretrained("AutoTokenizer", self._path, what=_WHAT)
         if tokenizer.pad_token is None:
@@ -142,8 +163,17 @@ class FrozenTextEncoder(TextEncoder):
     @cached_property
     def network(self) -> nn.Module:
         """The frozen network; it is read when it is first asked for."""
+        if self._bert_config is not None:
+            bert = Bert.from_folder(self._bert_config, Path(self._path))
+            if bert is not None:
+                return bert
+            config = _text_config(from_pretrained("AutoConfig", self._path, what=_WHAT))
+            return self._open(config)
+        return self._open(self._config)
+
+    def _open(self, config: Any) -> nn.Module:
         model, report = from_pretrained(
-            _model_class(self._config), self._path, what=_WHAT, config=self._config, output_loading_info=True
+            _model_class(config), self._path, what=_WHAT, config=config, output_loading_info=True
         )
         # What is missing is filled with random numbers; only BERT's pooler is not used.
         missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
@@ -157,7 +187,9 @@ class FrozenTextEncoder(TextEncoder):
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers and copies load the weights again if they need them at all.
-        return {k: v for k, v in self.__dict__.items() if k not in ("network", "_tokenizer")}
+        return {
+            k: v for k, v in self.__dict__.items() if k not in ("network", "_tokenizer", "_fast_tokenizer")
+        }
 
 
 def _shipped() -> str:
