@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagen_pl.cli.options import add_model_argument, add_sampling_options, verb_parser
+from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
 from imagen_pl.errors import UserError
 from imagen_pl.storage.model_paths import model_file
 
