@@ -194,10 +194,12 @@ def _check_transparent(arguments: argparse.Namespace, suffix: str = "") -> None:
 def _draw(
     model: TextToImage, pairs: list[tuple[str, int]], options: SamplingOptions, transparent: bool
 ) -> Iterator[Image.Image]:
+    drawn = draw_with_progress(model, pairs, options)
+    if not transparent:
+        return drawn
     from imagen_pl.imaging.background_removal import remove_background
 
-    drawn = draw_with_progress(model, pairs, options)
-    return map(remove_background, drawn) if transparent else drawn
+    return map(remove_background, drawn)
 
 
 def _count(pictures: int) -> str:

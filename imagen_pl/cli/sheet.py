@@ -129,7 +129,7 @@ def _fields(prompt: Prompt) -> dict[str, str]:
 def _command(model: str, prompt: str, seed: int, num_images: int, options: SamplingOptions) -> str:
     """The command that draws a row's drafts again."""
     words = ["imagen-pl", "sample", model, prompt, "--num_images", str(num_images), "--seed", str(seed)]
-    usual = dict(SamplingOptions().drawing())
+    usual: dict[str, object] = {**SamplingOptions().drawing()}
     for name, value in options.drawing().items():
         if value != usual[name]:
             words += [f"--{name}", str(value)]

@@ -59,7 +59,9 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_drawing_with_the_model_that_ships_imports_torch_and_nothing_else_heavy(tmp_path: Path) -> None:
-    code, error, imported = _imported(["sample", "emoji", "a cupcake, fluent style"], tmp_path)
+    code, error, imported = _imported(
+        ["sample", "emoji", "a cupcake, fluent style", "--refine", "0"], tmp_path
+    )
 
     assert code == 0, error
     assert imported == {"torch"}
