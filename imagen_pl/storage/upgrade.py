@@ -72,6 +72,10 @@ ENTRIES = {"taught_by": "teacher_networks"}
 # Callbacks whose state a checkpoint holds, by the class.
 CALLBACKS = {"GrowResolution": "ProgressiveGrowing", "TrainInTurn": "BlockwiseTraining"}
 
+# Lists and single settings of the model that became its one list `losses`, in the order of that list.
+_LOSSES = ("matching", "self_supervised", "guidance", "captioning", "unseen")
+_INTERPOLATED = "imagen_pl.losses.interpolated_captions.InterpolatedCaptionLoss"
+
 
 def upgrade_class_path(path: str) -> str:
     """The new class path of an old one; any other string is returned as it is."""
@@ -87,15 +91,49 @@ def upgrade_class_path(path: str) -> str:
 def upgrade_settings(value: Any) -> Any:
     """A configuration, or a part of one, with new names; what has none is equal to what was given."""
     if isinstance(value, Mapping):
-        renamed = {SETTINGS.get(key, SCORES.get(key, key)): upgrade_settings(v) for key, v in value.items()}
+        renamed: dict[str, Any] = {_new_key(key): upgrade_settings(each) for key, each in value.items()}
         if isinstance(path := renamed.get("class_path"), str):
             renamed["class_path"] = upgrade_class_path(path)
-        return renamed
+        return _with_one_list_of_losses(renamed)
     if isinstance(value, list):
         return [upgrade_settings(each) for each in value]
     if isinstance(value, str):
         return SCORES.get(value, upgrade_class_path(value) if value.startswith(_PACKAGE) else value)
     return value
+
+
+def _new_key(key: Any) -> Any:
+    return SETTINGS.get(key, SCORES.get(key, key))
+
+
+def _with_one_list_of_losses(settings: dict[str, Any]) -> dict[str, Any]:
+    """A model's settings with every loss in `losses`; any other mapping is returned as it is."""
+    if "adversarial" not in settings or "losses" in settings or not set(_LOSSES) & set(settings):
+        return settings
+    losses: list[Any] = []
+    for name in _LOSSES:
+        given = settings.pop(name, None) or []
+        losses += given if isinstance(given, list) else [given]
+    for loss in losses:
+        if isinstance(loss, dict) and loss.get("class_path") == _INTERPOLATED:
+            arguments = loss.get("init_args") or {}
+            loss["init_args"] = {
+                ("generator_weight" if k == "weight" else k): v for k, v in arguments.items()
+            }
+    return {**settings, "losses": losses}
+
+
+def _upgrade_state(state: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """A state_dict with the names of the one list of losses."""
+    last = len(model.get("losses") or []) - 1
+    renamed = {}
+    for name, value in state.items():
+        if name.startswith("terms."):
+            name = f"losses.{name.removeprefix('terms.')}"
+        elif name.startswith("unseen."):
+            name = f"losses.{last}.regression.{name.removeprefix('unseen.')}"
+        renamed[name] = value
+    return renamed
 
 
 def renamed_class_paths(value: Any) -> dict[str, str]:
@@ -118,6 +156,10 @@ def upgrade_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
         config = yaml.safe_load(text)
         if (renamed := upgrade_settings(config)) != config:
             upgraded["config"] = yaml.safe_dump(renamed, sort_keys=False, allow_unicode=True, width=110)
+        if any(name.startswith(("terms.", "unseen.")) for name in upgraded["state_dict"]):
+            upgraded["state_dict"] = _upgrade_state(
+                upgraded["state_dict"], (renamed or {}).get("model") or {}
+            )
     if isinstance(states := upgraded.get("callbacks"), Mapping):
         upgraded["callbacks"] = {_upgrade_state_key(key): state for key, state in states.items()}
     return upgraded
