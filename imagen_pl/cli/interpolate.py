@@ -60,10 +60,10 @@ def film(arguments: argparse.Namespace) -> int:
     from imagen_pl.imaging.animation import check_film, write_film
 
     check_film(out, arguments.fps)
+    model = open_model(arguments.model, options.device, arguments.resolution)
     from imagen_pl.data.progress import with_progress
     from imagen_pl.inference.interpolation import interpolate
 
-    model = open_model(arguments.model, options.device, arguments.resolution)
     frames = interpolate(model, keyframes, arguments.frames, arguments.loop, **options.drawing())
     total = (
         arguments.frames * len(keyframes) if arguments.loop else arguments.frames * (len(keyframes) - 1) + 1
