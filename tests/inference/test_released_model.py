@@ -71,10 +71,10 @@ def test_a_folder_of_its_name_comes_first_only_if_it_holds_a_model(
 
     Path("hearts").rmdir()
     trained.run.rename("hearts")
-    assert model_paths.model_file("hearts") == Path("hearts/checkpoints/last.ckpt")
+    assert model_paths.model_file("hearts") == Path("hearts/checkpoints/best.ckpt")
     assert f"the model in ./hearts is used; the one that ships with this package is {hearts}" in caplog.text
     assert caplog.text.count("ships") == 2
-    assert model_paths.model_file("./hearts") == Path("hearts/checkpoints/last.ckpt")
+    assert model_paths.model_file("./hearts") == Path("hearts/checkpoints/best.ckpt")
     assert caplog.text.count("ships") == 2  # named by its path, there is nothing to say
 
 
