@@ -1,4 +1,4 @@
-"""Lightning's reading and writing of checkpoints, by `imagen_pl.storage`."""
+"""Makes Lightning read and write checkpoints with `imagen_pl.storage`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imagen_pl.storage.checkpoint_io import read_checkpoint
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes a checkpoint beside the old one, then renames it; reads tensors and plain values only."""
+    """Writes a checkpoint to a temporary file, then renames it; loads tensors and plain values only."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None

@@ -1,4 +1,4 @@
-"""A captioner that learns real pairs by itself, before there is a GAN.
+"""Trains a standalone captioner on real image-caption pairs, without a GAN.
 
 Axes: b batch.
 """
@@ -29,20 +29,19 @@ from imagen_pl.types import CaptionedBatch, Growth
 
 
 class CaptionerTraining(LightningModule):
-    """Teaches a captioner pairs of one resolution, and scores it on held-out ones.
+    """Trains a captioner on image-caption pairs of one resolution, and validates it on held-out pairs.
 
     Args:
-        captioner: the network.
-        optimizer: makes its optimizer, as `torch.optim.AdamW`.
-        kimg: images to learn from, in thousands.
-        learning_rate_schedule: factor on the learning rate by images seen; None keeps it.
-        seed: of dropout; with the clock it decides every random number.
+        captioner: the network to train.
+        optimizer: makes the captioner's optimizer, for example `torch.optim.AdamW`.
+        kimg: length of the training, thousands of images.
+        learning_rate_schedule: factor on the learning rate by images seen; None keeps it constant.
+        seed: seed of dropout; together with the clock it determines every random number.
 
     Attributes:
-        images_seen: the clock.
-        scores: of the last validation: val/caption_ce, the cross-entropy of held-out captions in nats a
-            token, and
-            val/caption_ce_shuffled, that of other images' captions.
+        images_seen: the clock, images over all processes.
+        scores: scores of the last validation: val/caption_ce, the cross-entropy of held-out captions in
+            nats a token, and val/caption_ce_shuffled, the same with the captions of other images.
     """
 
     best: Float[Tensor, ""]
@@ -66,7 +65,7 @@ class CaptionerTraining(LightningModule):
         self.captioner, self.optimizer, self.kimg = captioner, optimizer, kimg
         self.learning_rate_schedule, self.seed = learning_rate_schedule, seed
         self.register_buffer("best", torch.tensor(torch.inf))
-        self.run_state = RunState(Growth(4))  # the data module's own, once it is known
+        self.run_state = RunState(Growth(4))  # replaced by the data module's growth in setup()
         self.scores: dict[str, float] = {}
         self._sums = torch.zeros(3)
 
@@ -91,13 +90,13 @@ class CaptionerTraining(LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self._lr * self._factor()
         losses = self.captioner.cross_entropy(self._look(batch), batch.captions)
-        loss = losses.sum() / (losses > 0).sum().clamp(min=1)  # dropped captions say nothing
+        loss = losses.sum() / (losses > 0).sum().clamp(min=1)  # dropped captions have no loss
         if not torch.isfinite(loss):
             raise TrainingStopped(
                 f"caption_ce became {loss.item()} at {self.images_seen} images seen: lower the lr"
             )
         self._log_now({"train/caption_ce": loss.detach()}, batch_idx)
-        # Here, for callbacks that save a checkpoint as the batch ends come before this module's own hook.
+        # Updated here: callbacks that save a checkpoint at the batch's end run before this module's own hook.
         self.images_seen += len(batch) * self.trainer.world_size
         return loss
 
@@ -111,7 +110,7 @@ class CaptionerTraining(LightningModule):
     def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
         memory = self._look(batch)
         own = self.captioner.cross_entropy(memory, batch.captions)
-        # Not the next image: rows that stand together may show the same thing.
+        # Half a batch away, since neighbouring rows may show the same thing.
         other = self.captioner.cross_entropy(memory.roll(len(batch) // 2, 0), batch.captions)
         self._sums += torch.tensor([own.sum(), other.sum(), (own > 0).sum()], dtype=torch.float64)
 
@@ -152,11 +151,11 @@ class CaptionerTraining(LightningModule):
 
 
 class KeepCaptioner(Callback):
-    """Writes the captioner's folder whenever validation finds it better than ever.
+    """Saves the captioner whenever its validation score is the best so far.
 
     Args:
         folder: where captioner.safetensors and config.json go.
-        description: what makes the captioner again.
+        description: the settings from which the captioner can be built again.
     """
 
     def __init__(self, folder: Path, description: dict[str, Any]) -> None:
@@ -172,7 +171,7 @@ class KeepCaptioner(Callback):
             self.write(pl_module)
 
     def write(self, training: CaptionerTraining) -> None:
-        """Write it as it is now."""
+        """Save the captioner with its current weights."""
         if training.trainer.is_global_zero:
             save_weights(training.captioner, self.folder)
             told = {**self.description, "images_seen": training.images_seen, **training.scores}
@@ -181,7 +180,7 @@ class KeepCaptioner(Callback):
 
 
 class CaptionerProgress(Callback):
-    """A bar of images, and a line for each validation."""
+    """Shows a progress bar of images, and prints a line for each validation."""
 
     _bar: Any = None
 

@@ -23,9 +23,9 @@ _MODULES = ("training.muon",)
 
 
 def import_all_parts() -> None:
-    """Import every part, so that YAML and --help may name it without its module.
+    """Import every class that YAML may name, so that YAML and --help may leave out its module.
 
-    A new file in one of these packages is found by itself.
+    A new file in one of these packages is found automatically.
     """
     for family in _FAMILIES:
         package = importlib.import_module(f"imagen_pl.{family}")

@@ -17,9 +17,9 @@ from imagen_pl.training.private_api import ignore_in_ddp
 
 
 def exclude_from_ddp(system: LightningModule) -> None:
-    """Keep solved parts out of what DDP sends at each step: they are equal in all processes, and stay so.
+    """Exclude kernel-ridge modules from DDP's broadcasts: they are equal in all processes and stay constant.
 
-    To be called before DDP wraps the system.
+    Call it before DDP wraps the module.
     """
     solved = {name: part for name, part in system.named_modules() if isinstance(part, KernelRidge)}
     own = [f"{name}.{key}" for name, part in solved.items() for key in part.state_dict()]
@@ -28,7 +28,7 @@ def exclude_from_ddp(system: LightningModule) -> None:
 
 
 def solved_parts(*networks: nn.Module) -> list[KernelRidge]:
-    """What of these networks is solved by the training set."""
+    """The kernel-ridge modules of these networks, which are fitted to the training set."""
     return [part for network in networks for part in network.modules() if isinstance(part, KernelRidge)]
 
 
@@ -39,13 +39,17 @@ def solve_by_training_set(
     text_encoder: TextEncoder,
     data: LightningDataModule | None,
 ) -> None:
-    """Show the training set to what is solved by it; the first process does it for all.
+    """Fit kernel-ridge modules to the training set in the first process, and send the result to the others.
 
     Args:
-        parts: equal ones, of which one is solved and the others take over what it learnt.
+        trainer: trainer of the run.
+        system: the LightningModule that holds the modules.
+        parts: identical modules: the first is fitted, and its state is copied to the others.
+        text_encoder: encodes the captions.
+        data: the run's data module; it must be a CaptionedImages.
 
     Raises:
-        UserError: in every process, where there are no images that can be had, or no backbone.
+        UserError: the training images or the backbone are not available; it is raised in every process.
     """
     if not parts:
         return
@@ -57,9 +61,9 @@ def solve_by_training_set(
                 raise UserError(f"{what} learns from a CaptionedImages data module: leave it out")
             parts[0].backbone.load()
             parts[0].fit(_seen(parts[0], text_encoder, data, system))
-        except UserError as error:  # the others wait
+        except UserError as error:  # raised below, in every process: the others wait in broadcast
             problem = str(error)
-    # On the CPU: what is sent from one GPU would be unpacked onto the same.
+    # On the CPU: a tensor of one GPU would be unpickled onto the same GPU by every process.
     learnt = {name: value.cpu() for name, value in parts[0].state_dict().items()}
     problem, learnt = trainer.strategy.broadcast((problem, learnt))
     if problem:

@@ -1,4 +1,4 @@
-"""Manual optimization: several optimizers, a batch in parts, clipping, and a stop before bad numbers."""
+"""Manual optimization: several optimizers, micro-batches, clipping, and a stop on infinite or NaN losses."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from imagen_pl.training.step_logger import StepLogger
 from imagen_pl.types import Growth
 
 _SETTINGS = ("discriminator_optimizer", "generator_optimizer", "captioning.init_args.optimizer")
-SHARED = "shared"  # the name of what belongs to no resolution's block
+SHARED = "shared"  # the block of the parameters outside every resolution's block
 
 
 class ManualOptimization(LightningModule):
-    """What a module with several optimizers does by itself: Lightning clips and accumulates for one alone.
+    """Clipping and gradient accumulation for several optimizers; Lightning automates them for a single one.
 
     Args:
-        accumulate: parts in which a batch is worked through, to save memory.
+        accumulate: micro-batches into which a batch is split, to save memory.
         gradient_clip: largest norm of each optimizer's gradient; None does not clip.
 
     Attributes:
         run_state: the clock, the growth and the stage.
-        learning_rate_factors: factor on the learning rate of a block, by network and the block's name, as
-            ("generator", "16"); 1 where there is none.
-        learning_rates: each optimizer's own now, before the blocks' factors.
-        learning_rate_schedule: factor on the networks' rates by images seen; None keeps them.
+        learning_rate_factors: factor on the learning rate of a block, by network and the block's name, for
+            example ("generator", "16"); 1 for blocks that are not listed.
+        learning_rates: each optimizer's current learning rate, before the blocks' factors.
+        learning_rate_schedule: factor on the networks' learning rates by images seen; None leaves them
+            constant.
     """
 
     learning_rate_schedule: Schedule | None = None
@@ -50,9 +51,9 @@ class ManualOptimization(LightningModule):
         self.accumulate, self.gradient_clip = accumulate, gradient_clip
         self.learning_rate_factors: Mapping[tuple[str, str], float] = {}
         self.learning_rates: list[float] = []
-        self._first_rates: list[float] = []  # as the optimizers were made with
+        self._first_rates: list[float] = []  # the optimizers' initial learning rates
         self.step_logger = StepLogger()
-        self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # of the step at hand, each part's
+        self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # loss terms of this step, by micro-batch
 
     @property
     def images_seen(self) -> int:
@@ -73,9 +74,12 @@ class ManualOptimization(LightningModule):
         self.run_state.growth = growth
 
     def microbatches(self, rows: int) -> Iterator[tuple[slice, float, AbstractContextManager[Any]]]:
-        """A batch in `accumulate` parts, and each one's share of it.
+        """Split a batch into `accumulate` micro-batches.
 
-        Only the last one's backward talks to the other processes.
+        Only the backward of the last one synchronises gradients with the other processes.
+
+        Yields:
+            the rows, their share of the batch, and a context manager for the backward.
         """
         part = -(-rows // self.accumulate)
         strategy = self.trainer.strategy
@@ -86,25 +90,28 @@ class ManualOptimization(LightningModule):
             yield slice(start, end), (end - start) / rows, block()
 
     def backward_mean(self, terms: dict[str, Float[Tensor, " b"]], share: float) -> None:
-        """Reduce each term once, add them up, and go back through them."""
+        """Average each term over the batch, add the terms up, and run the backward pass."""
         means = {name: term.mean() for name, term in terms.items()}
         self.step_logger.note(means)
         values = torch.stack(list(means.values()))
         self._terms.append((tuple(means), values.detach()))
         total = values.sum()
-        # A loss that is not finite makes every gradient so, on all processes: they stop together.
+        # A loss that is not finite makes all gradients not finite, on all processes: they stop together.
         self.manual_backward(total * (share + 0 * total.detach()))
 
     def step(self, optimizer: LightningOptimizer, learners: Iterable[nn.Parameter], norm_name: str) -> None:
-        """Clip and step, unless something is not finite.
+        """Clip the gradients and step, unless the gradient norm is not finite.
 
         Args:
-            optimizer: whose step it is.
-            learners: the parameters that it moves.
-            norm_name: what their gradient's norm is reported as.
+            optimizer: the optimizer to step.
+            learners: the parameters that it updates.
+            norm_name: the name under which their gradient norm is logged.
+
+        Raises:
+            TrainingStopped: a loss or the gradient norm is not finite.
         """
         gradients = [p for p in learners if p.grad is not None]
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16's: gradients are scaled
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16 scales the gradients
         scale = 1.0 if scaler is None else scaler.get_scale()
         norm = nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
         if not torch.isfinite(norm):
@@ -117,12 +124,15 @@ class ManualOptimization(LightningModule):
         optimizer.zero_grad()
 
     def _stop_at_the_first_bad_term(self, name: str, norm: Tensor, spare_overflow: bool) -> None:
-        """Stop before a gradient that is not finite reaches the weights; every process comes here at once.
+        """Stop before a gradient that is not finite reaches the weights; all processes get here together.
 
         Args:
-            name: what the gradient's norm is reported as.
-            norm: the gradient's norm.
-            spare_overflow: gradients alone may overflow: float16's scaler leaves such a step out.
+            name: the name under which the gradient norm is logged.
+            norm: the gradient norm.
+            spare_overflow: do not stop if only gradients overflow: float16's scaler skips such a step.
+
+        Raises:
+            TrainingStopped: a loss or the gradient norm is not finite.
         """
         bad: dict[str, float] = {}
         for names, values in self._terms:
@@ -140,9 +150,9 @@ class ManualOptimization(LightningModule):
         )
 
     def record_base_lrs(self, optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
-        """Note the learning rates that they were made with; what the system gives Lightning passes here.
+        """Record the initial learning rates of the optimizers that the module returns to Lightning.
 
-        A resume by another kind of optimizer is told of: its moments would fit nothing.
+        Loading the state of another kind of optimizer then raises a UserError, since its state would not fit.
         """
         for optimizer, setting in zip(optimizers, _SETTINGS, strict=False):
             optimizer.register_load_state_dict_pre_hook(partial(_check_kind, setting))
@@ -151,9 +161,13 @@ class ManualOptimization(LightningModule):
         return optimizers
 
     def optimizer_with_current_lr(self, index: int) -> LightningOptimizer:
-        """0 the discriminator's, 1 the generator's, 2 the captioner's, at the rate for now.
+        """The optimizer at the index, with its current learning rate set.
 
-        That is the stage's or its own, times the schedule and each block's factor; the captioner has its own.
+        The rate is the stage's, or else the optimizer's initial one, times the schedule and each block's
+        factor. The captioner keeps its initial rate.
+
+        Args:
+            index: 0 for the discriminator's optimizer, 1 for the generator's, 2 for the captioner's.
         """
         rate = self._first_rates[index]
         if index < 2:
@@ -172,7 +186,7 @@ class ManualOptimization(LightningModule):
         return optimizer
 
     def reset_optimizer_state(self, resolution: int) -> None:
-        """Drop the optimizers' moments of the blocks that `resolution` added."""
+        """Drop the optimizer state of the blocks that `resolution` added."""
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 if group.get("block") == str(resolution):
@@ -183,12 +197,12 @@ class ManualOptimization(LightningModule):
     def by_block(
         network: Generator | Discriminator, name: str, others: Iterable[nn.Parameter] = ()
     ) -> list[dict[str, Any]]:
-        """A network's parameters in groups, one a block, as its optimizer takes them.
+        """A network's parameter groups for its optimizer, one group a block.
 
         Args:
             network: the network.
-            name: of the network.
-            others: parameters that learn with it and belong to no block.
+            name: name of the network.
+            others: parameters that are trained with it and belong to no block.
         """
         blocks = {str(resolution): list(b.parameters()) for resolution, b in network.blocks().items()}
         everyone = {id(p): p for p in (*network.parameters(), *others)}
@@ -201,16 +215,17 @@ class ManualOptimization(LightningModule):
 
 
 def compile_each(blocks: Iterable[nn.Module]) -> None:
-    """Compile blocks with torch.compile, each by itself."""
+    """Compile each block separately with torch.compile."""
     for block in blocks:
         block.compile()
     raise_recompile_limit(64)
 
 
 def _check_kind(setting: str, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Raise UserError if a checkpoint's optimizer was another: each has settings that the other lacks.
+    """Raise UserError if a checkpoint holds the state of another kind of optimizer.
 
-    Those of one kind may differ from one torch to the next, but to one side alone.
+    Two kinds differ if each has settings that the other lacks. Between versions of torch one optimizer may
+    gain settings or lose some, but not both.
     """
     own, held = set(optimizer.param_groups[0]), set(state["param_groups"][0])
     if own - held and held - own:

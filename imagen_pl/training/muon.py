@@ -1,4 +1,4 @@
-"""Muon: an optimizer that moves all directions of a matrix alike."""
+"""Muon: an optimizer with steps of equal size in all directions of a weight matrix."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised, for matrices and convolutions; Adam for all that is a vector.
+    """Orthogonalised momentum for matrices and convolutions; Adam for vectors.
 
-    A step of one size in all directions: W <- W - 0.2 lr sqrt(max(m, n)) U V', where U S V' is the Nesterov
-    momentum of the m x n matrix W (arXiv:2502.16982, section 2, without weight decay). Its root mean square
-    is 0.2 lr, as AdamW's with betas of 0.9 and 0.95; Adam's with a first beta of 0 is about lr. A convolution
-    is a matrix of its outputs by all else, which `torch.optim.Muon` does not take. The size does not shrink
-    with the gradient: let a schedule lower the rate.
+    The step has the same size in all directions: W <- W - 0.2 lr sqrt(max(m, n)) U V', where U S V' is the
+    Nesterov momentum of the m x n matrix W (arXiv:2502.16982, section 2, without weight decay). The root mean
+    square of the step is 0.2 lr, like AdamW's with betas of 0.9 and 0.95; Adam's with a first beta of 0 is
+    about lr. A convolution's kernel is flattened to a matrix of outputs by all other axes;
+    `torch.optim.Muon` does not support convolutions. The step does not shrink with the gradient: let a
+    schedule lower the learning rate.
 
     Args:
-        params: of a network, or groups of them.
-        lr: learning rate, of both kinds.
-        momentum: Nesterov's, of the matrices: 0 or more and less than 1.
-        betas: of Adam.
-        eps: of Adam.
+        params: a network's parameters, or parameter groups.
+        lr: learning rate of matrices and vectors.
+        momentum: Nesterov momentum of the matrices: 0 or more and less than 1.
+        betas: Adam's betas, for the vectors.
+        eps: Adam's epsilon, for the vectors.
         iterations: Newton-Schulz steps towards an orthogonal matrix.
-        every: compute the direction of a matrix at every nth step and use it again at the steps between: the
-            momentum hardly turns in one step, and Newton-Schulz is most of the optimizer's work.
+        every: compute the direction of a matrix at every nth step and reuse it in between: the momentum
+            hardly turns in one step, and Newton-Schulz takes most of the optimizer's time.
 
     Raises:
         ValueError: a setting is out of range.
@@ -64,7 +65,7 @@ class Muon(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            group.setdefault("every", 1)  # a checkpoint from before it was a setting
+            group.setdefault("every", 1)  # checkpoints from before this setting existed
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -86,7 +87,7 @@ class Muon(torch.optim.Optimizer):
         p.add_(self._direction(p, group), alpha=-0.2 * group["lr"] * max(_as_matrix(p).shape) ** 0.5)
 
     def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
-        """U V' of the Nesterov momentum, or of the one some steps ago."""
+        """U V' of the Nesterov momentum; between updates, the last one computed."""
         state, every = self.state[p], group["every"]
         age = state.get("age", 0) % every
         if every > 1:
@@ -113,12 +114,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def _is_matrix(p: Tensor) -> bool:
-    """A bias with extra axes of size one is a vector."""
+    """Whether Muon updates it; a bias with extra axes of size one counts as a vector."""
     return p.ndim >= 2 and min(p.flatten(1).shape) > 1
 
 
 def _as_matrix(x: Tensor) -> Float[Tensor, "m n"]:
-    """A kernel as outputs by all else, in the order of its memory, so that nothing is copied."""
+    """A kernel as a matrix of outputs by all other axes, in memory order, so that nothing is copied."""
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
         return x.permute(0, 2, 3, 1).flatten(1)
     return x.flatten(1)
@@ -135,8 +136,8 @@ def _as_parameter(matrix: Float[Tensor, "m n"], p: Tensor) -> Tensor:
 def orthogonal(matrix: Float[Tensor, "m n"], iterations: int = 5) -> Float[Tensor, "m n"]:
     """Nearly U V' of a matrix U S V', by Newton-Schulz steps.
 
-    Five of them bring singular values down to a 500th of the matrix's norm to between 0.6 and 1.3; smaller
-    ones become some 480 times larger. Under autocast they are computed in bfloat16.
+    Five steps bring every singular value of at least 1/500 of the matrix's norm to between 0.6 and 1.3;
+    smaller ones become about 480 times larger. Under autocast the steps are computed in bfloat16.
     """
     device = matrix.device.type
     dtype = torch.bfloat16 if torch.is_autocast_enabled(device) else matrix.dtype
@@ -144,7 +145,7 @@ def orthogonal(matrix: Float[Tensor, "m n"], iterations: int = 5) -> Float[Tenso
     with torch.autocast(device, enabled=False):
         x = (matrix.T if tall else matrix).to(dtype).contiguous()
         x = x / (x.norm() + 1e-7)
-        # bfloat16 cannot hold the squares of small singular values: there each step multiplies the matrix.
+        # bfloat16 cannot represent squares of small singular values: there each step multiplies the matrix.
         if dtype != torch.bfloat16 and x.shape[1] >= 1.5 * x.shape[0]:
             x = _polynomial_of_gram(x @ x.T, iterations) @ x
         else:

@@ -1,7 +1,8 @@
-"""Which number format to train in: a property of the machine, so recipes leave it to this rule.
+"""Which number format to train in. It depends on the machine, so recipes leave the choice to this module.
 
-Measured on two cores with torch 2.15, a 3x3 convolution: without bfloat16 instructions 118 to 140 GFLOP/s in
-float32 and 11 to 17 in bfloat16, with avx512_bf16 about 210 and 400 to 480. AVX-512 alone is not enough.
+Speed of a 3x3 convolution on two CPU cores with torch 2.15: without bfloat16 instructions, 118 to 140 GFLOP/s
+in float32 and 11 to 17 in bfloat16; with avx512_bf16, about 210 in float32 and 400 to 480 in bfloat16.
+AVX-512 alone is not enough.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _MASKS_WITHOUT_BFLOAT16 = {
 
 @dataclass(frozen=True)
 class Support:
-    """Whether a device is fast in bfloat16, and why, as the end of a sentence."""
+    """Whether a device is fast in bfloat16, and the reason, worded as the end of a sentence."""
 
     fast: bool
     reason: str
@@ -46,13 +47,13 @@ class Race:
 
 @dataclass(frozen=True)
 class PrecisionChoice:
-    """The format of a run.
+    """The number format of a run, and why it was chosen.
 
     Args:
         name: as `Trainer(precision=...)` takes it.
-        reason: why, as the end of a sentence.
-        device: type of the device, as cpu or cuda.
-        resumed: it was kept from the checkpoint that the run resumes from.
+        reason: the reason, worded as the end of a sentence.
+        device: type of the device, for example cpu or cuda.
+        resumed: whether it comes from the checkpoint that the run resumes from.
     """
 
     name: str
@@ -74,15 +75,15 @@ def choose_precision(
     named: str | int | None = None,
     kept: str | None = None,
 ) -> PrecisionChoice:
-    """The format to train in.
+    """The number format to train in.
 
-    The first that applies: the format that the user names; that of the checkpoint to resume from; bf16-mixed
-    on a GPU or CPU with bfloat16 instructions; 32-true.
+    The first of these that applies: the format that the user set; the format of the checkpoint to resume
+    from; bf16-mixed on a GPU or CPU with bfloat16 instructions; 32-true.
 
     Args:
         accelerator: as `Trainer(accelerator=...)` takes it.
-        named: what the user set as `trainer.precision`.
-        kept: format of the checkpoint to resume from.
+        named: what the user set as `trainer.precision`; None if nothing.
+        kept: format of the checkpoint to resume from; None for a new run.
     """
     device = device_type(accelerator)
     if named is not None:
@@ -94,9 +95,9 @@ def choose_precision(
 
 
 def kept_precision(checkpoint: dict[str, Any]) -> str | None:
-    """The format that a checkpoint was trained in; None if it does not say.
+    """The number format that a checkpoint was trained in; None if it is not recorded.
 
-    Checkpoints from before this rule say it in their configuration alone, where null was Lightning's 32-true.
+    Older checkpoints record it only in their configuration, where null means 32-true, Lightning's default.
     """
     if "precision" in checkpoint:
         return str(checkpoint["precision"])
@@ -107,7 +108,7 @@ def kept_precision(checkpoint: dict[str, Any]) -> str | None:
 
 
 def device_type(accelerator: str | Accelerator) -> str:
-    """Type of the device that Lightning takes for an accelerator: cpu, cuda, mps or another name."""
+    """Type of the device that Lightning uses for an accelerator: cpu, cuda, mps or another name."""
     if not isinstance(accelerator, str):
         kinds: dict[str, type[Accelerator]] = {
             "cpu": CPUAccelerator,
@@ -173,7 +174,7 @@ def _bfloat16_instructions() -> str | None:
 
 
 def slow_warning(precision: str, device: str) -> str | None:
-    """A line that says how much slower a format is than float32 here, by a race; None where it is not.
+    """A warning that a format is slower than float32 here, with the measured ratio; None if it is not slower.
 
     Args:
         precision: as `Trainer(precision=...)` takes it.
@@ -197,7 +198,7 @@ def slow_warning(precision: str, device: str) -> str | None:
 
 
 def race_formats(device: str) -> Race:
-    """Time one convolution of 32 channels in both formats: a tenth of a second, or less."""
+    """Time one convolution of 32 channels in both formats; takes 0.1 seconds or less."""
     batch, channels, side = 8, 32, 32
     gflop = 2 * 9 * channels**2 * side**2 * batch / 1e9
     operands = []
@@ -205,8 +206,8 @@ def race_formats(device: str) -> Race:
         maps = torch.ones(batch, channels, side, side, dtype=dtype, device=device)
         weight = torch.ones(channels, channels, 3, 3, dtype=dtype, device=device)
         operands.append((maps.contiguous(memory_format=torch.channels_last), weight))
-    # In turn, so that other work on the machine slows both down. The best of each leaves out the first, which
-    # compiles.
+    # Alternate the formats, so that other work on the machine slows both down. Taking the best time of each
+    # drops the first call, which compiles.
     rounds = [[_timed_convolution(*pair) for pair in operands] for _ in range(5)]
     float32_s, bfloat16_s = (min(times) for times in zip(*rounds, strict=True))
     return Race(gflop / float32_s, gflop / bfloat16_s)
@@ -214,7 +215,7 @@ def race_formats(device: str) -> Race:
 
 @torch.inference_mode()
 def _timed_convolution(maps: torch.Tensor, weight: torch.Tensor) -> float:
-    """Seconds."""
+    """Duration of one convolution, seconds."""
     begin = time.perf_counter()
     torch.nn.functional.conv2d(maps, weight, padding=1)
     if maps.is_cuda:

@@ -1,7 +1,7 @@
-"""Every call into a private part of Lightning, DDP, torch or W&B.
+"""All calls to private functions of Lightning, DDP, torch or W&B.
 
-Each has its reason, and the public call that would replace it. Look here first when one of these packages
-is updated.
+Each docstring gives the reason and the public call that would replace it. Check this file first when one of
+these packages is updated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def ignore_in_ddp(module: LightningModule, names: Sequence[str]) -> None:
-    """Leave parameters and buffers out of what DDP broadcasts; call it before DDP wraps the module.
+    """Exclude parameters and buffers from DDP's broadcasts; call it before DDP wraps the module.
 
     Kernel-ridge buffers are large and equal in all processes. A public argument of DDP, or of Lightning's
     DDPStrategy, that names buffers to ignore would replace it.
@@ -32,17 +32,17 @@ def ignore_in_ddp(module: LightningModule, names: Sequence[str]) -> None:
 def find_unused_parameters(strategy: Strategy) -> None:
     """Let DDP search for parameters without gradients, unless the user has set it.
 
-    Blocks that have not grown yet get no gradient. The Trainer makes the strategy from its name before we see
-    it; `Trainer(strategy=DDPStrategy(find_unused_parameters=True))` is the public way where one writes code.
+    Blocks that have not grown yet get no gradient. The Trainer creates the strategy from its name before our
+    code runs; in a script, `Trainer(strategy=DDPStrategy(find_unused_parameters=True))` is the public way.
     """
     if isinstance(strategy, DDPStrategy):
         strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
 
 def dump_checkpoint(trainer: Trainer) -> dict[str, Any]:
-    """The state of a run as a checkpoint, on this process alone.
+    """The state of a run as a checkpoint, collected without waiting for other processes.
 
-    `Trainer.save_checkpoint` waits for all processes, of which one may have failed. A public
+    `Trainer.save_checkpoint` waits for all processes, and one of them may have failed. A public
     `Trainer.dump_checkpoint` would replace it.
     """
     checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint()
@@ -50,9 +50,9 @@ def dump_checkpoint(trainer: Trainer) -> dict[str, Any]:
 
 
 def raise_recompile_limit(limit: int) -> None:
-    """Let torch.compile compile one code object at least so many times (8 by default).
+    """Let torch.compile compile one code object at least `limit` times (8 by default).
 
-    Blocks share their class's code, and each is compiled for training, for standing frozen and for drawing.
+    Blocks share their class's code, and each is compiled for training, for being frozen and for sampling.
     A public limit for each compiled module would replace it.
     """
     config = torch._dynamo.config
@@ -62,7 +62,7 @@ def raise_recompile_limit(limit: int) -> None:
 def use_new_artifact(run: Run, artifact: Artifact, aliases: list[str]) -> None:
     """Record that a W&B run uses a new artifact, online or offline.
 
-    `Run.use_artifact` refuses offline, although a new artifact needs no answer from the server. A version
+    `Run.use_artifact` fails offline, although a new artifact needs no answer from the server. A version
     of it that waits for `wandb sync` would replace this.
     """
     if run.offline:
@@ -72,9 +72,9 @@ def use_new_artifact(run: Run, artifact: Artifact, aliases: list[str]) -> None:
 
 
 class CheckpointSaver(ModelCheckpoint):
-    """ModelCheckpoint with its steps as public methods, for a subclass that decides itself when to save.
+    """ModelCheckpoint with public methods that save, for subclasses that decide when to save.
 
-    ModelCheckpoint saves at Lightning's own events only. Public methods that save the last and the best
+    ModelCheckpoint saves only at Lightning's own events. Public methods that save the last and the best
     checkpoint would replace this class.
     """
 

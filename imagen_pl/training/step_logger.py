@@ -15,7 +15,7 @@ from imagen_pl.schedules import RunState
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Peak memory so far, GiB: of the GPU, or of this process."""
+    """Peak memory so far, GiB: on the GPU, or else of this process; NaN on Windows without a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     if sys.platform == "win32":
@@ -27,14 +27,14 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 class StepLogger:
-    """Collects the numbers of a step and logs them every `log_every_n_steps` batches.
+    """Collects the values of a step and logs them every `log_every_n_steps` batches.
 
-    Numbers stay on the device until they are logged, so that collecting them needs no synchronisation.
+    Values stay on the device until they are logged, so that collecting them needs no synchronisation.
 
     Attributes:
-        status: the newest numbers, for the progress bar.
-        learns: the blocks that are being trained, in a few letters; empty while all are.
-        standing: further numbers to log each time.
+        status: the latest values, for the progress bar.
+        learns: the blocks that are being trained, abbreviated; empty while all are.
+        standing: further values to log each time.
     """
 
     def __init__(self) -> None:
@@ -45,26 +45,26 @@ class StepLogger:
         self._timed_from: tuple[int, float] | None = None
 
     def note(self, numbers: dict[str, Float[Tensor, ""]]) -> None:
-        """Keep the newest value of each."""
+        """Store values to log; a new value replaces the earlier one of the same name."""
         self._notes.update({name: value.detach() for name, value in numbers.items()})
 
     def note_logits(self, real: Float[Tensor, "b k"], fake: Float[Tensor, "b k"]) -> None:
-        """Note the mean logits, and the margin between real and generated images."""
+        """Store the mean logits, and the margin between real and generated images."""
         real, fake = real.detach().mean(), fake.detach().mean()
         self.note({"real_logits": real, "fake_logits": fake, "d_margin": real - fake})
 
     def is_due(self, trainer: Trainer) -> bool:
-        """Whether this batch's numbers go to the loggers."""
+        """Whether this batch's values go to the loggers."""
         every = max(trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
         return trainer.fit_loop.epoch_loop.total_batch_idx % every == 0
 
     def report(self, module: LightningModule, state: RunState, numbers: Mapping[str, float]) -> None:
-        """Log what was noted during the step; call it after the clock has moved.
+        """Log the values stored during the step; call it after the clock is updated.
 
         Args:
-            module: whose loggers and device they are.
+            module: the module that has the loggers and the device.
             state: the clock and the growth.
-            numbers: further numbers, such as learning rates.
+            numbers: further values, such as learning rates.
         """
         if self._timed_from is None:  # the first batch warms up and is not timed
             self._timed_from = (state.images_seen, perf_counter())
@@ -85,7 +85,7 @@ class StepLogger:
         self._log(module, state, logged)
 
     def report_scores(self, module: LightningModule, state: RunState, scores: Mapping[str, float]) -> None:
-        """Log the scores of a validation, and give them to callbacks that monitor them."""
+        """Log validation scores, and pass them to callbacks that monitor them."""
         numbers = {f"val/{name}": value for name, value in scores.items()}
         self._log(module, state, numbers)
         for name, value in numbers.items():

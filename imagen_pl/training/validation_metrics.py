@@ -1,4 +1,4 @@
-"""Scores of validation: which can be had, and when real images must be given."""
+"""Validation metrics: which are available, and which still need the real images."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Validation:
     """The metrics of a run.
 
     Args:
-        metrics: what is asked for.
-        fid_weights: file with Inception's weights; it adds FID where no metric has it.
+        metrics: the configured metrics.
+        fid_weights: file with Inception's weights; it adds FID if no metric uses Inception.
 
     Attributes:
-        metrics: what is asked for and can be had.
-        unavailable: names of the scores that cannot be had, as val/fid.
+        metrics: the metrics that are available; complete after `prepare`.
+        unavailable: names of the scores that are not available, for example val/fid.
     """
 
     def __init__(self, metrics: Sequence[ImageMetric], fid_weights: str | None = None) -> None:
@@ -40,11 +40,11 @@ class Validation:
         self._wants_real: list[bool] = []
 
     def prepare(self, trainer: Trainer, teacher_networks: Sequence[str] = ()) -> None:
-        """Load the extractors; a score that cannot be had is told of in one line and left out.
+        """Load the feature extractors; a score that is not available is skipped with a one-line warning.
 
         Args:
-            trainer: of the run.
-            teacher_networks: names of the frozen networks that teach the model, or have taught it.
+            trainer: trainer of the run.
+            teacher_networks: names of the frozen networks that the model or an earlier one was trained with.
         """
         extractors = [getattr(metric, "extractor", None) for metric in self.metrics]
         if self.fid_weights is not None and not any(isinstance(e, InceptionV3) for e in extractors):
@@ -62,7 +62,7 @@ class Validation:
         self.tell_flattered(teacher_networks)
 
     def tell_flattered(self, teacher_networks: Sequence[str]) -> None:
-        """Warn, once of each, of metrics in the features of networks that have taught the model."""
+        """Warn, once a network, if a metric uses features of a network that the model was trained with."""
         extractors = (getattr(metric, "extractor", None) for metric in self.metrics)
         scoring = {getattr(extractor, "name", "") for extractor in extractors}
         for name in sorted((scoring & {*teacher_networks}) - self._told_of):
@@ -72,13 +72,13 @@ class Validation:
             self._told_of.add(name)
 
     def start(self, trainer: Trainer, resolution: int) -> None:
-        """Find out which metrics know the real images of this resolution already."""
+        """Find out which metrics already have features of the real images at this resolution."""
         data: Any = getattr(trainer, "datamodule", None)
-        # Features are kept in the order in which processes give them, to be paired with pictures.
+        # Features are cached in the order in which the processes provide them, to be paired with images.
         seen = [getattr(data, "fingerprint", "data"), resolution, trainer.world_size]
         limit = trainer.limit_val_batches
         if isinstance(limit, int) or limit < 1:  # a number of batches, or a share of them
-            # Which images are left out follows from how they are shared out in batches.
+            # Which images are skipped depends on how they are split into batches.
             seen += [*trainer.num_val_batches, getattr(data, "val_batch_size", None)]
         self._real_key = "-".join(str(part) for part in seen)
         self._wants_real = [m.needs_real(self._real_key) for m in self.metrics]
@@ -108,12 +108,12 @@ class Validation:
         fake: UInt8[Tensor, "b 3 r r"],
         draw: Callable[[int], UInt8[Tensor, "b 3 r r"]],
     ) -> None:
-        """Take in a batch and what was drawn for its captions.
+        """Add a batch and the images generated for its captions.
 
         Args:
             batch: real images and captions.
-            fake: a picture for each caption.
-            draw: gives another for each, the k-th.
+            fake: one generated image for each caption.
+            draw: draw(k) generates a further image for each caption, the k-th.
         """
         for metric, wants_real in zip(self.metrics, self._wants_real, strict=True):
             if wants_real:

@@ -15,10 +15,10 @@ from imagen_pl.storage.model_paths import model_file
 
 
 class Stem(NamedTuple):
-    """What was taken over of another generator.
+    """What was copied from another generator.
 
-    blocks: the resolutions whose blocks they are, px.
-    teacher_networks: names of the frozen networks that taught the other one.
+    blocks: resolutions of the copied blocks, px.
+    teacher_networks: names of the frozen networks that the other generator was trained with.
     """
 
     blocks: list[int]
@@ -26,17 +26,17 @@ class Stem(NamedTuple):
 
 
 def load_stem(generator: Generator, path: str | Path) -> Stem:
-    """Take over, by name, what another generator's average has learnt and this one has as well.
+    """Copy, by name, the weights that this generator shares with the moving average of another one.
 
-    That is what no resolution adds, and the blocks of the resolutions that both have and that the other
-    had grown to. The rest keeps its weights.
+    These are the parameters outside the resolutions' blocks, and the blocks of the resolutions that both have
+    and that the other had grown to. All other parameters keep their weights.
 
     Args:
-        generator: the one to change.
-        path: the other's run, checkpoint or release.
+        generator: the generator to change.
+        path: the other generator's run, checkpoint or release.
 
     Raises:
-        UserError: it cannot be read, or what both have differs.
+        UserError: the file cannot be read, or shared parameters differ in shape.
     """
     file = model_file(path)
     if file.name == "model.safetensors":
@@ -58,7 +58,7 @@ def load_stem(generator: Generator, path: str | Path) -> Stem:
 
 
 def _shared_names(generator: Generator, weights: Mapping[str, Tensor], grown_to: int) -> list[str]:
-    """The names in `weights`, without the blocks that the generator lacks or the other had not grown to."""
+    """Names in `weights`, without blocks that the generator lacks or that the other had not grown to."""
     modules = {id(block): resolution for resolution, block in generator.blocks().items()}
     places = {name: modules[id(m)] for name, m in generator.named_modules() if id(m) in modules}
     taken = tuple(f"{name}." for name, resolution in places.items() if resolution <= grown_to)
