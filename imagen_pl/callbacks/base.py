@@ -1,4 +1,4 @@
-"""Helpers of several callbacks."""
+"""Helpers that several callbacks share."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from imagen_pl.lightning_module import TextToImageGAN
 
 
 def system_of(pl_module: LightningModule) -> TextToImageGAN:
-    """The module that a callback is given, with its own type."""
+    """The module passed to a callback, typed as TextToImageGAN."""
     assert isinstance(pl_module, TextToImageGAN)
     return pl_module
 
 
 def is_dry_run(trainer: Trainer) -> bool:
-    """Whether the run is Lightning's fast_dev_run, which leaves nothing on the disk."""
+    """Whether the run is Lightning's fast_dev_run, which writes nothing to disk."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 

@@ -1,6 +1,6 @@
-"""Which blocks learn when: policies, pure functions of the clock and of the growth.
+"""Policies that select which blocks are trained: pure functions of the clock and the growth.
 
-A policy keeps nothing, so a resumed run needs nothing to go on with it.
+A policy has no state, so a resumed run needs only the clock to continue with it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 
 class Block(NamedTuple):
-    """A part of a network that learns or stands still as a whole.
+    """A part of a network that is trained or frozen as a whole.
 
     network: "generator" or "discriminator".
-    name: its resolution, as "16", or "shared" for what belongs to no resolution.
+    name: its resolution, for example "16", or "shared" for the parameters outside the resolutions' blocks.
     """
 
     network: str
@@ -26,16 +26,16 @@ class Block(NamedTuple):
 
     @property
     def resolution(self) -> int | None:
-        """The resolution that it adds, px; None for what the blocks share."""
+        """The resolution that the block adds, px; None for the shared parameters."""
         return int(self.name) if self.name.isdecimal() else None
 
 
 @dataclass(frozen=True)
 class ScheduleState:
-    """When a policy is asked, and how far the networks have grown.
+    """What a policy depends on: the clock, and how far the networks have grown.
 
     images_seen: the clock.
-    stage_began: the clock at which the stage of growth began.
+    stage_began: the clock at which the growth stage began.
     resolution: the stage's resolution, px.
     before: the resolution of the stage before it; None in the first stage.
     """
@@ -47,50 +47,50 @@ class ScheduleState:
 
 
 class BlockPolicy(ABC):
-    """Decides which blocks learn."""
+    """Decides which blocks are trained."""
 
-    # Whether the discriminator starts anew whenever the networks grow.
+    # Whether the discriminator is reset to its initial weights whenever the networks grow.
     fresh_discriminator: bool = False
 
     @abstractmethod
     def learners(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
-        """Those of the blocks that learn now.
+        """The blocks to train now.
 
         Args:
-            blocks: those that run at the present growth, of both networks.
+            blocks: the blocks of both networks that are active at the current growth.
             now: the clock and the growth.
         """
 
     def names(self) -> Iterable[str]:
-        """The blocks and networks that its settings name; each is looked for before training begins."""
+        """Blocks and networks named in the settings; before training, each is checked to exist."""
         return ()
 
     @property
     def waits_for_growth(self) -> bool:
-        """Whether it does nothing where there is one stage alone, which is told before training begins."""
+        """Whether it has no effect with a single growth stage; such a run is refused before training."""
         return False
 
 
 class TrainAllBlocks(BlockPolicy):
-    """Every block learns in every step."""
+    """Trains every block in every step."""
 
     def learners(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
         return blocks
 
 
 class FreezeOldBlocks(BlockPolicy):
-    """After growth the stem stands still and new blocks learn (StyleGAN-XL, arXiv:2202.00273).
+    """After each growth, freezes the stem and trains the new blocks (StyleGAN-XL, arXiv:2202.00273).
 
-    The stem is the generator's mapping and every block of the stage before; the discriminator learns as a
-    whole.
+    The stem is the generator's mapping network and all blocks of the stage before. The whole discriminator is
+    trained.
 
     Args:
-        kimg: how long the stem stands still after each growth, in thousands of images; then all learn until
-            the next. None keeps it still until the next growth, as StyleGAN-XL does.
-        fresh_discriminator: at each growth the discriminator, and what the terms learn with it, starts anew
-            from its first weights, as in StyleGAN-XL.
+        kimg: how long the stem is frozen after each growth, in thousands of images; after that, all blocks
+            are trained until the next growth. None keeps it frozen until then, as in StyleGAN-XL.
+        fresh_discriminator: at each growth, reset the discriminator and the loss heads trained with it to
+            their initial weights, as in StyleGAN-XL.
         stem_resolution: the blocks up to this resolution, px, come from another run (`init_from`) and are
-            the stem from the first stage on. None lets all blocks learn in the first stage.
+            frozen from the first stage on. None trains all blocks in the first stage.
     """
 
     def __init__(
@@ -116,16 +116,16 @@ class FreezeOldBlocks(BlockPolicy):
 
 
 class Alternate(BlockPolicy):
-    """Groups of blocks take turns: one learns, the others stand still.
+    """Trains one group of blocks at a time, in turn; the other groups are frozen.
 
-    A group none of whose blocks has grown yet is passed over.
+    Groups whose blocks have not grown yet are skipped.
 
     Args:
-        kimg: length of a turn, in thousands of images. Make it many batches long: what comes at every nth
-            batch, as a lazy penalty, should come in every turn.
-        groups: in order; each a list of blocks, as "generator.16" or "generator.shared", or of whole
-            networks, as "discriminator". None gives every block that runs a turn of its own, the generator's
-            and the discriminator's by turns, from what they share to the finest.
+        kimg: length of a turn, in thousands of images. Make it many batches long: what is computed only
+            every nth batch, such as a lazy penalty, should occur in every turn.
+        groups: in order; each is a list of blocks, for example "generator.16" or "generator.shared", or of
+            whole networks, for example "discriminator". None trains every active block in its own turn, from
+            the shared parameters to the finest resolution, alternating generator and discriminator.
     """
 
     def __init__(self, kimg: float, groups: list[list[str]] | None = None) -> None:

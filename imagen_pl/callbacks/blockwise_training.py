@@ -1,4 +1,4 @@
-"""Blocks trained in turn: which learn when, and how fast."""
+"""Trains blocks in turn, each with its own learning rate."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from imagen_pl.schedules import begin_of, position
 
 
 class BlockwiseTraining(Callback):
-    """Lets some blocks of the networks learn while the others stand still.
+    """Trains some blocks of the networks while the others are frozen.
 
-    What stands still keeps its weights and its optimizer's moments to the bit; the generator's average
-    goes on, and so does what is measured rather than learnt, as the mean of the latent's style. The heads
-    that terms of the discriminator's step learn belong to discriminator.shared. A network none of whose
-    blocks learns takes no step, which `trainer.max_steps` does not count: limit such a run by max_time or
-    max_epochs.
+    Frozen blocks keep their weights and optimizer state to the bit. The generator's moving average is still
+    updated, and so are running statistics such as the mean style. Loss heads that are trained in the
+    discriminator step belong to discriminator.shared. A network whose blocks are all frozen takes no
+    optimizer step for `trainer.max_steps` to count: limit such a run by max_time or max_epochs.
 
     Args:
-        policy: which blocks learn when: TrainAllBlocks, FreezeOldBlocks, Alternate, or one of your own; null
-            trains all blocks.
-        learning_rate_factors: factor on the learning rate of a block, as {generator.shared: 0.1,
-            generator.8: 0.5}, or of a whole network, as {generator: 0.5}; a block's own counts before its
-            network's. 0 keeps it still.
+        policy: which blocks are trained when: TrainAllBlocks, FreezeOldBlocks, Alternate, or a class of your
+            own; null trains all blocks.
+        learning_rate_factors: factor on the learning rate of a block, for example {generator.shared: 0.1,
+            generator.8: 0.5}, or of a whole network, for example {generator: 0.5}; a block's factor replaces
+            its network's. 0 freezes it.
     """
 
     def __init__(
@@ -45,11 +44,9 @@ class BlockwiseTraining(Callback):
                 raise UserError(f"blockwise_training.learning_rate_factors.{name} {factor} must be 0 or more")
         self._blocks: dict[Block, list[nn.Parameter]] = {}
         self._learn: frozenset[Block] | None = None
-        self._discriminator_step_parameters: list[
-            nn.Parameter
-        ] = []  # what starts anew with the discriminator
-        self._first: list[Tensor] = []  # its weights before any training, then its buffers
-        self._discriminator_of: int | None = None  # the stage in which it started
+        self._discriminator_step_parameters: list[nn.Parameter] = []  # what is reset with the discriminator
+        self._first: list[Tensor] = []  # their initial values, then the buffers
+        self._discriminator_of: int | None = None  # the stage of its last reset
 
     # ------------------------------------------------------------------ events
 
@@ -63,12 +60,12 @@ class BlockwiseTraining(Callback):
             self._first = trainer.strategy.broadcast([tensor.detach().cpu().clone() for tensor in kept])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After DDP has wrapped the networks: it must know every parameter that will ever learn."""
+        """Runs after DDP has wrapped the networks: DDP must register every parameter that will be trained."""
         system = system_of(pl_module)
         self._blocks = {}
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                # What a network froze itself, as a pretrained backbone, is nobody's to thaw.
+                # Parameters that a network froze itself, such as a pretrained backbone, stay frozen.
                 able = [p for p in group["params"] if p.requires_grad]
                 if able and "network" in group:
                     self._blocks[Block(group["network"], group["block"])] = able
@@ -111,7 +108,7 @@ class BlockwiseTraining(Callback):
     # ------------------------------------------------------------------ turns
 
     def _take_turns(self, trainer: Trainer, system: TextToImageGAN) -> None:
-        """Read the clock itself, so that it does not matter which callback comes first."""
+        """Freeze and unfreeze blocks; computed from the clock, so the order of callbacks does not matter."""
         now = self._moment(trainer, system)
         running = [b for b in self._blocks if (b.resolution or 0) <= now.resolution]
         learn = frozenset(b for b in self.policy.learners(running, now) if self._factor(b))
@@ -123,7 +120,7 @@ class BlockwiseTraining(Callback):
         if learn == self._learn:
             return
         for block, parameters in self._blocks.items():
-            # Blocks that do not run yet are left alone while all others learn: nothing differs then.
+            # Blocks that have not grown yet stay trainable while all active blocks are trained.
             grown = block in running
             learns = block in learn if grown else len(learn) == len(running)
             for parameter in parameters:
@@ -145,7 +142,7 @@ class BlockwiseTraining(Callback):
         return 0 if growing is None else position(growing.stages, system.images_seen).index
 
     def _let_go(self, system: TextToImageGAN) -> None:
-        """Thaw everything: another training of the same networks starts without turns."""
+        """Unfreeze all blocks, so that another training of the same networks starts clean."""
         for parameters in self._blocks.values():
             for parameter in parameters:
                 parameter.requires_grad_(True)
@@ -169,7 +166,7 @@ class BlockwiseTraining(Callback):
 
     @torch.no_grad()
     def _start_anew(self, trainer: Trainer, system: TextToImageGAN) -> None:
-        """Give the discriminator its first weights, and empty moments."""
+        """Reset the discriminator to its initial weights, and clear its optimizer state."""
         moments = trainer.optimizers[0].state
         now = [*self._discriminator_step_parameters, *system.discriminator.buffers()]
         for tensor, first in zip(now, self._first, strict=True):
@@ -179,7 +176,7 @@ class BlockwiseTraining(Callback):
     def _tell(
         self, trainer: Trainer, system: TextToImageGAN, running: list[Block], learn: frozenset[Block]
     ) -> None:
-        """To the progress bar and the loggers, where there is a policy to tell of."""
+        """Report the trained blocks to the progress bar and the loggers, if a policy is in use."""
         told = "" if len(learn) == len(running) else short(running, learn)
         if isinstance(self.policy, TrainAllBlocks) and not told:
             return
@@ -197,7 +194,7 @@ class BlockwiseTraining(Callback):
 
 
 def short(running: list[Block], learn: frozenset[Block]) -> str:
-    """The blocks that learn in a few letters, as "G 16, D"; a network that learns as a whole is a letter."""
+    """The trained blocks in short, for example "G 16, D"; one letter if a whole network is trained."""
     parts = []
     for network, letter in (("generator", "G"), ("discriminator", "D")):
         own = [b for b in running if b.network == network]

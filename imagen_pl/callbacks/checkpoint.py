@@ -1,4 +1,4 @@
-"""What a run keeps: its last state and its best."""
+"""Saves the last and the best checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from imagen_pl.training.private_api import CheckpointSaver
 
 
 class KeepCheckpoints(CheckpointSaver):
-    """Keeps `checkpoints/last.ckpt` and, by the score named, `checkpoints/best.ckpt`.
+    """Saves `checkpoints/last.ckpt` and, by the monitored score, `checkpoints/best.ckpt`.
 
-    Scores of different resolutions cannot be compared, so the best is sought anew at each one. The
-    last is written after every validation, at the end, and every `every_kimg`.
+    Scores of different resolutions cannot be compared, so the search for the best restarts at each
+    resolution. last.ckpt is written after every validation, at the end, and every `every_kimg`.
 
     Args:
-        monitor: score that decides which is best, as val/fd_efficientnet_lite0 or val/fid; None
-            keeps only the last.
-        mode: "min" where less is better, as for Fréchet distances; "max" where more is.
-        every_kimg: write last.ckpt this often as well, in thousands of images; None does not.
+        monitor: score that decides which is best, for example val/fd_efficientnet_lite0 or val/fid; None
+            keeps only last.ckpt.
+        mode: "min" if lower scores are better, as for Fréchet distances; "max" if higher ones are.
+        every_kimg: also write last.ckpt this often, in thousands of images; None does not.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class KeepCheckpoints(CheckpointSaver):
             mode=mode,
             save_top_k=1 if monitor else 0,
             save_last=True,
-            # Files take their names when they are complete, so a new best may replace the old one.
+            # Writes are atomic, so a new best may replace the old one.
             enable_version_counter=False,
         )
         self.every_kimg = every_kimg
@@ -64,7 +64,7 @@ class KeepCheckpoints(CheckpointSaver):
                 self._save_last(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Epochs mean nothing here."""
+        """Do nothing: checkpoints follow the images seen, not epochs."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit" or is_dry_run(trainer):
@@ -107,7 +107,7 @@ class KeepCheckpoints(CheckpointSaver):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["dirpath"] != self.dirpath:
-            return  # another run's checkpoint: its best is not this run's
+            return  # the checkpoint of another run, whose best does not count here
         super().load_state_dict(state_dict)
         self._resolution = state_dict["resolution"]
         if not os.path.isfile(self.best_model_path):

@@ -1,4 +1,4 @@
-"""metrics.csv: every number of a run, one row for each count of images seen."""
+"""metrics.csv: every logged value of a run, one row for each value of the clock `images_seen`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from imagen_pl.storage.atomic_files import atomic_write
 
 
 class MetricsCSV(Logger):
-    """metrics.csv: one row for each clock at which something was logged, `images_seen` first.
+    """Logs to metrics.csv: one row for each clock value at which something was logged, `images_seen` first.
 
-    A resumed run goes on with the file. Where it has gone back to an earlier checkpoint, rows from
-    there on are written anew.
+    A resumed run continues the file. If it resumes from an earlier checkpoint, the rows from that point on
+    are replaced.
 
     Args:
         save_dir: the run's folder.
@@ -28,7 +28,7 @@ class MetricsCSV(Logger):
     def __init__(self, save_dir: str | Path) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
-        self._columns: list[str] | None = None  # None: the file was not looked at yet
+        self._columns: list[str] | None = None  # None: the file was not read yet
         self._row: dict[str, Any] = {}
 
     @property
@@ -45,7 +45,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """config.yaml holds them."""
+        """Do nothing: config.yaml holds the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

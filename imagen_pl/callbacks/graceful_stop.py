@@ -1,4 +1,4 @@
-"""What is saved when training stops before its end."""
+"""Saves a checkpoint when training stops early."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from imagen_pl.training.private_api import dump_checkpoint
 
 
 class Interrupted(BaseException):
-    """Training was asked to stop, and its state is saved. Not an error, so not an Exception.
+    """Training was interrupted by a signal, and its state is saved. Not an error, so not an Exception.
 
     Args:
-        signum: the signal that asked.
+        signum: the signal.
     """
 
     def __init__(self, signum: int) -> None:
@@ -31,17 +31,17 @@ class Interrupted(BaseException):
 
 
 class GracefulStop(Callback):
-    """Ctrl-C and SIGTERM end training after the batch at hand, with last.ckpt written.
+    """Ctrl-C and SIGTERM end training after the current batch and save last.ckpt.
 
-    A second Ctrl-C ends it at once. What breaks training (a loss that is not finite, memory that
-    runs out) leaves its state in stopped.ckpt.
+    A second Ctrl-C ends it at once. If an error ends training (a loss that is not finite, out of memory), the
+    state is saved in stopped.ckpt.
 
     Args:
         say: prints a line to the user.
 
     Attributes:
-        saved: the checkpoint written on the way out, if any.
-        hurried: Ctrl-C ended training at once, before it began or for the second time.
+        saved: the checkpoint written when training stopped, if any.
+        hurried: whether Ctrl-C ended training at once: before it began, or at the second Ctrl-C.
     """
 
     def __init__(self, say: Callable[[str], None] = print) -> None:
@@ -58,14 +58,14 @@ class GracefulStop(Callback):
     # ------------------------------------------------------------------ listening
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Before the loader's workers are forked: they inherit a handler that does nothing there, and
-        # so live on to serve the batch at hand.
+        # Before the loader's workers are forked: they inherit the handler, which does nothing in a worker,
+        # so they survive the signal and still deliver the current batch.
         if stage == "fit":
             self._listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Once more: Lightning has wrapped the handler of SIGTERM in one that talks to the other
-        # processes in the middle of whatever they do.
+        # Again: Lightning has wrapped the SIGTERM handler in one that communicates with the other processes
+        # at once, in the middle of a step.
         self._listen()
         self._training = True
 
@@ -77,7 +77,7 @@ class GracefulStop(Callback):
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            return  # a loader's worker: the main process decides
+            return  # in a loader's worker; the main process decides
         if not self._training:
             if signum == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -102,11 +102,11 @@ class GracefulStop(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
-            # A state saved in the middle of validation must not resume there: half the scores are lost.
+            # A resume must not start in the middle of validation, since the scores so far are lost.
             self._loops = deepcopy(trainer.fit_loop.state_dict())
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        # Several processes may have unequal numbers of batches here, so they stop after validation.
+        # With several processes, their numbers of batches may differ, so they stop after validation.
         if trainer.world_size == 1 and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._stop_if_asked(trainer)
 
@@ -122,7 +122,7 @@ class GracefulStop(Callback):
             self._told = True
             self.say("\nStopping: saving first (Ctrl-C again stops at once)")
         if trainer.world_size > 1:
-            # The signal reaches the processes at different batches, or one of them alone.
+            # The signal may reach the processes at different batches, or only one of them.
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked:
             self._save(trainer, "last.ckpt")
@@ -134,15 +134,15 @@ class GracefulStop(Callback):
         if self.saved or trainer.state.fn != "fit" or isinstance(exception, UserError | KeyboardInterrupt):
             return
         if not trainer.optimizers or trainer.sanity_checking or not getattr(pl_module, "images_seen", 0):
-            return  # nothing was learnt yet
-        # A loader's worker that a signal to all processes has killed reaches here first.
+            return  # nothing was trained yet
+        # If a signal to all processes has killed a loader's worker, its error arrives here first.
         stopping = self._asked is not None and not isinstance(exception, TrainingStopped)
         self._save(trainer, "last.ckpt" if stopping else "stopped.ckpt")
         if stopping and isinstance(exception, Exception):
             raise Interrupted(self._asked or signal.SIGTERM) from exception
 
     def _save(self, trainer: Trainer, name: str) -> None:
-        """Write the state, without waiting for other processes: one that failed would never come."""
+        """Save a checkpoint without waiting for the other processes, since one may have failed."""
         if is_dry_run(trainer):
             return
         checkpoint = dump_checkpoint(trainer)

@@ -1,4 +1,4 @@
-"""One line that says how far a run is: live on a terminal, now and then in a log file."""
+"""One line of progress: updated in place on a terminal, written at intervals to a log file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _WINDOW_S = 20.0
 
 
 class RunProgress(ProgressBar):
-    """Stage, fade, what learns if not all does, images seen, images a second and time left.
+    """Shows stage, fade, the trained blocks if not all are, images seen, images a second and time left.
 
     Args:
-        file: where to write; None is the standard error stream. A terminal gets one line that
-            changes, a file gets a line now and then.
-        log_every_s: seconds between the lines of a file.
-        refresh_every_s: seconds between changes of a terminal's line.
+        file: where to write; None is the standard error stream. A terminal gets one line that is updated, a
+            file gets a new line at intervals.
+        log_every_s: seconds between lines in a file.
+        refresh_every_s: seconds between updates on a terminal.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class RunProgress(ProgressBar):
         self.file = file
         self.log_every_s, self.refresh_every_s = log_every_s, refresh_every_s
         self._enabled = True
-        self._live = False  # an unfinished line stands on the terminal
+        self._live = False  # the terminal shows an unfinished line
         self._shown_at = float("-inf")
         self._marks: deque[tuple[float, int]] = deque()
         self._start = _Start(0.0, 0, 0)
@@ -93,7 +93,7 @@ class RunProgress(ProgressBar):
             kimg = system_of(pl_module).images_seen / 1000
             told = "  ".join(f"{name} {value:.4g}" for name, value in sorted(scores.items()))
             self.print(f"{kimg:.1f} kimg  {told}")
-        # The pause is not part of the speed.
+        # Exclude the validation from the speed.
         self._marks = deque([(time.monotonic(), system_of(pl_module).images_seen)])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,7 +109,7 @@ class RunProgress(ProgressBar):
     def _training_line(self, trainer: Trainer, pl_module: LightningModule) -> str:
         system = system_of(pl_module)
         (since, before), (now, seen) = self._marks[0], self._marks[-1]
-        if now > since:  # else a validation came last, and the speed before it stands
+        if now > since:  # else a validation was last: keep the speed from before it
             self._rate = (seen - before) / (now - since)
         share, left_s = _way_to_go(trainer, self._start, now, seen)
         stages = next((len(c.stages) for c in callbacks_of(trainer) if isinstance(c, ProgressiveGrowing)), 1)
@@ -150,7 +150,7 @@ class RunProgress(ProgressBar):
         self._live = False
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
-        """A line that stays, above the changing one."""
+        """Print a permanent line above the progress line."""
         if not self._enabled or not self.trainer.is_global_zero:
             return
         text = sep.join(map(str, args))
@@ -163,7 +163,7 @@ class RunProgress(ProgressBar):
 
 
 class _Start(NamedTuple):
-    """Where this training began, which a resume does far from 0."""
+    """Where this start of the training began; not at 0 after a resume."""
 
     time_s: float
     steps: int
@@ -173,9 +173,9 @@ class _Start(NamedTuple):
 def _way_to_go(
     trainer: Trainer, start: _Start, now_s: float, images_seen: int
 ) -> tuple[float | None, float | None]:
-    """Share of the run that is done, 0 to 1, and seconds left; None where nobody knows.
+    """Share of the run that is done, 0 to 1, and seconds left; None where unknown.
 
-    Of several limits, the one that ends the run first counts.
+    If there are several limits, the one that ends the run first counts.
     """
     ways: list[tuple[float, float]] = []
     max_images = 0
@@ -183,7 +183,7 @@ def _way_to_go(
         if isinstance(callback, RunLength):
             max_images = callback.max_images or 0
         if isinstance(callback, Timer | RunLength) and (left := callback.time_remaining()) is not None:
-            elapsed, left = callback.time_elapsed(), max(left, 0.0)  # validation may go on beyond the limit
+            elapsed, left = callback.time_elapsed(), max(left, 0.0)  # validation may run past the limit
             ways.append((elapsed / max(elapsed + left, 1e-9), left))
     epoch_images = getattr(getattr(trainer, "datamodule", None), "epoch_images", 0)
     for end, began, done in (
@@ -204,7 +204,7 @@ def bar(share: float, width: int = 20) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As 0:07, 12:30, 3:05:00 or 2 d 03:05."""
+    """A duration as text, for example 0:07, 12:30, 3:05:00 or 2 d 03:05."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)

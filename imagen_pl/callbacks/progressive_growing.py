@@ -1,4 +1,4 @@
-"""Progressive growing (arXiv:1710.10196): small images first, then larger, each step faded in."""
+"""Progressive growing (arXiv:1710.10196): small images first, then larger ones; new blocks are faded in."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from imagen_pl.schedules import (
 
 
 class ProgressiveGrowing(Callback):
-    """Leads the networks, the real images and the loader through a list of stages.
+    """Sets the resolution, the fade and the batch size of networks and data by a list of stages.
 
-    Where a run stands is a pure function of `images_seen`, so a run resumes in the middle of a fade.
+    The current stage and fade are a pure function of `images_seen`, so a run can resume in the middle of a
+    fade.
 
     Args:
-        stages: from the smallest resolution to the largest; the last goes on until training ends.
+        stages: from the smallest resolution to the largest; the last continues until training ends.
         kimg_scale: multiplies every stage's `kimg` and `fade_kimg`: 0.25 goes through the same
             stages in a quarter of the images.
-        reset_optimizer_state: forget the optimizers' moments of the newest blocks when their fade ends, as
-            arXiv:1710.10196 does for the whole networks: they were measured while the block was
-            only half heard.
+        reset_optimizer_state: drop the optimizer state of the newest blocks when their fade ends, since
+            it was collected while the blocks had only part of their weight. arXiv:1710.10196 resets it for
+            the whole networks.
 
     Attributes:
-        stages: with their lengths in images. Of stages given as shares of the run, RunLength plans the
-            lengths while the run goes on, always beyond the batches that the loader has already planned.
+        stages: the stages with their lengths in images. If they are given as shares of the run, RunLength
+            plans the lengths during the run, and never changes batches that the loader has already planned.
     """
 
     def __init__(
@@ -79,11 +80,11 @@ class ProgressiveGrowing(Callback):
         system.run_state.stages = self.stages
 
     def plan(self, run: RunShare, settled: int) -> None:
-        """Give stages that are shares of the run their lengths in images; the others have theirs.
+        """Set the lengths in images of stages given as shares of the run; stages given in kimg do not change.
 
         Args:
-            run: how the run proceeds.
-            settled: batches up to this clock are planned already, and keep their stage.
+            run: share of the run that is done, by the clock.
+            settled: batches up to this clock are already planned and keep their stage.
         """
         if self.by_share:
             # In place: the loader's sampler reads this list before each batch that it plans.
@@ -104,7 +105,7 @@ class ProgressiveGrowing(Callback):
         self._was = now
 
     def state_dict(self) -> dict[str, Any]:
-        """The plan of stages given as shares, and the last batch's fade, whose end a resume must notice."""
+        """The planned stages, if given as shares, and the last batch's fade, to detect its end on resume."""
         state: dict[str, Any] = {}
         if self.by_share:
             state |= {"begins": self._begins, "lengths": [[s.kimg, s.fade_kimg] for s in self.stages]}
@@ -127,5 +128,5 @@ class ProgressiveGrowing(Callback):
 
 
 def _ends_a_fade(was: StagePosition, now: StagePosition) -> bool:
-    """A fade as long as its stage ends with it: the next batch belongs to the next stage's fade."""
+    """Whether a fade ended between two batches; a fade as long as its stage ends with the stage."""
     return was.growth.fade < 1 and (now.growth.fade >= 1 or now.index != was.index)

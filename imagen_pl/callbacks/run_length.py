@@ -1,4 +1,4 @@
-"""How long a run is: its end by images, steps or time, and what is given as a share of it."""
+"""Length of a run: its limits in images, steps or time, and settings given as shares of the run."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class UsedUp(NamedTuple):
 
 
 class RunLength(Callback):
-    """Ends a run, and plans the stages and schedules that are given as shares of it.
+    """Ends a run at its limit, and plans the stages and schedules that are given as shares of the run.
 
-    The time counts everything from the start of `fit` on, over all resumes: preparing the data, training and
-    validation. Time for the last validation is left where a validation before it showed how long it takes.
+    The time limit covers everything since the start of `fit`, over all resumes: preparing the data, training
+    and validation. Time for the last validation is reserved once an earlier validation was timed.
 
-    A share of a run that is limited by images or steps is known from the start. Of a run limited by time it
-    is measured: after 3 batches of each stage and of each start, then after 6, 12, 24 and so on. A checkpoint
-    keeps the latest measurement.
+    If a run is limited by images or steps, its length is known from the start. If it is limited by time, the
+    length is estimated from the speed: after 3 batches of each stage and of each start, then after 6, 12, 24
+    and so on. A checkpoint stores the latest estimate.
 
     Args:
-        max_images: end after so many images; None does not.
-        max_time: end after so much time, as "DD:HH:MM:SS"; None does not.
+        max_images: end after this many images; None sets no limit.
+        max_time: end after this time, in the format "DD:HH:MM:SS"; None sets no limit.
     """
 
     def __init__(
@@ -53,23 +53,23 @@ class RunLength(Callback):
         self.max_images = max_images
         self.max_time_s = None if max_time is None else Timer(max_time).time_remaining()
         self.share = RunShare()
-        self._began_at: float | None = None  # of this start
+        self._began_at: float | None = None  # when this start began
         self._elapsed_before_s = 0.0
-        self._limits: list[float | None] | None = None  # that the share was measured for
+        self._limits: list[float | None] | None = None  # for which the share was measured
         self._validation_s = 0.0
         self._validation_began_at = 0.0
         self._mark: tuple[float, int] | None = (
             None  # time and images at the end of the first batch of a stage
         )
         self._stage = -1
-        self._batches = 0  # since then
-        self._trained = 0  # batches of this start
-        self._checked = False  # whether the last stage will be reached
+        self._batches = 0  # since the mark
+        self._trained = 0  # batches since this start
+        self._checked = False  # whether `_check_last_stage` has run
 
     # ------------------------------------------------------------------ the clock of the wall
 
     def begin(self) -> None:
-        """Start the clock of this start, if it does not run yet."""
+        """Start timing, if it has not started yet."""
         if self._began_at is None:
             self._began_at = time.monotonic()
 
@@ -78,7 +78,7 @@ class RunLength(Callback):
         return self._elapsed_before_s + (0.0 if self._began_at is None else time.monotonic() - self._began_at)
 
     def time_remaining(self) -> float | None:
-        """Seconds until training ends, the last validation not included; None without a limit of time."""
+        """Seconds of training left, excluding the last validation; None without a time limit."""
         if self.max_time_s is None:
             return None
         return self.max_time_s - min(self._validation_s, self.max_time_s / 2) - self.time_elapsed()
@@ -108,7 +108,7 @@ class RunLength(Callback):
             growth.plan(self.share, settled=system.images_seen)
         if left < math.inf:
             self._check_last_stage(trainer, growth, system.images_seen, system.images_seen + left)
-        if system.images_seen:  # else it trains one batch at least, so that there is something to resume
+        if system.images_seen:  # a new run trains at least one batch, so that it can be resumed
             self._stop_if_over(trainer, system.images_seen)
 
     def on_train_batch_end(
@@ -150,12 +150,12 @@ class RunLength(Callback):
             growth.plan(self.share, settled=images_seen + self._read_ahead(trainer, growth, images_seen))
 
     def _images_left(self, trainer: Trainer, images_seen: int, pace: float | None = None) -> float:
-        """Images until the first limit; infinite where none is known."""
+        """Images until the first limit is reached; infinite if no limit is known."""
         left = [math.inf]
         if self.max_images is not None:
             left.append(self.max_images - images_seen)
         if trainer.max_steps > 0:
-            # Lightning counts a step of each optimizer.
+            # Lightning counts the steps of all optimizers.
             batches = (trainer.max_steps - trainer.global_step) / max(len(trainer.optimizers), 1)
             left.append(batches * _batch_size(trainer, images_seen))
         epoch_images = getattr(getattr(trainer, "datamodule", None), "epoch_images", 0)
@@ -166,7 +166,7 @@ class RunLength(Callback):
         return max(min(left), 0.0)
 
     def _read_ahead(self, trainer: Trainer, growth: ProgressiveGrowing, images_seen: int) -> int:
-        """Images whose batches the loader may have planned already."""
+        """Images in the batches that the loader may already have planned."""
         loader = trainer.train_dataloader
         workers = getattr(loader, "num_workers", 0)
         batches = 2 + workers * (getattr(loader, "prefetch_factor", None) or 2)
@@ -200,7 +200,7 @@ class RunLength(Callback):
     def _check_last_stage(
         self, trainer: Trainer, growth: ProgressiveGrowing | None, images_seen: int, end: float
     ) -> None:
-        """Warn where the run ends before its last stage."""
+        """Warn if the run ends before its last stage."""
         if growth is None or growth.by_share:
             return
         last = len(growth.stages) - 1
@@ -265,14 +265,14 @@ class RunLength(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Of a checkpoint that Lightning's Timer counted for, take its time."""
+        """Take over the elapsed time of a checkpoint that was written with Lightning's Timer."""
         earlier = checkpoint.get("callbacks", {}).get("Timer")
         if earlier is not None and self.state_key not in checkpoint["callbacks"]:
             self._elapsed_before_s = earlier["time_elapsed"]["train"]
 
 
 def say(trainer: Trainer, line: str) -> None:
-    """To the user, once, above the progress bar where there is one."""
+    """Print a line to the user on rank 0, above the progress bar if there is one."""
     bar = trainer.progress_bar_callback
     (rank_zero_info if bar is None else bar.print)(line)
 
@@ -289,7 +289,7 @@ def _batch_size(trainer: Trainer, images_seen: int) -> int:
 
 
 def _schedules_by_share(module: LightningModule) -> Iterator[Linear | Cosine]:
-    """Every schedule of the module and its parts that is given as a share of the run."""
+    """All schedules of the module and its submodules that are given as shares of the run."""
     for part in module.modules():
         for value in vars(part).values():
             if isinstance(value, Linear | Cosine) and value.share is not None:
@@ -297,6 +297,6 @@ def _schedules_by_share(module: LightningModule) -> Iterator[Linear | Cosine]:
 
 
 def _clock(seconds: float) -> str:
-    """As `--trainer.max_time` takes it: days, hours, minutes, seconds."""
+    """A duration in the format of `--trainer.max_time`: days:hours:minutes:seconds."""
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{second:02}"

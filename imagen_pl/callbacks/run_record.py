@@ -1,4 +1,4 @@
-"""What is written down about a run: its configuration, its origin, and every number by images seen."""
+"""Records a run: its configuration, git commit, package versions and command lines."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PACKAGES = ("imagen_pl", "torch", "lightning", "jsonargparse", "transformers", 
 
 
 class RunRecord(Callback):
-    """Keeps a run's configuration and origin: in its folder, in every checkpoint and in the trackers.
+    """Saves a run's configuration and origin to its folder, to every checkpoint and to the loggers.
 
     Args:
-        config: everything that was set, as YAML; it goes into config.yaml and into the checkpoints,
-            so that a single file is enough to draw pictures.
-        run_id: what names the run to trackers; the same after a resume.
+        config: the complete configuration as YAML; it is saved in config.yaml and in the checkpoints, so that
+            a checkpoint alone is enough to sample images.
+        run_id: id of the run for loggers such as W&B; the same after a resume.
         command: the command line, for the record.
     """
 
@@ -48,7 +48,7 @@ class RunRecord(Callback):
     def _write(self, run: RunFolder, origin: dict[str, Any]) -> None:
         run.path.mkdir(parents=True, exist_ok=True)
         if run.config.exists() and run.config.read_text() != self.config:
-            # A resume with other settings: keep those that led up to here.
+            # A resume with other settings: keep the earlier ones under a new name.
             changed = time.strftime("%Y%m%d-%H%M%S", time.localtime(run.config.stat().st_mtime))
             run.config.rename(run.config.with_name(f"config-{changed}.yaml"))
         with atomic_write(run.config) as file:
@@ -69,11 +69,11 @@ class RunRecord(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = self.config
-        checkpoint["precision"] = trainer.precision  # a resume goes on in it
+        checkpoint["precision"] = trainer.precision  # a resume continues in this precision
 
 
 def images_on_x_axis(logger: WandbLogger) -> None:
-    """Draw every chart over the images seen; Lightning would take its own count of steps."""
+    """Plot every W&B chart over the images seen instead of Lightning's step count."""
     run = logger.experiment
     run.define_metric("images_seen", hidden=True)
     run.define_metric("trainer/global_step", step_metric="images_seen", hidden=True)
@@ -81,7 +81,7 @@ def images_on_x_axis(logger: WandbLogger) -> None:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the folder that training was started in; None where there is no git."""
+    """Git commit of the working directory; None without git or a repository."""
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -99,7 +99,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape results."""
+    """Versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Pictures of fixed captions while training goes on."""
+"""Sample images of fixed captions during training."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from imagen_pl.imaging.grids import labelled_grid, to_pil, to_uint8
 
 
 class SampleGrid(Callback):
-    """Draws the same captions with the same latents again and again, to watch a model learn.
+    """Samples the same captions with the same latents at intervals, to show the progress of training.
 
-    The pictures come from the generator's average, at the resolution grown to. They go to
-    `samples/000123kimg.png` in the run's folder, and to W&B and TensorBoard where those are used.
+    The images come from the generator's moving average, at the current resolution. They are saved to
+    `samples/000123kimg.png` in the run's folder, and logged to W&B and TensorBoard if those are in use.
 
     Args:
-        captions: what to draw; a caption named twice is drawn from two latents. None takes sixteen of the
-            data set, half of training and half held out; of a stream held-out ones alone. An empty list
-            switches the grid off.
-        every_kimg: how often, in thousands of images seen; also once at the end.
-        seed: of the latents.
-        columns: pictures a row.
+        captions: the captions; one that is listed twice is sampled from two latents. None takes sixteen of
+            the data set, half from the training set and half held-out; of a stream, only held-out ones. An
+            empty list switches the grid off.
+        every_kimg: how often to sample, in thousands of images seen; also once at the end.
+        seed: seed of the latents.
+        columns: images a row.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SampleGrid(Callback):
             self._log(logger, pictures, self.captions, sheet, system.images_seen)
 
     def _kimg(self, images_seen: int) -> str:
-        """As 000123, or 000000.5 where grids come oftener than each thousand."""
+        """For example 000123, or 000000.5 if grids are drawn more often than every thousand images."""
         return f"{images_seen // 1000:06d}" if self.every_kimg >= 1 else f"{images_seen / 1000:08.1f}"
 
     def _log(

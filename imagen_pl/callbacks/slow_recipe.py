@@ -1,4 +1,4 @@
-"""Says after twenty batches if a run will see far fewer images than its recipe is made for."""
+"""Warns after twenty batches if a run will see far fewer images than its recipe is made for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from imagen_pl.callbacks.base import callbacks_of, is_dry_run
 from imagen_pl.schedules import Cosine, Linear
 from imagen_pl.training.precision import bfloat16_support
 
-# Speed is measured from the fifth batch, or the last one within ten seconds, to the twentieth, or the first
-# one after half a minute.
+# Speed is measured from the fifth batch, or the last one within 10 seconds, to the twentieth, or the first
+# one after 30 seconds.
 _WARM_UP, _WARM_UP_S = 5, 10.0
 _BATCHES, _BATCHES_S = 20, 30.0
 _FEW = 0.5  # share of the images that the recipe is made for
@@ -26,7 +26,7 @@ class RunEnd(NamedTuple):
     Attributes:
         images_seen: the clock when the limit is reached.
         setting: its name on the command line.
-        enough: the value with which the run sees what its recipe is made for.
+        enough: the value with which the run sees as many images as its recipe is made for.
     """
 
     images_seen: float
@@ -35,16 +35,17 @@ class RunEnd(NamedTuple):
 
 
 class SlowRecipe(Callback):
-    """Compares what a run will see by its end with what its recipe is made for.
+    """Compares the number of images a run will see with the number its recipe is made for.
 
-    A recipe is made for the images at which its learning-rate schedule ends: `begin_kimg + kimg` of
-    `model.learning_rate_schedule`. Nothing is said without a schedule that ends in images, or without an end
-    of the run. The speed is measured over twenty batches, or over half a minute where they take longer, and
-    again at each new resolution, since larger images are slower. The warning comes once a start.
+    A recipe is made for the number of images at which its learning-rate schedule ends: `begin_kimg + kimg` of
+    `model.learning_rate_schedule`. There is no check if the schedule does not end at a number of images, or
+    if the run has no limit. The speed is measured over twenty batches, or over 30 seconds if they take
+    longer, and again at each new resolution, since larger images are slower. At most one warning is printed a
+    start.
 
     Args:
         say: prints a line to the user; None prints above the progress bar where there is one.
-        clock: seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class SlowRecipe(Callback):
         self.say, self.clock = say, clock
         self._over = False
         self._resolution = 0
-        self._batches = 0  # of this resolution
+        self._batches = 0  # at this resolution
         self._measured = False  # at this resolution
         self._first_s = 0.0
         self._mark = _Mark(0.0, 0, 0)
@@ -107,7 +108,7 @@ class SlowRecipe(Callback):
 
 
 class _Mark(NamedTuple):
-    """The end of a batch."""
+    """Time, clock and step count at the end of a batch."""
 
     time_s: float
     images_seen: int
@@ -115,14 +116,14 @@ class _Mark(NamedTuple):
 
 
 def images_seen(module: LightningModule) -> int:
-    """The clock of a module that trains on images."""
+    """The clock of a module: images seen."""
     seen = module.images_seen
     assert isinstance(seen, int)
     return seen
 
 
 def recipe_images(module: LightningModule) -> int | None:
-    """Images that a recipe is made for: the end of its learning-rate schedule; None without such an end."""
+    """Number of images a recipe is made for: the end of its learning-rate schedule; None if it has no end."""
     schedule = getattr(module, "learning_rate_schedule", None)
     if not isinstance(schedule, Linear | Cosine) or schedule.share is not None or schedule.kimg is None:
         return None
@@ -132,7 +133,7 @@ def recipe_images(module: LightningModule) -> int | None:
 def run_ends(
     trainer: Trainer, seen: int, made_for: int, images_per_s: float, images_per_step: float
 ) -> list[RunEnd]:
-    """The limits of a run, the one that ends it first in front."""
+    """The limits of a run, sorted by the number of images at which they end it."""
     ends = []
     for callback in callbacks_of(trainer):
         left_s = callback.time_remaining() if hasattr(callback, "time_remaining") else None
@@ -154,7 +155,7 @@ def run_ends(
 
 
 def warning(trainer: Trainer, ends: list[RunEnd], made_for: int, images_per_s: float) -> str:
-    """What the run will see, what its recipe is made for, and what to do."""
+    """The warning: how many images the run will see, how many its recipe is made for, and what to do."""
     end = round_to_two_digits(ends[0].images_seen)
     longer = " ".join(f"{e.setting} {e.enough}" for e in ends if e.images_seen < made_for)
     speed = f"{images_per_s:.0f}" if images_per_s >= 10 else f"{images_per_s:.2g}"
@@ -173,11 +174,11 @@ def warning(trainer: Trainer, ends: list[RunEnd], made_for: int, images_per_s: f
 
 
 def round_to_two_digits(images: float) -> int:
-    """A number of images as precise as an estimate is: 11,776 becomes 12,000."""
+    """Round an estimate to two significant digits: 11,776 becomes 12,000."""
     return int(float(f"{max(images, 1):.1e}"))
 
 
 def days_to_seconds(seconds: float) -> str:
-    """As `--trainer.max_time` takes it, days:hours:minutes:seconds; up to the next full minute."""
+    """A duration as days:hours:minutes:seconds, for `--trainer.max_time`; rounded up to a full minute."""
     minutes = math.ceil(seconds / 60)
     return f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:00"

@@ -1,4 +1,4 @@
-"""Which model came from which data: checkpoints and the data's version as artifacts of W&B."""
+"""W&B artifacts of checkpoints and of the data version, to record which data a model was trained on."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long the end of training waits for W&B to take the checkpoints; the upload itself goes on after that.
+# How long to wait, after training, for W&B to accept the checkpoints; the upload itself then continues.
 _PATIENCE_S = 60.0
 
 
 class WandbArtifacts(Callback):
-    """Hands best.ckpt and last.ckpt to W&B, by the aliases best and last, and says which data they are from.
+    """Logs best.ckpt and last.ckpt to W&B, with the aliases best and last, and the data they were trained on.
 
-    A run's checkpoints are versions of the artifact model-NAME-ID, each as model.ckpt. The data are an
-    artifact that the run used: a short file with their digest, no images. Both are handed over when training
-    has ended, the best also in between; all beside training, which never waits for the network, nor fails by
-    it. A run that was stopped hands them over when it is resumed and ends. Without W&B it does nothing.
+    A run's checkpoints are versions of the artifact model-NAME-ID, each as model.ckpt. The data is recorded
+    as an artifact that the run uses: a short file with the digest of the data, no images. Checkpoints are
+    logged when training ends, the best one also in between. Everything runs in a background thread: training
+    never waits for the network, and a network error does not stop it. The checkpoints of an interrupted run
+    are logged when the run is resumed and ends. Without W&B the callback does nothing.
 
     Args:
-        best_every_minutes: while training goes on, hand over a new best at most this often; null waits for
+        best_every_minutes: during training, log a new best at most this often, minutes; null logs it only at
             the end.
     """
 
@@ -53,9 +54,9 @@ class WandbArtifacts(Callback):
         self.best_every_minutes = best_every_minutes
         self._run: Run | None = None
         self._beside = _Beside()
-        self._validation: dict[str, Any] = {}  # scores of the last one, and its clock
+        self._validation: dict[str, Any] = {}  # scores of the last validation, and its clock
         self._data: dict[str, Any] = {}
-        self._taken: dict[str, int] = {}  # clock of the checkpoint that W&B has by an alias
+        self._taken: dict[str, int] = {}  # clock of the checkpoint that W&B has, by alias
         self._offered_at = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,7 +73,7 @@ class WandbArtifacts(Callback):
             self._beside.do(partial(declare_data, self._run, self._data))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Offer the best of the validations before this one."""
+        """Log the best checkpoint so far, if enough time has passed."""
         if self._run is None or trainer.sanity_checking or self.best_every_minutes is None:
             return
         if time.monotonic() - self._offered_at >= 60 * self.best_every_minutes:
@@ -80,7 +81,7 @@ class WandbArtifacts(Callback):
             self._offer(trainer, ["best"])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Checkpoints are written after this, and so hold their own scores.
+        # Checkpoints are written after this, so each contains its own scores.
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             scores = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
             scores = {name: value for name, value in scores.items() if math.isfinite(value)}
@@ -109,7 +110,7 @@ class WandbArtifacts(Callback):
             self._beside.do(partial(self._hand_over, RunFolder(trainer.default_root_dir), wanted))
 
     def _hand_over(self, folder: RunFolder, paths: dict[str, Path]) -> None:
-        """Log what W&B does not have yet; best and last of one clock are one version."""
+        """Log checkpoints that W&B does not have yet; best and last with the same clock are one version."""
         assert self._run is not None
         origins = {alias: self._origin(path) for alias, path in paths.items() if path.is_file()}
         by_clock: dict[int, list[str]] = {}
@@ -122,7 +123,7 @@ class WandbArtifacts(Callback):
                 self._taken |= dict.fromkeys(aliases, clock)
 
     def _origin(self, path: Path) -> dict[str, Any]:
-        """What a checkpoint is, from the file itself: it is not always that of now."""
+        """Metadata of a checkpoint, read from the file: it may be older than the current state."""
         checkpoint = read_checkpoint(path, mmap=True)
         validation = checkpoint.get("callbacks", {}).get(self.state_key, {})
         git = git_state()
@@ -137,7 +138,7 @@ class WandbArtifacts(Callback):
 
 
 def log_model(run: Run, name: str, path: Path, aliases: list[str], metadata: dict[str, Any]) -> None:
-    """Log a checkpoint as model.ckpt; W&B copies it first, so the file may be written anew at once."""
+    """Log a checkpoint as model.ckpt; W&B copies it first, so the file may be overwritten at once."""
     import wandb
 
     artifact = wandb.Artifact(_valid(name), type="model", metadata=metadata)
@@ -146,11 +147,11 @@ def log_model(run: Run, name: str, path: Path, aliases: list[str], metadata: dic
 
 
 def declare_data(run: Run, version: dict[str, Any]) -> None:
-    """Say that the run uses these data, by an artifact with their digest; the images stay where they are."""
+    """Record that the run uses this data, as an artifact with the digest; no images are uploaded."""
     import wandb
 
     artifact = wandb.Artifact(_valid(f"data-{version['name']}"), type="dataset", metadata=version)
-    # The same data make the same file, and so the same version.
+    # The same data gives the same file, and so the same version.
     with artifact.new_file("data.json") as file:
         json.dump(version, file, indent=2, sort_keys=True)
     use_new_artifact(run, artifact, [version["digest"]])
@@ -161,7 +162,7 @@ def _valid(name: str) -> str:
 
 
 class _Beside:
-    """Does one job after another in a thread; what fails is told in one line."""
+    """Runs jobs one after another in a background thread; a failed job is logged in one line."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -169,13 +170,13 @@ class _Beside:
 
     def do(self, job: Callable[[], None]) -> None:
         if self._thread is None:
-            # A daemon, so that a server that never answers does not keep the process.
+            # A daemon, so that a server that never answers does not keep the process alive.
             self._thread = threading.Thread(target=self._work, name="wandb artifacts", daemon=True)
             self._thread.start()
         self._jobs.put(job)
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether all jobs so far are done in this time."""
+        """Wait until all jobs so far are done; False if that takes longer than the timeout."""
         if self._thread is None:
             return True
         done = threading.Event()
@@ -186,5 +187,5 @@ class _Beside:
         while True:
             try:
                 self._jobs.get()()
-            except Exception as error:  # of many kinds, by what W&B and the network do
+            except Exception as error:  # W&B and the network raise many kinds
                 log.warning("W&B did not take an artifact, training is not touched: %s", error)
