@@ -1,4 +1,4 @@
-"""The game between generator and discriminator, one value a sample.
+"""Adversarial losses of generator and discriminator, one value a sample.
 
 `a` stands for the discriminator's logits on real images, `b` for those on fakes; both are (b, k),
 one column a head, and each loss is the mean over the heads.
@@ -17,24 +17,24 @@ PerSample = Float[Tensor, " b"]
 
 
 class AdversarialLoss(ABC):
-    """One side's loss each, and a measure of how sure the discriminator is.
+    """The losses of discriminator and generator, and a measure of how confident the discriminator is.
 
     Attributes:
-        compares: the generator's loss needs the logits of real images too.
+        compares: whether the generator's loss needs the logits of real images too.
     """
 
     compares: bool = False
 
     @abstractmethod
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> PerSample:
-        """What the discriminator minimises."""
+        """The discriminator's loss."""
 
     @abstractmethod
     def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> PerSample:
-        """What the generator minimises; `real_logits` are given where `compares` is set."""
+        """The generator's loss; `real_logits` are given if `compares` is set."""
 
     def confidence(self, real_logits: Logits, fake_logits: Logits) -> PerSample:
-        """-1 to 1: the sign by which adaptive augmentation sees overfitting (arXiv:2006.06676, eq. 1)."""
+        """-1 to 1: the measure of overfitting for adaptive augmentation (arXiv:2006.06676, eq. 1)."""
         return real_logits.sign().mean(1)
 
 
@@ -80,7 +80,7 @@ class Wasserstein(AdversarialLoss):
 class Relativistic(AdversarialLoss):
     """softplus(-(a - b)); softplus(-(b - a)), each fake paired with a real (R3GAN, arXiv:2501.05441, eq. 2).
 
-    Only the difference means anything, so a single mode cannot be left out at no cost.
+    Only the difference of the logits matters, so the generator cannot drop a mode at no cost.
     """
 
     compares = True
@@ -94,5 +94,5 @@ class Relativistic(AdversarialLoss):
         return F.softplus(real_logits - fake_logits).mean(1)
 
     def confidence(self, real_logits: Logits, fake_logits: Logits) -> PerSample:
-        """The sign of the difference, since the logits alone have no zero."""
+        """The sign of the difference, since the zero of the logits alone has no meaning."""
         return (real_logits - fake_logits).sign().mean(1)

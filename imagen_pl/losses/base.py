@@ -39,10 +39,10 @@ class LossInputs:
     growth: how far the networks have grown.
     captions: the captions themselves.
     real_features: generator step only: the discriminator's features of the real images with the same
-        captions, where a term `needs_pairs`.
+        captions, if a term `needs_pairs`.
     real_images: generator step only: the real images with the same captions, -1 to 1, faded alike.
-    generator: generator step only: the network that drew the images.
-    latents: generator step only: the latents that it drew them from.
+    generator: generator step only: the network that generated the images.
+    latents: generator step only: the latents from which it generated them.
     """
 
     images: Float[Tensor, "b 3 r r"]
@@ -67,7 +67,8 @@ class LossTerm(nn.Module, ABC):
 
     Attributes:
         name: its losses are logged as train/d_NAME and train/g_NAME.
-        needs_pairs: in the generator step it compares with the real images of the same captions.
+        needs_pairs: whether the generator step compares generated images with the real images of the same
+            captions.
     """
 
     name: str
@@ -85,14 +86,14 @@ class LossTerm(nn.Module, ABC):
         self._notes: dict[str, Tensor] = {}
 
     def weight(self, step: Step, images_seen: int, resolution: int) -> float:
-        """Its factor in a step after `images_seen` images; at 0 the term is not computed."""
+        """The term's factor in a step after `images_seen` images; at 0 the term is not computed."""
         if resolution < self.from_resolution:
             return 0.0
         weight = self.discriminator_weight if step == "discriminator" else self.generator_weight
         return weight(images_seen) if callable(weight) else weight
 
     def check(self, discriminator: Discriminator) -> None:
-        """Raise ValueError where it does not fit the discriminator, naming the argument to change."""
+        """Raise ValueError if the term does not fit the discriminator, naming the argument to change."""
 
     @abstractmethod
     def forward(
@@ -128,14 +129,15 @@ class SeparatelyTrainedLoss(LossTerm):
     """A term whose own network is trained on real images in a third step, and is frozen in the other two.
 
     Args:
-        optimizer: makes its optimizer, for example `torch.optim.AdamW`.
+        optimizer: makes the network's optimizer, for example `torch.optim.AdamW`.
         generator_weight: factor in the generator's loss, on generated images: a number, or a schedule of
-            images seen; 0 skips it.
-        from_resolution: resolution, px, below which the generator's loss leaves it out.
+            images seen; 0 skips the term.
+        from_resolution: resolution, px, below which the generator's loss skips the term.
         every: train the network on every nth batch.
 
     Attributes:
-        needs_features: its own step reads the discriminator's features; False saves computing them.
+        needs_features: whether the network's own step reads the discriminator's features; False saves
+            computing them.
     """
 
     needs_features: bool = True
@@ -153,7 +155,7 @@ class SeparatelyTrainedLoss(LossTerm):
         self.optimizer, self.every = optimizer, every
 
     def prepare(self, captions: Callable[[], Iterable[str]]) -> None:
-        """Build or load its network, before the first batch and before a checkpoint is loaded.
+        """Build or load the network, before the first batch and before a checkpoint is loaded.
 
         Args:
             captions: returns captions of the training set: all of them, or the first ones of a stream.
@@ -161,14 +163,14 @@ class SeparatelyTrainedLoss(LossTerm):
 
     @abstractmethod
     def learn(self, inputs: LossInputs) -> PerSample:
-        """The loss of its own network on real images; `inputs.features` carry no gradient."""
+        """The loss of the term's network on real images; `inputs.features` carry no gradient."""
 
 
 class LossTerms(nn.ModuleList):
     """All loss terms of a run.
 
     Args:
-        terms: in the order in which their losses are added.
+        terms: the terms, in the order in which their losses are added.
 
     Raises:
         ValueError: two terms have the same name, or more than one is trained separately.
@@ -208,7 +210,7 @@ class LossTerms(nn.ModuleList):
         inputs: LossInputs,
         images_seen: int,
     ) -> tuple[dict[str, PerSample], dict[str, Tensor]]:
-        """The weighted losses of all terms with a weight in this step, and what they note; both by name."""
+        """The weighted losses of all terms with a weight in this step, and their logged values, by name."""
         losses: dict[str, PerSample] = {}
         notes: dict[str, Tensor] = {}
         for term in self:

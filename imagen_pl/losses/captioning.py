@@ -1,4 +1,4 @@
-"""Language generation: a captioner that reads real images teaches the generator to be read."""
+"""Caption loss: a captioner trained on real images scores how well generated images show their captions."""
 
 from __future__ import annotations
 
@@ -20,33 +20,35 @@ from imagen_pl.schedules import Schedule
 
 log = logging.getLogger(__name__)
 
-# Nats a token by which a caption must fit its own image better than another.
+# Least margin of a useful captioner: nats a token by which shuffled captions are less likely than own ones.
 _CLEARLY = 0.1
-# Steps of the captioner before its margin is trusted, and over which it is averaged.
+# Steps of the captioner before the margin is tested, and the length of the margin's moving average, steps.
 _TRUSTED, _AVERAGED = 20, 50
 
 
 class Captioning(SeparatelyTrainedLoss):
-    """L_NLG: the caption's cross-entropy by a captioner that sees the image (MirrorGAN, arXiv:1903.05854).
+    """L_NLG: cross-entropy of the caption, given the image, by a captioner (MirrorGAN, arXiv:1903.05854).
 
-    On real pairs the captioner learns it. In the generator's step the captioner is frozen, and the generator
-    learns to draw what makes the caption likely: L_NLG = -1/T sum_t log p(w_t | w_<t, G(z, w)).
+    The captioner is trained on real pairs. In the generator's step the captioner is frozen, and the generator
+    is trained to make the caption likely: L_NLG = -1/T sum_t log p(w_t | w_<t, G(z, w)).
 
-    Three logged numbers show whether it can teach: train/caption_ce on real pairs, train/caption_ce_shuffled
-    on real images with their neighbours' captions, train/g_caption_ce_unweighted on generated images. Where
-    the first two are alike, the captioner ignores the image and teaches nothing; the run prints a warning.
+    Three logged numbers show whether the loss is useful: train/caption_ce on real pairs,
+    train/caption_ce_shuffled on real images with captions of other images of the batch, and
+    train/g_caption_ce_unweighted on generated images. If the first two are nearly equal, the captioner
+    ignores the image and its gradients do not help the generator; the run prints a warning.
 
     Args:
         captioner: the network.
-        optimizer: makes its optimizer, as `torch.optim.AdamW`.
-        generator_weight: factor in the generator's loss: a number, or a schedule of images seen, which gives
-            the captioner time to learn first; 0 leaves the generator alone.
-        from_resolution: resolution, px, below which the generator is not taught.
-        every: the captioner learns at every nth batch.
-        share: share of a batch's images that it learns and that it teaches, above 0 to 1: a half costs half.
-        captioner_from: folder of an earlier captioner (`imagen-pl fit-captioner`) of the same settings, whose
-            weights and tokens it starts with; None starts afresh.
-        freeze: keep the captioner as it is; only with `captioner_from`.
+        optimizer: makes the captioner's optimizer, for example `torch.optim.AdamW`.
+        generator_weight: factor in the generator's loss: a number, or a schedule of images seen, so that the
+            captioner can be trained first; 0 skips the term.
+        from_resolution: resolution, px, below which the generator's loss skips the term.
+        every: train the captioner on every nth batch.
+        share: share of a batch's images that both losses are computed on, the captioner's and the
+            generator's, above 0 to 1; the cost is proportional to it.
+        captioner_from: folder of a trained captioner (`imagen-pl fit-captioner`) with the same settings, from
+            which weights and tokens are loaded; None starts from random weights.
+        freeze: do not train the captioner; needs `captioner_from`.
     """
 
     name = "caption_ce"
@@ -74,7 +76,7 @@ class Captioning(SeparatelyTrainedLoss):
         self.captioner, self.captioner_from, self.freeze = captioner, captioner_from, freeze
         if freeze:
             captioner.requires_grad_(False)
-        # Buffers, so that a resumed run judges the captioner as the run before would have.
+        # Buffers, so that a resumed run tests the captioner on the same averages as an uninterrupted run.
         self.register_buffer("averages", torch.zeros(2))  # cross-entropy, own captions and shuffled
         self.register_buffer("measured", torch.zeros(()))
         self._told = False
@@ -106,19 +108,19 @@ class Captioning(SeparatelyTrainedLoss):
         return loss
 
     def _look(self, inputs: LossInputs) -> tuple[Float[Tensor, "n m d"], list[str]]:
-        """What is remembered of its share of the images, and their captions."""
+        """The captioner's features of the first `share` of the images, and their captions."""
         rows = slice(max(round(self.share * len(inputs.images)), 1))
         maps = {resolution: found[rows] for resolution, found in inputs.features.maps.items()}
         return self.captioner.extract_features(inputs.images[rows], maps), inputs.captions[rows]
 
     @torch.no_grad()
     def _measure(self, memory: Float[Tensor, "b m d"], captions: list[str], own: PerSample) -> None:
-        """Keep how well captions fit their own images, and their neighbours'; a part of a batch is enough."""
+        """Average the cross-entropies of own and shuffled captions; a part of a batch is enough."""
         rows = len(own) if len(own) < 16 else len(own) // 4
         if rows < 2:
-            return  # it has no neighbour
+            return  # one image has no other caption
         shuffled = self.captioner.cross_entropy(memory[:rows].roll(1, 0), captions[:rows])
-        said = (shuffled > 0).sum().clamp(min=1)  # empty captions tell nothing
+        said = (shuffled > 0).sum().clamp(min=1)  # empty captions have no loss
         means = torch.stack([own[:rows].sum(), shuffled.sum()]) / said
         self.measured += 1
         self.averages += (means - self.averages) / self.measured.clamp(max=_AVERAGED)

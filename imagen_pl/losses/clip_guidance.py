@@ -1,6 +1,6 @@
-"""Frozen networks that judge generated pictures by their captions.
+"""Frozen networks that score how well generated images fit their captions.
 
-Axes: b batch, c channels, e dimensions of the space where both meet.
+Axes: b batch, c channels, e dimensions of the joint embedding space.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from imagen_pl.schedules import Schedule
 class ImageTextGuidance(LossTerm):
     """1 - cos(image, caption) in the space of a frozen dual encoder, for generated images (CLIP guidance).
 
-    StyleGAN-T (arXiv:2301.09515, section 3.3) weighs it 0.2 and warns of more: pictures come to please the
-    encoder alone. Images whose caption was dropped ("") are left out.
+    StyleGAN-T (arXiv:2301.09515, section 3.3) uses a weight of 0.2 and warns against more: images then fit
+    the encoder alone. Images whose caption was dropped ("") are skipped.
 
     Args:
-        encoder: puts images and captions into one space.
+        encoder: embeds images and captions into one space.
         generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
-        from_resolution: resolution, px, below which it is left out; small images tell the encoder little.
+        from_resolution: resolution, px, below which the term is skipped; embeddings of small images carry
+            little information.
     """
 
     name = "guidance"
@@ -37,7 +38,7 @@ class ImageTextGuidance(LossTerm):
         self, encoder: DualEncoder, generator_weight: float | Schedule = 0.2, from_resolution: int = 32
     ) -> None:
         super().__init__(0.0, generator_weight, from_resolution)
-        self.encoder = encoder  # no module: its weights are not ours
+        self.encoder = encoder  # not registered as a submodule: its weights are not trained or saved
 
     def check(self, discriminator: Discriminator) -> None:
         self.encoder.load()
@@ -54,20 +55,21 @@ class ImageTextGuidance(LossTerm):
 
 
 class BackboneGuidance(ImageTextContrastive):
-    """Pick the caption among the batch's by what a frozen network sees, and the image (InfoNCE both ways).
+    """Match captions and a frozen network's features of the images within the batch (InfoNCE both ways).
 
-    A dual encoder made on the spot, where no CLIP can be had: the means of a backbone's maps and the text
-    encoder's vectors, a linear map each. These learn on real pairs in the discriminator's step; the
-    generator is to draw pictures that they pair as well. The model must not be scored on the same backbone.
+    A small dual encoder, trained during the run, for when no CLIP is available: one linear projection of the
+    means of a backbone's feature maps, and one of the text encoder's vectors. The projections are trained on
+    real pairs in the discriminator's step; the generator is trained so that they match its images with their
+    captions. The model must not be scored with the same backbone.
 
     Args:
-        backbone: sees the images.
+        backbone: frozen network that computes the feature maps.
         text_dim: size of the text encoder's vectors.
-        embed_dim: size of the space where both meet.
-        temperature: start of the learned temperature.
-        discriminator_weight: factor on real images, where the linear maps learn.
+        embed_dim: size of the joint embedding space.
+        temperature: initial value of the learned temperature.
+        discriminator_weight: factor in the discriminator's loss, on real images; it trains the projections.
         generator_weight: factor in the generator's loss, on generated images.
-        from_resolution: resolution, px, below which the generator is not taught.
+        from_resolution: resolution, px, below which the term is skipped.
     """
 
     name = "guidance"
@@ -85,7 +87,7 @@ class BackboneGuidance(ImageTextContrastive):
         super().__init__(
             sum(backbone.channels), text_dim, embed_dim, temperature, discriminator_weight, generator_weight
         )
-        self.backbone = backbone  # no module: its weights are not ours
+        self.backbone = backbone  # not registered as a submodule: its weights are not trained or saved
         self.from_resolution = from_resolution
 
     def check(self, discriminator: Discriminator) -> None:
@@ -93,6 +95,6 @@ class BackboneGuidance(ImageTextContrastive):
         check_size(self, "text_dim", self.text.in_features, right, "the discriminator's text_dim")
 
     def vectors(self, inputs: LossInputs) -> Float[Tensor, "b c"]:
-        # Each map's part is brought to one length: the finest maps would drown the coarse ones.
+        # Each map's mean is normalised, or the finest maps would dominate the coarse ones.
         means = [F.normalize(x.mean((2, 3)), dim=1) for x in self.backbone(inputs.images)]
         return torch.cat([x * x.shape[1] ** 0.5 for x in means], dim=1)

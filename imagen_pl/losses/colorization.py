@@ -1,6 +1,6 @@
-"""A pretext task on colour: what colours does a grey image have?
+"""A pretext task on colour: predict the colours of a greyscale image.
 
-Axes: b images of the step, n images that are asked about, r pixels, m places of a map.
+Axes: b images of the step, n sampled images, r pixels, m places of a feature map.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from imagen_pl.losses.self_supervised import SelfSupervisedTask
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.schedules import Schedule
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601's red, green and blue in grey
+_LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R BT.601
 
 
 class Colorization(SelfSupervisedTask):
-    """From its lightness alone: which colours has the image, roughly where? (arXiv:1603.08511)
+    """Predict the coarse colours of an image from its lightness alone (arXiv:1603.08511).
 
-    The discriminator is shown the image in grey, and its map tells each place's mean colour, as the two
-    opponent axes blue-yellow and red-cyan of YCbCr. The loss is L1, so that a place whose colour cannot be
-    known costs no more than its distance.
+    The discriminator reads the image in grey, and a linear head on one of its feature maps predicts each
+    place's mean colour, as the two opponent axes blue-yellow and red-cyan of YCbCr. The loss is L1, so that
+    a place whose colour is unpredictable costs no more than its distance.
 
-    Give the generator a weight with care: its images are drawn towards the colours that are usual for their
-    shapes, which takes away bold ones where a shape fits several.
+    Use a weight for the generator with care: it pulls images towards the colours that are usual for their
+    shapes, so that bold colours are lost where a shape fits several.
 
     Args:
-        map_channels: channels of the discriminator's map.
-        map_resolution: of the discriminator's map, px; colours are told at as many places a side.
-        share: share of the images that are asked about, above 0 to 1: each costs another look.
+        map_channels: channels of the discriminator's feature map.
+        map_resolution: resolution of the discriminator's feature map, px; colours are predicted at as many
+            places a side.
+        share: share of the images that are sampled, above 0 to 1: each costs another forward pass.
         discriminator_weight: factor in the discriminator's loss, on real images: a number, or a schedule of
-            images seen; 0 leaves it out.
+            images seen; 0 skips the task.
         generator_weight: factor in the generator's loss, on generated images, likewise.
-        from_resolution: resolution, px, below which the task is left out.
+        from_resolution: resolution, px, below which the task is skipped.
     """
 
     name = "colorization"
@@ -66,7 +67,7 @@ class Colorization(SelfSupervisedTask):
         true = F.adaptive_avg_pool2d(colours, self.map_resolution)
         error = (told - true).abs().mean((1, 2, 3))
         unknowing = (true - true.mean((0, 2, 3), keepdim=True)).abs().mean()
-        # 1: no better than to say the batch's mean colour everywhere; 0: all is told rightly.
+        # 1: no better than the batch's mean colour everywhere; 0: every colour is predicted exactly.
         self.note("of_mean", error.mean() / unknowing.clamp_min(1e-6))
         return error
 
@@ -74,9 +75,9 @@ class Colorization(SelfSupervisedTask):
 def opponents(
     images: Float[Tensor, "n 3 r r"],
 ) -> tuple[Float[Tensor, "n 1 r r"], Float[Tensor, "n 2 r r"]]:
-    """Grey, -1 to 1, and the axes blue-yellow and red-cyan, each -1 to 1 (YCbCr of ITU-R BT.601)."""
+    """Grey, -1 to 1, and the colour axes blue-yellow and red-cyan, each -1 to 1 (YCbCr of ITU-R BT.601)."""
     images = images.float()
     grey = (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
     red, blue = images[:, :1] - grey, images[:, 2:] - grey
-    # The most that a difference can be is that of the pure colour.
+    # Scaled by the largest possible difference, that of the pure colour.
     return grey, torch.cat([blue / (2 - 2 * _LUMA[2]), red / (2 - 2 * _LUMA[0])], dim=1)

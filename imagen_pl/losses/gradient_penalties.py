@@ -21,7 +21,7 @@ Images = Float[Tensor, "b 3 h w"]
 PerSample = Float[Tensor, " b"]
 
 
-# The discriminator as a penalty sees it: images and their captions to logits.
+# The discriminator as a function for the penalties: from images and their captions to logits.
 LogitFn = Callable[[Images, TextFeatures], Float[Tensor, "b k"]]
 
 
@@ -50,8 +50,8 @@ class Penalty(ABC):
     """A term that keeps the discriminator smooth.
 
     Args:
-        weight: factor; a number, or `PerResolution`. A stage's `penalty_weight` overrules it.
-        every: apply it at every nth discriminator step, n times as strong (lazy regularisation,
+        weight: factor; a number, or `PerResolution`. A stage's `penalty_weight` overrides it.
+        every: apply the penalty at every nth discriminator step, n times as strong (lazy regularisation,
             arXiv:1912.04958, appendix B).
     """
 
@@ -109,17 +109,17 @@ class MatchingAwarePenalty(Penalty):
         images = real.detach().requires_grad_()
         logits = logit_fn(images, TextFeatures(text.tokens, text.mask, pooled))
         slopes = torch.autograd.grad(_total(logits), [images, pooled], create_graph=True)
-        # The sixth power of a length, as the third power of its square: no root at zero.
+        # The sixth power of the norm is computed as the cube of its square, to avoid a root at zero.
         return sum(slope.flatten(1).square().sum(1) for slope in slopes).pow(3)  # type: ignore[union-attr]
 
 
 def gradient(logit_fn: Callable[[Images], Tensor], images: Images) -> Images:
-    """grad_x of the mean logit of each sample, itself differentiable."""
+    """grad_x of each sample's mean logit; the result can be differentiated again."""
     images = images.detach().requires_grad_()
     (slope,) = torch.autograd.grad(_total(logit_fn(images)), images, create_graph=True)
     return slope
 
 
 def _total(logits: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-    """Samples do not touch each other, so the gradient of the sum holds every sample's own."""
+    """The sum over samples; samples do not interact, so its gradient holds each sample's own gradient."""
     return logits.mean(1).sum()

@@ -1,7 +1,7 @@
-"""Losses that hold a picture against the real image of its caption.
+"""Losses that compare a generated image with the real image of the same caption.
 
-They fit data whose captions name one image each: there the real image is the right answer. Where a caption
-fits many images, they draw their mean and cost variety: lower the weight by a schedule, or leave them out.
+They suit data where each caption describes one image only. Where a caption fits many images, these losses
+pull towards their mean and reduce diversity: lower the weight by a schedule, or do without them.
 
 Axes: b batch, r pixels.
 """
@@ -26,12 +26,12 @@ Maps = list[Float[Tensor, "b _c _h _w"]]
 class PixelMatching(LossTerm):
     """Mean distance of the pixels, -1 to 1, L1: |G(z, text) - x| (pix2pix, arXiv:1611.07004, eq. 3).
 
-    It gives the right places and colours early, for next to no time; the adversarial loss adds what a mean
-    of images lacks.
+    It teaches layout and colours early at almost no cost; the adversarial loss adds the detail that a mean of
+    images lacks.
 
     Args:
         generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
-        from_resolution: resolution, px, below which it is left out.
+        from_resolution: resolution, px, below which the term is skipped.
     """
 
     name = "pixel_matching"
@@ -48,16 +48,18 @@ class PixelMatching(LossTerm):
 
 
 class PerceptualMatching(LossTerm):
-    """Mean distance in a frozen network's maps (arXiv:1603.08155, section 3.2), each by the real map's size.
+    """Mean L1 distance between a frozen network's feature maps (arXiv:1603.08155, section 3.2).
+
+    The distance of each feature map is divided by the mean absolute value of the real one.
 
     Args:
-        backbone: whose maps are compared. The model must not be scored on the same. None takes those that the
-            discriminator judges by, after augmentation, which saves another look
-            (configs/experiment/emoji64_projected.yaml).
+        backbone: network whose feature maps are compared. The model must not be scored with the same one.
+            None takes the frozen feature maps that the discriminator reads, after augmentation, which saves
+            another forward pass (configs/experiment/emoji64_projected.yaml).
         generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
-        from_resolution: resolution, px, below which it is left out.
-        share: share of a batch that is compared, more than 0 and at most 1. The mean stays the same on
-            average, and half the images take about half the network's time.
+        from_resolution: resolution, px, below which the term is skipped.
+        share: share of a batch that is compared, more than 0 and at most 1. The expected loss stays the same,
+            and half the images take about half the network's time.
     """
 
     name = "perceptual_matching"
@@ -73,7 +75,7 @@ class PerceptualMatching(LossTerm):
         if not 0 < share <= 1:
             raise ValueError(f"PerceptualMatching.share {share} must be more than 0 and at most 1")
         self.share = share
-        self.backbone = backbone  # no module: its weights are not ours
+        self.backbone = backbone  # not registered as a submodule: its weights are not trained or saved
         self.needs_pairs = backbone is None
 
     def check(self, discriminator: Discriminator) -> None:
@@ -94,7 +96,7 @@ class PerceptualMatching(LossTerm):
         return torch.stack(distances).mean(0)
 
     def _maps(self, inputs: LossInputs) -> tuple[Maps, Maps]:
-        """Of the pictures, and of the real images of their captions."""
+        """The feature maps of the generated images, and those of the real images of the same captions."""
         if self.backbone is None and inputs.real_features is not None:
             mine, theirs = inputs.features.frozen, inputs.real_features.frozen
             count = self._count(len(inputs.images))
@@ -107,5 +109,5 @@ class PerceptualMatching(LossTerm):
         return self.backbone(inputs.images[:count]), theirs
 
     def _count(self, images: int) -> int:
-        """How many images of a batch, which is in random order, are compared."""
+        """How many images of a batch are compared: the first ones, since its order is random."""
         return ceil(images * self.share)

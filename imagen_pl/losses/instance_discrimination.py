@@ -1,6 +1,6 @@
-"""A pretext task on what makes an image itself: which of these is the same image, changed a little?
+"""A pretext task on identity: find the augmented view of the same image among the batch.
 
-Axes: b images of the step, n images that are asked about, e entries of the space where views meet.
+Axes: b images of the step, n sampled images, e dimensions of the embedding space, k images, f features.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from imagen_pl.schedules import Schedule
 
 
 class InstanceDiscrimination(SelfSupervisedTask):
-    """Two views of an image must find each other among the batch (InsGen, arXiv:2106.04566, section 3).
+    """Match two views of an image among those of the batch (InsGen, arXiv:2106.04566, section 3).
 
-    InfoNCE both ways over a projection of the discriminator's vector (arXiv:2002.05709, eq. 1). On real
-    images the discriminator learns to tell all of them apart, however few there are; on generated ones the
-    generator learns to make images that can be told apart, which works against collapse.
+    InfoNCE both ways over a projection of the discriminator's feature vector (arXiv:2002.05709, eq. 1). On
+    real images the discriminator learns to distinguish all of them, however few there are; on generated
+    images the generator learns to make distinguishable images, which works against collapse.
 
-    One view is what the discriminator has seen in the step anyway; the other is augmented afresh and costs a
-    look. The images that are not asked about are still among those to choose from. Negatives are the
-    batch's own, so neither a queue nor an average of the discriminator is kept, unlike in the paper.
+    The features of one view are those that the step computes anyway; the other view is augmented anew and
+    costs a forward pass. Images that are not sampled still serve as negatives. All negatives come from the
+    batch, so neither a queue nor a moving average of the discriminator is kept, unlike in the paper.
 
     Args:
         image_dim: size of the discriminator's `final_dim`.
-        embed_dim: size of the space where the views meet.
-        temperature: smaller ones care more about the most similar of the other images.
-        augment: makes the other view; None takes colour and translation of DiffAugment.
-        share: share of the images that are asked about, above 0 to 1: each costs another look.
+        embed_dim: size of the embedding space.
+        temperature: a smaller one gives more weight to the most similar of the other images.
+        augment: makes the second view; None takes colour and translation of DiffAugment.
+        share: share of the images that are sampled, above 0 to 1: each costs another forward pass.
         discriminator_weight: factor in the discriminator's loss, on real images: a number, or a schedule of
-            images seen; 0 leaves it out. The paper's is 1.
+            images seen; 0 skips the task. The paper's is 1.
         generator_weight: factor in the generator's loss, on generated images, likewise.
-        from_resolution: resolution, px, below which the task is left out.
+        from_resolution: resolution, px, below which the task is skipped.
     """
 
     name = "instance"

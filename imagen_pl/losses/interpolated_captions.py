@@ -1,6 +1,6 @@
-"""A generator loss for captions between those of the batch, which no training image shows.
+"""A generator loss for captions interpolated between those of the batch, which have no training image.
 
-Axes: b batch, n pictures that the term draws, c channels of a caption's vector, d k numbers, r pixels.
+Axes: b batch, n images or captions, d features, k principal components of the features, r pixels.
 """
 
 from __future__ import annotations
@@ -20,27 +20,29 @@ from imagen_pl.types import TextFeatures
 
 
 class InterpolatedCaptionLoss(LossTerm):
-    """Pictures of interpolated captions should have the features that a regression predicts for them.
+    """Images of interpolated captions should have the features that a regression predicts for them.
 
     1 - cos(features(G(z, t)), predicted(t))    with t between two captions, as in mixup (arXiv:1710.09412)
 
-    The other losses need a real image, and a caption that no image shows has none. Where a dual encoder would
-    compare (CLIP guidance, StyleGAN-T, arXiv:2301.09515, section 3.3), here it is kernel ridge regression
-    from captions to a frozen network's features, fitted on the training set before the first batch.
+    The other losses need a real image, which an interpolated caption does not have. CLIP guidance would
+    compare image and caption by a dual encoder (StyleGAN-T, arXiv:2301.09515, section 3.3). Here it is kernel
+    ridge regression from captions to a frozen network's features, fitted on the training set before the
+    first batch.
 
     Args:
-        backbone: the frozen network. It must not score the model.
+        backbone: the frozen network. The model must not be scored with the same one.
         captions: how many training captions the regression uses, spread over the set.
         text_dim: size of the text encoder's vectors.
-        seen_dim: principal components of the network's features that count, each scaled by the root of its
-            standard deviation.
-        sharpness: the kernel's inverse width: how much nearer captions count more.
+        seen_dim: number of principal components of the network's features that are compared, each divided by
+            the square root of its standard deviation.
+        sharpness: inverse width of the kernel; a larger one gives more weight to the nearest captions.
         ridge: the regression's regularisation.
         generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
-        share: pictures a step, as a share of the batch, above 0 and at most 1. Each caption lies between two
-            of the same process and micro-batch, of which "" may be one; a single row is taken as it is.
-        from_resolution: resolution, px, below which the term is skipped; small images tell the network
-            little, and the regression was fitted on images of full size.
+        share: images generated each step, as a share of the batch, above 0 and at most 1. Each caption is
+            interpolated between two of the same process and micro-batch, one of which may be ""; a batch of
+            one caption is used unchanged.
+        from_resolution: resolution, px, below which the term is skipped; features of small images carry
+            little information, and the regression was fitted on images of full size.
     """
 
     name = "interpolated_captions"
@@ -92,7 +94,8 @@ class FeatureRegression(KernelRidge):
         centre = numbers.mean(0)
         directions = principal(numbers - centre, self.seen_dim)
         spread = ((numbers - centre) @ directions).std(0, correction=0)
-        # Else the first few components would decide alone. Of few images some have no spread but of rounding.
+        # Without the scaling the first few components would dominate. With few images, the spread of some
+        # components is rounding error only: they are set to 0.
         known = spread > 1e-4 * spread.max()
         directions = directions * torch.where(known, spread, torch.inf).rsqrt()
         self.keep(centre, directions)
@@ -101,7 +104,7 @@ class FeatureRegression(KernelRidge):
 
 
 def mixed(one: TextFeatures, other: TextFeatures) -> TextFeatures:
-    """Captions at a random place between two: pooled vectors of one length, and the words of both."""
+    """Captions at a random place between two: interpolated and normalised pooled vectors, tokens of both."""
     place = torch.rand(len(one), 1, device=one.pooled.device)
     pooled = torch.lerp(one.pooled, other.pooled, place)
     pooled = pooled * pooled.square().mean(1, keepdim=True).clamp_min(1e-12).rsqrt()

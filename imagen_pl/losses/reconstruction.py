@@ -1,6 +1,6 @@
-"""A pretext task on shape: do the discriminator's maps still hold the image?
+"""A pretext task on shape: reconstruct the image from the discriminator's feature maps.
 
-Axes: b images of the step, n images that are asked about, c channels, r pixels, m places of a map.
+Axes: b images of the step, n sampled images, c channels, r pixels, m places of a feature map, s output side.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ Images = Float[Tensor, "n 3 r r"]
 
 
 class Reconstruction(SelfSupervisedTask):
-    """Small decoders draw the image again from what the discriminator saw (FastGAN, arXiv:2101.04775, 3.2).
+    """Decoders reconstruct the image from the discriminator's features (FastGAN, arXiv:2101.04775, 3.2).
 
-    One draws the whole image at half its side from the map of `map_resolution`; the other a random quarter of
-    it, in full detail, from that quarter of the next finer map. So the maps must keep the layout and the
-    detail, which works against collapse where images are few.
+    One decodes the whole image at half its side from the feature map of `map_resolution`; the other a random
+    quarter of it, in full detail, from that quarter of the next finer feature map. So the feature maps must
+    keep the layout and the detail, which works against collapse where images are few.
 
-    The discriminator looks again, at images before augmentation, since these are what is to be drawn.
+    The discriminator needs another forward pass, on images before augmentation, since these are the target.
 
     The paper compares by a perceptual network (LPIPS). Here it is L1 by default: it needs no second network,
-    at half the side little of the detail that L1 blurs is left, and the decoders' pictures are never shown.
+    half the side leaves little of the detail that L1 blurs, and the decoders' images are used for nothing
+    else.
 
     Args:
-        map_channels: channels of the discriminator's map of `map_resolution`.
-        finer_channels: channels of its map of twice that resolution.
-        map_resolution: of the map that holds the whole image, px.
-        image_resolution: the last growth stage's, px: how far the decoders must be able to enlarge.
-        width: the decoders' channels at the maps' size; they are halved with each doubling of the side.
-        backbone: frozen network whose maps compare the images too; None compares pixels alone.
-        share: share of the images that are asked about, above 0 to 1: each costs another look.
+        map_channels: channels of the discriminator's feature map of `map_resolution`.
+        finer_channels: channels of its feature map of twice that resolution.
+        map_resolution: resolution of the feature map for the whole image, px.
+        image_resolution: resolution of the last growth stage, px, which sets the decoders' largest output.
+        width: the decoders' channels at the feature map's size; halved with each doubling of the side.
+        backbone: frozen network whose feature maps are compared too; None compares pixels alone.
+        share: share of the images that are sampled, above 0 to 1: each costs another forward pass.
         discriminator_weight: factor in the discriminator's loss, on real images: a number, or a schedule of
-            images seen; 0 leaves it out. The paper's is 1.
+            images seen; 0 skips the task. The paper's is 1.
         generator_weight: factor in the generator's loss, on generated images, likewise; the paper has none.
-        from_resolution: resolution, px, below which the task is left out; at least twice `map_resolution`.
+        from_resolution: resolution, px, below which the task is skipped; at least twice `map_resolution`.
     """
 
     name = "reconstruction"
@@ -102,12 +103,12 @@ class Reconstruction(SelfSupervisedTask):
 
 
 class Decoder(nn.Module):
-    """From a map to an image: a picture can be taken after any number of doublings.
+    """Decodes a feature map to an image; every number of doublings has its own RGB layer.
 
     Args:
-        channels: of the map.
+        channels: channels of the feature map.
         width: channels after the first convolution, halved with each doubling, at least 8.
-        doublings: the most by which the side can be doubled.
+        doublings: the largest number of times that the side can be doubled.
     """
 
     def __init__(self, channels: int, width: int, doublings: int) -> None:
@@ -119,7 +120,7 @@ class Decoder(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Float[Tensor, "n c m m"], side: int) -> Float[Tensor, "n 3 s s"]:
-        """A picture of that side, the map's own or 2, 4, ... times as large."""
+        """An image of `side` px: the feature map's side or 2, 4, ... times as large."""
         doublings = (side // x.shape[-1]).bit_length() - 1
         x = self.activation(self.narrow(x))
         for k in range(doublings):
@@ -128,13 +129,13 @@ class Decoder(nn.Module):
 
 
 def quarter(x: Float[Tensor, "n c h h"], place: Int64[Tensor, "2 n"]) -> Float[Tensor, "n c s s"]:
-    """Of each image one of its four quarters: `place` says lower (1) or upper (0), then right or left."""
+    """One quarter of each image: `place` is 0 or 1 for upper or lower, then 0 or 1 for left or right."""
     parts = x.unflatten(3, (2, -1)).unflatten(2, (2, -1))  # (n, c, 2, s, 2, s)
     return parts[torch.arange(len(x), device=x.device), :, place[0], :, place[1]]
 
 
 def perceptual(backbone: Backbone, a: Images, b: Images) -> PerSample:
-    """How differently a network sees two images (LPIPS, arXiv:1801.03924, eq. 1, with all weights one)."""
+    """Distance of two images in a network's features (LPIPS, arXiv:1801.03924, eq. 1, all weights one)."""
     distances = []
     for mine, theirs in zip(backbone(a), backbone(b), strict=True):
         gap = F.normalize(mine, dim=1, eps=1e-6) - F.normalize(theirs, dim=1, eps=1e-6)

@@ -1,6 +1,6 @@
-"""Pretext tasks on the images' own colour and shape: what they share, and which way up an image is.
+"""The base class of the self-supervised pretext tasks, and the prediction of an image's rotation.
 
-Axes: b images of the step, n images that are asked about, r pixels.
+Axes: b images of the step, n sampled images, r pixels.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from imagen_pl.schedules import Schedule
 
 
 class SelfSupervisedTask(LossTerm):
-    """A question about an image that needs no caption: its head learns with the discriminator.
+    """A prediction task on images that needs no captions; its head is trained with the discriminator.
 
     Args:
-        share: share of the images that are asked about, above 0 to 1: each costs another look.
+        share: share of the images that are sampled, above 0 to 1: each costs another forward pass.
         discriminator_weight: factor in the discriminator's loss, on real images: a number, or a schedule of
-            images seen; 0 leaves the task out.
+            images seen; 0 skips the task.
         generator_weight: factor in the generator's loss, on generated images, likewise.
-        from_resolution: resolution, px, below which the task is left out.
+        from_resolution: resolution, px, below which the task is skipped.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class SelfSupervisedTask(LossTerm):
         self.share = share
 
     def asked(self, inputs: LossInputs) -> Float[Tensor, "n 3 r r"]:
-        """The images that are asked about, at least one; a batch's rows are in random order already."""
+        """The sampled images, at least one: the batch's first rows, which are in random order already."""
         return inputs.images[: max(round(self.share * len(inputs.images)), 1)]
 
     def check_map(
         self, discriminator: Discriminator, resolution: int, channels: int, argument: str = "map_channels"
     ) -> None:
-        """Raise ValueError unless the discriminator gives such a map whenever the task asks for it."""
+        """Raise ValueError unless the discriminator has such a feature map whenever the task is computed."""
         maps, name = discriminator.map_channels, type(self).__name__
         if resolution not in maps:
             raise ValueError(
@@ -62,18 +62,19 @@ class SelfSupervisedTask(LossTerm):
 
 
 class Rotation(SelfSupervisedTask):
-    """Which of four ways up is this image? (SSGAN, arXiv:1811.11212, section 3)
+    """Predict by which of four rotations an image was turned (SSGAN, arXiv:1811.11212, section 3).
 
-    The discriminator learns it on real images, so that it goes on to look at whole shapes while the game
-    moves; the generator is to draw images that stand as clearly.
+    The discriminator is trained on rotated real images, so that its features keep describing whole shapes
+    while the generator changes; the generator is trained to make images whose rotation can be predicted as
+    reliably.
 
     Args:
         image_dim: size of the discriminator's `final_dim`.
-        share: share of the images that are turned, above 0 to 1: each costs another look.
+        share: share of the images that are rotated, above 0 to 1: each costs another forward pass.
         discriminator_weight: factor in the discriminator's loss, on real images: a number, or a schedule of
-            images seen; 0 leaves it out. The paper's is 1.
+            images seen; 0 skips the task. The paper's is 1.
         generator_weight: factor in the generator's loss, on generated images, likewise; the paper's is 0.2.
-        from_resolution: resolution, px, below which the task is left out.
+        from_resolution: resolution, px, below which the task is skipped.
     """
 
     name = "rotation"
@@ -98,7 +99,7 @@ class Rotation(SelfSupervisedTask):
     ) -> PerSample:
         images = self.asked(inputs)
         n, device = len(images), images.device
-        # All four in equal parts, as far as they go, in an order that nobody can learn.
+        # All four rotations as equally often as possible, in random order.
         turns = (torch.randperm(n, device=device) + torch.randint(4, (), device=device)) % 4
         all_turns = torch.stack([images.rot90(k, (2, 3)) for k in range(4)])  # (4, n, 3, r, r)
         turned = all_turns[turns, torch.arange(n, device=device)]

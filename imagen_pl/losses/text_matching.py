@@ -1,7 +1,7 @@
-"""Losses that make words count: does the image fit its caption, and not another one?
+"""Losses that make images follow their captions: an image should fit its own caption and no other.
 
-Captions of the same batch serve as the wrong ones, so these terms couple the samples of a batch,
-each process by itself under DDP.
+The mismatched captions are others of the same batch, so these terms couple the samples of a batch; under
+DDP each process uses its own batch alone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from imagen_pl.schedules import Schedule
 
 
 class MismatchedCaptions(LossTerm):
-    """A real image under another's caption counts as fake (GAN-CLS, arXiv:1605.05396, algorithm 1).
+    """A real image with a mismatched caption counts as fake (GAN-CLS, arXiv:1605.05396, algorithm 1).
 
-    The wrong captions are the batch's own, rolled by one place. The adversarial loss's own form is
-    used, with the matching pair as the real and the mismatched pair as the fake.
+    The mismatched captions are those of the batch, rolled by one row. The loss is the adversarial loss of
+    the discriminator, with the matching pair as the real and the mismatched pair as the fake.
     """
 
     name = "mismatch"
@@ -35,13 +35,13 @@ class MismatchedCaptions(LossTerm):
 
 
 class ImageTextContrastive(LossTerm):
-    """Pick the caption among the batch's, and the image (InfoNCE both ways, CLIP, arXiv:2103.00020).
+    """Match images and captions within the batch (InfoNCE both ways, CLIP, arXiv:2103.00020).
 
     Args:
         image_dim: size of the discriminator's `final_dim`.
         text_dim: size of the text encoder's vectors.
-        embed_dim: size of the space where both meet.
-        temperature: start of the learned temperature.
+        embed_dim: size of the joint embedding space.
+        temperature: initial value of the learned temperature.
         discriminator_weight: factor in the discriminator's loss, on real images.
         generator_weight: factor in the generator's loss, on generated images.
     """
@@ -68,7 +68,7 @@ class ImageTextContrastive(LossTerm):
         check_size(self, "text_dim", text_dim, discriminator.text_dim, "the discriminator's text_dim")
 
     def vectors(self, inputs: LossInputs) -> Float[Tensor, "b f"]:
-        """What is known of the images."""
+        """The feature vectors of the images."""
         return inputs.features.final
 
     def forward(
@@ -76,7 +76,7 @@ class ImageTextContrastive(LossTerm):
     ) -> PerSample:
         images = F.normalize(self.image(self.vectors(inputs)).float(), dim=1)
         captions = F.normalize(self.text(inputs.text.pooled).float(), dim=1)
-        # The scale is held below 100, as CLIP does, so that one hard pair cannot blow up the loss.
+        # The scale is at most 100, as in CLIP, so that one hard pair cannot blow up the loss.
         similarity = images @ captions.T * self.log_scale.exp().clamp(max=100)
         own = torch.arange(len(inputs.text), device=similarity.device)
         by_image = F.cross_entropy(similarity, own, reduction="none")
@@ -85,11 +85,11 @@ class ImageTextContrastive(LossTerm):
 
 
 class FeatureMatching(LossTerm):
-    """The discriminator should see in a fake what it sees in the real image of the same caption.
+    """A fake's discriminator features should equal those of the real image with the same caption.
 
-    L1 over its maps (pix2pixHD, arXiv:1711.11585, eq. 4), each map divided by the real one's mean
-    size, so that the terms weigh alike. It fits data where a caption names one picture; where a
-    caption has many, it draws their mean and costs variety.
+    L1 over the feature maps and the final vector (pix2pixHD, arXiv:1711.11585, eq. 4), each divided by the
+    real one's mean absolute value, so that all have equal weight. It suits data where each caption describes
+    one image; where a caption fits many, it pulls towards their mean and reduces diversity.
 
     Args:
         generator_weight: factor in the generator's loss.
