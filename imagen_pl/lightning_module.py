@@ -45,30 +45,31 @@ class TextToImageGAN(ManualOptimization):
     growth; callbacks grow the networks and choose which blocks are trained.
 
     Args:
-        generator: draws images from latents and captions.
+        generator: generates images from latents and captions.
         discriminator: scores images with their captions.
         text_encoder: encodes captions; frozen.
         adversarial: the adversarial loss.
         generator_optimizer: makes the generator's optimizer, for example `torch.optim.Adam`.
         discriminator_optimizer: makes the discriminator's optimizer.
         penalties: gradient penalties on the discriminator.
-        losses: further loss terms: text and image matching, self-supervised tasks, captioning, guidance. An
-            overlay adds to the list with the key `losses+`.
-        augment: augments what the discriminator reads; None leaves it as it is.
+        losses: further loss terms: text and image matching, self-supervised tasks, captioning, CLIP guidance.
+            A configuration overlay appends to the list with the key `losses+`.
+        augment: augments the images that the discriminator reads; None does not augment.
         learning_rate_schedule: factor on both learning rates by images seen; None keeps them constant.
         ema_halflife_kimg: half-life of the generator's moving average, thousands of images.
         ema_ramp: the half-life is at most this share of the images seen.
         discriminator_steps: discriminator steps for each generator step; each on new images.
-        share_fakes: train both networks on the same generated images of a batch instead of drawing others.
-            The generator then learns from images that the discriminator has just been trained on.
+        share_fakes: train both networks on the same generated images instead of generating new ones for the
+            generator step. The generator is then trained on images that the discriminator has just been
+            trained on.
         accumulate: micro-batches into which a batch is split to save memory.
         gradient_clip: largest norm of each network's gradient; None does not clip.
         metrics: validation metrics.
-        fid_weights: file with the weights of FID's Inception (pt_inception-2015-12-05-6726825d.pth), where
-            they cannot be downloaded; adds val/fid and val/kid to the metrics if they are not among them.
-        channels_last: store feature maps channels last: faster on CPUs and on GPUs' tensor cores.
-        compile: compile both networks' blocks with torch.compile; a growth stage compiles its new ones.
-        seed: of latents and augmentation; together with the clock it determines every random number.
+        fid_weights: file with FID's Inception weights (pt_inception-2015-12-05-6726825d.pth), for machines
+            that cannot download them; adds val/fid and val/kid to the metrics if they are not among them.
+        channels_last: use the channels_last memory format: faster on CPUs and on GPUs' tensor cores.
+        compile: compile both networks' blocks with torch.compile; each growth stage compiles its new blocks.
+        seed: seed of latents and augmentation; together with the clock it determines every random number.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class TextToImageGAN(ManualOptimization):
             # Block by block: the fade changes with each batch, and would recompile a whole network.
             compile_each([*generator.blocks().values(), *discriminator.blocks().values()])
         self.example_captions: list[str] = []
-        # Frozen networks that taught the model whose weights this one starts from.
+        # Frozen networks that were used to train the model whose weights this one starts from.
         self.earlier_teacher_networks: list[str] = []
 
     # ------------------------------------------------------------------ the algorithm
@@ -190,7 +191,7 @@ class TextToImageGAN(ManualOptimization):
                 part = batch[rows]
                 real, text = part.images, part.text
                 fake = self.generator(z[rows], text, self.growth) if shared is None else shared
-                # Each pair of real and generated image is augmented alike, so that they can be compared.
+                # Augment each pair of real and generated image identically, so that they can be compared.
                 seed = self._augmentation_seed(rows)
                 features = self.discriminator.extract_features(self._augmented(fake, seed), self.growth)
                 real_features, real_logits = self._real_features(real, text, seed)
@@ -227,7 +228,7 @@ class TextToImageGAN(ManualOptimization):
                         features = self.discriminator.extract_features(part.images, self.growth)
                 loss = term.learn(LossInputs(part.images, features, part.text, self.growth, part.captions))
                 self.step_logger.note({f"{term.name}_{key}": x for key, x in term.take_notes().items()})
-                if not is_trainable(term):  # a frozen captioner: log how well it reads
+                if not is_trainable(term):  # a frozen captioner: only log its loss
                     self.step_logger.note({term.name: loss.mean()})
                     continue
                 with sync:
@@ -235,10 +236,10 @@ class TextToImageGAN(ManualOptimization):
             if is_trainable(term):
                 self.step(optimizer, term.parameters(), f"{term.name}_grad_norm")
 
-    # ------------------------------------------------------------------ its parts
+    # ------------------------------------------------------------------ parts of the steps
 
     def _generated(self, batch: EncodedBatch, size: int) -> Images:
-        """Generated images for both steps, with the graph that the generator step goes back through."""
+        """Generated images for both steps, with the autograd graph that the generator step needs."""
         return self.generator(self._latents(size, _GENERATOR_LATENTS), batch.text, self.growth)
 
     def _weighted(self, step: Step, inputs: LossInputs) -> dict[str, PerSample]:
@@ -250,25 +251,25 @@ class TextToImageGAN(ManualOptimization):
         return losses
 
     def encode(self, batch: CaptionedBatch) -> TextFeatures:
-        """The captions' features: from the cache where the batch has them, else encoded now."""
+        """The captions' features: the batch's cached ones, or else encoded now."""
         if batch.text is not None:
             return batch.text
         return self.text_encoder.encode(batch.captions, self.device)
 
     def _normalized(self, images: UInt8[Tensor, "b 3 r r"]) -> Images:
-        """Real images, -1 to 1, faded as the generator's are."""
+        """Real images, -1 to 1, faded in like the generator's images."""
         scaled = (images.float() / 127.5 - 1).contiguous(memory_format=self._memory_format)
         return fade_in(scaled, self.growth.fade)
 
     def _augmented(self, images: Images, seed: int | None = None) -> Images:
-        """Images as the discriminator reads them; the same seed augments two batches alike."""
+        """Augmented images for the discriminator; the same seed augments two batches identically."""
         return images if self.augment is None else self.augment(images, seed)
 
     @torch.no_grad()
     def _real_features(
         self, real: Images, text: TextFeatures, seed: int
     ) -> tuple[ImageFeatures | None, Float[Tensor, "b k"] | None]:
-        """Features and logits of the real images, where a loss of the generator compares with them."""
+        """Features and logits of the real images, if a generator loss needs them; else None."""
         needed = self.losses.need_pairs(self.images_seen, self.growth.resolution)
         if not (self.adversarial.compares or needed):
             return None, None
@@ -285,7 +286,7 @@ class TextToImageGAN(ManualOptimization):
         weight = self.run_state.stage.penalty_weight if self.run_state.stage else None
         if weight is None:
             weight = penalty.weight_at(self.growth.resolution)
-        # Compiled code has no second derivative.
+        # torch.compile does not support second derivatives.
         eager = torch.compiler.set_stance("force_eager")
         with eager, torch.autocast(self.device.type, enabled=False):
             return weight * penalty.every * penalty(logit_fn, real.float(), fake.float(), text)
@@ -293,8 +294,8 @@ class TextToImageGAN(ManualOptimization):
     def _latents(self, size: int, use: int, all_processes: bool = False) -> Float[Tensor, "b z"]:
         """This process's latents of a step, or those of all processes.
 
-        They are drawn for all processes together from the clock alone: the same run gives the same
-        latents however many processes share it, and a resumed run continues with the right ones.
+        They depend only on the seed and the clock: a run has the same latents for any number of processes,
+        and a resumed run continues with the right ones.
         """
         source = torch.Generator().manual_seed(mix_seed(self.seed, self.images_seen, use))
         z = torch.randn(size, self.generator.latent_dim, generator=source)
@@ -304,7 +305,7 @@ class TextToImageGAN(ManualOptimization):
         return z.to(self.device)
 
     def _seed_step(self) -> None:
-        """Noise and augmentation depend on the clock and the rank alone, so a resumed run repeats them."""
+        """Seed noise and augmentation by seed, clock and rank, so that a resumed run repeats them."""
         torch.manual_seed(mix_seed(self.seed, self.images_seen, _STEP + self.global_rank))
 
     def _augmentation_seed(self, rows: slice) -> int:
@@ -340,7 +341,7 @@ class TextToImageGAN(ManualOptimization):
             return to_uint8(self.ema.generator(z, text, self.growth))
 
         fake = draw(0)
-        # The few batches of the sanity check are not the whole set.
+        # The sanity check runs only a few batches, not the whole set.
         if not self.trainer.sanity_checking:
             self.validation.update(batch, fake, draw)
 
@@ -350,9 +351,9 @@ class TextToImageGAN(ManualOptimization):
 
     @torch.no_grad()
     def sample(self, captions: list[str], seed: int, truncation: float = 1.0) -> Images:
-        """Images for captions from the moving average, -1 to 1, at the resolution grown to.
+        """Images for captions from the moving average, -1 to 1, at the current resolution.
 
-        Image i depends on captions[i], the seed and i alone, not on the rest of the batch.
+        Image i depends only on captions[i], the seed and i, not on the rest of the batch.
         """
         z = self._latents_of(range(len(captions)), seed)
         text = self.text_encoder.encode(captions, self.device)
@@ -364,7 +365,7 @@ class TextToImageGAN(ManualOptimization):
     # ------------------------------------------------------------------ growth, optimizers, checkpoints
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """The discriminator's (with the loss terms' own parameters), the generator's, and a captioner's."""
+        """Optimizers: discriminator (with the loss terms' parameters), generator, and captioner if any."""
         optimizers = [
             self.discriminator_optimizer(
                 self.by_block(self.discriminator, "discriminator", self.discriminator_step_parameters())
@@ -376,7 +377,7 @@ class TextToImageGAN(ManualOptimization):
         return self.record_base_lrs(optimizers)
 
     def setup(self, stage: str) -> None:
-        """Prepare the metrics, and encode every caption once where the data set knows them all."""
+        """Prepare the metrics, and encode every caption once if the data set has a list of all captions."""
         self.validation.prepare(self.trainer, self.teacher_networks())
         exclude_from_ddp(self)
         data = getattr(self.trainer, "datamodule", None)
@@ -391,14 +392,14 @@ class TextToImageGAN(ManualOptimization):
         if captions is None:
             return
         device = self.trainer.strategy.root_device
-        if self.trainer.local_rank == 0:  # machines may not share a disk
+        if self.trainer.local_rank == 0:  # one process a machine: machines may not share a disk
             TextCache.build(self.text_encoder, captions, device=device)
         self.trainer.strategy.barrier("text cache")
-        # The other processes find every caption encoded.
+        # The other processes find every caption in the cache.
         self.run_state.text_lookup = TextCache.build(self.text_encoder, captions, device=device)
 
     def on_fit_start(self) -> None:
-        """Before a new training: take over another model's weights, and fit the kernel-ridge modules."""
+        """Before a new training: load the weights of `init_from`, and fit the kernel-ridge modules."""
         if self.images_seen:
             return
         data = getattr(self.trainer, "datamodule", None)
@@ -424,7 +425,7 @@ class TextToImageGAN(ManualOptimization):
         checkpoint["growth_resolution"] = self.growth.resolution
         checkpoint["growth_fade"] = self.growth.fade
         checkpoint["teacher_networks"] = self.teacher_networks()
-        checkpoint["captions"] = self.example_captions  # for guidance when drawing
+        checkpoint["captions"] = self.example_captions  # for guidance when sampling
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
@@ -433,7 +434,7 @@ class TextToImageGAN(ManualOptimization):
         self.validation.tell_flattered(self.teacher_networks())
 
     def teacher_networks(self) -> list[str]:
-        """Names of the frozen networks that teach this model or an earlier one: none of them may score it."""
+        """Frozen networks that this model or an earlier one was trained with: none of them may score it."""
         taught = frozen_names(self.generator, self.discriminator, self.losses)
         return sorted({*taught, *self.earlier_teacher_networks})
 

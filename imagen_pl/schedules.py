@@ -1,6 +1,6 @@
-"""Pure functions of the one clock, `images_seen`: everything that changes during training.
+"""Schedules and growth stages as pure functions of the clock, `images_seen`.
 
-No state is kept, so a resumed run needs nothing but the clock.
+They keep no state, so a resumed run needs only the clock.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from imagen_pl.types import Growth, TextFeatures
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A number that depends on how many images have been seen."""
+    """A value that depends on the number of images seen."""
 
     def __call__(self, images_seen: int) -> float: ...
 
 
 @dataclass
 class Constant:
-    """The same value throughout.
+    """A constant value.
 
     Args:
         value: the value.
@@ -37,16 +37,16 @@ class Constant:
 
 @dataclass
 class RunShare:
-    """Share of the run that is done, 0 to 1: a straight line of the clock from the latest measurement on.
+    """Share of the run that is done, 0 to 1: linear in the clock since the latest measurement.
 
-    How many images a run will see is known from its start where it is limited by images, and measured
-    again and again where it is limited by time. A checkpoint keeps the latest measurement, so between
-    two measurements the share depends on the clock alone.
+    If a run is limited by images, the number of images it will see is known from the start. If it is limited
+    by time, that number is estimated repeatedly from the speed. A checkpoint stores the latest estimate, so
+    between two measurements the share depends only on the clock.
 
     Attributes:
         images: the clock at the latest measurement.
-        share: share of the run that was done by then.
-        images_per_run: images that a whole run would see at the measured pace; infinite until one is known.
+        share: share of the run that was done at that clock.
+        images_per_run: images that a whole run would see at the measured speed; infinite until it is known.
     """
 
     images: int = 0
@@ -57,19 +57,19 @@ class RunShare:
         return min(self.share + (images_seen - self.images) / self.images_per_run, 1.0)
 
     def images_at(self, share: float) -> float:
-        """The clock at which a share of the run is done; infinite where no pace is known yet."""
+        """The clock at which a share of the run is done; infinite if the speed is not known yet."""
         if share <= self.share:
             return self.images
         return self.images + (share - self.share) * self.images_per_run
 
     def measure(self, images_seen: int, images_left: float) -> None:
-        """Go on from `images_seen` in a straight line that reaches 1 after `images_left` more images."""
+        """Continue linearly from `images_seen`, reaching 1 after `images_left` more images."""
         self.share, self.images = self(images_seen), images_seen
         self.images_per_run = math.inf if self.share >= 1 else max(images_left, 1.0) / (1 - self.share)
 
 
 class _Ramp:
-    """How far a schedule has come, counted in images or, with `share`, in shares of the run."""
+    """Progress of a schedule, counted in images or, with `share`, as a share of the run."""
 
     kimg: float | None
     share: float | None
@@ -82,7 +82,7 @@ class _Ramp:
     def _done(
         self, images_seen: int, begin_kimg: float, kimg: float, begin_share: float, share: float
     ) -> float:
-        """Share of a way covered, 0 to 1."""
+        """Progress of the schedule, 0 to 1."""
         if self.share is None:
             return _progress(images_seen / 1000, begin_kimg, kimg)
         if self.run is None:
@@ -137,7 +137,7 @@ class Cosine(_Ramp):
         end: value after it.
         kimg: length, thousands of images.
         begin_kimg: where it begins, thousands of images.
-        warmup_kimg: rise from 0 in a straight line over the first so many thousand images: Adam's first
+        warmup_kimg: rise linearly from 0 over this many thousand images at the start, since Adam's first
             steps rest on few gradients.
         share: length as a share of the run, 0 to 1; the run's length is `--trainer.max_time`, `max_steps` or
             `--max_images`.
@@ -162,7 +162,7 @@ class Cosine(_Ramp):
 
 
 def _progress(now: float, begin: float, length: float) -> float:
-    """Share of the way covered, 0 to 1."""
+    """Progress from `begin` over `length`, 0 to 1."""
     if length <= 0:
         return 1.0 if now >= begin else 0.0
     return min(max((now - begin) / length, 0.0), 1.0)
@@ -174,7 +174,7 @@ class Stage:
 
     Give the lengths of all stages in thousands of images (`kimg`, `fade_kimg`), or of all as shares of the
     run (`share`, `fade_share`). Where one stage has a share, the shares count and `kimg` is ignored, so that
-    an overlay of shares fits a recipe in kimg. The last stage goes on until training ends.
+    an overlay with shares works with a recipe in kimg. The last stage continues until training ends.
 
     Args:
         resolution: side of the images, px; a power of two.
@@ -191,7 +191,7 @@ class Stage:
 
     resolution: int
     kimg: float | None = None
-    batch_size: int = 0  # required: `check_stages` refuses 0
+    batch_size: int = 0  # required: `check_stages` raises on 0
     fade_kimg: float = 0.0
     generator_lr: float | None = None
     discriminator_lr: float | None = None
@@ -200,12 +200,12 @@ class Stage:
     fade_share: float = 0.0
 
 
-_NEVER = 10**15  # images: where a stage begins as long as nobody knows the run's pace
+_NEVER = 10**15  # images: begin of a stage while the run's speed is not known
 
 
 @dataclass(frozen=True)
 class StagePosition:
-    """Where a run stands: the stage's place in the list, the stage, and how far it has faded in."""
+    """Where a run is: index of the stage, the stage, and the growth with its fade."""
 
     index: int
     stage: Stage
@@ -286,13 +286,13 @@ def stage_shares(stages: Sequence[Stage]) -> list[float]:
 def plan_stages(
     stages: Sequence[Stage], run: RunShare, begins: Sequence[int], settled: int
 ) -> tuple[list[Stage], list[int]]:
-    """Stages given as shares of the run, with their lengths in images, as far as they are known by now.
+    """Plan stages given as shares of the run: their lengths in images, as far as known.
 
     Args:
-        stages: with `share` and `fade_share`.
-        run: how the run proceeds.
+        stages: stages with `share` and `fade_share`.
+        run: share of the run that is done, by the clock.
         begins: the clock at which each stage begins, by the plan so far; empty at the start of a run.
-        settled: batches up to this clock are planned already and keep their stage.
+        settled: batches up to this clock are already planned and keep their stage.
 
     Returns:
         the stages with `kimg` and `fade_kimg`, and the clock at which each begins.
@@ -315,14 +315,14 @@ def plan_stages(
 
 
 def position(stages: Sequence[Stage], images_seen: int) -> StagePosition:
-    """The stage and fade that rule the batch which starts at `images_seen`.
+    """The stage and fade of the batch that starts at `images_seen`.
 
     A stage that starts in the middle of a batch takes over with the next batch.
     """
     for index, stage in enumerate(stages):
         last = index == len(stages) - 1
         if last or images_seen < begin_of(stages, index + 1):
-            # In whole images, so that a fade ends with the batch that it should end with.
+            # In whole images, so that the fade ends exactly at the intended batch.
             begin, length = begin_of(stages, index), round(stage.fade_kimg * 1000)
             # The first stage has nothing to fade from.
             fade = min((images_seen - begin) / length, 1.0) if index and length else 1.0
@@ -345,8 +345,8 @@ def begin_of(stages: Sequence[Stage], index: int) -> int:
 def batches(stages: Sequence[Stage], images_seen: int, until: int) -> Iterator[tuple[int, StagePosition]]:
     """Every batch from `images_seen` to `until`: the clock at its start, and its position.
 
-    The data set plans its batches with this and the growth callback follows the same clock, so
-    both agree without talking to each other, however far ahead the workers read.
+    The data module plans its batches with this function, and the growth callback follows the same clock, so
+    both agree without communication, however many batches the workers prefetch.
     """
     while images_seen < until:
         here = position(stages, images_seen)
@@ -356,16 +356,16 @@ def batches(stages: Sequence[Stage], images_seen: int, until: int) -> Iterator[t
 
 @dataclass
 class RunState:
-    """Where a run stands. The LightningModule, the data module and the callbacks share one.
+    """Where a run is. The LightningModule, the data module and the callbacks share one object.
 
-    The module counts the images, the growth callback sets the stages and the position before each batch, and
-    the data module reads both: it plans its batches by them.
+    The module counts the images. The growth callback sets the stages, and the position before each batch. The
+    data module reads both to plan its batches.
 
     images_seen: the clock, images over all processes.
     stages: the growth stages; empty where no growth is set up.
     position: the stage of the current batch, and how far it has faded in; None before the first.
-    growth: how far the networks have grown; after a checkpoint is loaded, that of the checkpoint.
-    text_lookup: features of captions that were encoded before the run; None encodes them in each step.
+    growth: how far the networks have grown; after loading a checkpoint, the growth of the checkpoint.
+    text_lookup: gives the features of captions encoded before the run; None encodes captions in each step.
     """
 
     growth: Growth
@@ -380,5 +380,5 @@ class RunState:
         return None if self.position is None else self.position.stage
 
     def set_position(self, position: StagePosition) -> None:
-        """Take over the stage and the growth of the next batch."""
+        """Set the stage and the growth of the next batch."""
         self.position, self.growth = position, position.growth

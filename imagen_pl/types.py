@@ -1,4 +1,4 @@
-"""What flows between the parts of imagen_pl.
+"""The data types that the parts of imagen_pl exchange.
 
 Axes, here and in every file: b batch, c channels, h w pixels, t tokens, z latent, style.
 """
@@ -16,8 +16,8 @@ from torch import Tensor
 class TextFeatures:
     """A batch of encoded captions.
 
-    tokens: one vector a token; rows of padding are zero.
-    mask: True where a token is real, False where it is padding.
+    tokens: one vector a token; padding is zero.
+    mask: True for tokens, False for padding.
     pooled: one vector a caption.
     """
 
@@ -41,7 +41,7 @@ class TextFeatures:
         dtype: torch.dtype | None = None,
         non_blocking: bool = False,
     ) -> TextFeatures:
-        """Move to a device; `dtype` applies to the vectors and leaves the mask alone."""
+        """Move to a device; `dtype` converts the vectors but not the mask."""
         return TextFeatures(
             self.tokens.to(device=device, dtype=dtype, non_blocking=non_blocking),
             self.mask.to(device=device, non_blocking=non_blocking),
@@ -52,7 +52,7 @@ class TextFeatures:
         return TextFeatures(self.tokens.pin_memory(), self.mask.pin_memory(), self.pooled.pin_memory())
 
     def with_noise(self, share: float) -> TextFeatures:
-        """Add to each vector Gaussian noise of about `share` of its length; rows of padding stay zero."""
+        """Add Gaussian noise with a norm of about `share` of each vector's; padding stays zero."""
 
         def noisy(x: Tensor) -> Tensor:
             return x + share * torch.randn_like(x) * x.square().mean(-1, keepdim=True).sqrt()
@@ -66,14 +66,14 @@ class TextFeatures:
 
 @dataclass
 class CaptionedBatch:
-    """Images with their captions, as a data source serves them.
+    """Images with their captions, as the data module provides them.
 
     images: sRGB, 0 to 255.
-    captions: one a row; "" where caption dropout took the words away.
-    indices: the sample's number: in training its place in the endless stream of samples, in
-        validation its place in the split. Latents of validation are drawn from it, so that the
-        score does not depend on how many processes share the work.
-    text: the captions' features where a cache already holds them, else None: encode in the step.
+    captions: one an image; "" if caption dropout removed it.
+    indices: number of each sample: in training its position in the endless stream of samples, in
+        validation its position in the split. Validation latents are drawn from it, so that scores do not
+        depend on the number of processes.
+    text: the captions' features if they are cached; None if the step has to encode them.
     """
 
     images: UInt8[Tensor, "b 3 h w"]
@@ -103,9 +103,9 @@ class CaptionedBatch:
 
 @dataclass
 class EncodedBatch:
-    """A training batch as the networks read it, made once a step.
+    """A training batch in the form that the networks read, prepared once a step.
 
-    images: -1 to 1, faded like the generator's newest block.
+    images: -1 to 1, faded in like the generator's newest block.
     text: the captions' features.
     captions: the captions.
     """
@@ -126,7 +126,7 @@ class Growth:
     """How far the networks have grown.
 
     resolution: side of the images, px.
-    fade: weight of the newest block's output, 0 (not yet heard) to 1 (fully grown).
+    fade: weight of the newest block's output, 0 (no effect yet) to 1 (fully grown).
     """
 
     resolution: int

@@ -1,4 +1,4 @@
-"""Pictures one after the other in a file: GIF, WebP or MP4."""
+"""Writes animations: GIF, WebP or MP4."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SMALLEST = 256
 
 
 def check_film(file: Path, fps: float) -> None:
-    """Raise UserError where such a film cannot be written."""
+    """Raise UserError if the animation cannot be written: file type, frame rate, or a missing package."""
     if file.suffix.lower() not in KINDS:
         raise UserError(f"{file} must end in .gif, .webp or .mp4")
     if not 0 < fps <= 100:
@@ -33,13 +33,13 @@ def check_film(file: Path, fps: float) -> None:
 
 
 def write_film(frames: Iterable[Image.Image], file: Path, fps: float, loop: bool) -> int:
-    """Write frames of one size; small ones are enlarged, pixel by pixel.
+    """Write an animation; small frames are enlarged without smoothing.
 
     Args:
-        frames: one or more.
-        file: its ending says how.
-        fps: frames a second. GIF knows hundredths of a second alone.
-        loop: go on for ever, where the file can say so.
+        frames: one or more images of equal size.
+        file: the output file; its suffix selects the format: .gif, .webp or .mp4.
+        fps: frames a second. GIF rounds durations to 0.01 seconds.
+        loop: repeat endlessly, if the format supports it (GIF and WebP).
 
     Returns:
         the number of frames.

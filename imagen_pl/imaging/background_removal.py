@@ -1,14 +1,14 @@
-"""Cutting a picture out of its white background: colour and opacity, without a white seam.
+"""Removes a white background: computes the subject's colour and opacity, without a white fringe.
 
-A pixel at an edge is a mixture, `I = a F + (1 - a) W`, of the subject's colour F and white W. As distances
-from white, `v = W - I` and `u = W - F`, that is `v = a u`: across an edge v keeps its direction and grows to
+An edge pixel is a mixture, `I = a F + (1 - a) W`, of the subject's colour F and white W. With the distances
+from white `v = W - I` and `u = W - F`, this is `v = a u`: across an edge, v keeps its direction and grows to
 u. So
 
     a = max(<v, u> / <u, u>, max_c v_c / 255),    F = W - v / a,
 
-where u is found by climbing from the background inwards, as long as v grows and keeps its direction; the
-second term is the least opacity with which F is a colour. Laid on white the result is the picture again, to
-rounding. Only white that reaches the border is background: an eye's white stays.
+where u is found by walking from the background inwards while v grows and keeps its direction. The second term
+is the smallest opacity for which F is a valid colour. Composited on white, the result equals the original
+image up to rounding. Only white regions connected to the border are background: the white of an eye stays.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from numpy import ndarray
 from PIL import Image
 from scipy import ndimage
 
-# Levels of 255, chosen by eye: compression leaves about 8 around a drawing, and a model's white is stained.
+# Levels of 255, chosen by eye: compression leaves about 8 around a drawing; a model's white is uneven.
 _LEAST, _MOST = 8.0, 64.0
-_STAINS = 5  # of the border's median
-_SPECK = 16  # levels beyond the tolerance that a piece must reach to count
-_HUE = 24.0  # levels off the line from white to a colour that still are this colour; more where stains are
-_EDGE = 2  # px from the background inwards that can be mixtures
-_GROWTH = 1.1  # a pixel; what grows less is shading
-_BEND = 1.5  # of a rise to the one before it; a pale rim inside a dark line has far more
+_STAINS = 5  # times the border's median
+_SPECK = 16  # levels above the tolerance that a piece must reach to count as subject
+_HUE = 24.0  # largest distance, in levels, from the line between white and a colour; larger on uneven white
+_EDGE = 2  # px from the background inwards that may be mixtures
+_GROWTH = 1.1  # factor a pixel; less growth is shading
+_BEND = 1.5  # ratio of a rise to the one before it; a pale rim inside a dark line has a much larger one
 _EIGHT = np.ones((3, 3), bool)
 
 
 def remove_background(picture: Image.Image, tolerance: float | None = None) -> Image.Image:
-    """The subject of a picture on white, as RGBA; not premultiplied.
+    """The subject of an image on white, as RGBA with straight (not premultiplied) alpha.
 
-    Where nothing shows, the nearest visible colour lies below, so that filtered textures get no white seam.
+    Transparent pixels have the nearest visible colour, so that filtered textures get no white fringe.
 
     Args:
-        picture: on white; another mode than RGB is converted.
-        tolerance: how far from white the background's channels are, levels of 255; None takes 8 to 64, by
-            the border's median. What is paler than that and reaches the border is lost.
+        picture: an image on white; modes other than RGB are converted.
+        tolerance: largest distance of the background's channels from white, levels of 255; None chooses 8 to
+            64 by the border's median. Parts of the subject that are paler and touch the border are lost.
     """
     return Image.fromarray(matte(np.asarray(picture.convert("RGB")), tolerance))
 
 
 def matte(image: UInt8[ndarray, "h w 3"], tolerance: float | None = None) -> UInt8[ndarray, "h w 4"]:
-    """As `remove_background`, on arrays."""
+    """The same as `remove_background`, on arrays."""
     v = 255.0 - image
     distance = v.max(-1)
     if tolerance is None:
@@ -62,9 +62,9 @@ def matte(image: UInt8[ndarray, "h w 3"], tolerance: float | None = None) -> UIn
 
 
 def _background(distance: Float[ndarray, "h w"], tolerance: float) -> Bool[ndarray, "h w"]:
-    """What is nearly white and reaches the border, and the specks in it."""
+    """Nearly white regions connected to the border, and small specks in them."""
     framed = np.pad(distance <= tolerance, 1, constant_values=True)
-    pieces, _ = ndimage.label(framed)  # by sides, not corners: a thin slanting line holds
+    pieces, _ = ndimage.label(framed)  # connected by sides, not corners: thin diagonal lines are not crossed
     background = (pieces == pieces[0, 0])[1:-1, 1:-1]
     subjects, count = ndimage.label(~background, _EIGHT)
     farthest = ndimage.maximum(distance, subjects, np.arange(count + 1))
@@ -74,12 +74,12 @@ def _background(distance: Float[ndarray, "h w"], tolerance: float) -> Bool[ndarr
 def _opacity(
     v: Float[ndarray, "h w 3"], background: Bool[ndarray, "h w"], hue: float
 ) -> Float[ndarray, "h w"]:
-    """1 inside, 0 outside, and between them what of `v` is the subject's colour."""
-    depth = ndimage.distance_transform_cdt(~background, "chessboard")  # px; -1 where all is subject
+    """1 inside, 0 outside; at the edge, the share of the subject's colour in `v`."""
+    depth = ndimage.distance_transform_cdt(~background, "chessboard")  # px; -1 if there is no background
     near = background & ndimage.binary_dilation(~background, _EIGHT)
     length = np.linalg.norm(v, axis=-1)
     peak, alpha = v.copy(), (~background).astype(float)
-    for layer in range(_EDGE, -1, -1):  # inwards out, so that a neighbour has climbed already
+    for layer in range(_EDGE, -1, -1):  # from inside outwards, so that the inner neighbours are done
         at = near if layer == 0 else depth == layer
         rise = _rise(v, length, depth, layer, hue)
         best = np.zeros_like(length)
@@ -101,7 +101,7 @@ def _opacity(
 def _rise(
     v: Float[ndarray, "h w 3"], length: Float[ndarray, "h w"], depth: ndarray, layer: int, hue: float
 ) -> Float[ndarray, "h w"]:
-    """How much a pixel has grown from the layer around it; boundless in the outermost ones."""
+    """How much `v` grows from the next outer layer to a pixel; infinite in the outermost layers."""
     if layer < 2:
         return np.full_like(length, np.inf)
     least = length.copy()
@@ -122,7 +122,7 @@ def _offsets() -> list[tuple[int, int]]:
 
 
 def _beside(values: ndarray, offset: tuple[int, int]) -> ndarray:
-    """Each pixel's neighbour; at the border, zeros."""
+    """The neighbour of each pixel at an offset; zero beyond the border."""
     height, width = values.shape[:2]
     padded = np.pad(values, [(1, 1), (1, 1)] + [(0, 0)] * (values.ndim - 2))
     y, x = 1 + offset[0], 1 + offset[1]

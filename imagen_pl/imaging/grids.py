@@ -1,4 +1,4 @@
-"""Pictures: to and from tensors, in sheets with captions, in files that say where they come from."""
+"""Converts tensors to images, arranges images in grids with captions, and saves them with metadata."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _LABEL_LINES = 3
 
 
 def to_uint8(images: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
-    """From -1 to 1, to 0 to 255."""
+    """Convert images from the range -1 to 1 to the range 0 to 255."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def to_pil(images: UInt8[Tensor, "b 3 h w"]) -> list[Image.Image]:
-    """Images of 0 to 255 as PIL images."""
+    """Convert images of 0 to 255 to PIL images."""
     return [Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()) for image in images]
 
 
 def strip(images: Sequence[Image.Image], smallest: int = 96) -> Image.Image:
-    """Equally large pictures side by side, each at least `smallest` px wide.
+    """Images of equal size side by side, each at least `smallest` px wide.
 
-    Small ones are enlarged by a whole number, pixel by pixel, so that nothing is invented. Of pictures with
-    transparency (RGBA) the strip is transparent as well.
+    Small images are enlarged by a whole factor without smoothing. If the images have transparency (RGBA), the
+    strip has it too.
     """
     width, height = images[0].size
     scale = max(1, math.ceil(smallest / width))
@@ -47,20 +47,20 @@ def strip(images: Sequence[Image.Image], smallest: int = 96) -> Image.Image:
 
 
 def _blank(mode: str, size: tuple[int, int]) -> Image.Image:
-    """White, and transparent where the mode can be."""
+    """A white image; transparent if the mode is RGBA."""
     return Image.new("RGBA", size, (255, 255, 255, 0)) if mode == "RGBA" else Image.new("RGB", size, "white")
 
 
 def labelled_grid(
     pictures: Sequence[Image.Image], labels: Sequence[str], columns: int, smallest: int = 96
 ) -> Image.Image:
-    """Pictures in rows of `columns`, row by row, each with its label beneath.
+    """A grid of images with `columns` a row, each with its label below.
 
     Args:
-        pictures: all of one size; small ones are enlarged to at least `smallest` px.
-        labels: one a picture, broken into up to three lines; "" leaves its place empty.
-        columns: pictures a row.
-        smallest: least width of a picture, px.
+        pictures: images of equal size; small ones are enlarged to at least `smallest` px.
+        labels: one an image, wrapped to up to three lines; "" leaves the space empty.
+        columns: images a row.
+        smallest: smallest width of an image, px.
     """
     if len(pictures) != len(labels):
         raise ValueError(f"{len(pictures)} pictures but {len(labels)} labels")
@@ -87,13 +87,13 @@ def labelled_grid(
 
 
 def save_picture(picture: Image.Image, file: Path, facts: Mapping[str, object]) -> None:
-    """Write a picture, and in it where it comes from.
+    """Save an image with metadata about its origin.
 
     Args:
-        picture: of any kind that the file's can hold.
-        file: .png keeps the facts as text chunks, one each; .webp and .jpg as JSON in EXIF's
-            ImageDescription.
-        facts: as its prompt, seed and model.
+        picture: an image in a mode that the file format supports.
+        file: the output file. .png stores each fact in a text chunk; .webp and .jpg store them as JSON in
+            EXIF's ImageDescription.
+        facts: the metadata, for example prompt, seed and model.
     """
     if file.suffix.lower() == ".png":
         chunks = PngInfo()
@@ -103,14 +103,14 @@ def save_picture(picture: Image.Image, file: Path, facts: Mapping[str, object]) 
         return
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = json.dumps(dict(facts))
-    # exact: the colour below transparent pixels is kept, which filtered textures take in.
+    # exact: keep the colour of transparent pixels, which filtered textures blend in.
     picture.save(file, exif=exif, quality=95, exact=True)
 
 
 def wrap(
     label: str, width: float, face: ImageFont.ImageFont | ImageFont.FreeTypeFont, most: int = _LABEL_LINES
 ) -> list[str]:
-    """A label in up to `most` lines of at most `width` px; what does not fit ends in an ellipsis."""
+    """Wrap a label to up to `most` lines of at most `width` px; what does not fit ends in an ellipsis."""
     lines: list[str] = []
     line = ""
     for word in label.split():
@@ -136,7 +136,7 @@ def _shorten(line: str, width: float, face: ImageFont.ImageFont | ImageFont.Free
 
 @lru_cache
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """DejaVu Sans where the machine has it, since it knows most scripts; else Pillow's own."""
+    """DejaVu Sans if it is installed, since it covers most scripts; else Pillow's default font."""
     try:
         return ImageFont.truetype("DejaVuSans.ttf", size)
     except OSError:

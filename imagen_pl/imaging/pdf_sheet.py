@@ -15,25 +15,25 @@ from imagen_pl.imaging.grids import strip, wrap
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# All in points, 1/72 inch.
+# Lengths in points, 1/72 inch.
 _WIDTH, _HEIGHT = 595.0, 842.0
 _MARGIN, _GAP = 36.0, 8.0
-_ACROSS = 4  # pictures
+_ACROSS = 4  # images a row
 _SIDE = (_WIDTH - 2 * _MARGIN - (_ACROSS - 1) * _GAP) / _ACROSS
 _SIZE, _SMALL = 9.0, 6.5
 _LEADING = 1.35  # line height in font sizes
-_LINES = 6  # of a text; the rest is cut
+_LINES = 6  # of a text; the rest is cut off
 
 
 @dataclass(frozen=True)
 class Drafts:
     """A row of the sheet.
 
-    prompt: what was drawn.
-    pictures: its drafts.
-    seed: of the first; the others follow.
-    fields: what else the brief says of it.
-    command: draws them again.
+    prompt: the prompt.
+    pictures: the images sampled for it.
+    seed: seed of the first image; the others have the seeds that follow.
+    fields: further fields of the brief, by name.
+    command: the command that samples the images again.
     """
 
     prompt: str
@@ -44,7 +44,7 @@ class Drafts:
 
 
 def write_pdf(file: IO[bytes], title: str, rows: Sequence[Drafts]) -> None:
-    """Write the sheet: several rows abreast where they have one or two pictures each.
+    """Write the sheet; rows with one or two images are placed side by side.
 
     Raises:
         UserError: matplotlib is missing.
@@ -61,7 +61,7 @@ def write_pdf(file: IO[bytes], title: str, rows: Sequence[Drafts]) -> None:
     across = min(len(rows[0].pictures), _ACROSS)
     width = across * (_SIDE + _GAP) - _GAP
     blocks = [_Block(row, width, across, font) for row in rows]
-    # No date, so that the same brief gives the same file.
+    # No date, so that the same brief gives an identical file.
     with PdfPages(file, metadata={"Title": title, "CreationDate": None}) as pages, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # it shows as a box
         page: Figure | None = None
@@ -82,7 +82,7 @@ def write_pdf(file: IO[bytes], title: str, rows: Sequence[Drafts]) -> None:
 
 
 class _Block:
-    """A row set out: its pictures, and its texts broken into lines."""
+    """Layout of a row: its images, and its texts wrapped to lines."""
 
     def __init__(self, row: Drafts, width: float, across: int, font: str) -> None:
         self.row, self.across = row, across
@@ -92,7 +92,7 @@ class _Block:
         self.lines = [
             (line, size, colour)
             for text, size, colour in texts
-            # Measured at ten times the size, where hinting does not matter.
+            # Measured at ten times the size, where hinting has little effect.
             for line in wrap(text, 10 * width, ImageFont.truetype(font, 10 * size), _LINES)
         ]
         self.ranks = -(-len(row.pictures) // across)
@@ -105,7 +105,7 @@ class _Block:
             x, y = left + k % self.across * (_SIDE + _GAP), top + k // self.across * self.rank_height
             box = (x / _WIDTH, 1 - (y + _SIDE) / _HEIGHT, _SIDE / _WIDTH, _SIDE / _HEIGHT)
             axes = page.add_axes(box)
-            # Enlarged here, since readers of PDF blur small pictures.
+            # Enlarged here, since PDF viewers blur small images.
             axes.imshow(strip([picture], smallest=256), interpolation="none", aspect="auto")
             axes.set_axis_off()
             _write(page, x, y + _SIDE + 2, f"seed {self.row.seed + k}", _SMALL, "#555555")
@@ -125,5 +125,5 @@ def _write(page: Figure, x: float, y: float, text: str, size: float, colour: str
         family="DejaVu Sans",
         ha="left",
         va="top",
-        parse_math=False,  # a prompt's dollar signs are dollars
+        parse_math=False,  # dollar signs in a prompt are not math
     )

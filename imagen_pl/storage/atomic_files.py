@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and where what can be computed again is kept."""
+"""Atomic writes, and the folder for cached files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def cache_dir() -> Path:
-    """Where encoded text and statistics of real images are kept: $IMAGEN_PL_CACHE, or ~/.cache/imagen_pl.
+    """The cache folder for encoded text and statistics of real images.
 
-    Everything in it can be deleted at any time: it is computed again.
+    $IMAGEN_PL_CACHE, else $XDG_CACHE_HOME/imagen_pl, else ~/.cache/imagen_pl. Everything in it can be deleted
+    at any time and is then computed again.
     """
     given = os.environ.get("IMAGEN_PL_CACHE")
     if given:
@@ -27,10 +28,10 @@ def cache_dir() -> Path:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name once it is complete and on the disk; until then the old one stays.
+    """Write to a temporary file that replaces `path` once it is complete and on the disk.
 
     Raises:
-        UserError: the disk is full; the file of that name, if any, is as it was.
+        UserError: the disk is full; an existing file at `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -51,7 +52,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Torch's writer turns the system's error into its own, so look at what led to it too."""
+    """Whether an error or one of its causes is a full disk: torch's writer wraps the system's error."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True

@@ -1,4 +1,4 @@
-"""Checkpoints are read without running code, and an older commit's with the names of today."""
+"""Reads checkpoints without running code from them, and renames entries of older checkpoints."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from imagen_pl.storage.upgrade import upgrade_checkpoint
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """What a .ckpt holds, on the CPU.
+    """Load a .ckpt file onto the CPU.
 
     Args:
         path: the file.
-        mmap: leave the tensors on the disk until they are used.
+        mmap: map the tensors from the disk instead of reading them at once.
 
     Raises:
         UserError: there is no such file, it is damaged, or it is not a checkpoint of this package.
@@ -31,7 +31,7 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:
-        # Torch raises RuntimeError, EOFError, KeyError or UnpicklingError, by where the damage is.
+        # Torch raises RuntimeError, EOFError, KeyError or UnpicklingError, depending on the damage.
         raise UserError(
             f"checkpoint {path} cannot be read: it is damaged, cut off, or not a checkpoint "
             f"({type(error).__name__}); use another one"
@@ -46,17 +46,17 @@ def check_same_tensors(
 ) -> None:
     """Raise UserError, naming the first tensors that differ, unless both have the same names and shapes.
 
-    What has no rows so far may have any number there, or be missing.
+    A tensor that still has no rows in the networks may have any number of rows in the file, or be missing.
 
     Args:
-        expected: what the networks have.
-        found: what the file holds.
+        expected: the tensors of the networks, by name.
+        found: the tensors in the file, by name.
         path: the file.
-        advice: how to mend it.
+        advice: how to fix the problem, for the message.
     """
     differ = []
     for name, tensor in expected.items():
-        if tensor.shape[:1] == (0,):  # it takes the length that it finds
+        if tensor.shape[:1] == (0,):  # takes its length from the file
             if name in found and found[name].shape[1:] != tensor.shape[1:]:
                 differ.append(f"{name} is {tuple(found[name].shape)} there and {tuple(tensor.shape)} here")
         elif name not in found:

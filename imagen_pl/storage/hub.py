@@ -1,4 +1,4 @@
-"""Opening what `transformers` keeps: from a folder or the hub, or one line that says why not."""
+"""Loads models of `transformers` from a folder or the hub, with a one-line error if that fails."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from imagen_pl.errors import UserError
 
 
 def from_pretrained(kind: str, path: str, *, what: str, **options: Any) -> Any:
-    """A configuration, tokenizer or model of transformers.
+    """Load a configuration, tokenizer or model of transformers.
 
     Args:
-        kind: the class of transformers, as "AutoTokenizer".
+        kind: class name in transformers, for example "AutoTokenizer".
         path: a name on the Hugging Face hub, or a folder.
-        what: it is to be, as "text encoder"; for the message.
-        **options: of its `from_pretrained`.
+        what: its role, for example "text encoder", for the error message.
+        **options: arguments of its `from_pretrained`.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it is not available.
     """
     import transformers
 
     if not Path(path).exists() and not hub_has_address():
-        options["local_files_only"] = True  # else it would retry for half a minute
+        options["local_files_only"] = True  # else it retries for 30 seconds
     log_level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
         return getattr(transformers, kind).from_pretrained(path, **options)
-    except Exception as error:  # of many kinds, by what is wrong
+    except Exception as error:  # transformers raises many kinds
         if Path(path).exists():
             why = f"the folder holds no model that transformers opens ({_first_line(error)})"
         else:
@@ -46,7 +46,7 @@ def from_pretrained(kind: str, path: str, *, what: str, **options: Any) -> Any:
 
 
 def hub_has_address() -> bool:
-    """False on a machine without a network; behind a proxy nobody knows before asking it."""
+    """Whether the hub's address can be resolved; True behind a proxy, where this cannot be checked."""
     from huggingface_hub import constants
 
     if getproxies():

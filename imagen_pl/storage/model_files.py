@@ -18,7 +18,11 @@ _EMA = "ema.generator."
 
 
 def average_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """The generator's moving average in a checkpoint, by the generator's own names."""
+    """The generator's moving average in a checkpoint, by the generator's parameter names.
+
+    Raises:
+        UserError: the checkpoint holds none.
+    """
     state = checkpoint["state_dict"]
     weights = {name.removeprefix(_EMA): state[name] for name in state if name.startswith(_EMA)}
     if not weights:
@@ -27,7 +31,11 @@ def average_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def read_release(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A release's description, with the names of today, and its weights."""
+    """A release's description, with old names replaced by current ones, and its weights.
+
+    Raises:
+        UserError: a file is damaged, or a later version wrote it.
+    """
     try:
         description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
         if description["format"] > RELEASE_FORMAT:

@@ -1,4 +1,4 @@
-"""Which file a model's name means: of a run, a checkpoint, a release, or the hub. It imports no torch."""
+"""Finds the file of a model: in a run, a checkpoint, a release, or on the hub. It does not import torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from imagen_pl.storage.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-# Models that ship with the package, a folder each.
+# Models that ship with the package, one folder each.
 RELEASED = Path(__file__).parents[1] / "released"
-# A release may hold a captioner, in this folder.
+# A release may contain a captioner, in this folder.
 CAPTIONER = "captioner"
 CAPTIONER_WEIGHTS = "captioner.safetensors"
-# What describes a release or a captioner.
+# Description of a release or a captioner.
 DESCRIPTION = "config.json"
 WEIGHTS = "model.safetensors"
 # A model's name on the Hugging Face hub, as "owner/name".
@@ -29,7 +29,7 @@ HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 def model_file(path: str | Path) -> Path:
     """The file with the weights: a .ckpt, or the model.safetensors of a release.
 
-    Of a run, `run_checkpoint` says which checkpoint is opened.
+    For a run, `run_checkpoint` selects the checkpoint.
 
     Args:
         path: a run's folder, a .ckpt file, a release's folder, the name of a model that ships, or a release's
@@ -54,11 +54,11 @@ def model_file(path: str | Path) -> Path:
 
 
 def captioner_file(path: str | Path) -> Path:
-    """The file with a captioner's weights: captioner.safetensors, or the checkpoint that `model_file` opens.
+    """The file with a captioner's weights: captioner.safetensors, or what `model_file` selects.
 
     Args:
-        path: a captioner's folder, a run's folder, a .ckpt file, or a release, or the name of one that ships,
-            that holds a captioner.
+        path: a captioner's folder, a run's folder, a .ckpt file, the folder of a release with a captioner, or
+            the name of one that ships.
 
     Raises:
         UserError: there is no such model; near names are suggested.
@@ -73,7 +73,7 @@ def captioner_file(path: str | Path) -> Path:
 def released(path: str | Path) -> Path:
     """The folder of the model that ships under this name; any other path is returned as it is.
 
-    A file or folder of that name in the working folder comes first where it holds a model.
+    A file or folder of that name in the working directory takes precedence if it holds a model.
     """
     plain = str(path) == Path(path).name  # "./emoji" is not
     path = Path(path)
@@ -95,10 +95,10 @@ def _warn_once(message: str) -> None:
 
 
 def run_checkpoint(folder: Path) -> Path:
-    """The checkpoint of a run that is opened: the best where it has the newest's resolution, else the newest.
+    """The checkpoint of a run to load: the best if it has the same resolution as the newest, else the newest.
 
     Raises:
-        UserError: there is none.
+        UserError: the run has no checkpoint.
     """
     run = RunFolder(folder)
     newest = run.newest_checkpoint()
@@ -110,7 +110,7 @@ def run_checkpoint(folder: Path) -> Path:
     best = run.checkpoints / "best.ckpt"
     if newest == best or not best.is_file():
         return newest
-    # Only here, since it imports torch.
+    # Imported here, since it imports torch.
     from imagen_pl.storage.checkpoint_io import read_checkpoint
 
     grown = [read_checkpoint(path, mmap=True).get("growth_resolution") for path in (best, newest)]
@@ -125,7 +125,7 @@ def _holds_a_model(path: Path) -> bool:
 
 
 def _suggestion(path: Path) -> str:
-    """Models of nearly this name, beside it and among those that ship; else what ships."""
+    """Models with a similar name, in the same folder or shipped with the package; else the shipped ones."""
     shipped = sorted(file.parent.name for file in RELEASED.glob(f"*/{DESCRIPTION}"))
     alone = path.parent == Path()
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -147,7 +147,7 @@ def _hub_file(name: str) -> Path:
     try:
         files = [DESCRIPTION, WEIGHTS]
         folder = snapshot_download(name, allow_patterns=files, local_files_only=offline)
-    except Exception as error:  # of many kinds, by what is wrong
+    except Exception as error:  # huggingface_hub raises many kinds
         raise UserError(
             f"model {name}: there is no such run, checkpoint or release here, and it cannot be downloaded "
             "from the Hugging Face hub: check the name and the network"

@@ -1,10 +1,10 @@
-"""A run's folder, its checkpoints, and what a run may do to it.
+"""A run's folder: its files, its checkpoints, and how to keep a new run from overwriting it.
 
 ```
 runs/NAME/
-  config.yaml     everything that was set
+  config.yaml     the complete configuration
   run.json        id, git commit, versions, command lines
-  metrics.csv     every number by images seen
+  metrics.csv     every logged value by images seen
   checkpoints/    last.ckpt, best.ckpt
   samples/        000123kimg.png
 ```
@@ -44,24 +44,24 @@ class RunFolder:
         return self.path.name
 
     def holds_a_run(self) -> bool:
-        """Whether there is anything to lose: a checkpoint, a picture or a number.
+        """Whether the folder has results: a checkpoint, a sample image or a logged value.
 
-        A run that failed before its first batch leaves only its configuration, and may be repeated.
+        A run that failed before its first batch leaves only its configuration and may be started again.
         """
         kept = (self.checkpoints.glob("*.ckpt"), self.samples.glob("*.png"))
         return self.metrics.exists() or any(True for files in kept for _ in files)
 
     def newest_checkpoint(self) -> Path | None:
-        """The checkpoint written last."""
+        """The newest checkpoint; None if there is none."""
         files = [path for path in self.checkpoints.glob("*.ckpt") if path.is_file()]
-        # `last` wins a tie, as after a copy that forgot the times.
+        # `last` wins a tie, for example after a copy that did not keep the times.
         return max(files, key=lambda path: (path.stat().st_mtime_ns, path.stem == "last"), default=None)
 
     def checkpoint(self, which: str) -> Path:
         """The file that `--ckpt_path` means: "last", "best", or a path.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such checkpoint.
         """
         if which == "last":
             newest = self.newest_checkpoint()
@@ -83,7 +83,7 @@ class RunFolder:
         return path
 
     def check_free(self) -> None:
-        """Raise UserError, saying how to go on, if a new run would write over another."""
+        """Raise UserError, with the options to continue, if a new run would overwrite another."""
         if not self.holds_a_run():
             return
         raise UserError(
@@ -92,7 +92,11 @@ class RunFolder:
         )
 
     def move_away(self) -> Path | None:
-        """Rename the folder, with the time of its last change, to make room; nothing is deleted."""
+        """Append the time of the last change to the folder's name; nothing is deleted.
+
+        Returns:
+            the new path; None if there was no folder.
+        """
         if not self.path.exists():
             return None
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._last_change()))
@@ -119,14 +123,14 @@ class RunFolder:
 
 
 def sweep_trial() -> str | None:
-    """The id that an agent of a W&B sweep gave to this trial; None outside of a sweep."""
+    """The run id that a W&B sweep agent gave to this trial; None outside of a sweep."""
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
 def is_main_process() -> bool:
-    """Whether this is the one process that writes, told by the launcher's variables.
+    """Whether this is the main process, by the launcher's environment variables.
 
-    It is known before any process group stands: by Lightning's own launcher, torchrun, SLURM or MPI.
+    It works before a process group exists, with Lightning's launcher, torchrun, SLURM and MPI.
     """
     if int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")) or 0) > 0:
         return False

@@ -1,7 +1,7 @@
-"""Old names to new ones: checkpoints, releases and configurations that an earlier commit wrote stay readable.
+"""Renames old names, so that checkpoints, releases and configurations of earlier commits stay readable.
 
-Before 0.1.0 modules, classes and settings were renamed. Every file that names them passes through here when
-it is read. A new name is one more line in a table below.
+Modules, classes and settings were renamed before 0.1.0. Every file that contains their names is upgraded here
+when it is read. To rename something, add a line to a table below.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import yaml
 
 _PACKAGE = "imagen_pl."
 
-# Modules whose classes a configuration may name, below the package.
+# Modules whose classes a configuration may name, relative to the package.
 MODULES = {
     "backbones": "models.pretrained.backbones",
     "callbacks.turns": "callbacks.block_policies",
@@ -56,29 +56,29 @@ CLASSES = {
     "UnseenCaptions": "InterpolatedCaptionLoss",
     "VisualPrior": "ImagePrior",
 }
-# Settings, at any depth.
+# Settings, at any depth of a configuration.
 SETTINGS = {
     "reset_moments": "reset_optimizer_state",
     "stem_from": "init_from",
     "turns": "blockwise_training",
 }
-# Names of scores: monitors of a checkpoint, and what a captioner's description says.
+# Names of scores, in a checkpoint's monitor and in a captioner's description.
 SCORES = {
     "val/nlg": "val/caption_ce",
     "val/nlg_shuffled": "val/caption_ce_shuffled",
 }
 # Entries of a checkpoint or a release, beside its configuration.
 ENTRIES = {"taught_by": "teacher_networks"}
-# Callbacks whose state a checkpoint holds, by the class.
+# Class names of callbacks whose state a checkpoint holds.
 CALLBACKS = {"GrowResolution": "ProgressiveGrowing", "TrainInTurn": "BlockwiseTraining"}
 
-# Lists and single settings of the model that became its one list `losses`, in the order of that list.
+# Old settings of the model that were merged into the list `losses`, in the order of that list.
 _LOSSES = ("matching", "self_supervised", "guidance", "captioning", "unseen")
 _INTERPOLATED = "imagen_pl.losses.interpolated_captions.InterpolatedCaptionLoss"
 
 
 def upgrade_class_path(path: str) -> str:
-    """The new class path of an old one; any other string is returned as it is."""
+    """The new class path of an old one; any other string is returned unchanged."""
     module, _, name = path.rpartition(".")
     if not module:
         return CLASSES.get(name, name)
@@ -89,7 +89,7 @@ def upgrade_class_path(path: str) -> str:
 
 
 def upgrade_settings(value: Any) -> Any:
-    """A configuration, or a part of one, with new names; what has none is equal to what was given."""
+    """A configuration, or a part of one, with old names replaced; without old names the result is equal."""
     if isinstance(value, Mapping):
         renamed: dict[str, Any] = {_new_key(key): upgrade_settings(each) for key, each in value.items()}
         if isinstance(path := renamed.get("class_path"), str):
@@ -107,7 +107,7 @@ def _new_key(key: Any) -> Any:
 
 
 def _with_one_list_of_losses(settings: dict[str, Any]) -> dict[str, Any]:
-    """A model's settings with every loss in `losses`; any other mapping is returned as it is."""
+    """A model's settings with all losses in the list `losses`; any other mapping is returned unchanged."""
     if "adversarial" not in settings or "losses" in settings or not set(_LOSSES) & set(settings):
         return settings
     losses: list[Any] = []
@@ -124,7 +124,7 @@ def _with_one_list_of_losses(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _upgrade_state(state: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-    """A state_dict with the names of the one list of losses."""
+    """A state_dict with its losses renamed to their places in the list `losses`."""
     last = len(model.get("losses") or []) - 1
     renamed = {}
     for name, value in state.items():
@@ -137,7 +137,7 @@ def _upgrade_state(state: Mapping[str, Any], model: Mapping[str, Any]) -> dict[s
 
 
 def renamed_class_paths(value: Any) -> dict[str, str]:
-    """Old class paths in a configuration, and the new one of each."""
+    """The old class paths in a configuration, each with its new one."""
     if isinstance(value, Mapping):
         found = [renamed_class_paths(each) for each in value.values()]
     elif isinstance(value, list):
@@ -150,7 +150,7 @@ def renamed_class_paths(value: Any) -> dict[str, str]:
 
 
 def upgrade_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint with new names, its tensors as they are; a new one is returned as it is."""
+    """A checkpoint with old names replaced and its tensors unchanged."""
     upgraded = {ENTRIES.get(key, key): value for key, value in checkpoint.items()}
     if isinstance(text := upgraded.get("config"), str):
         config = yaml.safe_load(text)
@@ -166,12 +166,12 @@ def upgrade_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_description(description: dict[str, Any]) -> dict[str, Any]:
-    """What a release's or a captioner's config.json says, with new names."""
+    """A release's or captioner's config.json with old names replaced."""
     upgraded: dict[str, Any] = upgrade_settings(description)
     return {ENTRIES.get(key, key): value for key, value in upgraded.items()}
 
 
 def _upgrade_state_key(key: str) -> str:
-    """Lightning keys a callback's state by its class, followed by settings in braces where it has several."""
+    """Rename a key of Lightning's callback states: the class, optionally followed by settings in braces."""
     name, brace, settings = key.partition("{")
     return CALLBACKS.get(name, name) + brace + settings
