@@ -1,4 +1,4 @@
-"""What the system asks of a score of validation."""
+"""The interface of the metrics that validation computes."""
 
 from __future__ import annotations
 
@@ -14,34 +14,37 @@ Images = UInt8[Tensor, "b 3 h w"]
 class ImageMetric(ABC):
     """Compares generated images with real ones, over all processes together.
 
-    Every process makes the same calls in the same order; `compute` gives all of them the same numbers.
-    It is no module of the system: what its extractors hold is not saved with checkpoints.
+    Every process makes the same calls in the same order; `compute` returns the same numbers on all of them.
+    A metric is not a submodule of the GAN: the weights of its extractors are not saved in checkpoints.
     """
 
     @property
     @abstractmethod
     def scores(self) -> tuple[str, ...]:
-        """Names of what `compute` gives."""
+        """Names of the scores that `compute` returns."""
 
     def prepare(self, fid_weights: str | None = None) -> str | None:
-        """Load what is needed, before training; None, or one line that says why it cannot be scored.
+        """Load the networks that the metric needs, before training.
 
         Args:
-            fid_weights: file with the weights of Inception, for scores that are made with it.
+            fid_weights: file with the weights of Inception, for scores that use it.
+
+        Returns:
+            None, or one line that says why the metric cannot be computed.
         """
         return None
 
     def needs_real(self, key: str) -> bool:
-        """Whether real images must be given: False where their statistics are known already.
+        """Whether real images must be given: False if their statistics are known already.
 
         Args:
-            key: stands for the set of real images, their resolution among the rest.
+            key: identifies the set of real images, including their resolution.
         """
         return True
 
     @abstractmethod
     def update(self, images: Images, captions: Sequence[str], *, real: bool) -> None:
-        """Take in a batch of real or generated images."""
+        """Add a batch of real or generated images."""
 
     @abstractmethod
     def compute(self, key: str) -> dict[str, float]:
@@ -49,33 +52,33 @@ class ImageMetric(ABC):
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget the generated images."""
+        """Discard the generated images; statistics of the real ones are kept."""
 
 
 class ExtendedImageMetric(ImageMetric):
-    """One that may want to see images of training too, and several pictures of a caption."""
+    """A metric that may also need training images, and several generated images per caption."""
 
     @property
     @abstractmethod
     def sees_training(self) -> bool:
-        """Whether it asks for images of training."""
+        """Whether the metric uses training images."""
 
     @abstractmethod
     def needs_training(self, key: str) -> int:
-        """How many images of training must be given to this process, before all others.
+        """How many training images must be given on this process, before any other images.
 
         Args:
-            key: stands for the set of training images and their resolution.
+            key: identifies the set of training images and their resolution.
         """
 
     @abstractmethod
     def update_training(self, images: Images) -> None:
-        """Take in images of training."""
+        """Add a batch of training images."""
 
     @abstractmethod
     def needs_again(self) -> int:
-        """How many further pictures of each caption of the last batch must be given."""
+        """How many further images must be generated for each caption of the last batch."""
 
     @abstractmethod
     def update_again(self, images: Images) -> None:
-        """Take in a further picture of each caption of the last batch, as often as `needs_again` says."""
+        """Add one further image of each caption of the last batch; called `needs_again` times."""

@@ -1,4 +1,4 @@
-"""How well pictures fit their captions, as a network sees it that was trained on images and text.
+"""How well generated images fit their captions, scored by a network trained on images and text.
 
 Axes: b batch.
 """
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 class ClipScore(ImageMetric):
-    """100 max(cos(image, caption), 0), the mean over pictures (arXiv:2104.08718, without its factor of 2.5).
+    """100 max(cos(image, caption), 0), the mean over images (arXiv:2104.08718, without its factor of 2.5).
 
-    Its name is clip_score_ENCODER. Images whose caption is "" are left out. Not to be used for a model that
-    was guided by the same encoder.
+    The score is named clip_score_ENCODER. Images whose caption is "" are skipped. Do not use it for a model
+    that was trained with guidance by the same encoder.
 
     Args:
-        encoder: as imagen_pl.models.pretrained.dual_encoders.TransformersDualEncoder.
+        encoder: for example imagen_pl.models.pretrained.dual_encoders.TransformersDualEncoder.
     """
 
     def __init__(self, encoder: DualEncoder) -> None:

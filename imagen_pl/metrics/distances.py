@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Below so many images a Fréchet distance is mostly as large as its sample is small.
+# With fewer images than this, the Fréchet distance depends mostly on the sample size.
 FEW = 2048
 _ROWS = 2048
 
@@ -20,8 +20,8 @@ def frechet_distance(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"]) -> 
     """Fréchet distance between Gaussians (arXiv:1706.08500, eq. 6), in float64.
 
     ||μ_1 - μ_2||² + tr(Σ_1 + Σ_2 - 2 (Σ_1 Σ_2)^½). It falls with the number of images: compare at equal
-    numbers alone. Of fewer images than features, X_2ᵀ X_2 = Σ_2, the root's trace is that of
-    (X_2 Σ_1 X_2ᵀ)^½, which has one row an image.
+    numbers only. With fewer images than features, and X_2ᵀ X_2 = Σ_2, the trace of the root equals that of
+    (X_2 Σ_1 X_2ᵀ)^½, a matrix with one row an image.
     """
     if len(real) < len(fake):
         real, fake = fake, real
@@ -39,10 +39,10 @@ def frechet_distance_of_moments(
     mean: Float[Tensor, " f"], covariance: Float[Tensor, "f f"],
     other_mean: Float[Tensor, " f"], other_covariance: Float[Tensor, "f f"],
 ) -> float:  # fmt: skip
-    """The same from means and covariances, float64, for sets too large to be held.
+    """Fréchet distance from means and covariances, float64, for sets that do not fit in memory.
 
-    tr (Σ_1 Σ_2)^½ = tr (R Σ_2 R)^½, R = Σ_1^½: all of it is symmetric. The eigenvalues of Σ_1 Σ_2 itself
-    take minutes instead of seconds where there are fewer images than features.
+    tr (Σ_1 Σ_2)^½ = tr (R Σ_2 R)^½ with R = Σ_1^½, so that every matrix is symmetric. The eigenvalues of
+    Σ_1 Σ_2 itself take minutes instead of seconds if there are fewer images than features.
     """
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -53,10 +53,10 @@ def frechet_distance_of_moments(
 
 
 def kernel_distance(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"]) -> float:
-    """Squared maximum mean discrepancy, without bias (arXiv:1801.01401, eq. 4), in float64.
+    """Squared maximum mean discrepancy, unbiased (arXiv:1801.01401, eq. 4), in float64.
 
-    The kernel is (x·y / f + 1)³. Sets need not be equally large; two draws from one distribution have
-    a distance of 0 on average, so that it may come out a little below.
+    The kernel is (x·y / f + 1)³. The sets may differ in size. Two samples of the same distribution have a
+    distance of 0 on average, so the result may be slightly negative.
     """
     a, b = real.double(), fake.double()
 
@@ -73,13 +73,14 @@ def gaussian_discrepancy(
 ) -> float:
     """Squared maximum mean discrepancy with a Gaussian kernel, biased, times 1,000, in float64.
 
-    exp(-||x - y||² / 2σ²) of features brought to length one; pairs of an image with itself count. In the
-    features of CLIP's ViT-L/14 at 336 px, with σ 10, it is CMMD (arXiv:2401.09603, section 4).
+    The kernel is exp(-||x - y||² / 2σ²) on features normalised to length one; pairs of an image with itself
+    are included. With features of CLIP's ViT-L/14 at 336 px and σ = 10 it is CMMD (arXiv:2401.09603,
+    section 4).
     """
     a, b = (torch.nn.functional.normalize(x.double(), dim=1) for x in (real, fake))
 
     def gaussian(x: Tensor, y: Tensor) -> Tensor:
-        # Of unit vectors ||x - y||² = 2 - 2 x·y.
+        # For unit vectors ||x - y||² = 2 - 2 x·y.
         return torch.exp((x @ y.T - 1) / sigma**2)
 
     def mean(x: Tensor, y: Tensor) -> Tensor:
@@ -95,5 +96,5 @@ def _cubic(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> Float[Tensor, "n
 def _sum(
     kernel: Callable[[Tensor, Tensor], Tensor], a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]
 ) -> Float[Tensor, ""]:
-    """Of all pairs, some rows at a time: all n m values of a large set need not fit in memory."""
+    """Sum of the kernel over all pairs, in blocks of rows, since n m values may not fit in memory."""
     return torch.stack([kernel(rows, b).sum() for rows in a.split(_ROWS)]).sum()

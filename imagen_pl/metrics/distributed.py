@@ -1,4 +1,4 @@
-"""What metrics share among processes."""
+"""Gathers and sums the values of metrics over all processes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def process_rank() -> int:
 
 
 def all_rows(own: Float[Tensor, "n f"], device: torch.device) -> Float[Tensor, "m f"]:
-    """The rows of all processes, on the CPU, first those of the first; each may have another number.
+    """The rows of all processes, on the CPU, in the order of ranks; each process may have another number.
 
     Args:
         own: rows of this process.
-        device: that the processes talk by.
+        device: device on which the processes communicate.
     """
     if process_count() == 1:
         return own.cpu()
@@ -31,7 +31,7 @@ def all_rows(own: Float[Tensor, "n f"], device: torch.device) -> Float[Tensor, "
 
 
 def all_items(own: list[Any]) -> list[Any]:
-    """The items of all processes, first those of the first."""
+    """The items of all processes, in the order of ranks."""
     if process_count() == 1:
         return own
     parts: list[Any] = [None] * process_count()
@@ -40,7 +40,7 @@ def all_items(own: list[Any]) -> list[Any]:
 
 
 def sum_over_processes(own: Tensor) -> Tensor:
-    """The same on every process; `own` is left as it is."""
+    """The sum over all processes, the same on each; `own` is not changed."""
     total = own.clone()
     if process_count() > 1:
         distributed.all_reduce(total)

@@ -1,4 +1,6 @@
-"""Every score of a set of pictures by one network's features, once all of them are in memory.
+"""Computes every score of a set of generated images from one network's features, all held in memory.
+
+Pictures are generated images.
 
 Axes: n pictures, m real images, t training images, p prompts, k pictures a prompt, f features.
 """
@@ -21,17 +23,17 @@ from imagen_pl.metrics.retrieval import Retrieval, retrieval_accuracy
 
 T = TypeVar("T")
 _ROWS = 1024
-_NEAR = 0.01  # of real images, how many count as near to a training image
+_NEAR = 0.01  # share of the real images that count as near to a training image
 
 
 @dataclass(frozen=True)
 class MemorisationScores:
-    """How near pictures come to training images, held against how near unseen real images come.
+    """How near pictures come to training images, compared with held-out real images.
 
-    ratio: median distance of a picture to its nearest training image, by that of a held-out real image.
-        Far below 1, pictures are copies.
-    near: share of pictures that are nearer than all but 1% of the held-out real images.
-    training_images: how many they were held against.
+    ratio: median distance of a picture to its nearest training image, divided by that of a held-out real
+        image. Far below 1, pictures are copies.
+    near: share of pictures that are nearer to a training image than 99% of the held-out real images are.
+    training_images: how many training images they were compared with.
     """
 
     ratio: float
@@ -43,17 +45,20 @@ class MemorisationScores:
 class Evaluation:
     """Scores in one network's features. A score that cannot be measured is None.
 
-    frechet, kernel: distances to the real images of the split; FID and KID with Inception alone.
-    mmd: Gaussian discrepancy; CMMD with the CLIP that defines it alone.
+    extractor: name of the network.
+    pictures, real: number of pictures and of real images.
+    frechet, kernel: distances to the real images of the split; they are FID and KID only with Inception.
+    mmd: Gaussian discrepancy; it is CMMD only with the CLIP that defines it.
     precision, recall, density, coverage: see imagen_pl.metrics.precision_recall.
-    retrieval, shuffled: the right real image among those of the same style; with captions shuffled.
-    diversity: how far pictures of one prompt are from each other, by how far real images of different
-        captions are: 0 for one picture a prompt.
-    drawn_again: how many prompts that is told by, and how many pictures of each.
-    memorisation: against the training images.
-    frechet_of_halves: what one half of the real images scores against the other: the part of `frechet` that
+    retrieval, shuffled: retrieval of the right real image among those of the same style; the same with
+        captions shuffled.
+    diversity: mean distance between pictures of one prompt, divided by that between real images of different
+        captions; 0 if all pictures of a prompt are the same.
+    drawn_again: number of prompts that `diversity` is computed from, and number of pictures of each.
+    memorisation: nearness to the training images.
+    frechet_of_halves: Fréchet distance between two halves of the real images: the part of `frechet` that
         comes from the sample size alone.
-    not_measured: by name, why a score is None.
+    not_measured: for each score that is None, the reason, by name.
     """
 
     extractor: str
@@ -76,7 +81,7 @@ class Evaluation:
 
     @classmethod
     def of_json(cls, held: Mapping[str, Any]) -> Evaluation:
-        """From the dict that `dataclasses.asdict` made; TypeError or KeyError if it is another one."""
+        """Restore from the dict that `dataclasses.asdict` made; TypeError or KeyError for any other dict."""
         parts: dict[str, Any] = {
             "retrieval": Retrieval,
             "shuffled": Retrieval,
@@ -103,18 +108,18 @@ def evaluate_features(
     seed: int = 0,
     no_train: str = "no training images were given",
 ) -> Evaluation:
-    """All scores.
+    """Compute all scores.
 
     Args:
-        extractor: whose features they are.
-        pictures: one for each caption that was asked for.
-        paired: the real image of each of these captions.
-        real: all real images of the split.
-        subjects, styles: of the captions.
-        several: k pictures each of some prompts.
-        train: training images, where the split is held out.
-        distractors: in retrieval.
-        seed: of distractors and halves.
+        extractor: network that computed the features.
+        pictures: features of one picture for each caption.
+        paired: features of the real image of each of these captions.
+        real: features of all real images of the split.
+        subjects, styles: subjects and styles of the captions.
+        several: features of k pictures each of some prompts.
+        train: features of training images, if the split is held out.
+        distractors: number of distractors in retrieval.
+        seed: seed of the distractors and of the halves.
         no_train: why `train` is None, for `not_measured`.
 
     Raises:
@@ -169,9 +174,9 @@ def evaluate_features(
 
 
 def diversity(several: Float[Tensor, "p k f"], real: Float[Tensor, "n f"]) -> float:
-    """Mean distance of two pictures of one prompt, by that of two real images of different captions."""
+    """Mean distance of two pictures of a prompt, divided by that of real images of different captions."""
     within = [torch.pdist(pictures.double()).mean() for pictures in several]
-    # Some rows at a time: all pairs of a large set need not fit in memory.
+    # A block of rows at a time, so that all pairs of a large set need not fit in memory.
     far = sum(float(_apart(rows, real).sum()) for rows in real.split(_ROWS))
     return float(torch.stack(within).mean()) / (far / (len(real) * (len(real) - 1)))
 
@@ -183,7 +188,7 @@ def _apart(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> Float[Tensor, "n
 def memorisation(
     pictures: Float[Tensor, "n f"], held_out: Float[Tensor, "m f"], train: Float[Tensor, "t f"]
 ) -> MemorisationScores:
-    """How near pictures come to training images, held against how near held-out real images come."""
+    """How near pictures come to training images, compared with held-out real images."""
     drawn, unseen = nearest(pictures, train), nearest(held_out, train)
     limit = unseen.quantile(_NEAR)
     return MemorisationScores(
@@ -204,7 +209,7 @@ def _halves(real: Float[Tensor, "m f"], seed: int) -> float | None:
 def _measured(
     why: dict[str, str], names: str, score: Callable[..., T], *features: Any, **settings: Any
 ) -> T | None:
-    """The score; or None, with the reason noted under each of the names, where there are too few images."""
+    """The score; or, if there are too few images, None with the reason stored under each of the names."""
     try:
         return score(*features, **settings)
     except UserError as error:

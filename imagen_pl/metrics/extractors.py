@@ -1,4 +1,4 @@
-"""Networks whose features images are compared by.
+"""Networks that compute the features by which images are compared.
 
 Axes: b batch, h w pixels, f features.
 """
@@ -22,7 +22,7 @@ from imagen_pl.models.pretrained.backbones import normalisation_of, normalised, 
 from imagen_pl.models.pretrained.dual_encoders import DualEncoder
 from imagen_pl.storage.hub import from_pretrained
 
-# Images; their maps are large: 32 take 150 MB in EfficientNet-Lite0.
+# Images a forward pass. Feature maps are large: those of 32 images take 150 MB in EfficientNet-Lite0.
 _AT_ONCE = 32
 
 
@@ -30,9 +30,9 @@ class Extractor(ABC):
     """A frozen network that turns images into vectors.
 
     Attributes, set by the subclass:
-        name: in the names of scores, as in val/fd_NAME.
-        dim: f, the size of the vectors; some know it only when they are loaded.
-        defines_cmmd: whether it is the network that CMMD is defined by.
+        name: name of the network in the names of scores, for example val/fd_NAME.
+        dim: f, the size of the vectors; some extractors know it only after loading.
+        defines_cmmd: whether CMMD is defined by this network.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Extractor(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with whatever changes the features; what kept statistics are keyed by."""
+        """Key of cached statistics: it changes with everything that changes the features."""
         return self.name
 
     @property
@@ -55,10 +55,13 @@ class Extractor(ABC):
         return f"kd_{self.name}"
 
     def prepare(self, fid_weights: str | None = None) -> str | None:
-        """Load it before training; None, or one line that says why it cannot be had.
+        """Load the network, before training.
 
         Args:
-            fid_weights: file with Inception's weights; they were asked for, so it must be a good one.
+            fid_weights: file with Inception's weights; the user named it, so a bad file is an error.
+
+        Returns:
+            None, or one line that says why the network is not available.
         """
         try:
             self.load()
@@ -68,7 +71,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def load(self) -> None:
-        """Read the weights, once. Raises UserError if they cannot be had."""
+        """Load the weights, once. Raises UserError if they are not available."""
 
     @abstractmethod
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
@@ -76,7 +79,7 @@ class Extractor(ABC):
 
 
 class _Network(Extractor):
-    """An extractor that holds one module."""
+    """An extractor with one `nn.Module`."""
 
     _network: nn.Module | None = None
 
@@ -101,13 +104,13 @@ class _Network(Extractor):
 
 
 class _EfficientNetLite(_Network):
-    """ImageNet features of an EfficientNet-Lite (arXiv:1905.11946), after its global mean.
+    """ImageNet features of an EfficientNet-Lite (arXiv:1905.11946), after its global average pooling.
 
-    Its weights (Apache-2.0) are installed with this package, so it works without a network. Not to be used
-    to score a model that has learnt from the same features.
+    Its weights (Apache-2.0) are installed with this package, so it works offline. Do not use it to score a
+    model that was trained with the same features.
 
     Attributes, set by the subclass:
-        side: px that the network was made for.
+        side: the network's input resolution, px.
     """
 
     dim = 1280
@@ -127,10 +130,10 @@ class _EfficientNetLite(_Network):
 
 
 class EfficientNetLite0(_EfficientNetLite):
-    """ImageNet features of EfficientNet-Lite0 at 224 px (arXiv:1905.11946), after its global mean.
+    """ImageNet features of EfficientNet-Lite0 at 224 px (arXiv:1905.11946), after its global average pooling.
 
-    Its weights (Apache-2.0) are installed with this package, so it works without a network. Not to be used
-    to score a model whose discriminator has learnt from the same features.
+    Its weights (Apache-2.0) are installed with this package, so it works offline. Do not use it to score a
+    model whose discriminator was trained with the same features.
     """
 
     name = "efficientnet_lite0"
@@ -138,14 +141,14 @@ class EfficientNetLite0(_EfficientNetLite):
 
 
 class EfficientNetLite1(_EfficientNetLite):
-    """ImageNet features of EfficientNet-Lite1 at 240 px: for models that have learnt from Lite0's."""
+    """ImageNet features of EfficientNet-Lite1 at 240 px, for models trained with Lite0's features."""
 
     name = "efficientnet_lite1"
     side = 240
 
 
 class InceptionV3(_Network):
-    """The Inception that defines FID (arXiv:1706.08500), as torch-fidelity ports it: 2,048 wide.
+    """The Inception that defines FID (arXiv:1706.08500), in torch-fidelity's port: 2,048 features.
 
     Args:
         weights: file with its weights: torch-fidelity's weights-inception-2015-12-05-6726825d.pth, or
@@ -202,14 +205,14 @@ class InceptionV3(_Network):
 
 
 class TransformersFeatures(_Network):
-    """The summary that a network of `transformers` gives of an image: DINOv2, ConvNeXt, ViT and others.
+    """The pooled features of an image by a network of `transformers`: DINOv2, ConvNeXt, ViT and others.
 
-    It is the first token, normed, of DINOv2 and other vision transformers. Images are brought to `size` by
-    antialiased bilinear interpolation, so scores are near to those published with bicubic, and not the same.
+    For DINOv2 and other vision transformers this is the first token, after the final norm. Images are resized
+    by antialiased bilinear interpolation, so scores are close to those published with bicubic, but not equal.
 
     Args:
-        name: a name on the Hugging Face hub, as facebook/dinov2-small, or a folder that holds a model.
-        size: side to which images are brought, px.
+        name: name on the Hugging Face hub, for example facebook/dinov2-small, or a folder with a model.
+        size: side to which images are resized, px.
     """
 
     def __init__(self, name: str, size: int = 224) -> None:
@@ -237,10 +240,10 @@ class TransformersFeatures(_Network):
 
 
 class DualEncoderFeatures(Extractor):
-    """The image half of CLIP, SigLIP and their like.
+    """The image encoder of CLIP, SigLIP and similar networks.
 
     Args:
-        encoder: as imagen_pl.models.pretrained.dual_encoders.TransformersDualEncoder.
+        encoder: for example imagen_pl.models.pretrained.dual_encoders.TransformersDualEncoder.
     """
 
     def __init__(self, encoder: DualEncoder) -> None:
@@ -266,17 +269,17 @@ class DualEncoderFeatures(Extractor):
 
 
 def name_in_scores(name: str) -> str:
-    """As dinov2_small for facebook/dinov2-small."""
+    """The short form of a network's name, for example dinov2_small for facebook/dinov2-small."""
     return re.sub(r"\W+", "_", name.rstrip("/").rpartition("/")[2]).lower()
 
 
 def _check_weights(file: Path) -> None:
-    """torch-fidelity would run whatever code the file holds: only plain tensors get to it."""
+    """Raise UserError unless the file holds tensors only; torch-fidelity would run any code inside it."""
     if not file.is_file():
         raise UserError(f"model.fid_weights {file}: there is no such file")
     try:
         torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, by where the damage is
+    except Exception as error:  # the type depends on where the file is damaged
         raise UserError(
             f"model.fid_weights {file} cannot be read: it is damaged, or no file of weights"
         ) from error

@@ -1,4 +1,4 @@
-"""What is known of the real images, kept on the disk: they stay the same from one validation to the next."""
+"""Caches statistics of the real images on disk: they are the same in every validation."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ log = logging.getLogger(__name__)
 
 
 class RealStatistics:
-    """Tensors by name, one file for each set of real images. The first process holds them for all.
+    """Tensors by name, one file for each set of real images. Only the first process reads and writes files.
 
     Args:
-        extractor: whose features they come from.
-        what: says what they are, and what they hang on besides.
+        extractor: network that computes the features.
+        what: kind of statistics and the settings that they depend on; part of the file's key.
     """
 
     def __init__(self, extractor: Extractor, what: str) -> None:
         self.extractor, self.what = extractor, what
 
     def read(self, key: str, take: Callable[[dict[str, Tensor]], None]) -> bool:
-        """Hand what the file holds to `take`, on the first process.
+        """Pass the file's tensors to `take`, on the first process.
 
         Returns:
-            on every process, whether there was such a file and it was whole: else they are computed anew.
+            on every process, whether the file exists and is intact; if not, compute the statistics again.
         """
         found = [process_rank() == 0 and self._file(key).is_file() and self._read(self._file(key), take)]
         if process_count() > 1:
@@ -41,7 +41,7 @@ class RealStatistics:
         return found[0]
 
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Keep what the first process gives; where it cannot be kept only time is lost."""
+        """Save the first process's tensors; failure is only a warning, since they can be computed again."""
         if process_rank() == 0:
             try:
                 with atomic_write(self._file(key)) as file:
@@ -53,7 +53,7 @@ class RealStatistics:
     def _read(file: Path, take: Callable[[dict[str, Tensor]], None]) -> bool:
         try:
             take(torch.load(file, map_location="cpu", weights_only=True))
-        except Exception as error:  # of many kinds, by where the damage is
+        except Exception as error:  # the type depends on where the file is damaged
             log.warning("%s is damaged (%s): computing it anew", file, type(error).__name__)
             return False
         return True

@@ -1,4 +1,4 @@
-"""Scores of generated against real images by their features: named in YAML, any number at once.
+"""Scores that compare generated with real images by their features; YAML may name any number of them.
 
 Axes: n real and m generated images, f features.
 """
@@ -29,44 +29,44 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """What a score sees. Row i of `fake` was drawn for captions[i], of which row i of `real` is the image."""
+    """The features that a score compares. Rows i of `fake` and `real` are the images of captions[i]."""
 
     real: Float[Tensor, "n f"]
     fake: Float[Tensor, "n f"]
     captions: list[str]
-    again: Float[Tensor, "p k f"]  # of p captions k pictures each, none where no score asks for them
-    train: Float[Tensor, "t f"]  # of images of training, none where no score asks for them
+    again: Float[Tensor, "p k f"]  # k generated images of each of p captions; empty if no score needs them
+    train: Float[Tensor, "t f"]  # training images; empty if no score needs them
 
 
 class FeatureScore(ABC):
     """One score, or several that are computed together.
 
     Attributes, set by the subclass:
-        names: of what it gives, without the extractor's.
-        pictures: how many it wants to see of each of the first `captions`.
-        captions: see there.
-        training_images: how many it wants to see.
+        names: names of the scores, without the extractor's name.
+        pictures: how many generated images it needs of each of the first `captions` captions.
+        captions: how many captions it needs several images of.
+        training_images: how many training images it needs.
     """
 
     names: tuple[str, ...]
-    pictures = 1  # of each caption
-    captions = 0  # that `pictures` are wanted for
+    pictures = 1  # generated images of each caption
+    captions = 0  # captions with `pictures` images each
     training_images = 0
 
     @abstractmethod
     def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
-        """One number a name. Raises UserError if there are too few images."""
+        """One number for each name. Raises UserError if there are too few images."""
 
     def named(self, extractor: Extractor) -> tuple[str, ...]:
-        """Names with the extractor's: a score is nothing without it."""
+        """Names with the extractor's, since a score has no meaning without it."""
         return tuple(f"{name}_{extractor.name}" for name in self.names)
 
 
 class PrecisionRecall(FeatureScore):
-    """Share of pictures among the real ones, and of real ones among the pictures (arXiv:1904.06991).
+    """Share of generated images that lie near real ones, and the reverse (arXiv:1904.06991).
 
     Args:
-        neighbours: an image's surroundings reach to this neighbour of its own kind.
+        neighbours: k: the ball around an image reaches to the k-th nearest image of the same set.
     """
 
     names = ("precision", "recall")
@@ -79,10 +79,10 @@ class PrecisionRecall(FeatureScore):
 
 
 class DensityCoverage(FeatureScore):
-    """How densely pictures lie among real ones, and how many of these they reach (arXiv:2002.09797).
+    """How densely generated images lie among real ones, and how many real ones they cover (arXiv:2002.09797).
 
     Args:
-        neighbours: an image's surroundings reach to this neighbour of its own kind.
+        neighbours: k: the ball around a real image reaches to the k-th nearest real image.
     """
 
     names = ("density", "coverage")
@@ -95,13 +95,13 @@ class DensityCoverage(FeatureScore):
 
 
 class GaussianDiscrepancy(FeatureScore):
-    """Squared maximum mean discrepancy with a Gaussian kernel; in CLIP's features it is CMMD.
+    """Squared maximum mean discrepancy with a Gaussian kernel; with CLIP's features it is CMMD.
 
-    Its name is mmd_EXTRACTOR, and cmmd with the network that defines CMMD (arXiv:2401.09603): CLIP ViT-L/14
-    at 336 px. Unlike the Fréchet distance it supposes no shape of the sets.
+    The score is named mmd_EXTRACTOR, or cmmd with the network that defines CMMD (arXiv:2401.09603): CLIP
+    ViT-L/14 at 336 px. Unlike the Fréchet distance it does not assume that the features are Gaussian.
 
     Args:
-        sigma: width of the kernel, of features brought to length one.
+        sigma: width of the kernel, for features normalised to length one.
     """
 
     names = ("mmd",)
@@ -119,16 +119,16 @@ class GaussianDiscrepancy(FeatureScore):
 
 
 class CaptionRetrieval(FeatureScore):
-    """Is a picture nearer to the real image of its caption than to others' of the same style?
+    """Whether a generated image is nearest to its caption's real image, among others of the same style.
 
-    Each caption should name one image, and near-alike images come once (data.balance_groups sees to that).
-    Beside the scores stands what one gets with captions shuffled, heeding none.
+    Each caption should describe one image, and near-duplicates should occur once (data.balance_groups
+    ensures that). The scores are also computed with shuffled captions, the baseline that ignores them.
 
     Args:
-        distractors: real images of other captions that it is to be told from.
-        style_after: what parts the style from a caption, as ", " in "red heart, noto style": distractors are
-            of the same style. None takes all captions for one style.
-        seed: of the distractors.
+        distractors: number of real images of other captions among the candidates.
+        style_after: separator between subject and style of a caption, for example ", " in
+            "red heart, noto style"; distractors have the same style. None treats all captions as one style.
+        seed: seed of the distractors.
     """
 
     names = ("top1", "top5", "mrr", "shuffled_top1", "shuffled_top5", "shuffled_mrr")
@@ -150,13 +150,13 @@ class CaptionRetrieval(FeatureScore):
 
 
 class Diversity(FeatureScore):
-    """How far pictures of one caption are from each other, by how far real images are.
+    """Mean distance between generated images of one caption, divided by that between real images.
 
-    0 for one picture a caption, 1 where they are as varied as real images of different captions.
+    0 if all images of a caption are the same, 1 if they vary as much as real images of different captions.
 
     Args:
-        captions: the first so many, split evenly among the processes.
-        pictures: of each.
+        captions: number of captions, the first ones, split evenly among the processes.
+        pictures: number of generated images of each.
     """
 
     names = ("diversity",)
@@ -169,21 +169,21 @@ class Diversity(FeatureScore):
     def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
         if not len(compared.again):
             raise UserError("captions were drawn once each")
-        # Another score may have asked for more.
+        # Another score may need more.
         return (diversity(compared.again[: self.captions, : self.pictures], compared.real),)
 
 
 class Memorisation(FeatureScore):
-    """How near pictures come to images of training, held against how near held-out real images come.
+    """How near generated images come to training images, compared with held-out real images.
 
-    memorisation_ratio is the median distance to the nearest training image, by that of held-out images: far
-    below 1, pictures are copies. memorisation_near is the share of pictures that are nearer than all but 1%
-    of the held-out images.
+    memorisation_ratio is the median distance to the nearest training image, divided by that of held-out
+    images: far below 1, generated images are copies. memorisation_near is the share of generated images that
+    are nearer to a training image than 99% of the held-out images are.
 
-    Left out where validation's images are those of training (data.val_split: train).
+    Not measured if validation uses the training images (data.val_split: train).
 
     Args:
-        training_images: at most so many, from all over the set.
+        training_images: maximum number of training images, spread over the set.
     """
 
     names = ("memorisation_ratio", "memorisation_near")
@@ -199,7 +199,7 @@ class Memorisation(FeatureScore):
 
 
 def subject_and_style(caption: str, style_after: str | None) -> tuple[str, str]:
-    """A caption's two parts; the style is "" where there is none."""
+    """A caption's two parts; the style is "" if it has none."""
     if style_after is None or style_after not in caption:
         return caption, ""
     subject, _, style = caption.rpartition(style_after)
@@ -209,12 +209,14 @@ def subject_and_style(caption: str, style_after: str | None) -> tuple[str, str]:
 class FeatureScores(ExtendedImageMetric):
     """Scores that need every image's features, over all processes together.
 
-    Unlike the Fréchet distance they cannot be added up: features are held in memory, 5 KB an image.
+    Unlike the Fréchet distance they cannot be computed from running sums, so features are held in memory,
+    5 KB an image.
 
     Args:
-        scores: as imagen_pl.metrics.feature_scores.PrecisionRecall.
-        extractor: whose features; None takes EfficientNet-Lite0's, which need no network.
-        images: the first so many of each are compared, split evenly among the processes.
+        scores: for example imagen_pl.metrics.feature_scores.PrecisionRecall.
+        extractor: network that computes the features; None takes EfficientNet-Lite0, which works offline.
+        images: maximum number of real and of generated images, the first ones, split evenly among the
+            processes.
     """
 
     def __init__(
@@ -225,7 +227,7 @@ class FeatureScores(ExtendedImageMetric):
         self.parts = scores
         self.extractor = extractor if extractor is not None else EfficientNetLite0()
         self.images = images
-        # The most that any of them asks for.
+        # The largest number that any of the scores needs.
         self._captions_again = max(part.captions for part in scores)
         self._pictures = max(part.pictures for part in scores)
         self._training_images = max(part.training_images for part in scores)
@@ -235,7 +237,7 @@ class FeatureScores(ExtendedImageMetric):
         self._kept: dict[bool, list[Float[Tensor, "b f"]]] = {True: [], False: []}
         self._captions: list[str] = []
         self._real_key: str | None = None
-        # Of the last batch's first captions the pictures so far, and of those before.
+        # Features of several images per caption: of the last batch so far, and of the batches before.
         self._drawing: list[Float[Tensor, "b f"]] = []
         self._again: list[Float[Tensor, "b k f"]] = []
         self._train: list[Float[Tensor, "b f"]] = []
@@ -265,7 +267,7 @@ class FeatureScores(ExtendedImageMetric):
             return 0
         self._train_key, self._train, self._train_shared = key, [], False
         self._train_kept = self._of_training.read(key, self._take_training)
-        # The first process holds them for all.
+        # Only the first process computes them; `_all_training` shares them.
         return 0 if self._train_kept or process_rank() else self._training_images
 
     def update_training(self, images: Images) -> None:
@@ -283,7 +285,7 @@ class FeatureScores(ExtendedImageMetric):
 
     def update(self, images: Images, captions: Sequence[str], *, real: bool) -> None:
         self._device = images.device
-        # Real and generated images come in the same order, and so as many of each are taken.
+        # Real and generated images come in the same order, so taking equally many keeps them paired.
         left = -(-self.images // process_count()) - sum(map(len, self._kept[real]))
         if left > 0:
             self._kept[real].append(self.extractor(images[:left]).cpu())
@@ -299,7 +301,7 @@ class FeatureScores(ExtendedImageMetric):
         captions = all_items(self._captions)
         if self._real_key != key:
             self._real_key = key
-            if len(real) >= 2:  # else none came; they may, the next time
+            if len(real) >= 2:  # otherwise none were given; the next validation may have them
                 self._statistics.write(key, {"features": real})
         if len(real) != len(fake):
             log.warning(
@@ -325,7 +327,7 @@ class FeatureScores(ExtendedImageMetric):
         self._kept[True] = [held["features"].reshape(-1, self.extractor.dim)]
 
     def _all_training(self) -> Float[Tensor, "t f"]:
-        """On every process, what the first one holds; shared once, and kept once."""
+        """The first process's training features, on every process; gathered once and cached once."""
         if not self._train_shared:
             self._train, self._train_shared = [self._all(self._train)], True
             if not self._train_kept and len(self._train[0]):

@@ -1,4 +1,4 @@
-"""How far generated images are from real ones, as sets: Fréchet distance and kernel distance.
+"""Distances between the sets of generated and real images: Fréchet distance and kernel distance.
 
 Axes: n images, f features.
 """
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 class FrechetDistance(ImageMetric):
     """Fréchet (arXiv:1706.08500, eq. 6) and kernel distance (arXiv:1801.01401) in a network's features.
 
-    With Inception they are val/fid and val/kid, with others val/fd_NAME and val/kd_NAME. Both fall as images
-    get better. The Fréchet distance also falls with the number of images: compare at equal numbers alone.
-    Statistics of the real images are computed once and kept on the disk.
+    With Inception they are val/fid and val/kid, with others val/fd_NAME and val/kd_NAME. For both, lower is
+    better. The Fréchet distance also falls with the number of images: compare at equal numbers only.
+    Statistics of the real images are computed once and cached on disk.
 
     Args:
-        extractor: whose features; None takes EfficientNet-Lite0's, which need no network.
-        kernel_images: the kernel distance, without bias, is taken over the first so many of each, split
-            evenly among the processes; its cost grows with the square. 0 leaves it out.
+        extractor: network that computes the features; None takes EfficientNet-Lite0, which works offline.
+        kernel_images: maximum number of real and of generated images for the unbiased kernel distance, the
+            first ones, split evenly among the processes; its cost grows with the square. 0 skips it.
     """
 
     def __init__(self, extractor: Extractor | None = None, kernel_images: int = 5000) -> None:
@@ -62,7 +62,7 @@ class FrechetDistance(ImageMetric):
             if self._statistics.read(key, self._take_real):
                 self._real_key = key
             else:
-                self._forget_real()  # a damaged file may have been taken in part
+                self._forget_real()  # a damaged file may have been loaded in part
         return key != self._real_key
 
     def update(self, images: Images, captions: Sequence[str], *, real: bool) -> None:
@@ -75,7 +75,7 @@ class FrechetDistance(ImageMetric):
     def compute(self, key: str) -> dict[str, float]:
         if self._real_key != key:
             self._real_key = key
-            if self._count("real") >= 2:  # else none came; they may, the next time
+            if self._count("real") >= 2:  # otherwise none were given; the next validation may have them
                 self._save_real(key)
         real, fake = (self._count(name) for name in ("real", "fake"))
         if min(real, fake) < 2:
@@ -97,14 +97,14 @@ class FrechetDistance(ImageMetric):
         return found
 
     def reset(self) -> None:
-        self._sums.reset()  # of the generated images alone
+        self._sums.reset()  # resets the sums of the generated images only
         self._kept[False] = []
 
     # ------------------------------------------------------------------ over all processes
 
     @cached_property
     def _sums(self) -> _Sums:
-        # The width of some extractors' features is known when they are loaded.
+        # Created lazily: some extractors know their number of features only after loading.
         return _Sums(_Given(self.extractor.dim), reset_real_features=False)
 
     def _count(self, which: str) -> int:
@@ -140,7 +140,7 @@ _REAL = ("real_features_sum", "real_features_cov_sum", "real_features_num_sample
 
 
 class _Sums(FrechetInceptionDistance):
-    """torchmetrics adds up and shares among processes; only the last step is done here, for speed."""
+    """torchmetrics sums and synchronises over processes; only the last step is computed here, for speed."""
 
     def compute(self) -> Tensor:
         moments: list[Tensor] = []
@@ -154,7 +154,7 @@ class _Sums(FrechetInceptionDistance):
 
 
 class _Given(nn.Module):
-    """Features instead of images: they are extracted once for both distances."""
+    """Passes features through unchanged: they are extracted once for both distances."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

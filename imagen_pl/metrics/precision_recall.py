@@ -1,4 +1,4 @@
-"""How two sets of features cover each other, by balls around each image that reach its k-th neighbour.
+"""How two sets of features cover each other: every image has a ball that reaches to its k-th neighbour.
 
 Axes: n and m images, f features.
 """
@@ -18,11 +18,11 @@ _ROWS = 1024
 
 @dataclass(frozen=True)
 class Coverage:
-    """How one set covers another, by the balls around the images of a third or of the same.
+    """How the images of one set, the pictures, lie in the balls around the images of another set.
 
-    hits: mean over the pictures of the number of balls that each lies in.
-    covered: share of the pictures that lie in one or more.
-    filled: share of the balls that hold a picture or more.
+    hits: mean number of balls that a picture lies in.
+    covered: share of the pictures that lie in at least one ball.
+    filled: share of the balls that hold at least one picture.
     """
 
     hits: float
@@ -36,7 +36,8 @@ def precision_and_recall(
     """Improved precision and recall, 0 to 1 (arXiv:1904.06991, eq. 1 and 2).
 
     Precision is the share of generated images that lie in a ball around a real one, and recall the share of
-    real images that lie in a ball around a generated one. An image's ball reaches the k-th of its own kind.
+    real images that lie in a ball around a generated one. The ball around an image reaches to its k-th
+    nearest neighbour in the same set.
 
     Raises:
         UserError: either set holds no more than `neighbours` images.
@@ -52,9 +53,9 @@ def density_and_coverage(
 ) -> tuple[float, float]:
     """Density and coverage (arXiv:2002.09797, eq. 3 and 4).
 
-    Density counts the balls around real images that a generated one lies in, by k: above 1 where pictures
-    crowd. Coverage is the share of real images whose ball holds a generated one, 0 to 1. Unlike precision
-    and recall, neither is misled by single images far from the others.
+    Density is the mean number of balls around real images that a generated one lies in, divided by k: above 1
+    if generated images crowd together. Coverage is the share of real images whose ball holds a generated
+    one, 0 to 1. Unlike precision and recall, both are robust to outliers.
 
     Raises:
         UserError: there are no more than `neighbours` real images.
@@ -78,7 +79,7 @@ def coverage(*, centres: Float[Tensor, "n f"], pictures: Float[Tensor, "m f"], n
     inside = torch.zeros(len(b), dtype=torch.int64, device=b.device)
     filled = 0
     for rows in a.split(_ROWS):
-        # The nearest of its own kind is the image itself.
+        # The nearest image of the set is the image itself, so one more neighbour is needed.
         radii = _distances(rows, a).kthvalue(neighbours + 1, dim=1).values
         hit = _distances(rows, b) <= radii[:, None]
         inside += hit.sum(0)
@@ -87,13 +88,14 @@ def coverage(*, centres: Float[Tensor, "n f"], pictures: Float[Tensor, "m f"], n
 
 
 def nearest(pictures: Float[Tensor, "n f"], others: Float[Tensor, "m f"]) -> Float[Tensor, " n"]:
-    """Distance of each picture to the nearest of others, float64."""
+    """Distance of each picture to the nearest of the others, float64."""
     b = others.double()
     return torch.cat([_distances(rows, b).amin(1) for rows in pictures.double().split(_ROWS)])
 
 
 def _distances(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> Float[Tensor, "n m"]:
     found = torch.cdist(a, b, compute_mode="use_mm_for_euclid_dist")
-    # Equal images come out a little apart, by the rounding of a product that is much faster than differences.
+    # Equal images get a small distance by rounding: the matrix product is less exact than differences, but
+    # much faster.
     floor = 1e-6 * b.square().sum(1).mean().sqrt()
     return found.masked_fill(found < floor, 0)

@@ -15,8 +15,8 @@ def evaluation_report(about: Mapping[str, Any], found: Sequence[Evaluation]) -> 
     """Lines of Markdown.
 
     Args:
-        about: how it was made, as evaluation.json holds it.
-        found: scores by one network each.
+        about: settings of the evaluation, as stored in evaluation.json.
+        found: the scores, one item for each network.
     """
     yield (
         f"{about['model']}: {about['pictures']:,} pictures, one a caption, against "
@@ -38,7 +38,7 @@ def evaluation_report(about: Mapping[str, Any], found: Sequence[Evaluation]) -> 
 
 
 def bias_of_few(images: int) -> str:
-    """Why scores of so few images are to be taken with care."""
+    """A warning that scores of only `images` images are biased."""
     return (
         f"{images:,} images are few: the Fréchet distance and the Gaussian discrepancy are too large by the "
         "sampling alone, the more so the fewer there are, and recall and coverage change with it. Hold the "
@@ -50,7 +50,7 @@ def score_table(columns: Sequence[tuple[str, Evaluation]]) -> list[str]:
     """Every score, as the lines of a Markdown table.
 
     Args:
-        columns: their headings and what stands below.
+        columns: the heading and the scores of each column.
     """
     cells = [_cells(each) for _, each in columns]
     lines = [f"| | {' | '.join(heading for heading, _ in columns)} |", "|---|" + "---|" * len(columns)]
@@ -58,7 +58,7 @@ def score_table(columns: Sequence[tuple[str, Evaluation]]) -> list[str]:
 
 
 def _cells(e: Evaluation) -> dict[str, str]:
-    """By row of the table."""
+    """The cells of one column, by the name of the row."""
     few, more = e.real // 2, e.real - e.real // 2
     halves = _number(e.frechet_of_halves, f"{{:.2f}} ({more:,}, {few:,})")
     of = "" if e.retrieval is None else f" of {e.retrieval.candidates}"

@@ -1,6 +1,8 @@
-"""Whether a picture shows its subject: is it nearer to the subject's real image than to others?
+"""Whether a generated image shows its subject: is it nearer to the subject's real image than to others?
 
-Axes: n pictures, f features.
+Pictures are generated images.
+
+Axes: n pictures, f features, d distractors.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor
 from imagen_pl.errors import UserError
 
 _ROWS = 1024
-# The last digits of equal images' cosines depend on where they stand in a product of matrices.
+# Cosines of equal images may differ in their last digits, by their position in the matrix product.
 _SAME = 1e-12
 
 
@@ -25,10 +27,10 @@ class Retrieval:
     """How often the true subject was found, 0 to 1.
 
     top1, top5: share of pictures whose true subject is the nearest, or among the five nearest.
-    mrr: mean of 1 / rank.
-    queries: n, how many pictures were asked for.
-    candidates: real images that each picture was compared with, the true one among them. Chance is
-        1 / candidates for top1 and 5 / candidates for top5.
+    mrr: mean reciprocal rank, the mean of 1 / rank.
+    queries: n, the number of pictures.
+    candidates: number of real images that each picture was compared with, including the true one. Chance
+        is 1 / candidates for top1 and 5 / candidates for top5.
     """
 
     top1: float
@@ -50,18 +52,24 @@ def retrieval_accuracy(
 ) -> Retrieval:
     """Rank each picture's true real image among real images of other subjects in the same style.
 
-    Images are compared by the cosine of their features, less the mean of `real`: without that all are
-    alike. Row i of `pictures` was drawn for subjects[i] in styles[i], of which row i of `real` is the true
-    image; its distractors are other rows of `real`, drawn with `seed`. So queries and distractors are
-    drawn alike, if each subject comes once in a style: not in all its skin tones, which look alike.
-    An image that is exactly as near as the true one counts as nearer.
+    Images are compared by the cosine of their features after the mean of `real` is subtracted; without that
+    all cosines are nearly equal. Row i of `pictures` was generated for subjects[i] in styles[i], and row i of
+    `real` is the true image. Its distractors are other rows of `real`, sampled with `seed`. So queries and
+    distractors have the same distribution, if each subject occurs once in a style: not in all its skin
+    tones, which look alike. An image that is exactly as near as the true one counts as nearer.
 
     Args:
-        shuffled: ask each picture for another row's subject of the same style. What is left is what one
-            gets without heeding the caption: print it beside the score. Distractors stay the same.
+        pictures: features of the generated images.
+        real: features of the real images.
+        subjects, styles: subject and style of each row.
+        seed: seed of the distractors and of the shuffling.
+        distractors: number of distractors of each picture.
+        shuffled: score each picture against another row's subject of the same style. The result is the
+            baseline that ignores the caption: print it beside the score. Distractors stay the same.
 
     Raises:
-        UserError: a style holds too few subjects for so many distractors.
+        UserError: a style has too few subjects for that many distractors.
+        ValueError: the numbers of rows differ or are 0.
     """
     count = len(subjects)
     if not len(pictures) == len(real) == len(styles) == count > 0:
@@ -74,22 +82,22 @@ def retrieval_accuracy(
     asked = other_of_same_style(subjects, styles, draw) if shuffled else torch.arange(count)
     mean = real.double().mean(0)
     a, b = (torch.nn.functional.normalize(x.double() - mean, dim=1) for x in (pictures, real))
-    # (n, 1 + distractors): the true image comes first. Row i of `asked` is the picture that is asked for
+    # (n, 1 + distractors): the true image comes first. asked[i] is the picture that is scored against
     # row i's subject.
     candidates = torch.cat([torch.arange(count)[:, None], rivals], 1)
     parts = zip(asked.split(_ROWS), candidates.split(_ROWS), strict=True)
     nearness = torch.cat([(a[rows] @ b.T).gather(1, columns) for rows, columns in parts])
-    # Features that are no numbers are nearest to nothing.
+    # Written as a negation so that NaN features rank last.
     ahead = ~(nearness[:, 1:] < nearness[:, :1] - _SAME)
     return of_ranks(1 + ahead.sum(1), candidates=1 + distractors)
 
 
 def of_ranks(ranks: Int64[Tensor, " n"], candidates: int) -> Retrieval:
-    """How often the true one was found.
+    """Retrieval scores from the ranks of the true images.
 
     Args:
-        ranks: of the true one, 1 for the first.
-        candidates: how many were ranked.
+        ranks: rank of the true image for each picture, 1 for the nearest.
+        candidates: number of images that were ranked.
     """
     rank = ranks.double()
     return Retrieval(
@@ -104,7 +112,7 @@ def of_ranks(ranks: Int64[Tensor, " n"], candidates: int) -> Retrieval:
 def draw_rivals(
     subjects: Sequence[Hashable], styles: Sequence[Hashable], distractors: int, draw: np.random.Generator
 ) -> Int64[Tensor, "n d"]:
-    """For each row, other rows of its style: one of each of `distractors` other subjects."""
+    """For each row, other rows of the same style: one for each of `distractors` other subjects."""
     rows_of: dict[Hashable, dict[Hashable, list[int]]] = {}
     for i, (subject, style) in enumerate(zip(subjects, styles, strict=True)):
         rows_of.setdefault(style, {}).setdefault(subject, []).append(i)
@@ -124,12 +132,12 @@ def draw_rivals(
 def other_of_same_style(
     subjects: Sequence[Hashable], styles: Sequence[Hashable], draw: np.random.Generator
 ) -> Int64[Tensor, " n"]:
-    """For each row, another one of its style and of another subject; each row is taken once."""
+    """For each row, a row of the same style and another subject; each row is used once."""
     others = np.zeros(len(subjects), dtype=np.int64)
     for style in dict.fromkeys(styles):
         rows = np.array([i for i, s in enumerate(styles) if s == style])
-        # Rows of one subject stay together in a ring, in random order; turning it by the largest
-        # subject's size parts every row from its own.
+        # Subjects are put in random order, rows of one subject next to each other; rotating the list by the
+        # size of the largest subject pairs every row with another subject.
         names = [subjects[i] for i in rows]
         sizes = {name: names.count(name) for name in names}
         place = dict(zip(sizes, draw.permutation(len(sizes)), strict=True))
