@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,8 @@ from pathlib import Path
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from tqdm import tqdm
 
-from imagen_pl.data.progress import progress_bar
+from imagen_pl.data.progress import print_above_bars, progress_bar
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.folder import FolderSource, captions_in
 from imagen_pl.data.transforms import UNREADABLE, decode, quiet_pillow
@@ -122,4 +120,4 @@ def _decode(image: Path, resolution: int) -> UInt8[Tensor, "3 h w"] | str:
 
 def _tell(name: Path, reason: str, why: str, problems: SkippedImages) -> None:
     problems.add(reason, name.as_posix())
-    tqdm.write(f"{name.as_posix()} gets no caption: {why}", file=sys.stderr)
+    print_above_bars(f"{name.as_posix()} gets no caption: {why}")

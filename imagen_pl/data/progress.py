@@ -35,6 +35,14 @@ def progress_bar(
     )
 
 
+def print_above_bars(line: str) -> None:
+    """Print a line to stderr, above the bars of a terminal; a log file has nothing to redraw."""
+    if sys.stderr.isatty():
+        tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
 def with_progress(
     items: Iterable[T],
     description: str | None = None,

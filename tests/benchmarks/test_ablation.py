@@ -61,7 +61,7 @@ def test_every_run_s_command_is_understood(file: Path, tmp_path: Path) -> None:
         assert words[0] == "fit"
         cli = TrainingCLI(words[1:], run=False)
         assert (cli.config.seed_everything, cli.model.seed, cli.datamodule._training.seed) == (7, 7, 7)
-        grows = any("growing" in file for file in grid.runs[name])
+        grows = any("progressive" in file or "growing" in file for file in grid.runs[name])
         stages = cli.config.growth.stages
         assert stages[0].resolution == (8 if grows else stages[-1].resolution)
 

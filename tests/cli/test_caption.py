@@ -243,11 +243,12 @@ def test_the_captioner_of_a_run(
     assert main(["caption", str(tiny.run), picture]) == 0
     (first,) = lines(capsys)
     assert first.startswith(f"{picture}: ")
-    assert main(["caption", str(tiny.run / "checkpoints/last.ckpt"), picture]) == 0
+    best = tiny.run / "checkpoints/best.ckpt"  # the one that load() opens too
+    assert main(["caption", str(best), picture]) == 0
     assert lines(capsys) == [first]
     describer = load_captioner(tiny.run, "cpu")
     assert describer.resolution == 8
-    held = torch.load(tiny.run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    held = torch.load(best, weights_only=True)["state_dict"]
     own = describer.captioner.state_dict()
     assert_same({n: held[f"losses.0.captioner.{n}"] for n in own}, dict(own))
     if features == "discriminator":

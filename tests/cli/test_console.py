@@ -76,7 +76,7 @@ def test_a_hub_that_is_not_there_is_told_in_one_line(trained: Tiny, console: Con
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"}
     done = console("push", trained.run, "me/tiny", **nowhere)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: the hub does not take me/tiny: ")
+    assert done.stderr.splitlines()[-1].startswith("error: the Hugging Face hub cannot be reached (")
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def test_without_av_one_line_says_what_to_install(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([HEART], "name two prompts or more"),
+        ([HEART], "name two or more prompts"),
         ([HEART, CAT, "--out", "film.avi"], "film.avi must end in .gif, .webp or .mp4"),
         ([HEART, CAT, "--fps", "0"], "--fps 0 is not above 0"),
         ([HEART, CAT, "--frames", "0"], "frames 0 must be 1 or more"),

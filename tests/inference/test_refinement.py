@@ -168,7 +168,7 @@ def test_one_from_before_is_loaded_and_says_that_it_cannot_look(checkpoint: Path
 
 def test_a_release_holds_what_it_needs(tmp_path: Path) -> None:
     generator = with_prior()
-    model = TextToImage(generator, TinyText(), GROWN, {"format": 1})
+    model = TextToImage(generator, TinyText(), GROWN, {"format": 1, "generator": {}, "text_encoder": {}})
     model.save(tmp_path, torch.float16)
     weights = read_release(tmp_path)[1]
     again = with_prior()
