@@ -27,11 +27,11 @@ class BlockwiseTraining(Callback):
     optimizer step for `trainer.max_steps` to count: limit such a run by max_time or max_epochs.
 
     Args:
-        policy: which blocks are trained when: TrainAllBlocks, FreezeOldBlocks, Alternate, or a class of your
-            own; null trains all blocks.
+        policy: decides which blocks learn when: TrainAllBlocks, FreezeOldBlocks, Alternate, or a class of
+            your own; null trains all blocks.
         learning_rate_factors: factor on the learning rate of a block, for example {generator.shared: 0.1,
             generator.8: 0.5}, or of a whole network, for example {generator: 0.5}; a block's factor replaces
-            its network's. 0 freezes it.
+            its network's. 0 keeps it still (frozen).
     """
 
     def __init__(

@@ -76,10 +76,8 @@ class ManualOptimization(LightningModule):
     def microbatches(self, rows: int) -> Iterator[tuple[slice, float, AbstractContextManager[Any]]]:
         """Split a batch into `accumulate` micro-batches.
 
-        Only the backward of the last one synchronises gradients with the other processes.
-
-        Yields:
-            the rows, their share of the batch, and a context manager for the backward.
+        Each comes as its rows, their share of the batch, and a context manager for its backward pass. Only
+        the last backward pass synchronises gradients with the other processes.
         """
         part = -(-rows // self.accumulate)
         strategy = self.trainer.strategy
