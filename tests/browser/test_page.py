@@ -94,7 +94,7 @@ def keep(page: Any, name: str) -> None:
 
 def draw(page: Any, prompt: str) -> Any:
     """Type a prompt and wait for the pictures."""
-    page.get_by_label("Prompt").first.fill(prompt)
+    page.get_by_label("Prompt", exact=True).first.fill(prompt)
     page.get_by_role("button", name="Draw", exact=True).click()
     pictures = page.locator(".grid-container img, .gallery-item img, button.thumbnail-item img")
     pictures.first.wait_for()
@@ -125,7 +125,7 @@ def test_a_prompt_becomes_pictures(browser: Any, url: str, size: dict[str, int],
 
 def test_an_empty_prompt_is_told(browser: Any, url: str) -> None:
     page = visit(browser, url, WIDE)
-    page.get_by_label("Prompt").first.fill("   ")
+    page.get_by_label("Prompt", exact=True).first.fill("   ")
     page.get_by_role("button", name="Draw", exact=True).click()
     page.get_by_text("write a prompt first").first.wait_for()
     page.close()
