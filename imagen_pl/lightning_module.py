@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from imagen_pl.metrics.base import ImageMetric
 from imagen_pl.models.augment import Augment
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.models.generators.base import Generator
-from imagen_pl.models.latents import latents, mix_seed
+from imagen_pl.models.latents import mix_seed
 from imagen_pl.models.layers.resampling import fade_in
 from imagen_pl.models.pretrained.backbones import frozen_names
 from imagen_pl.models.text.encoder import TextEncoder
@@ -28,17 +27,16 @@ from imagen_pl.models.text.feature_cache import TextCache
 from imagen_pl.schedules import RunState, Schedule
 from imagen_pl.training.ema import GeneratorEMA
 from imagen_pl.training.kernel_ridge_fit import exclude_from_ddp, solve_by_training_set, solved_parts
-from imagen_pl.training.manual_optimization import ManualOptimization, compile_each
+from imagen_pl.training.manual_optimization import compile_each, is_trainable
+from imagen_pl.training.seeded_steps import DISCRIMINATOR_LATENTS, GENERATOR_LATENTS, SeededSteps
 from imagen_pl.training.validation_metrics import Validation
 from imagen_pl.training.warm_start import load_stem
 from imagen_pl.types import CaptionedBatch, EncodedBatch, Growth, TextFeatures
 
 Images = Float[Tensor, "b 3 r r"]
-# What a seed is mixed with, so that random numbers of different uses are independent.
-_DISCRIMINATOR_LATENTS, _GENERATOR_LATENTS, _STEP = 0, 1, 2
 
 
-class TextToImageGAN(ManualOptimization):
+class TextToImageGAN(SeededSteps):
     """A text-conditional GAN: generator, discriminator, and the generator's exponential moving average.
 
     Optimization is manual, with one optimizer a network. `run_state` holds the clock (`images_seen`) and the
@@ -142,7 +140,7 @@ class TextToImageGAN(ManualOptimization):
 
     def training_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
         size = len(batch) * self.trainer.world_size
-        self._seed_step()
+        self.seed_step()
         encoded = EncodedBatch(self._normalized(batch.images), self.encode(batch), batch.captions)
         generator_turn = (self.images_seen // size) % self.discriminator_steps == 0
         trains_generator = generator_turn and is_trainable(self.generator)
@@ -155,11 +153,11 @@ class TextToImageGAN(ManualOptimization):
             self.ema.update(self.generator, self.images_seen + size, size * self.discriminator_steps)
         self._captioner_step(encoded, size)
         self.images_seen += size
-        self.step_logger.report(self, self.run_state, self._optimization_numbers())
+        self.step_logger.report(self, self.run_state, self.optimization_numbers())
 
     def _discriminator_step(self, batch: EncodedBatch, size: int, shared: Images | None) -> None:
         optimizer = self.optimizer_with_current_lr(0)
-        z = self._latents(size, _DISCRIMINATOR_LATENTS)
+        z = self.latents_of_step(size, DISCRIMINATOR_LATENTS)
         penalties = [p for p in self.penalties if (self.images_seen // size) % p.every == 0]
         confidence = []
         with self.toggled_optimizer(optimizer):
@@ -181,18 +179,18 @@ class TextToImageGAN(ManualOptimization):
                 confidence.append(self.adversarial.confidence(real_logits, fake_logits).detach())
                 self.step_logger.note_logits(real_logits, fake_logits)
             self.step(optimizer, self.discriminator_step_parameters(), "d_grad_norm")
-        self._adapt_augmentation(torch.cat(confidence), size)
+        self.adapt_augmentation(torch.cat(confidence), size)
 
     def _generator_step(self, batch: EncodedBatch, size: int, shared: Images | None) -> None:
         optimizer = self.optimizer_with_current_lr(1)
-        z = self._latents(size, _GENERATOR_LATENTS)
+        z = self.latents_of_step(size, GENERATOR_LATENTS)
         with self.toggled_optimizer(optimizer):
             for rows, share, sync in self.microbatches(len(batch)):
                 part = batch[rows]
                 real, text = part.images, part.text
                 fake = self.generator(z[rows], text, self.growth) if shared is None else shared
                 # Augment each pair of real and generated image identically, so that they can be compared.
-                seed = self._augmentation_seed(rows)
+                seed = self.augmentation_seed(rows)
                 features = self.discriminator.extract_features(self._augmented(fake, seed), self.growth)
                 real_features, real_logits = self._real_features(real, text, seed)
                 fake_logits = self.discriminator.logits(features, text)
@@ -212,7 +210,7 @@ class TextToImageGAN(ManualOptimization):
                 with sync:
                     self.backward_mean(losses, share)
             self.step(optimizer, self.generator.parameters(), "g_grad_norm")
-        self.generator.track(self._latents(size, _GENERATOR_LATENTS, all_processes=True))
+        self.generator.track(self.latents_of_step(size, GENERATOR_LATENTS, all_processes=True))
 
     def _captioner_step(self, batch: EncodedBatch, size: int) -> None:
         term = self.losses.separately_trained
@@ -240,7 +238,7 @@ class TextToImageGAN(ManualOptimization):
 
     def _generated(self, batch: EncodedBatch, size: int) -> Images:
         """Generated images for both steps, with the autograd graph that the generator step needs."""
-        return self.generator(self._latents(size, _GENERATOR_LATENTS), batch.text, self.growth)
+        return self.generator(self.latents_of_step(size, GENERATOR_LATENTS), batch.text, self.growth)
 
     def _weighted(self, step: Step, inputs: LossInputs) -> dict[str, PerSample]:
         """The weighted losses of the loss terms, by name."""
@@ -291,41 +289,9 @@ class TextToImageGAN(ManualOptimization):
         with eager, torch.autocast(self.device.type, enabled=False):
             return weight * penalty.every * penalty(logit_fn, real.float(), fake.float(), text)
 
-    def _latents(self, size: int, use: int, all_processes: bool = False) -> Float[Tensor, "b z"]:
-        """This process's latents of a step, or those of all processes.
-
-        They depend only on the seed and the clock: a run has the same latents for any number of processes,
-        and a resumed run continues with the right ones.
-        """
-        source = torch.Generator().manual_seed(mix_seed(self.seed, self.images_seen, use))
-        z = torch.randn(size, self.generator.latent_dim, generator=source)
-        if not all_processes:
-            own = size // self.trainer.world_size
-            z = z[self.global_rank * own : (self.global_rank + 1) * own]
-        return z.to(self.device)
-
-    def _seed_step(self) -> None:
-        """Seed noise and augmentation by seed, clock and rank, so that a resumed run repeats them."""
-        torch.manual_seed(mix_seed(self.seed, self.images_seen, _STEP + self.global_rank))
-
-    def _augmentation_seed(self, rows: slice) -> int:
-        return mix_seed(self.seed, self.images_seen, self.global_rank, rows.start)
-
-    def _optimization_numbers(self) -> dict[str, float]:
-        """Learning rates and augmentation strength, for the loggers."""
-        numbers = dict(zip(("train/d_lr", "train/g_lr"), self.learning_rates, strict=False))
-        if self.augment is not None:
-            numbers["train/augment_probability"] = float(self.augment.probability)
-        return numbers
-
     def discriminator_step_parameters(self) -> list[nn.Parameter]:
         """The parameters that are trained in the discriminator step."""
         return [*self.discriminator.parameters(), *self.losses.discriminator_step_parameters()]
-
-    def _adapt_augmentation(self, confidence: Float[Tensor, " b"], size: int) -> None:
-        if self.augment is not None and self.augment.target is not None:
-            mean = self.trainer.strategy.reduce(confidence.mean(), reduce_op="mean")
-            self.augment.adapt(float(mean), size)
 
     # ------------------------------------------------------------------ validation and samples
 
@@ -337,7 +303,7 @@ class TextToImageGAN(ManualOptimization):
         indices, text = batch.indices.tolist(), self.encode(batch)
 
         def draw(time: int) -> UInt8[Tensor, "b 3 r r"]:
-            z = self._latents_of(indices, mix_seed(self.seed, time) if time else self.seed)
+            z = self.latents_of(indices, mix_seed(self.seed, time) if time else self.seed)
             return to_uint8(self.ema.generator(z, text, self.growth))
 
         fake = draw(0)
@@ -355,12 +321,9 @@ class TextToImageGAN(ManualOptimization):
 
         Image i depends only on captions[i], the seed and i, not on the rest of the batch.
         """
-        z = self._latents_of(range(len(captions)), seed)
+        z = self.latents_of(range(len(captions)), seed)
         text = self.text_encoder.encode(captions, self.device)
         return self.ema.generator(z, text, self.growth, truncation)
-
-    def _latents_of(self, indices: Iterable[int], seed: int) -> Float[Tensor, "b z"]:
-        return latents(indices, seed, self.generator.latent_dim).to(self.device)
 
     # ------------------------------------------------------------------ growth, optimizers, checkpoints
 
@@ -437,8 +400,3 @@ class TextToImageGAN(ManualOptimization):
         """Frozen networks that this model or an earlier one was trained with: none of them may score it."""
         taught = frozen_names(self.generator, self.discriminator, self.losses)
         return sorted({*taught, *self.earlier_teacher_networks})
-
-
-def is_trainable(network: nn.Module) -> bool:
-    """Whether any of its parameters requires a gradient."""
-    return any(parameter.requires_grad for parameter in network.parameters())

@@ -212,6 +212,11 @@ class ManualOptimization(LightningModule):
         ]
 
 
+def is_trainable(network: nn.Module) -> bool:
+    """Whether any of its parameters requires a gradient."""
+    return any(parameter.requires_grad for parameter in network.parameters())
+
+
 def compile_each(blocks: Iterable[nn.Module]) -> None:
     """Compile each block separately with torch.compile."""
     for block in blocks:

@@ -103,7 +103,7 @@ def test_validation_scores_the_average_on_the_held_out_captions() -> None:
     def at_validation(*_: Any) -> None:
         rows = list(data.val_dataloader())
         indices = [int(i) for batch in rows for i in batch.indices]
-        z = system._latents_of(indices, seed=system.seed)
+        z = system.latents_of(indices, seed=system.seed)
         words = system.text_encoder.encode([c for batch in rows for c in batch.captions])
         with torch.no_grad():
             seen.append(to_uint8(system.ema.generator(z, words, system.growth)))
