@@ -53,7 +53,7 @@ def test_every_run_s_files_exist_and_its_table_has_a_place(file: Path) -> None:
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
 def test_every_run_s_command_is_understood(file: Path, tmp_path: Path) -> None:
     """By the real parser, with the networks made; the seed reaches weights, latents and order."""
-    from imagen_pl.cli.fit import TrainingCLI
+    from imagen_pl.cli.training_cli import TrainingCLI
 
     grid = ablation.read_grid(file)
     for name in grid.runs:

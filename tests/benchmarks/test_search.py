@@ -50,13 +50,13 @@ def _fit(commands: list[list[str]]) -> Any:
 
 
 def kinds_of_terms(words: list[str]) -> list[str]:
-    from imagen_pl.cli.fit import TrainingCLI
+    from imagen_pl.cli.training_cli import TrainingCLI
 
     return [term.class_path for term in TrainingCLI(words, run=False).config.model.losses]
 
 
 def test_the_study_s_files_exist_and_every_choice_is_understood() -> None:
-    from imagen_pl.cli.fit import TrainingCLI
+    from imagen_pl.cli.training_cli import TrainingCLI
 
     space = search.read_space(search.STUDY)
 

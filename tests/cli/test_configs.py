@@ -16,8 +16,8 @@ import pytest
 import torch
 import yaml
 
-from imagen_pl.cli.fit import TrainingCLI
 from imagen_pl.cli.main import main
+from imagen_pl.cli.training_cli import TrainingCLI
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.schedules import Stage, check_stages
 from tests.helpers.image_files import COLOURS, encoded, noise, write_images, write_photos, write_tar

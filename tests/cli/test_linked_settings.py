@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from imagen_pl.cli.fit import TrainingCLI
+from imagen_pl.cli.training_cli import TrainingCLI
 from tests.helpers.runs import tiny_config
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from imagen_pl.cli.fit import TrainingCLI
+from imagen_pl.cli.training_cli import TrainingCLI
 from tests.helpers.runs import REPOSITORY
 
 # From commit af54387, with today's names. Change a recipe together with this file, and measure it.

@@ -1,0 +1,391 @@
+"""TrainingCLI: LightningCLI for fit, validate, test and predict, with a folder for each run."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+from lightning.pytorch.loggers import WandbLogger
+
+from imagen_pl.callbacks.base import callbacks_of, is_dry_run
+from imagen_pl.callbacks.blockwise_training import BlockwiseTraining
+from imagen_pl.callbacks.checkpoint import KeepCheckpoints
+from imagen_pl.callbacks.csv_logger import MetricsCSV
+from imagen_pl.callbacks.graceful_stop import GracefulStop
+from imagen_pl.callbacks.progress import RunProgress
+from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
+from imagen_pl.callbacks.run_length import RunLength
+from imagen_pl.callbacks.run_record import RunRecord
+from imagen_pl.callbacks.sample_grid import SampleGrid
+from imagen_pl.callbacks.slow_recipe import SlowRecipe
+from imagen_pl.cli.lightning_cli import (
+    Help,
+    OneLineCLI,
+    Parser,
+    accept_old_names,
+    one_line,
+    parser_settings,
+    quieten,
+)
+from imagen_pl.cli.linked_settings import link_sizes
+from imagen_pl.cli.predictions import Predicting
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.errors import UserError
+from imagen_pl.inference.refinement import can_refine
+from imagen_pl.inference.sampling_options import USUAL_STEPS
+from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
+from imagen_pl.storage.run_folder import Existing, RunFolder, is_main_process, sweep_trial
+from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
+from imagen_pl.training.class_paths import import_all_parts
+from imagen_pl.training.private_api import find_unused_parameters
+
+_SCORING = ("validate", "test", "predict")  # verbs that read a checkpoint and train nothing
+# Of one start, not of the run: they are not kept with its configuration.
+_NOT_KEPT = ("config", "ckpt_path", "existing", "weights_only", "verbose")
+
+
+class TrainingCLI(OneLineCLI):
+    """LightningCLI for this package's one system, with a folder for each run.
+
+    Args:
+        args: the words after `imagen-pl`, as ["fit", "--config", "configs/experiment/quickstart.yaml"].
+        run: False only makes the objects.
+        predicting: what `predict` draws; None draws for the captions of the held-out images.
+    """
+
+    def __init__(self, args: Sequence[str], run: bool = True, predicting: Predicting | None = None) -> None:
+        self.words = list(args)
+        self.predicting = predicting or Predicting()
+        self.stopper = GracefulStop(say=self.say)
+        quieten()
+        import_all_parts()
+        accept_old_names()
+        super().__init__(
+            TextToImageGAN,
+            CaptionedImages,
+            save_config_callback=None,  # Tracking keeps it, in the run's own folder
+            trainer_defaults={
+                "enable_model_summary": False,
+                "max_epochs": -1,
+                "strategy": "auto",
+            },
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": "imagen-pl",
+                "formatter_class": Help,  # the subcommands take it over
+                "fit": parser_settings("fit", "Train a model."),
+                "validate": parser_settings("validate", "Score a checkpoint of a run (by default its last)."),
+                "test": parser_settings(
+                    "test", "Score a checkpoint of a run (by default its last) on the test split of its data."
+                ),
+                "predict": parser_settings(
+                    "predict",
+                    "Draw a picture for each caption of the held-out images, into the run's predictions/: "
+                    "PNG files and a metadata.jsonl. --prompts FILE draws the prompts of a .txt, .csv or "
+                    ".jsonl file in their place; --out DIR and --seed N set the folder and the first seed.",
+                ),
+            },
+            args=self.words,
+            run=run,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # ------------------------------------------------------------------ arguments
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        own = {"model", "datamodule", "ckpt_path", "weights_only"}
+        return {
+            "fit": own | {"train_dataloaders", "val_dataloaders"},
+            "validate": own | {"dataloaders", "verbose"},
+            "test": own | {"dataloaders", "verbose"},
+            "predict": own | {"dataloaders", "return_predictions"},
+        }
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything",
+            type=bool | int,
+            default=self.seed_everything_default,
+            help="seed of the networks' first weights; true draws one",
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run's settings first, Lightning's long list last."""
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="the run's name; by default the configuration file's",
+        )
+        parser.add_argument("--runs_dir", type=str, default="runs", help="where the runs' folders lie")
+        parser.add_argument(
+            "--existing",
+            type=Existing,
+            default="error",
+            help="if the run's folder already holds a run: stop with an error; move it out of the way, "
+            "renamed with its time (nothing is deleted); or resume it from its last checkpoint",
+        )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="checkpoint to resume from, or to score: last or best of this run, a .ckpt file, or another "
+            "run's folder",
+        )
+        parser.add_argument(
+            "--max_images",
+            type=int | None,
+            default=None,
+            help="end training after so many images; --trainer.max_time (DD:HH:MM:SS) ends it after a time. "
+            "--trainer.max_steps counts a step of each optimizer, so two or more a batch",
+        )
+        parser.add_lightning_class_args(ProgressiveGrowing, "growth")
+        parser.add_lightning_class_args(BlockwiseTraining, "blockwise_training")
+        parser.add_lightning_class_args(SampleGrid, "samples")
+        parser.add_lightning_class_args(KeepCheckpoints, "checkpoint")
+        parser.add_lightning_class_args(TextToImageGAN, "model")
+        parser.add_lightning_class_args(CaptionedImages, "data")
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "ckpt_path": self.settings.ckpt_path}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    @property
+    def settings(self) -> Namespace:
+        """The parsed configuration of the subcommand."""
+        return self.config[self.config["subcommand"]] if "subcommand" in self.config else self.config
+
+    # ------------------------------------------------------------------ the run's folder
+
+    def _parse_ckpt_path(self) -> None:
+        """Find the run's folder and the checkpoint; Lightning would merge stored settings over the YAML."""
+        settings = self.settings
+        files = settings.get("config") or []
+        if settings.name is None:
+            settings.name = Path(str(files[0])).stem if files else "run"
+            if trial := sweep_trial():  # they all start by one command, and each wants its own folder
+                settings.name += f"-{trial}"
+        if not settings.name or Path(settings.name).name != settings.name:
+            raise UserError(f"--name {settings.name!r} must be a plain name; --runs_dir says where it lies")
+        self.run_folder = RunFolder(Path(settings.runs_dir) / settings.name)
+        if "ckpt_path" not in settings:
+            return
+        if self.config.get("subcommand") in _SCORING:
+            settings.ckpt_path = str(self.run_folder.checkpoint(settings.ckpt_path or "last"))
+            return
+        newest = self.run_folder.newest_checkpoint()
+        if settings.ckpt_path is None and settings.existing == "resume" and newest is not None:
+            settings.ckpt_path = "last"
+        if settings.ckpt_path is not None:
+            settings.ckpt_path = str(self.run_folder.checkpoint(str(settings.ckpt_path)))
+        elif settings.existing == "error" and self._writes():
+            self.run_folder.check_free()
+
+    def _identify(self) -> None:
+        """The run's id: its sweep's, or on a resume that which its charts have, or a new one."""
+        resumed = self.settings.get("ckpt_path") is not None
+        known = sweep_trial() or (resumed and self.run_folder.read_record().get("id"))
+        self.run_id = str(known or secrets.token_hex(4))
+
+    def _writes(self) -> bool:
+        return is_main_process() and not self.settings.trainer.fast_dev_run
+
+    def before_instantiate_classes(self) -> None:
+        self._identify()
+        link_sizes(self.settings.model, self.settings.growth.stages)
+        trainer = self.settings.trainer
+        trainer.default_root_dir = str(self.run_folder.path)
+        if self.config.get("subcommand") in _SCORING:
+            trainer.logger = False
+        if self.config.get("subcommand") == "test":
+            self.settings.data.val_split = "test"
+        trainer.logger = self._loggers_of_this_run(trainer.logger)
+
+    def _loggers_of_this_run(self, loggers: Any) -> Any:
+        """Every logger writes into the run's folder, and metrics.csv is always there, unless all are off."""
+        if loggers is False:
+            return False
+        loggers = [] if loggers in (None, True) else loggers if isinstance(loggers, list) else [loggers]
+        run = self.run_folder
+        for logger in loggers:
+            if logger.get("init_args") is None:
+                logger["init_args"] = Namespace()
+            arguments = logger["init_args"]
+            kind = logger["class_path"].rsplit(".", 1)[-1]
+            arguments["save_dir"] = str(run.path)
+            if kind == "WandbLogger":
+                arguments["name"] = arguments.get("name") or self.settings.name
+                if not arguments.get("version"):
+                    arguments["id"] = arguments.get("id") or self.run_id
+                if not any(arguments.get(way) for way in ("resume", "resume_from", "fork_from")):
+                    # The parser hands on wandb.init's null, by which a known id would be written anew.
+                    arguments["resume"] = "allow"
+            elif kind in ("TensorBoardLogger", "CSVLogger"):
+                arguments["name"], arguments["version"] = "", kind.removesuffix("Logger").lower()
+        return loggers
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        given = self._get(self.config_init, "trainer")
+        callbacks = list(given["callbacks"] or [])
+        if given["enable_progress_bar"] is not False and not any(
+            isinstance(c, ProgressBar) for c in callbacks
+        ):
+            callbacks.append(RunProgress())
+        self.run_length = RunLength(self.settings.get("max_images"), given["max_time"])
+        callbacks.append(self.run_length)
+        callbacks.append(RunRecord(self.configuration(), self.run_id, ["imagen-pl", *self.words]))
+        callbacks.append(SlowRecipe())
+        callbacks.append(self.stopper)
+        loggers = given["logger"]
+        if loggers is not False:
+            loggers = [*loggers, MetricsCSV(self.run_folder.path)]
+        plugins = given["plugins"] or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        kwargs |= self.trainer_precision(self.settings.get("ckpt_path"))
+        # RunLength keeps the time: Lightning's own limit leaves out preprocessing and validation.
+        own = {"callbacks": callbacks, "logger": loggers, "plugins": plugins, "max_time": None}
+        trainer = super().instantiate_trainer(**own, **kwargs)
+        find_unused_parameters(trainer.strategy)
+        return trainer
+
+    def configuration(self) -> str:
+        """Everything that was set, as YAML that `--config` takes."""
+        parser = self._parser(self.config.get("subcommand"))
+        kept = self.settings.clone()
+        for name in _NOT_KEPT:
+            kept.pop(name, None)
+        settings = yaml.safe_load(parser.dump(kept, skip_none=False, skip_validation=True))
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=110)
+
+    # ------------------------------------------------------------------ fit
+
+    def before_fit(self) -> None:
+        settings = self.settings
+        self.run_length.begin()
+        if settings.ckpt_path is not None:
+            self._check_checkpoint(settings.ckpt_path)
+        elif settings.existing == "move" and self._writes() and self.run_folder.holds_a_run():
+            self.say(f"Kept the earlier run as {self.run_folder.move_away()}")
+        if self._writes():
+            self.run_folder.path.mkdir(parents=True, exist_ok=True)
+            self._open_wandb()
+        networks = (("generator", self.model.generator), ("discriminator", self.model.discriminator))
+        sizes = [f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in networks]
+        self.say(f"Run {self.run_folder.path}: {', '.join(sizes)} parameters, {self._machine()}")
+        for line in self.precision_lines():
+            self.say(line)
+
+    def before_validate(self) -> None:
+        self._check_checkpoint(self.settings.ckpt_path)
+        for line in self.precision_lines():
+            self.say(line)
+
+    before_test = before_validate
+
+    def _open_wandb(self) -> None:
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                try:
+                    _ = logger.experiment
+                except wandb.errors.Error as error:
+                    raise UserError(
+                        f"W&B: {one_line(str(error))} (WANDB_MODE=offline keeps everything on this machine)"
+                    ) from error
+
+    def _machine(self) -> str:
+        trainer = self.trainer
+        device = trainer.strategy.root_device.type
+        return f"{trainer.world_size} x {device}, {trainer.precision}"
+
+    def _check_checkpoint(self, path: str) -> None:
+        checkpoint = read_checkpoint(path, mmap=True)
+        advice = "Give the configuration that the checkpoint was trained with."
+        check_same_tensors(self.model.state_dict(), checkpoint["state_dict"], path, advice)
+
+    def after_fit(self) -> None:
+        """Say what came of it, and how to go on."""
+        trainer, run = self.trainer, self.run_folder
+        if not trainer.is_global_zero or is_dry_run(trainer):
+            return
+        self.say(f"Trained on {self.model.images_seen:,} images.")
+        growth = self.model.growth
+        last = self.model.run_state.stages[-1].resolution
+        if growth.resolution < last:
+            self.say(
+                f"It ended at {growth.resolution} px, before the stage of {last} px: "
+                "see growth.stages, growth.kimg_scale and the run's limits."
+            )
+        self._say_scores()
+        keeper = next((c for c in trainer.checkpoint_callbacks if isinstance(c, KeepCheckpoints)), None)
+        if keeper is not None and keeper.best_model_score is not None:
+            self.say(
+                f"Best {keeper.monitor}: {float(keeper.best_model_score):.4g}, in {run.checkpoints}/best.ckpt"
+            )
+        pictures = sorted(run.samples.glob("*.png"))
+        drawn = next(c for c in callbacks_of(trainer) if isinstance(c, SampleGrid)).captions
+        if pictures and drawn:
+            self.say(f"Pictures: {pictures[-1]}")
+            prompt = shlex.quote(drawn[0])
+            better = f" --refine {USUAL_STEPS}" if can_refine(self.model.ema.generator) else ""
+            self.say(f"Draw more: imagen-pl sample {run.path} {prompt} --num_images 4{better} --out more.png")
+        self._say_how_to_go_on()
+
+    def _say_how_to_go_on(self) -> None:
+        """Name what ended the run, and the command that resumes it with more of that."""
+        used_up = self.run_length.used_up(self.trainer, self.model.images_seen)
+        for setting, value, _ in used_up:
+            self.say(f"The run is at its limit, {setting} {value}: raise it to train longer.")
+        more = "".join(f" {setting} {twice}" for setting, _, twice in used_up)
+        self.say(f"Go on: {self.run_folder.resume_command()}{more}")
+
+    def after_validate(self, prefix: str = "val/") -> None:
+        """Say what was scored, and the scores."""
+        seen, resolution = self.model.images_seen, self.model.growth.resolution
+        self.say(f"{self.settings.ckpt_path}: {seen:,} images seen, {resolution} px")
+        if not self._say_scores(prefix):
+            self.say("  no scores: name some in model.metrics, as configs/experiment/quickstart.yaml does")
+
+    def test(self, model: TextToImageGAN, **settings: Any) -> None:
+        """Score the test split: validation, on other images."""
+        self.trainer.validate(model, **settings)
+
+    def after_test(self) -> None:
+        """Say what was scored, and the scores."""
+        self.after_validate(prefix="test/")
+
+    def predict(self, model: TextToImageGAN, datamodule: CaptionedImages, **_: Any) -> None:
+        """Draw the prompts of a file, or the captions of the held-out images."""
+        asked, checkpoint = self.predicting, Path(self.settings.ckpt_path)
+        out = asked.out or self.run_folder.path / "predictions"
+        number = asked.draw(checkpoint, datamodule, out)
+        self.say(f"{out}: {number:,} pictures and metadata.jsonl, by {checkpoint}")
+
+    def _say_scores(self, prefix: str = "val/") -> bool:
+        scores = {n: float(v) for n, v in self.trainer.callback_metrics.items() if n.startswith("val/")}
+        for name, value in sorted(scores.items()):
+            self.say(f"  {prefix + name.removeprefix('val/'):<32} {value:.4g}")
+        return bool(scores)
+
+    @staticmethod
+    def say(line: str) -> None:
+        """To the user, once."""
+        if is_main_process():
+            print(line, flush=True)
