@@ -136,7 +136,7 @@ def test_fit_captioner_explains_its_settings(capsys: pytest.CaptureFixture[str])
     told = " ".join(capsys.readouterr().out.split())
     for setting, explained in {
         "--existing {error,move,resume}": "move it out of the way",
-        "--model.kimg KIMG": "images to learn from, in thousands",
+        "--model.kimg KIMG": "length of the training, thousands of images",
         "--data.resolution RESOLUTION": "side of the images, px",
     }.items():
         assert explained in told.split(setting, 1)[1][:400], setting
