@@ -1,14 +1,14 @@
 """Sizes that follow from other settings, so that a recipe states each once.
 
 `text_dim` is the text encoder's, `image_dim` the discriminator's `final_dim`, `map_channels` its channels at
-`map_resolution`, `image_resolution` the last growth stage's. A size that is set to something else stays,
+`map_resolution`, `image_resolution` the discriminator's largest. A size that is set to something else stays,
 and is reported where it does not fit.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -16,15 +16,13 @@ from jsonargparse import ArgumentParser, Namespace
 
 from imagen_pl.errors import UserError
 from imagen_pl.models.text.encoder import TextEncoder
-from imagen_pl.schedules import Stage
 
 
-def link_sizes(model: Namespace, stages: Sequence[Stage]) -> None:
+def link_sizes(model: Namespace) -> None:
     """Set every linked size in a model's configuration that still has its default.
 
     Args:
         model: the section `model`, changed in place.
-        stages: the growth stages.
     """
     text_dim = _text_dim(model.text_encoder)
     discriminator = _first_discriminator(model.discriminator)
@@ -36,7 +34,7 @@ def link_sizes(model: Namespace, stages: Sequence[Stage]) -> None:
             "image_dim": discriminator.get("final_dim"),
             "map_channels": channels.get(map_resolution),
             "finer_channels": channels.get(2 * map_resolution),
-            "image_resolution": stages[-1].resolution if stages else None,
+            "image_resolution": max(channels, default=None),
         }
         defaults = _defaults(class_path)
         for name, value in linked.items():

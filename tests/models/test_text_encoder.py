@@ -181,9 +181,7 @@ def test_features_of_padding_that_are_no_numbers_are_zero(bert: FrozenTextEncode
 
     def broken(**options: torch.Tensor) -> object:
         seen = plain(**options)
-        seen.last_hidden_state = seen.last_hidden_state.masked_fill(
-            options["attention_mask"][..., None] == 0, float("nan")
-        )
+        seen.last_hidden_state.masked_fill_(options["attention_mask"][..., None] == 0, float("nan"))
         return seen
 
     bert.network.forward = broken  # type: ignore[method-assign]
