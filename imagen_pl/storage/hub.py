@@ -49,7 +49,7 @@ def hub_has_address() -> bool:
     """Whether the hub's address can be resolved; True behind a proxy, where this cannot be checked."""
     from huggingface_hub import constants
 
-    if getproxies():
+    if getproxies().keys() - {"no"}:  # NO_PROXY alone names no proxy
         return True
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)

@@ -150,6 +150,7 @@ def test_a_machine_without_a_network_is_not_asked_again_and_again(monkeypatch: p
 
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # which is no proxy
     monkeypatch.setattr(socket, "getaddrinfo", no_address)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", recorded)
     with pytest.raises(UserError, match="check the name and the network"):
