@@ -95,6 +95,17 @@ def test_every_family_gives_tokens_mask_and_pooled(folders: dict[str, Path], fam
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_lengths_are_those_of_the_tokens_that_the_network_reads(
+    folders: dict[str, Path], family: str
+) -> None:
+    encoder = FrozenTextEncoder(str(folders[family]))
+    captions = ["a red heart", "cat", ""]
+    expected = [POSITIONS] * 3 if family == "siglip" else encoder.encode(captions).mask.sum(1).tolist()
+    assert encoder.lengths(captions) == expected
+    assert encoder.lengths([]) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_company_changes_nothing(folders: dict[str, Path], family: str) -> None:
     encoder = FrozenTextEncoder(str(folders[family]))
     alone = encoder.encode(["blue cat"])

@@ -116,13 +116,67 @@ def test_encoders_do_not_share_features(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_build_keeps_what_it_had(tmp_path: Path) -> None:
-    captions = sorted(many(300), key=len)
+    captions, interrupted = many(300), Interrupted(at="number 290")
     with pytest.raises(KeyboardInterrupt):
-        TextCache.build(Interrupted(at=captions[290]), captions, folder=tmp_path)
+        TextCache.build(interrupted, captions, folder=tmp_path)
+    assert len(interrupted.encoded) >= 100
     encoder = TinyText()
     cache = TextCache.build(encoder, captions, folder=tmp_path)
-    assert sorted(encoder.encoded) == sorted(captions[256:])  # two batches of 128 were there
+    assert sorted(encoder.encoded + interrupted.encoded) == sorted(captions)
     same(cache(captions), TinyText().encode(captions))
+
+
+# ------------------------------------------------------------------ batches
+
+
+class Batches(TinyText):
+    """Keeps the number of captions of each batch, and the tokens of its longest and shortest."""
+
+    def __init__(self) -> None:
+        super().__init__(max_tokens=64)
+        self.sizes: list[tuple[int, int, int]] = []
+
+    def encode(self, captions: Sequence[str], device: torch.device | str = "cpu") -> TextFeatures:
+        features = super().encode(captions, device)
+        tokens = features.mask.sum(1)
+        self.sizes.append((len(captions), int(tokens.max()), int(tokens.min())))
+        return features
+
+
+def test_batches_hold_captions_of_one_length_and_about_as_many_tokens(tmp_path: Path) -> None:
+    captions = [f"{i:0{length}}" for i in range(200) for length in (10, 20, 60)]
+    encoder = Batches()
+    TextCache.build(encoder, captions, folder=tmp_path)
+    assert all(longest == shortest for _, longest, shortest in encoder.sizes)
+    assert [size for size, longest, _ in encoder.sizes if longest == 10] == [102, 98]
+    assert [size for size, longest, _ in encoder.sizes if longest == 60] == [17] * 11 + [13]
+
+
+def test_captions_of_rare_lengths_share_a_batch(tmp_path: Path) -> None:
+    encoder = Batches()
+    TextCache.build(encoder, ["x" * length for length in range(1, 20)], folder=tmp_path)
+    assert encoder.sizes == [(16, 16, 1), (3, 19, 17)]
+
+
+def test_a_caption_longer_than_a_batch_is_encoded_alone(tmp_path: Path) -> None:
+    encoder = TinyText()
+    TextCache.build(encoder, ["x" * 3000, "y" * 3000], folder=tmp_path)
+    assert sorted(encoder.encoded) == ["x" * 3000, "y" * 3000]
+
+
+def test_features_do_not_depend_on_the_other_captions_of_the_batch(tmp_path: Path) -> None:
+    """Beyond rounding: 1e-3 in half precision for numbers with a mean square of one."""
+    encoder = FrozenTextEncoder(str(save_bert(tmp_path / "bert")))
+    captions = [f"red {'heart ' * (i % 5)}cat {i}" for i in range(64)]
+    together = TextCache.build(encoder, captions, folder=tmp_path / "together")
+    for caption in captions[:8]:
+        alone = TextCache.build(encoder, [caption], folder=tmp_path / "alone")
+        for mine, other in zip(
+            (alone([caption]).tokens, alone([caption]).pooled),
+            (together([caption]).tokens, together([caption]).pooled),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-3)
 
 
 # ------------------------------------------------------------------ many processes

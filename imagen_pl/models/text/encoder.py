@@ -25,6 +25,7 @@ from imagen_pl.types import TextFeatures
 _VERSION = 2
 _WHAT = "text encoder"
 _PIECE, _PIECES = 2**14, 2**8
+_TOKENIZED = 4096  # captions at a time, where only their lengths are needed
 # Their first position comes after that of the padding token.
 _SHIFTED = {
     "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
@@ -48,6 +49,10 @@ class TextEncoder(ABC):
     @abstractmethod
     def encode(self, captions: Sequence[str], device: torch.device | str = "cpu") -> TextFeatures:
         """Features of captions ("" among them), float32, on `device`."""
+
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        """Tokens of each caption, at least approximately: batches are made of captions of similar length."""
+        return [len(caption) for caption in captions]
 
 
 class FrozenTextEncoder(TextEncoder):
@@ -109,6 +114,12 @@ class FrozenTextEncoder(TextEncoder):
             return_attention_mask=True,
         )
         return words.input_ids, words.attention_mask
+
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        if self._reads_padding:
+            return [_longest(self._config)] * len(captions)
+        parts = (captions[start : start + _TOKENIZED] for start in range(0, len(captions), _TOKENIZED))
+        return [length for part in parts for length in self.tokenize(part)[1].sum(1).tolist()]
 
     def read(self, ids: Int64[Tensor, "b t"], attention_mask: Int64[Tensor, "b t"]) -> TextFeatures:
         """Features of captions that are tokens already, on the network's device."""
