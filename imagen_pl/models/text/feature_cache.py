@@ -196,7 +196,7 @@ def _key(caption: str) -> bytes:
 
 
 def _batches(captions: Sequence[str], lengths: Sequence[int], most_tokens: int) -> Iterator[list[str]]:
-    """Batches of captions of about the same length and at most so many tokens, with padding, shortest first."""
+    """Batches of captions of similar length and at most so many tokens with padding, shortest first."""
     batch: list[str] = []
     longest = 0  # tokens; lengths are sorted, so it is that of the newest caption
     for length, caption in sorted(zip(lengths, captions, strict=True)):
