@@ -1,6 +1,7 @@
-"""Augmentation of what the discriminator sees, differentiable, on reals and fakes alike.
+"""Differentiable augmentation of the discriminator's input, of real and generated images alike.
 
-DiffAugment (arXiv:2006.10738) says how; ADA (arXiv:2006.06676) says how often.
+The changes are those of DiffAugment (arXiv:2006.10738), the rule for their probability is that of ADA
+(arXiv:2006.06676).
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ Images = Float[Tensor, "b 3 h w"]
 
 
 class Augment(nn.Module, ABC):
-    """Changes images at random, with a strength of 0 to 1 that a rule may move.
+    """Changes images at random, with a fixed or adaptive probability.
 
     Args:
-        probability: share of images that each change touches, 0 to 1; the start where a rule moves it.
-        target: what ADA aims at, the mean sign of the discriminator's confidence on reals; None
-            keeps `probability` as it is. 0.6 is the paper's.
+        probability: share of images that each change is applied to, 0 to 1; the first value if adaptive.
+        target: ADA's target for the mean sign of the discriminator's logits of real images; None
+            keeps `probability` fixed. The paper uses 0.6.
         adapt_kimg: thousands of images in which the probability can go from 0 to 1.
     """
 
@@ -51,7 +52,7 @@ class Augment(nn.Module, ABC):
 
         Args:
             confidence: mean of `AdversarialLoss.confidence` over all processes.
-            batch_size: images seen since the last call, over all processes.
+            batch_size: images since the last call, over all processes.
         """
         if self.target is not None:
             step = batch_size / (self.adapt_kimg * 1000)
@@ -59,12 +60,12 @@ class Augment(nn.Module, ABC):
 
 
 class DiffAugment(Augment):
-    """Colour, translation and cutout, each on its own share of the images (arXiv:2006.10738, section 4).
+    """Colour, translation and cutout, each applied independently at random (arXiv:2006.10738, section 4).
 
     Args:
-        policy: which changes, in this order.
-        probability: share of images that each change touches, 0 to 1; the start where a rule moves it.
-        target: ADA's target (0.6 in the paper); None keeps `probability` as it is.
+        policy: the changes, in this order; None applies all.
+        probability: share of images that each change is applied to, 0 to 1; the first value if adaptive.
+        target: ADA's target (0.6 in the paper); None keeps `probability` fixed.
         adapt_kimg: thousands of images in which the probability can go from 0 to 1.
     """
 
@@ -93,7 +94,7 @@ class DiffAugment(Augment):
 
 
 def color(images: Images, source: torch.Generator | None = None) -> Images:
-    """Brightness by -0.5 to 0.5, saturation by 0 to 2, contrast by 0.5 to 1.5."""
+    """Add -0.5 to 0.5 to the brightness; multiply saturation by 0 to 2 and contrast by 0.5 to 1.5."""
     brightness, saturation, contrast = torch.rand(
         3, images.shape[0], 1, 1, 1, device=images.device, generator=source
     )
@@ -105,7 +106,7 @@ def color(images: Images, source: torch.Generator | None = None) -> Images:
 
 
 def translate(images: Images, source: torch.Generator | None = None, share: float = 0.125) -> Images:
-    """Shift by up to an eighth of the side; the edge pixels fill in, so that no frame gives it away."""
+    """Shift by up to an eighth of the side; the edge pixels are repeated, so that no border shows."""
     b, _, h, w = images.shape
     reach = max(int(h * share + 0.5), 1)
     padded = F.pad(images, [reach] * 4, mode="replicate")
@@ -117,10 +118,10 @@ def translate(images: Images, source: torch.Generator | None = None, share: floa
 
 
 def cutout(images: Images, source: torch.Generator | None = None, share: float = 0.5) -> Images:
-    """Blank a square of half the side in mid grey; its middle is anywhere, so the border may cut it."""
+    """Set a square of half the side to mid grey; its centre is anywhere, so it may cross the border."""
     b, _, h, w = images.shape
     side = int(h * share + 0.5)
-    # An even side has its middle between pixels, so there is one place more for it.
+    # The centre of an even side lies between pixels, so it has one more possible position.
     middle = torch.randint(0, h + 1 - side % 2, (2, b, 1, 1), device=images.device, generator=source)
     top, left = middle - side // 2
     rows = torch.arange(h, device=images.device).view(1, h, 1)

@@ -1,4 +1,4 @@
-"""Latents that depend on a seed and a number alone, never on what was drawn before.
+"""Latents that depend on a seed and an index alone, not on earlier draws.
 
 Axes: b batch, z latent.
 """
@@ -20,7 +20,7 @@ def latents(indices: Iterable[int], seed: int, latent_dim: int) -> Float[Tensor,
 
 
 def mix_seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers, well apart even for neighbours (splitmix64's steps)."""
+    """One 63-bit seed from several numbers; neighbouring numbers give unrelated seeds (splitmix64)."""
     mixed = 0
     for part in parts:
         mixed = (mixed + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF

@@ -56,7 +56,7 @@ def test_byte_pairs_write_and_read_back_any_text() -> None:
     tokens = BytePairs(400)
     for learnt in (False, True):
         if learnt:
-            tokens.learn(CAPTIONS)
+            tokens.fit(CAPTIONS)
         for text in (*CAPTIONS, ODD, "", "x"):
             assert tokens.decode(tokens.encode([text])[0]) == text
     assert len(tokens.encode(["red heart, fluent style"])[0]) <= 5  # whole words
@@ -65,9 +65,9 @@ def test_byte_pairs_write_and_read_back_any_text() -> None:
 
 def test_byte_pairs_depend_on_the_captions_alone() -> None:
     first, second = BytePairs(400), BytePairs(400)
-    first.learn(CAPTIONS)
-    second.learn(["something", "else entirely"])
-    second.learn([*reversed(CAPTIONS), CAPTIONS[0]])
+    first.fit(CAPTIONS)
+    second.fit(["something", "else entirely"])
+    second.fit([*reversed(CAPTIONS), CAPTIONS[0]])
     assert torch.equal(first.merges, second.merges)
     numbers = {n for row in first.encode(CAPTIONS) for n in row}
     assert max(numbers) < first.size
@@ -76,7 +76,7 @@ def test_byte_pairs_depend_on_the_captions_alone() -> None:
 
 def test_byte_pairs_keep_within_their_size() -> None:
     small = BytePairs(262)
-    small.learn(CAPTIONS)
+    small.fit(CAPTIONS)
     assert small.merges.shape == (4, 2)
     assert int(small.merges.min()) >= 0  # all four are used
     assert small.decode(small.encode([ODD])[0]) == ODD
@@ -86,7 +86,7 @@ def test_byte_pairs_keep_within_their_size() -> None:
 
 def test_byte_pairs_go_with_the_weights() -> None:
     first, second = BytePairs(400), BytePairs(400)
-    first.learn(CAPTIONS)
+    first.fit(CAPTIONS)
     assert second.encode(CAPTIONS) != first.encode(CAPTIONS)
     second.load_state_dict(first.state_dict())
     assert second.encode(CAPTIONS) == first.encode(CAPTIONS)

@@ -1,6 +1,6 @@
-"""What a captioner sees of an image: maps of a frozen network, or of the run's own discriminator.
+"""Image features for a captioner: maps of a frozen network, or of the run's own discriminator.
 
-Axes: b batch, c channels, h w places, r pixels.
+Axes: b batch, c channels, h w positions in a map, r pixels.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from imagen_pl.models.pretrained.backbones import Backbone, TimmBackbone
 
 
 class CaptionFeatures(nn.Module, ABC):
-    """Feature maps of images, for a captioner to look at.
+    """Feature maps of images, the input of a captioner.
 
     Attributes, set by the subclass:
         channels: of each map.
-        needs_discriminator: it reads what a discriminator saw.
+        needs_discriminator: whether it reads the feature maps of a discriminator.
     """
 
     channels: tuple[int, ...]
     needs_discriminator: bool = False
 
     def check(self, map_channels: Mapping[int, int]) -> None:
-        """Raise ValueError where it does not fit a discriminator's maps, whose channels are given by px."""
+        """Raise UserError if it does not fit a discriminator's maps: their channels, by resolution in px."""
 
     @abstractmethod
     def forward(
-        self, images: Float[Tensor, "b 3 r r"], seen: Mapping[int, Tensor] | None = None
+        self, images: Float[Tensor, "b 3 r r"], discriminator_maps: Mapping[int, Tensor] | None = None
     ) -> list[Float[Tensor, "b c h w"]]:
         """Maps, differentiable with regard to the images.
 
         Args:
             images: -1 to 1.
-            seen: the discriminator's maps of them, by resolution.
+            discriminator_maps: the discriminator's feature maps of these images, by resolution.
         """
 
 
 class BackboneFeatures(CaptionFeatures):
-    """Maps of a frozen network: what it sees does not change while the GAN learns.
+    """Maps of a frozen network, which do not change during training.
 
     Args:
-        backbone: the network; None takes EfficientNet-Lite0 at 64 px, its maps of strides 8 and 16.
+        backbone: the network; None takes EfficientNet-Lite0 at 64 px and its maps of strides 8 and 16.
     """
 
     def __init__(self, backbone: Backbone | None = None) -> None:
@@ -54,19 +54,19 @@ class BackboneFeatures(CaptionFeatures):
         self.channels = self.backbone.channels
 
     def forward(
-        self, images: Float[Tensor, "b 3 r r"], seen: Mapping[int, Tensor] | None = None
+        self, images: Float[Tensor, "b 3 r r"], discriminator_maps: Mapping[int, Tensor] | None = None
     ) -> list[Float[Tensor, "b c h w"]]:
         return self.backbone(images)
 
 
 class DiscriminatorFeatures(CaptionFeatures):
-    """A map of the run's own discriminator, which costs next to nothing and changes as it learns.
+    """A feature map of the run's own discriminator: almost free, but it changes during training.
 
-    In the generator's step that map is of the augmented image.
+    In the generator's step it is the map of the augmented image.
 
     Args:
-        channels: of that map, as the discriminator's `channels` say.
-        resolution: whose map, px; it must be there from the first stage of growth on.
+        channels: of that map, as in the discriminator's `channels`.
+        resolution: of that map, px; the first stage of growth must have it already.
     """
 
     needs_discriminator = True
@@ -89,16 +89,16 @@ class DiscriminatorFeatures(CaptionFeatures):
             )
 
     def forward(
-        self, images: Float[Tensor, "b 3 r r"], seen: Mapping[int, Tensor] | None = None
+        self, images: Float[Tensor, "b 3 r r"], discriminator_maps: Mapping[int, Tensor] | None = None
     ) -> list[Float[Tensor, "b c h w"]]:
-        if seen is None:
+        if discriminator_maps is None:
             raise UserError(
                 "the captioner's DiscriminatorFeatures need a discriminator: take BackboneFeatures where "
                 "there is none"
             )
-        if self.resolution not in seen:
+        if self.resolution not in discriminator_maps:
             raise UserError(
                 f"the captioner's features.resolution {self.resolution} is not among the maps of this stage, "
-                f"{sorted(seen)}: take one that the first stage of growth has"
+                f"{sorted(discriminator_maps)}: take one that the first stage of growth has"
             )
-        return [seen[self.resolution]]
+        return [discriminator_maps[self.resolution]]

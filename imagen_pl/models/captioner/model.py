@@ -1,6 +1,6 @@
-"""A small captioner: an image in, its caption out.
+"""A small captioner, from an image to its caption.
 
-Axes: b batch, m places of an image's maps, t tokens, d width, v tokens known, c channels, r pixels.
+Axes: b batch, m positions of all maps of an image, t tokens, d width, c channels, r pixels.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from imagen_pl.models.captioner.tokenizers import BytePairs, CaptionTokens, Know
 
 
 class Captioner(nn.Module):
-    """A transformer that writes a caption while it looks at an image's maps (as in arXiv:1502.03044).
+    """A transformer decoder with cross-attention to an image's feature maps (as in arXiv:1502.03044).
 
-    It works in two steps, so that one look at the images serves several captions: `look`, then
-    `cross_entropy` or `caption`.
+    It works in two steps, so that one forward pass over the images serves several captions:
+    `extract_features`, then `cross_entropy` or `caption`.
 
     Args:
-        features: what it sees of an image; None takes EfficientNet-Lite0 at 64 px.
-        tokenizer: a tokenizer's name on the Hugging Face hub, or its folder; None learns byte pairs from the
-            captions of the data set at the start of the run, and keeps them with the weights.
-        vocab_size: largest number of tokens that are learnt; a named tokenizer has its own.
-        max_tokens: longer captions are cut off here.
+        features: computes the image's feature maps; None takes EfficientNet-Lite0 at 64 px.
+        tokenizer: a tokenizer's name on the Hugging Face hub, or its folder; None fits byte pairs to the
+            captions of the data set at the start of the run, and saves them with the weights.
+        vocab_size: largest number of tokens of the fitted byte pairs; a named tokenizer has its own.
+        max_tokens: longer captions are truncated here.
         dim: d, its width.
         layers: of the transformer.
         heads: of its attention; they divide `dim`.
-        dropout: share of its activations that are left out while it learns; small data sets want some.
+        dropout: share of activations set to zero in training; small data sets need some.
     """
 
     def __init__(
@@ -60,48 +60,51 @@ class Captioner(nn.Module):
             nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, dim))
             for channels in self.features.channels
         )
-        self.kinds = nn.Parameter(torch.zeros(len(self.doors), dim))  # which map a place belongs to
+        self.kinds = nn.Parameter(torch.zeros(len(self.doors), dim))  # embedding of the map's number
         self.norm = nn.LayerNorm(dim)
         self.decoder = _decoder(self.tokens, max_tokens, dim, layers, heads, dropout)
 
     def prepare(self, captions: Callable[[], Iterable[str]]) -> None:
-        """Learn its tokens, before the first batch, if they are to be learnt.
+        """Fit the byte pairs, if it uses them; call it before the first batch.
 
         Args:
-            captions: gives those of the training set.
+            captions: returns those of the training set; called only if they are needed.
         """
         if isinstance(self.tokens, BytePairs):
-            self.tokens.learn(captions())
+            self.tokens.fit(captions())
 
     def extract_features(
-        self, images: Float[Tensor, "b 3 r r"], seen: Mapping[int, Tensor] | None = None
+        self, images: Float[Tensor, "b 3 r r"], discriminator_maps: Mapping[int, Tensor] | None = None
     ) -> Float[Tensor, "b m d"]:
-        """What it remembers of images, -1 to 1, of any size.
+        """Vectors of all positions of the images' maps, for the decoder's cross-attention.
 
         Args:
-            seen: the discriminator's maps of them, by resolution, where its features are those.
+            images: -1 to 1, of any size.
+            discriminator_maps: the discriminator's feature maps of these images, by resolution; needed if
+                `features.needs_discriminator`.
         """
         memory = []
-        for door, kind, found in zip(self.doors, self.kinds, self.features(images, seen), strict=True):
-            _, _, h, w = found.shape
-            places = door(found.flatten(2).transpose(1, 2))
-            memory.append(places + kind + _positions(h, w, places.shape[2]).to(places))
+        maps = self.features(images, discriminator_maps)
+        for project, map_embedding, x in zip(self.doors, self.kinds, maps, strict=True):
+            _, _, h, w = x.shape
+            vectors = project(x.flatten(2).transpose(1, 2))
+            memory.append(vectors + map_embedding + _positions(h, w, vectors.shape[2]).to(vectors))
         return self.norm(torch.cat(memory, dim=1))
 
     def cross_entropy(self, memory: Float[Tensor, "b m d"], captions: Sequence[str]) -> Float[Tensor, " b"]:
-        """Mean over a caption's tokens of -log p(token | those before it, image), in nats.
+        """Mean over a caption's tokens of -log p(token | tokens before it, image), in nats.
 
-        It is 0 for the empty caption, which says nothing of an image.
+        It is 0 for the empty caption, which does not describe an image.
         """
-        given, wanted, counts = self._teach(captions, memory.device)
-        seen = self.decoder(
-            given,
-            attention_mask=torch.ones_like(given),  # padding comes last, where nobody looks at it
+        inputs, targets, counted = self._teacher_forcing(captions, memory.device)
+        output = self.decoder(
+            inputs,
+            attention_mask=torch.ones_like(inputs),  # padding comes last, where causal attention ignores it
             encoder_hidden_states=memory.contiguous(),
             use_cache=False,
         )
-        losses = F.cross_entropy(seen.logits.float().transpose(1, 2), wanted, reduction="none")
-        return (losses * counts).sum(1) / counts.sum(1).clamp(min=1)
+        losses = F.cross_entropy(output.logits.float().transpose(1, 2), targets, reduction="none")
+        return (losses * counted).sum(1) / counted.sum(1).clamp(min=1)
 
     @torch.no_grad()
     def caption(
@@ -112,14 +115,14 @@ class Captioner(nn.Module):
         temperature: float = 1.0,
         top_p: float = 1.0,
     ) -> list[str]:
-        """A caption for each image, by the likeliest token, the likeliest of several beams, or a draw.
+        """A caption for each image, by greedy decoding, beam search or sampling.
 
         Args:
-            memory: what `look` gave.
-            num_beams: beginnings to keep; 1 takes the likeliest token each time.
-            do_sample: draw each token, by torch's own random numbers.
-            temperature: of a draw; less than 1 is more typical.
-            top_p: draw from the likeliest tokens that make up this share, 0 to 1.
+            memory: the result of `extract_features`.
+            num_beams: beams of the search; 1 is greedy decoding.
+            do_sample: sample each token, from torch's global generator.
+            temperature: of sampling; less than 1 gives more typical captions.
+            top_p: sample from the likeliest tokens that make up this probability, 0 to 1.
         """
         start = torch.full((len(memory), 1), self.tokens.start, device=memory.device)
         draws = {"temperature": temperature, "top_p": top_p, "top_k": 0} if do_sample else {}
@@ -136,10 +139,10 @@ class Captioner(nn.Module):
             )
         return [self.tokens.decode(_until(row, self.tokens.end)) for row in found[:, 1:].tolist()]
 
-    def _teach(
+    def _teacher_forcing(
         self, captions: Sequence[str], device: torch.device
     ) -> tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"], Bool[Tensor, "b t"]]:
-        """What it is given at each place, what it is to say there, and where that counts."""
+        """Input tokens, target tokens, and a mask that is False where the target is padding."""
         rows = [
             [self.tokens.start, *tokens, self.tokens.end][: self.max_tokens + 1]
             for tokens in self.tokens.encode(captions)
@@ -147,13 +150,13 @@ class Captioner(nn.Module):
         longest = max(map(len, rows))
         framed = torch.tensor([row + [self.tokens.end] * (longest - len(row)) for row in rows], device=device)
         lengths = torch.tensor([len(row) - 1 if len(row) > 2 else 0 for row in rows], device=device)
-        counts = torch.arange(longest - 1, device=device) < lengths[:, None]
-        return framed[:, :-1], framed[:, 1:], counts
+        counted = torch.arange(longest - 1, device=device) < lengths[:, None]
+        return framed[:, :-1], framed[:, 1:], counted
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Without dropout, as for a while in training."""
+    """Puts a module into evaluation mode for a while, and restores its mode afterwards."""
     before = module.training
     module.eval()
     try:
@@ -165,7 +168,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def _decoder(
     tokens: CaptionTokens, max_tokens: int, dim: int, layers: int, heads: int, dropout: float
 ) -> nn.Module:
-    """GPT-2 of that size with cross-attention, from random weights."""
+    """GPT-2 of that size with cross-attention, with random weights."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -186,9 +189,9 @@ def _decoder(
 
 
 def _positions(h: int, w: int, dim: int) -> Float[Tensor, "m d"]:
-    """Sines and cosines of where a place stands in its map (arXiv:1706.03762, section 3.5, both ways).
+    """Position embeddings: sines and cosines (arXiv:1706.03762, section 3.5), for rows and columns.
 
-    By its share of the map's height and width, so that maps of different sizes speak of the same places.
+    Positions are fractions of the map's height and width, so that they match between maps of other sizes.
     """
     rates = torch.exp(torch.arange(dim // 4) * (-math.log(100.0) / max(dim // 4 - 1, 1))) * 2 * math.pi
     y, x = ((torch.arange(n) + 0.5) / n for n in (h, w))

@@ -1,4 +1,4 @@
-"""Captions as numbers, and back: by byte pairs learnt from the data set itself, or by any known tokenizer."""
+"""Tokenizers of captions: byte pairs fitted to the data set, or any tokenizer of `transformers`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from imagen_pl.errors import UserError
 
 
 class CaptionTokens(nn.Module, ABC):
-    """Turns captions into numbers. A caption's own are framed by `start` and `end`.
+    """Turns captions into token numbers.
 
     Attributes, set by the subclass:
-        size: how many numbers there are, those that are never used among them.
-        start, end: before the first word, and after the last.
+        size: size of the vocabulary, unused numbers included.
+        start, end: the tokens before the first word and after the last.
     """
 
     size: int
     start: int
     end: int
 
-    def learn(self, captions: Iterable[str]) -> None:
-        """See how captions are worded; one that knows its tokens has nothing to learn."""
+    def fit(self, captions: Iterable[str]) -> None:
+        """Fit the vocabulary to captions; does nothing if the vocabulary is fixed."""
 
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> list[list[int]]:
@@ -34,20 +34,20 @@ class CaptionTokens(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, tokens: Sequence[int]) -> str:
-        """The words again; `start`, `end` and what is no token are passed over."""
+        """The text of tokens; `start`, `end` and numbers without a token are skipped."""
 
 
 class BytePairs(CaptionTokens):
-    """The pairs that come most often grow together, from single bytes on (arXiv:1508.07909).
+    """Byte-pair encoding, which merges the most frequent pairs of tokens, from bytes up (arXiv:1508.07909).
 
-    Any text can be written and read back to the letter. All that is learnt is the list of pairs, in a buffer
-    of fixed size: it goes with the weights into every checkpoint, and reading it runs no code.
+    Any text can be encoded and decoded without loss. The list of merged pairs is a buffer of fixed size: it
+    is saved with the weights in every checkpoint, and loading it runs no code.
 
     Args:
         size: largest number of tokens.
     """
 
-    end, start = 0, 1  # 0 ends, so that padding with 0 reads as an end
+    end, start = 0, 1  # 0 is the end, so padding with 0 ends a caption
     merges: Int32[Tensor, "n 2"]
 
     def __init__(self, size: int = 4096) -> None:
@@ -59,30 +59,30 @@ class BytePairs(CaptionTokens):
             )
         self.size = size
         self.register_buffer("merges", torch.full((size - 256 - self._bytes, 2), -1, dtype=torch.int32))
-        self._made: Any = None
-        self.register_load_state_dict_post_hook(_forget)
+        self._cached_tokenizer: Any = None
+        self.register_load_state_dict_post_hook(_drop_cached_tokenizer)
 
-    def learn(self, captions: Iterable[str]) -> None:
+    def fit(self, captions: Iterable[str]) -> None:
         from tokenizers import trainers
 
-        learner, letters = _tokenizer({}, []), _letters()
+        fitted, letters = _tokenizer({}, []), _letters()
         trainer = trainers.BpeTrainer(
             vocab_size=self.size - self._bytes,
             min_frequency=2,
             initial_alphabet=letters,
             show_progress=False,
         )
-        # Sorted: what comes equally often must not depend on the order.
-        learner.train_from_iterator(sorted({_clean(caption) for caption in captions}), trainer)
+        # Sorted: ties between equally frequent pairs must not depend on the order of the captions.
+        fitted.train_from_iterator(sorted({_clean(caption) for caption in captions}), trainer)
         vocabulary = self._alphabet()
         pairs: list[tuple[int, int]] = []
-        for a, b in _pairs_of(learner)[: len(self.merges)]:
+        for a, b in _pairs_of(fitted)[: len(self.merges)]:
             pairs.append((vocabulary[a], vocabulary[b]))
             vocabulary.setdefault(a + b, len(vocabulary) + self._bytes)
         self.merges.fill_(-1)
         if pairs:
             self.merges[: len(pairs)] = torch.tensor(pairs, dtype=torch.int32)
-        self._made = None
+        self._cached_tokenizer = None
 
     def encode(self, captions: Sequence[str]) -> list[list[int]]:
         tokenizer, _ = self._tokenizer()
@@ -98,8 +98,8 @@ class BytePairs(CaptionTokens):
         return {letter: self._bytes + i for i, letter in enumerate(_letters())}
 
     def _tokenizer(self) -> tuple[Any, int]:
-        """The tokenizer of the pairs as they are now, and how many tokens it knows."""
-        if self._made is None:
+        """The tokenizer of the current pairs, and the number of its tokens."""
+        if self._cached_tokenizer is None:
             vocabulary, merges = self._alphabet(), []
             spelt = {number: word for word, number in vocabulary.items()}
             for a, b in self.merges.tolist():
@@ -108,13 +108,13 @@ class BytePairs(CaptionTokens):
                 merges.append((spelt[a], spelt[b]))
                 number = vocabulary.setdefault(spelt[a] + spelt[b], len(vocabulary) + self._bytes)
                 spelt[number] = spelt[a] + spelt[b]
-            self._made = (_tokenizer(vocabulary, merges), len(vocabulary))
-        made: tuple[Any, int] = self._made
+            self._cached_tokenizer = (_tokenizer(vocabulary, merges), len(vocabulary))
+        made: tuple[Any, int] = self._cached_tokenizer
         return made
 
 
 class KnownTokens(CaptionTokens):
-    """Any tokenizer that `transformers` opens; its vocabulary is not kept with the weights, only its name.
+    """Any tokenizer of `transformers`; not its vocabulary but only its name is saved with the weights.
 
     Args:
         name: a name on the Hugging Face hub, or a folder.
@@ -146,14 +146,14 @@ class KnownTokens(CaptionTokens):
         return words.strip()
 
 
-def _forget(tokens: nn.Module, _: Any) -> None:
-    """Weights were loaded, and other pairs with them."""
+def _drop_cached_tokenizer(tokens: nn.Module, _: Any) -> None:
+    """Drop the tokenizer made from the old pairs, after weights were loaded."""
     assert isinstance(tokens, BytePairs)
-    tokens._made = None
+    tokens._cached_tokenizer = None
 
 
 def _tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Any:
-    """Byte pairs as `tokenizers` works with them; a space belongs to the word after it."""
+    """Byte pairs as a tokenizer of `tokenizers`; a space belongs to the word after it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     made = Tokenizer(models.BPE(vocabulary, merges))
@@ -163,19 +163,19 @@ def _tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Any
 
 
 def _letters() -> list[str]:
-    """A letter for each of the 256 bytes."""
+    """The printable characters that stand for the 256 bytes."""
     from tokenizers import pre_tokenizers
 
     return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def _pairs_of(tokenizer: Any) -> list[tuple[str, str]]:
-    """What grew together, first things first."""
+    """The merged pairs, in the order of merging."""
     import json
 
     return [(a, b) for a, b in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
 def _clean(caption: str) -> str:
-    """Half a pair of surrogates, as JSON files may hold, is no text."""
+    """Replace lone surrogates, which JSON files may contain, by question marks."""
     return caption.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""A captioner's weights in a file of their own, tokens included."""
+"""A captioner's weights in a file of their own, byte pairs included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imagen_pl.storage.model_paths import CAPTIONER_WEIGHTS
 
 
 def save_weights(captioner: Captioner, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Write the file, whole or not at all; torch.float16 halves it."""
+    """Write the file atomically; torch.float16 halves its size."""
     from safetensors.torch import save
 
     file = Path(folder) / CAPTIONER_WEIGHTS
@@ -28,10 +28,10 @@ def save_weights(captioner: Captioner, folder: str | Path, dtype: torch.dtype = 
 
 
 def load_weights(captioner: Captioner, folder: str | Path) -> None:
-    """Give a captioner the weights and tokens in a folder that `imagen-pl fit-captioner` wrote.
+    """Load the weights and byte pairs from a folder that `imagen-pl fit-captioner` wrote.
 
     Raises:
-        UserError: there are none, they are damaged, or of other sizes.
+        UserError: the file is missing or damaged, or its weights have other shapes.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -53,7 +53,7 @@ def load_weights(captioner: Captioner, folder: str | Path) -> None:
                 f"captioner {folder} has other sizes ({name} differs): give the settings that are in "
                 f"{folder}/config.json"
             )
-    captioner.load_state_dict(found, strict=False)  # what serves in two places is there once
+    captioner.load_state_dict(found, strict=False)  # shared tensors are stored once
 
 
 def _each_once(captioner: Captioner) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What the system asks of a discriminator."""
+"""The interface of a discriminator."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from imagen_pl.types import Growth, TextFeatures
 
 @dataclass
 class ImageFeatures:
-    """What a discriminator has seen in a batch of images, before it reads the captions.
+    """A discriminator's features of a batch of images, which do not depend on the captions.
 
     maps: feature maps (b, c, r, r) by their resolution r, from large to small.
     final: one vector an image.
-    frozen: maps of the frozen network that it judges by, fine to coarse; empty where there is none.
+    frozen: feature maps of its frozen backbone, fine to coarse; empty where it has none.
     """
 
     maps: dict[int, Float[Tensor, "b c r r"]]
@@ -28,17 +28,17 @@ class ImageFeatures:
 
 
 class Discriminator(nn.Module, ABC):
-    """Judges whether images are real and fit their captions.
+    """Scores whether images are real and match their captions.
 
-    It works in two steps, so that one look at the images serves several captions (its own and a
-    mismatched one) and several tasks.
+    It works in two steps, `extract_features` and `logits`, so that one forward pass over the images serves
+    several captions (the image's own and a mismatched one) and several losses.
 
     Attributes, set by the subclass:
         resolutions: every resolution it can grow through, px, from small to large.
         text_dim: c, the size of the text features that it reads.
         final_dim: f, the size of `ImageFeatures.final`.
-        penalizable: whether gradient penalties can hold down the slopes of `penalized_logits`.
-        map_channels: c of each of `ImageFeatures.maps`, by its resolution; empty where it gives no maps.
+        penalizable: whether gradient penalties can act on the gradients of `penalized_logits`.
+        map_channels: c of each of `ImageFeatures.maps`, by its resolution; empty where there are no maps.
     """
 
     resolutions: tuple[int, ...]
@@ -60,17 +60,17 @@ class Discriminator(nn.Module, ABC):
     def forward(
         self, images: Float[Tensor, "b 3 r r"], text: TextFeatures, growth: Growth | None = None
     ) -> Float[Tensor, "b k"]:
-        """Look, then judge."""
+        """`extract_features`, then `logits`."""
         return self.logits(self.extract_features(images, growth), text)
 
     def penalized_logits(
         self, images: Float[Tensor, "b 3 r r"], text: TextFeatures, growth: Growth | None = None
     ) -> Float[Tensor, "b k"]:
-        """The logits whose slopes gradient penalties hold down: all, where no part reads frozen features."""
+        """The logits that gradient penalties differentiate: all, unless a part reads frozen features."""
         return self(images, text, growth)
 
     def check_growth(self, images: Float[Tensor, "b 3 r r"], growth: Growth | None) -> Growth:
-        """How far it is grown. Raises ValueError unless the images are of that size."""
+        """`growth`, or fully grown where it is None. Raises ValueError unless the images have that size."""
         growth = growth or Growth(self.resolutions[-1])
         if images.shape[-1] != growth.resolution:
             raise ValueError(f"images of {images.shape[-1]} px were given at growth {growth.resolution} px")
@@ -80,7 +80,7 @@ class Discriminator(nn.Module, ABC):
 
     @abstractmethod
     def blocks(self) -> dict[int, nn.Module]:
-        """The block that each resolution adds, by resolution; what they share is in none of them.
+        """The block that each resolution adds, by resolution; shared layers are in none of them.
 
-        One that does not grow has none.
+        Empty for a discriminator that does not grow.
         """

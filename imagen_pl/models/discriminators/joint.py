@@ -1,4 +1,4 @@
-"""Several discriminators side by side, as one.
+"""Several discriminators combined into one.
 
 Axes: b batch, r pixels, k heads.
 """
@@ -19,25 +19,28 @@ from imagen_pl.types import Growth, TextFeatures
 
 @dataclass
 class JointFeatures(ImageFeatures):
-    """parts: what each of the discriminators has seen; `maps` and `final` are the first's, `frozen` is of the
-    first one that judges by a frozen network."""
+    """parts: the features of each discriminator. `maps` and `final` are those of the first, `frozen` those of
+    the first one with a frozen backbone."""
 
     parts: list[ImageFeatures]
 
 
 class JointDiscriminator(Discriminator):
-    """Judges by all of its discriminators; the first one's features serve the other terms, but
-    for `frozen`, which the first one with a frozen network gives.
+    """Concatenates the logits of all of its discriminators.
+
+    The other losses read the features of the first one, except `frozen`, which comes from the first one with
+    a frozen backbone.
 
     A loss is the mean over the logits, and one discriminator may give more of them than another. So their
-    columns are repeated until each has its share of the mean: its own heads count alike within it.
-    Penalties hold down the first one's slopes alone, as before: those of a frozen network do not give way
-    to them (arXiv:2111.01007 uses none). With half the share in the loss, they weigh twice as much.
+    columns are repeated until each discriminator has its share of the mean; its own heads count equally.
+    Gradient penalties apply to the first one alone: they cannot change the gradients of a frozen network
+    (arXiv:2111.01007 uses none). If the first one has half the share of the loss, its penalty weighs twice as
+    much in comparison.
 
     Args:
-        discriminators: the first is the one that grows, is penalised, and is asked by the terms that ask for
-            `maps` and `final`.
-        shares: how much each one's judgement counts, as [2, 1]; None counts all alike.
+        discriminators: the first is the one that grows, is penalised, and gives `maps` and `final` to the
+            other losses.
+        shares: weight of each one's logits, such as [2, 1]; None weights all equally.
     """
 
     def __init__(self, discriminators: list[Discriminator], shares: list[int] | None = None) -> None:

@@ -1,7 +1,7 @@
-"""A growing discriminator that judges at several scales.
+"""A growing discriminator with heads at several scales.
 
-Residual blocks, one a resolution, that grow as in arXiv:1710.10196; the caption enters by
-projection (arXiv:1802.05637); further heads judge coarser maps, as in GigaGAN (arXiv:2303.05511).
+Residual blocks, one per resolution, that grow as in arXiv:1710.10196. The caption enters by
+projection (arXiv:1802.05637). Extra heads read other feature maps, as in GigaGAN (arXiv:2303.05511).
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from imagen_pl.types import Growth, TextFeatures
 
 
 class MultiscaleDiscriminator(Discriminator):
-    """Judges images from 8 px up to any power of two.
+    """Scores images from 8 px up to any power of two.
 
     Args:
         channels: feature maps at each resolution, smallest first, each twice the one before. The
-            smallest holds the last map, which the main head reads whole.
+            smallest is the resolution of the last map, which the main head flattens.
         text_dim: size of the text encoder's vectors.
-        final_dim: size of the vector that sums up an image.
+        final_dim: size of the vector that summarises an image.
         heads_at: resolutions whose maps have a head of their own, beside the main head.
-        self_attention_at: resolutions where pixels look at each other.
-        minibatch_stddev: images in a group whose variety the last layer is told, which works
-            against collapse (arXiv:1710.10196, section 3); 0 switches it off. A batch that it does
+        self_attention_at: resolutions with self-attention between pixels.
+        minibatch_stddev: images per group whose standard deviation becomes an extra map of the last layer,
+            against mode collapse (arXiv:1710.10196, section 3); 0 switches it off. A batch that it does
             not divide is one group.
-        text_adapter: fine-tunes the captions' features for this network; None reads them as they are.
+        text_adapter: fine-tunes the captions' features for this network; None uses them unchanged.
     """
 
     def __init__(
@@ -109,9 +109,9 @@ class MultiscaleDiscriminator(Discriminator):
 
 
 class DownBlock(nn.Module):
-    """What one resolution adds: its own door for images, and a residual layer that halves the side.
+    """What one resolution adds: an input layer for RGB images, and a residual layer that halves the side.
 
-    The smallest resolution's block keeps the side.
+    The block of the smallest resolution keeps the side.
     """
 
     def __init__(self, channels: int, out_channels: int, *, last: bool, self_attention: bool) -> None:
@@ -152,7 +152,7 @@ class ProjectionHead(nn.Module):
 
 
 class MapHead(nn.Module):
-    """One logit from a feature map: every place is judged, then the mean is taken."""
+    """One logit from a feature map: the mean of the logits of all positions."""
 
     def __init__(self, channels: int, text_dim: int) -> None:
         super().__init__()
@@ -160,12 +160,12 @@ class MapHead(nn.Module):
         self.head = ProjectionHead(channels, text_dim)
 
     def forward(self, x: Float[Tensor, "b c r r"], pooled: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-        # Judging is linear after the activation, so the mean of the places is judged once.
+        # The head is linear after the activation, so averaging the positions first gives the same logit.
         return self.head(F.leaky_relu(self.conv(x), SLOPE).mean((2, 3)), pooled)
 
 
 def append_stddev(x: Float[Tensor, "b c h w"], group: int) -> Float[Tensor, "b c+1 h w"]:
-    """A map more: how much the images of a group differ, on average (arXiv:1710.10196, section 3)."""
+    """Append one map: the mean standard deviation within a group of images (arXiv:1710.10196, section 3)."""
     b, _, h, w = x.shape
     group = group if b % group == 0 else b
     grouped = at_least_float32(x).reshape(group, b // group, -1)

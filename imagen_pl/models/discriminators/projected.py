@@ -1,10 +1,10 @@
-"""A discriminator that judges the features of a frozen network (Projected GAN, arXiv:2111.01007).
+"""A discriminator on the features of a frozen network (Projected GAN, arXiv:2111.01007).
 
 The maps of a backbone are mixed by fixed random convolutions, across channels and then from coarse to fine,
-so that no single feature is easy to fool; one small head a map judges them with the caption, which enters by
+so that no single feature is easy to fool. Each mixed map has a small head, which reads the caption by
 projection as in StyleGAN-T (arXiv:2301.09515).
 
-Axes: b batch, c channels, h w places, r s pixels.
+Axes: b batch, c channels, h w positions in a map, r s pixels.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ _TRIALS = 16  # images that the maps' sizes are measured on
 
 @dataclass
 class ProjectedFeatures(ImageFeatures):
-    """summed_up: what each head makes of its mixed map, before it reads the captions; fine to coarse."""
+    """head_features: one vector per head and image, before the captions enter; fine to coarse."""
 
-    summed_up: list[Float[Tensor, "b _w"]]
+    head_features: list[Float[Tensor, "b _w"]]
 
 
 class ProjectedDiscriminator(Discriminator):
-    """Judges images of any resolution by what a frozen network sees in them.
+    """Scores images of any resolution by the features of a frozen network.
 
-    Images are brought to the backbone's size, so nothing grows here. Slopes with regard to pixels are mostly
-    the frozen network's, which no penalty can change: it takes none, and `spectral_norm` keeps its heads
-    smooth.
+    Images are resized to the backbone's input size, so nothing grows here. Most of the gradient with regard
+    to pixels comes from the frozen network, which a gradient penalty cannot change: this discriminator takes
+    none, and `spectral_norm` keeps its heads smooth.
 
     Args:
-        backbone: whose features are judged. The model must not be scored on the same.
+        backbone: the frozen network. Do not evaluate the model on features of the same network.
         resolutions: of the run, px, from small to large.
         text_dim: size of the text encoder's vectors.
-        final_dim: size of the vector that sums up an image.
-        max_channels: mixing keeps a map's channels, but gives at most so many.
+        final_dim: size of the vector that summarises an image.
+        max_channels: upper limit of a mixed map's channels; below it, a map keeps its number of channels.
         head_channels: width of the heads.
-        spectral_norm: hold the gain of the heads' convolutions at one (arXiv:1802.05957). Their last layers
-            stay free: held as well, they hardly learnt captions.
-        seed: of the fixed mixing; it is saved with the weights.
+        spectral_norm: normalise the heads' convolutions to a spectral norm of one (arXiv:1802.05957). Their
+            last layers are not normalised: if they are, the heads hardly learn the captions.
+        seed: of the fixed mixing, which is saved with the weights.
     """
 
     penalizable = False
@@ -94,13 +94,13 @@ class ProjectedDiscriminator(Discriminator):
         scales = self.mixing(frozen)
         means = torch.cat([x.mean((2, 3)) for x in scales], dim=1)
         maps = dict(zip(self.mixing.sides, scales, strict=True))
-        summed_up = [head.extract_features(x) for head, x in zip(self._heads, scales, strict=True)]
-        return ProjectedFeatures(maps, self.activation(self.to_final(means)), summed_up, frozen=frozen)
+        head_features = [head.extract_features(x) for head, x in zip(self._heads, scales, strict=True)]
+        return ProjectedFeatures(maps, self.activation(self.to_final(means)), head_features, frozen=frozen)
 
     def logits(self, features: ImageFeatures, text: TextFeatures) -> Float[Tensor, "b k"]:
         assert isinstance(features, ProjectedFeatures)
         logits = [
-            head.logits(x, text.pooled) for head, x in zip(self._heads, features.summed_up, strict=True)
+            head.logits(x, text.pooled) for head, x in zip(self._heads, features.head_features, strict=True)
         ]
         return at_least_float32(torch.stack(logits, dim=1))
 
@@ -116,13 +116,13 @@ class FixedMixing(nn.Module):
     map is first brought to a mean square near one, as measured on smooth random images.
 
     Args:
-        backbone: whose maps are mixed.
-        max_channels: a mixed map has the map's own channels, but at most so many.
+        backbone: the network whose maps are mixed.
+        max_channels: upper limit of a mixed map's channels; below it, a map keeps its number of channels.
         seed: of A and B.
 
     Attributes:
         widths: channels of each mixed map, fine to coarse.
-        sides: of each map, places; the backbone's size decides them.
+        sides: height and width of each map; they follow from the backbone's input size.
     """
 
     def __init__(self, backbone: Backbone, max_channels: int, seed: int) -> None:
@@ -154,7 +154,7 @@ class FixedMixing(nn.Module):
 
 
 class ScaleHead(nn.Module):
-    """Looks at a map, and judges what it saw with a caption."""
+    """One logit from a feature map and a caption."""
 
     def __init__(self, channels: int, width: int, text_dim: int) -> None:
         super().__init__()
@@ -164,17 +164,17 @@ class ScaleHead(nn.Module):
         self.head = ProjectionHead(width, text_dim)
 
     def extract_features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b width"]:
-        """What it sees, which serves several captions: all but the projection."""
+        """All but the projection, so that several captions can share it."""
         x = self.activation(self.enter(x))
         x = (x + self.activation(self.residual(x))) * 0.5**0.5
-        # Judging is linear from here on, so the mean of the places is judged once. Pooled, since on CPUs the
-        # slope of `mean` has another layout in memory than the map, which slows down what stands before it.
+        # The head is linear from here on, so averaging the positions first gives the same logit. `avg_pool2d`
+        # and not `mean`, whose gradient on CPUs has another memory layout and slows down the layers before.
         return F.avg_pool2d(x, x.shape[-2:]).flatten(1)
 
-    def logits(self, seen: Float[Tensor, "b width"], pooled: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    def logits(self, features: Float[Tensor, "b width"], pooled: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """One logit an image."""
-        judged: Tensor = self.head(seen, pooled)
-        return judged
+        logits: Tensor = self.head(features, pooled)
+        return logits
 
 
 def _random(

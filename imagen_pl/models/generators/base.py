@@ -1,4 +1,4 @@
-"""What the system asks of a generator."""
+"""The interface of a generator."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from imagen_pl.types import Growth, TextFeatures
 
 
 class Generator(nn.Module, ABC):
-    """Draws images for captions.
+    """Generates images for captions.
 
     Attributes, set by the subclass:
         resolutions: every resolution it can grow through, px, from small to large.
         latent_dim: z, the size of the latent vector; entries are standard normal.
         text_dim: c, the size of the text features that it reads.
-        init_from: whose weights a new training starts from, where both have them; None its own first ones.
+        init_from: model whose weights a new training starts from, for the parameters that both have; None
+            starts from random weights.
     """
 
     resolutions: tuple[int, ...]
@@ -41,13 +42,13 @@ class Generator(nn.Module, ABC):
             z: latents.
             text: the captions.
             growth: how far the network has grown; blocks beyond it do not run.
-            truncation: 0 to 1; less than 1 trades variety for typical pictures, by drawing the
-                latent's style towards its mean. The words are left alone.
-            guidance: 0 or more; 1 draws to the bit what is drawn without it, more heeds the words more, less
-                than 1 less. A generator that knows no guidance leaves out this argument and the next.
-            unconditional_text: captions, any number of rows, that stand for no caption in particular, as
-                "" alone
-                does; guidance other than 1 leads from there to `text` and beyond.
+            truncation: 0 to 1; less than 1 trades variety for typical images, by moving the latent's style
+                towards its mean. The caption's part of the style is not truncated.
+            guidance: 0 or more; 1 gives exactly the images without guidance, more follows the caption more
+                closely, less follows it less. A generator without guidance leaves out this argument and the
+                next.
+            unconditional_text: features of one or more captions that describe nothing in particular, such
+                as "" alone; guidance other than 1 moves from their style to that of `text` and beyond.
 
         Raises:
             ValueError: the resolution is unknown, or guidance is not 1 and `unconditional_text` is missing.
@@ -55,7 +56,7 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def blocks(self) -> dict[int, nn.Module]:
-        """The block that each resolution adds, by resolution; what they share is in none of them."""
+        """The block that each resolution adds, by resolution; shared layers are in none of them."""
 
     def track(self, z: Float[Tensor, "n z"]) -> None:
         """Update running statistics from the latents of all processes; called once a training step."""

@@ -20,16 +20,16 @@ from imagen_pl.types import TextFeatures
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """What the generator asks of a block.
+    """The settings of one block.
 
     resolution: side of its output, px.
-    in_channels: feature maps that it is given.
-    channels: feature maps that it gives.
+    in_channels: feature maps of its input.
+    channels: feature maps of its output.
     style_dim: size of the style.
     upsampled: whether its input has half the side of its output; else the same.
     layers: residual layers, of two convolutions each.
-    text_dim: size of the text encoder's vectors where its pixels look at the words; else None.
-    self_attention: whether its pixels look at each other.
+    text_dim: size of the text encoder's vectors if the block has cross-attention to the caption; else None.
+    self_attention: whether it has self-attention between pixels.
     noise: whether it adds learned amounts of noise in training.
     """
 
@@ -45,13 +45,13 @@ class BlockPlan:
 
 
 class StyleBlock(nn.Module):
-    """What one resolution adds: bigger, modulated residual layers, attention, and its own picture.
+    """What one resolution adds: upsampling, modulated residual layers, attention and an RGB output.
 
-    A subclass is another kind of block, which YAML names: it takes the plan, and settings of its own after
-    it, and has a `to_rgb` that draws its picture.
+    A subclass is another kind of block, named by its class path in YAML: its constructor takes the plan, then
+    settings of its own, and it has a `to_rgb` that turns its feature maps into an image.
 
     Args:
-        plan: what the generator asks of it.
+        plan: the settings that the generator gives each block.
     """
 
     def __init__(self, plan: BlockPlan) -> None:
@@ -70,7 +70,7 @@ class StyleBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "b i h w"], style: Float[Tensor, "b style"], text: TextFeatures
     ) -> Float[Tensor, "b c r r"]:
-        x = self.narrow(x)  # before the doubling: the same numbers for a quarter of the work
+        x = self.narrow(x)  # before upsampling: the same result for a quarter of the work
         if self.upsampled:
             x = upsample(x)
         for layer in self.layers:
@@ -94,7 +94,7 @@ class ResidualLayer(nn.Module):
         self, x: Float[Tensor, "b c h w"], style: Float[Tensor, "b style"]
     ) -> Float[Tensor, "b c h w"]:
         h = self.activation(self.first(x, style))
-        if self.noise is not None and self.training:  # a finished picture gets the mean of the noise, 0
+        if self.noise is not None and self.training:  # when sampling, the mean of the noise, 0
             fresh = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=h.dtype)
             h = h + self.noise.to(h.dtype)[None, :, None, None] * fresh
         h = self.activation(self.second(h, style))

@@ -1,8 +1,8 @@
 """A growing, text-conditioned style generator.
 
-StyleGAN2's modulation (arXiv:1912.04958) in residual blocks, one a resolution, that grow as in
-arXiv:1710.10196; the words enter through the style, as in StyleGAN-T (arXiv:2301.09515), and
-through cross-attention to the tokens, as in GigaGAN (arXiv:2303.05511).
+StyleGAN2's modulation (arXiv:1912.04958) in residual blocks, one per resolution, that grow as in
+arXiv:1710.10196. The caption enters through the style, as in StyleGAN-T (arXiv:2301.09515), and
+through cross-attention to its tokens, as in GigaGAN (arXiv:2303.05511).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from imagen_pl.types import Growth, TextFeatures
 
 
 class StyleGenerator(Generator):
-    """Draws images for captions, from 4 px up to any power of two.
+    """Generates images for captions, from 4 px up to any power of two.
 
     Args:
         channels: feature maps at each resolution, smallest first, each twice the one before. Its
@@ -38,23 +38,23 @@ class StyleGenerator(Generator):
         style_dim: size of the style w.
         mapping_layers: layers from the latent to its style.
         layers_per_block: residual layers, of two convolutions each, at every resolution.
-        text_attention_at: resolutions where pixels look at the caption's words.
-        self_attention_at: resolutions where pixels look at each other; costs grow with resolution^4.
-        output: "sum" adds up every resolution's picture, each finer one a correction (StyleGAN2);
-            "last" takes the finest alone and blends from the one below while it fades in (ProGAN).
-        noise: add learned amounts of fresh noise in training (StyleGAN); samples are drawn without.
-        style_mixing: share of training images drawn with two latents, the second for the finer
+        text_attention_at: resolutions with cross-attention from pixels to the caption's tokens.
+        self_attention_at: resolutions with self-attention between pixels; costs grow with resolution^4.
+        output: "sum" adds up the RGB outputs of all resolutions, each finer one a correction (StyleGAN2);
+            "last" uses the finest alone and blends from the one below while it fades in (ProGAN).
+        noise: add learned amounts of fresh noise in training (StyleGAN); none is added when sampling.
+        style_mixing: share of training images generated from two latents, the second for the finer
             blocks (StyleGAN).
-        mean_decay: how slowly the tracked mean of the latent's style moves, 0 to 1, a step.
-        block: makes the block of a resolution; a subclass of StyleBlock by its class_path is another kind.
-        text_noise: noise added to captions' vectors in training, as a share of their length: what is learnt
-            of one caption is spread to those near it (conditioning augmentation, as in StackGAN,
-            arXiv:1612.03242, section 3.2, of a fixed width). Samples are drawn without.
-        init_from: a run's folder, a checkpoint or a release, whose generator's average a new training
-            starts from: what both have by name, as the mapping, a prior and the blocks of shared resolutions.
-            It is read once, and need not be there for a resume or to draw.
-        text_adapter: fine-tunes the captions' features for this network; None reads them as they are.
-        prior: guesses from a caption what is to be seen, which the mapping reads beside the caption's vector.
+        mean_decay: decay per step of the moving average of the latent's style, 0 to 1.
+        block: constructor of the blocks; the class_path of a subclass of StyleBlock gives another kind.
+        text_noise: noise added to the captions' vectors in training, as a share of their length, so that
+            neighbouring captions give similar images (conditioning augmentation, as in StackGAN,
+            arXiv:1612.03242, section 3.2, of a fixed width). None is added when sampling.
+        init_from: a run's folder, a checkpoint or a release; a new training starts from the moving average
+            of its generator, for the parameters that both have by name: mapping, prior, and the blocks of
+            shared resolutions. It is read once; resuming and sampling do not need it.
+        text_adapter: fine-tunes the captions' features for this network; None uses them unchanged.
+        prior: predicts image features from a caption; the mapping reads them beside the caption's vector.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class StyleGenerator(Generator):
         words_dim = text_dim + (prior.guess_dim if prior is not None else 0)
         self.mapping = Mapping(latent_dim, words_dim, style_dim, mapping_layers)
         start = self.resolutions[0]
-        # A whole first map from the style, as in DCGAN (arXiv:1511.06434): layout for one matrix product.
+        # The first map is a linear function of the style, as in DCGAN (arXiv:1511.06434).
         self.first_map = linear(style_dim, channels[start] * start**2)
         self.grown = nn.ModuleDict()  # by resolution, written in decimal
         before = channels[start]
@@ -150,8 +150,8 @@ class StyleGenerator(Generator):
         return self._draw(style, style, self.resolutions[-1] + 1, self._read(text)[0], growth)
 
     def _read(self, text: TextFeatures) -> tuple[TextFeatures, Float[Tensor, "b _ck"]]:
-        """The captions as pixels look at them, and as the mapping reads them."""
-        guess = self._guess(text)  # of the caption as it is: text_noise is not for the guess
+        """Text features for the attention layers, and the vector that the mapping reads."""
+        guess = self._guess(text)  # before text_noise is added: the prior was fitted to clean captions
         if self.training and self.text_noise:
             text = text.with_noise(self.text_noise)
         if self.text_adapter is not None:
@@ -194,7 +194,7 @@ class StyleGenerator(Generator):
     def _style_without(
         self, z: Float[Tensor, "b z"], unconditional_text: TextFeatures | None, truncation: float
     ) -> Float[Tensor, "b style"]:
-        """Each latent's style without its caption: the mean over those that guidance leads away from."""
+        """Each latent's style without its caption: the mean over the unconditional captions."""
         if unconditional_text is None:
             raise ValueError(
                 "guidance other than 1 needs the captions to lead away from: give unconditional_text"
@@ -216,7 +216,7 @@ class StyleGenerator(Generator):
         return block
 
     def _paint(self, rgb: Tensor, coarser: Tensor | None, fade: float) -> Tensor:
-        """The picture so far: this resolution's, heard at `fade`, on the coarser one."""
+        """The image so far: this resolution's RGB output, weighted by `fade`, and the coarser one."""
         if coarser is None:
             return rgb
         if self.output == "sum":
@@ -224,7 +224,7 @@ class StyleGenerator(Generator):
         return rgb if fade >= 1 else upsample(coarser).lerp(rgb, fade)
 
     def _mixed_style(self, style: Tensor, words: Tensor) -> tuple[Tensor, int]:
-        """Style for the finer blocks, and the resolution from which they take it."""
+        """Style for the finer blocks, and the resolution from which it is used."""
         if not self.training or self.style_mixing == 0:
             return style, self.resolutions[-1] + 1
         other = torch.randn(style.shape[0], self.latent_dim, device=style.device)
@@ -235,7 +235,7 @@ class StyleGenerator(Generator):
 
     @torch.no_grad()
     def track(self, z: Float[Tensor, "n z"]) -> None:
-        """Move the tracked mean of the latent's style towards these latents' (StyleGAN, section 2.1)."""
+        """Update the moving average of the latent's style from these latents (StyleGAN, section 2.1)."""
         self.latent_mean.lerp_(self.mapping.latent(z).float().mean(0), 1 - self.mean_decay)
 
 
@@ -244,7 +244,7 @@ def _beside(pooled: Float[Tensor, "b c"], guess: Float[Tensor, "b k"] | None) ->
 
 
 class Mapping(nn.Module):
-    """From a latent and a caption to a style: each mapped by itself, then joined."""
+    """From a latent and a caption to a style: each is mapped separately, then both are joined."""
 
     def __init__(self, latent_dim: int, text_dim: int, style_dim: int, layers: int) -> None:
         super().__init__()
@@ -272,7 +272,7 @@ class Mapping(nn.Module):
     ) -> Float[Tensor, "b style"]:
         latent = self.latent(z)
         if truncation != 1:
-            # The words are not truncated (StyleGAN-T, section 3.3): they say what to draw.
+            # The caption is not truncated (StyleGAN-T, section 3.3): it says what to draw.
             latent = torch.lerp(latent_mean.to(latent.dtype), latent, truncation)
         words = self.activation(self.text(pooled))
         x = self.activation(self.join(torch.cat([latent, words], dim=1)))

@@ -1,4 +1,4 @@
-"""Attention between a map's pixels, from its pixels to the caption's words, and between the words."""
+"""Self-attention between pixels, cross-attention from pixels to a caption's tokens, and between tokens."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor, nn
 
 from imagen_pl.models.layers.precision import at_least_float32
 
-# Up to so many keys the plain product is faster than the fused kernel: eight times on a CPU, for a caption.
-_FEW = 256
+# Up to this many keys the plain product is faster than the fused kernel: 8 times on a CPU, for a caption.
+_MAX_KEYS_UNFUSED = 256
 
 
 class SelfAttention(nn.Module):
-    """Every pixel looks at every pixel (arXiv:1805.08318), added to the map through a silent start.
+    """Self-attention between all pixels (arXiv:1805.08318), in a residual branch that starts at zero.
 
     Queries and keys have unit length and a learned temperature (arXiv:2010.04245): their products
     cannot explode, which keeps bfloat16 training finite.
 
     Args:
         channels: feature maps; a multiple of `heads`.
-        heads: how many patterns to look for at once.
-        fused: let many pixels use torch's fused kernel, which takes less memory but cannot be
-            differentiated twice, as gradient penalties do with a discriminator.
+        heads: attention heads.
+        fused: use torch's fused kernel for maps with many pixels. It takes less memory but cannot be
+            differentiated twice, which gradient penalties need in a discriminator.
     """
 
     def __init__(self, channels: int, heads: int = 4, fused: bool = True) -> None:
@@ -32,7 +32,7 @@ class SelfAttention(nn.Module):
         self.heads, self.fused = heads, fused
         self.norm = nn.GroupNorm(1, channels)
         self.queries_keys_values = nn.Linear(channels, 3 * channels, bias=False)
-        self.out = _silent_linear(channels)
+        self.out = _zero_linear(channels)
         self.log_temperature = nn.Parameter(torch.zeros(heads, 1, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -42,15 +42,15 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every pixel looks at the caption's words, as in AttnGAN (arXiv:1711.10485) and GigaGAN.
+    """Cross-attention from pixels to a caption's tokens, as in AttnGAN (arXiv:1711.10485) and GigaGAN.
 
-    A learned empty word stands beside the caption's, so that a pixel can look at none, and an
+    A learned empty token is added to the caption's, so that a pixel can attend to none of them, and an
     empty caption still gives finite numbers.
 
     Args:
         channels: feature maps; a multiple of `heads`.
         text_dim: size of a token's vector.
-        heads: how many patterns to look for at once.
+        heads: attention heads.
     """
 
     def __init__(self, channels: int, text_dim: int, heads: int = 4) -> None:
@@ -61,7 +61,7 @@ class CrossAttention(nn.Module):
         self.queries = nn.Linear(channels, channels, bias=False)
         self.keys_values = nn.Linear(text_dim, 2 * channels, bias=False)
         self.empty_word = nn.Parameter(torch.zeros(1, 1, text_dim))
-        self.out = _silent_linear(channels)
+        self.out = _zero_linear(channels)
         self.log_temperature = nn.Parameter(torch.zeros(heads, 1, 1))
 
     def forward(
@@ -77,11 +77,11 @@ class CrossAttention(nn.Module):
 
 
 class WordAttention(nn.Module):
-    """Every vector of a caption looks at every other, added through a silent start.
+    """Self-attention between a caption's vectors, in a residual branch that starts at zero.
 
     Args:
         channels: size of a vector; a multiple of `heads`.
-        heads: how many patterns to look for at once.
+        heads: attention heads.
     """
 
     def __init__(self, channels: int, heads: int = 4) -> None:
@@ -90,13 +90,13 @@ class WordAttention(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(channels)
         self.queries_keys_values = nn.Linear(channels, 3 * channels, bias=False)
-        self.out = _silent_linear(channels)
+        self.out = _zero_linear(channels)
         self.log_temperature = nn.Parameter(torch.zeros(heads, 1, 1))
 
     def forward(self, x: Float[Tensor, "b t c"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t c"]:
-        """`mask` is True where a vector is real; each row needs one that is."""
+        """`mask` is True where a vector is not padding; each row needs one such vector."""
         q, k, v = (_split(part, self.heads) for part in self.queries_keys_values(self.norm(x)).chunk(3, -1))
-        # A penalty differentiates it twice, with regard to the caption.
+        # Not fused: a gradient penalty differentiates it twice, with regard to the caption.
         return x + self.out(_attend(q, k, v, self.log_temperature, mask[:, None, None, :], fused=False))
 
 
@@ -105,7 +105,7 @@ def _check_heads(channels: int, heads: int) -> None:
         raise ValueError(f"attention needs channels that its {heads} heads share evenly, not {channels}")
 
 
-def _silent_linear(channels: int) -> nn.Linear:
+def _zero_linear(channels: int) -> nn.Linear:
     layer = nn.Linear(channels, channels)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -126,7 +126,7 @@ def _attend(
 ) -> Float[Tensor, "b n c"]:
     scale = log_temperature.exp().to(q.dtype) * q.shape[-1] ** 0.5
     q, k = _unit(q) * scale, _unit(k)
-    if not fused or k.shape[2] <= _FEW:
+    if not fused or k.shape[2] <= _MAX_KEYS_UNFUSED:
         logits = q @ k.transpose(-2, -1)
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))
@@ -139,7 +139,7 @@ def _attend(
 def _unit(x: Float[Tensor, "b heads n d"]) -> Float[Tensor, "b heads n d"]:
     """Unit length, smooth even at zero, where F.normalize's second derivative is not a number.
 
-    The length is taken in float32: near zero, its slope is more than float16 can hold.
+    The length is computed in float32: near zero, its gradient overflows float16.
     """
     return x * torch.rsqrt(at_least_float32(x).square().sum(-1, keepdim=True) + 1e-6).to(x.dtype)
 

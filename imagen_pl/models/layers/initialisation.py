@@ -1,4 +1,4 @@
-"""Weights to start from."""
+"""Initialisation of layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def activation() -> nn.LeakyReLU:
 def conv(in_channels: int, out_channels: int, kernel_size: int, *, zero: bool = False) -> nn.Conv2d:
     """A same-size convolution that keeps the variance through a leaky ReLU (arXiv:1502.01852).
 
-    `zero` starts a residual branch silent (Fixup, arXiv:1901.09321).
+    `zero` initialises to zero, for the last layer of a residual branch (Fixup, arXiv:1901.09321).
     """
     layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
     _initialise(layer, zero)

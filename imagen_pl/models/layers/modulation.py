@@ -1,4 +1,4 @@
-"""Style modulation: a style vector says how loud each feature map is."""
+"""Style modulation: a style vector scales each feature map."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from imagen_pl.models.layers.precision import at_least_float32
 class ModulatedConv2d(nn.Module):
     """Convolution whose kernel is scaled by the style (StyleGAN2, arXiv:1912.04958, eq. 1 and 3).
 
-    Scaling the input and the output instead of one kernel a sample gives the same numbers and lets
+    Scaling the input and the output instead of one kernel per sample gives the same numbers and lets
     the whole batch share one dense convolution, which is several times faster on a CPU.
 
     Args:
-        in_channels: feature maps that come in.
-        out_channels: feature maps that go out.
+        in_channels: feature maps of the input.
+        out_channels: feature maps of the output.
         kernel_size: side of the kernel, px; odd.
         style_dim: size of the style vector.
         demodulate: keep the output's variance at one whatever the style (eq. 3).
@@ -49,7 +49,7 @@ class ModulatedConv2d(nn.Module):
         return torch.addcmul(bias, x, self._demodulation(scale).to(x.dtype)[:, :, None, None])
 
     def _demodulation(self, scale: Float[Tensor, "b i"]) -> Float[Tensor, "b o"]:
-        """sqrt(2) / ||scale * kernel||: the gain undoes what the leaky ReLU takes away."""
+        """sqrt(2) / ||scale * kernel||: the factor makes up for the variance that the leaky ReLU removes."""
         with torch.autocast(scale.device.type, enabled=False):
             power = at_least_float32(scale).square() @ at_least_float32(self.weight).square().sum((2, 3)).T
             return (2 / (1 + SLOPE**2)) ** 0.5 * torch.rsqrt(power + 1e-8)

@@ -1,4 +1,4 @@
-"""Islands of float32 in networks that run in bfloat16."""
+"""Computations that stay in float32 in networks that run in bfloat16."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 where it is so already: proofs of gradients run in float64."""
+    """The tensor in float32, or in float64 if it is float64 already, as in tests of gradients."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

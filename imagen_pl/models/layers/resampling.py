@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def upsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
-    """Bilinear doubling: smooth, so no checkerboard is built in (distill.pub/2016/deconv-checkerboard)."""
+    """Bilinear, which avoids checkerboard artifacts (distill.pub/2016/deconv-checkerboard)."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
@@ -18,7 +18,7 @@ def downsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:
 
 
 def fade_in(images: Float[Tensor, "b 3 h w"], fade: float) -> Float[Tensor, "b 3 h w"]:
-    """Real images as the half-grown generator can draw them (arXiv:1710.10196, section 2).
+    """Real images with the detail of a stage that fades in (arXiv:1710.10196, section 2).
 
     Blends from the images at half the resolution (fade 0) to the images themselves (fade 1).
     """

@@ -1,4 +1,4 @@
-"""Fine-tuning on top of a frozen text encoder.
+"""A trainable adapter on top of a frozen text encoder.
 
 Axes: b batch, t tokens, s sequence (the pooled vector, then the tokens), c channels, h hidden.
 """
@@ -15,18 +15,19 @@ from imagen_pl.types import TextFeatures
 
 
 class TextAdapter(nn.Module):
-    """Moves a frozen encoder's vectors to where one network needs them (arXiv:1902.00751, section 2.1).
+    """Adapts a frozen encoder's vectors to one network (arXiv:1902.00751, section 2.1).
 
-    x + up(activation(down(norm(x)))), with weights of their own for the tokens and for the pooled vector. It
-    starts as the identity, learns with the network that it is given to, and is saved with it. The encoder
-    stays as it is, so its cache stays valid. What that network does not read is not adapted: without
-    `attention_heads`, a discriminator that reads the pooled vector alone leaves the tokens' weights at rest.
+    x + up(activation(down(norm(x)))), with separate weights for the tokens and for the pooled vector. It
+    starts as the identity, is trained with the network that owns it, and is saved with it. The encoder
+    stays unchanged, so the cache of its features stays valid. Vectors that the network does not read give no
+    gradients: without `attention_heads`, the adapter of a discriminator that reads the pooled vector alone
+    does not train its weights for the tokens.
 
     Args:
         text_dim: size of the text encoder's vectors.
-        hidden_dim: size in between; a multiple of `attention_heads`.
-        attention_heads: let the tokens and the pooled vector look at each other in between, for so many
-            patterns at once; 0 leaves that out.
+        hidden_dim: size of the bottleneck; a multiple of `attention_heads`.
+        attention_heads: heads of a self-attention between the tokens and the pooled vector, inside the
+            bottleneck; 0 leaves it out.
     """
 
     def __init__(self, text_dim: int = 384, hidden_dim: int = 64, attention_heads: int = 0) -> None:
@@ -49,16 +50,16 @@ class TextAdapter(nn.Module):
             [self.pooled.down_project(text.pooled[:, None]), self.tokens.down_project(text.tokens)], dim=1
         )
         if self.attention is not None:
-            # The pooled vector is always real, so an empty caption has something to look at.
+            # The pooled vector is never padding, so the attention of an empty caption has a key.
             real = torch.cat([text.mask.new_ones(len(text), 1), text.mask], dim=1)
             hidden = self.attention(hidden, real)
-        pooled = text.pooled + self.pooled.leave(hidden[:, 0])
-        tokens = text.tokens + self.tokens.leave(hidden[:, 1:]).masked_fill(~text.mask[..., None], 0)
+        pooled = text.pooled + self.pooled.up_project(hidden[:, 0])
+        tokens = text.tokens + self.tokens.up_project(hidden[:, 1:]).masked_fill(~text.mask[..., None], 0)
         return TextFeatures(tokens, text.mask, pooled)
 
 
 class Bottleneck(nn.Module):
-    """The way into the small space, and the silent way back."""
+    """The projection to the hidden size, and the one back, which starts at zero."""
 
     def __init__(self, text_dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -69,5 +70,5 @@ class Bottleneck(nn.Module):
     def down_project(self, x: Float[Tensor, "b s c"]) -> Float[Tensor, "b s h"]:
         return self.activation(self.down(self.norm(x)))
 
-    def leave(self, hidden: Float[Tensor, "b *s h"]) -> Float[Tensor, "b *s c"]:
+    def up_project(self, hidden: Float[Tensor, "b *s h"]) -> Float[Tensor, "b *s c"]:
         return self.up(hidden)

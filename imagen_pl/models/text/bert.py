@@ -93,7 +93,7 @@ class Bert(nn.Module):
         """
         mask = None
         # Without padding no mask is passed, as in `transformers`: attention then takes another kernel. An
-        # exported graph serves both.
+        # exported graph always has a mask, so that it runs with and without padding.
         if torch.compiler.is_exporting() or not bool(attention_mask.all()):
             b, t = input_ids.shape
             mask = attention_mask.bool()[:, None, None, :].expand(b, 1, t, t)
@@ -105,8 +105,8 @@ class Bert(nn.Module):
     @classmethod
     def from_folder(cls, config: BertConfig, folder: Path) -> Bert | None:
         """The frozen encoder with its weights; None where some are missing."""
-        # Not on the meta device, whose first use imports sympy and more for two seconds. First weights are
-        # drawn and replaced; the caller's random numbers stay as they are.
+        # Not on the meta device, whose first use imports sympy and more, for two seconds. Weights are
+        # initialised at random and then replaced; the caller's random state is not changed.
         with torch.random.fork_rng(devices=[]):
             network = cls(config)
         names = network.state_dict().keys()
@@ -172,7 +172,7 @@ class _AddAndNorm(nn.Module):
         return out
 
 
-class _Wide(nn.Module):
+class _Intermediate(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -182,7 +182,7 @@ class _Layer(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.attention = _Attention(config)
-        self.intermediate = _Wide(config)
+        self.intermediate = _Intermediate(config)
         self.output = _AddAndNorm(config.intermediate_size, config)
 
     def forward(self, x: Float[Tensor, "b t c"], mask: Tensor | None) -> Float[Tensor, "b t c"]:

@@ -1,4 +1,4 @@
-"""Frozen text encoders: captions in, vectors out.
+"""Frozen text encoders, from captions to vectors.
 
 Axes: b batch, t tokens, c channels.
 """
@@ -21,13 +21,13 @@ from imagen_pl.models.text.bert import Bert, read_config
 from imagen_pl.storage.hub import from_pretrained
 from imagen_pl.types import TextFeatures
 
-# Raised when the same captions, encoder and settings come to give other features.
+# Increase it whenever a change of the code gives the same captions, encoder and settings other features.
 _VERSION = 2
 _WHAT = "text encoder"
 _PIECE, _PIECES = 2**14, 2**8
-_TOKENIZED = 4096  # captions at a time, where only their lengths are needed
-# Their first position comes after that of the padding token.
-_SHIFTED = {
+_TOKENIZED = 4096  # captions per call, where only their lengths are needed
+# Model types whose position numbers start after that of the padding token.
+_OFFSET_POSITIONS = {
     "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
     "xlm-roberta", "xlm-roberta-xl",
 }  # fmt: skip
@@ -36,11 +36,11 @@ _SHIFTED = {
 class TextEncoder(ABC):
     """Turns captions into features.
 
-    It is no module of the system: its weights are neither trained nor saved with checkpoints.
+    It is not an `nn.Module` of the GAN: its weights are neither trained nor saved in checkpoints.
 
     Attributes, set by the subclass:
         dim: c, the size of its vectors.
-        fingerprint: changes with whatever changes the features; what the cache is keyed by.
+        fingerprint: key of the feature cache; it changes with everything that changes the features.
     """
 
     dim: int
@@ -56,16 +56,16 @@ class TextEncoder(ABC):
 
 
 class FrozenTextEncoder(TextEncoder):
-    """Any text encoder that `transformers` opens: CLIP's, T5, BERT's family, sentence encoders.
+    """Any text encoder that `transformers` loads: CLIP, T5, the BERT family, sentence encoders.
 
-    The pooled vector is the model's own where it has one made for that (CLIP), else the mean of the
-    tokens, as sentence encoders are trained for. All vectors are scaled to a mean square of one, so that
-    every encoder meets the networks with numbers of the same size.
+    The pooled vector is the model's own if it is trained to represent the text (CLIP), else the mean of the
+    tokens, as in sentence encoders. All vectors are scaled to a mean square of one, so that the networks read
+    numbers of the same size from every encoder.
 
     Args:
-        name: a name on the Hugging Face hub, as openai/clip-vit-large-patch14, or a folder that holds a
+        name: a name on the Hugging Face hub, such as openai/clip-vit-large-patch14, or a folder with a
             model; None takes all-MiniLM-L6-v2 (384 wide), which is installed with this package.
-        max_tokens: longer captions are cut off here; at most what the model was made for.
+        max_tokens: longer captions are truncated here; at most the model's own maximum.
     """
 
     def __init__(self, name: str | None = None, max_tokens: int = 64) -> None:
@@ -73,19 +73,19 @@ class FrozenTextEncoder(TextEncoder):
             raise UserError(f"text_encoder.max_tokens {max_tokens} must be 2 or more")
         self.name = name
         self._path = _shipped() if name is None else name
-        # Set if it is a BERT that needs no `transformers`.
+        # None if the model needs `transformers`.
         self._bert_config = read_config(Path(self._path))
         self._config: Any = self._bert_config
         if self._config is None:
             self._config = _text_config(from_pretrained("AutoConfig", self._path, what=_WHAT))
-        self.max_tokens = min(max_tokens, _longest(self._config))
+        self.max_tokens = min(max_tokens, _max_positions(self._config))
         self.dim = int(getattr(self._config, "hidden_size", None) or self._config.d_model)
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
         folder = Path(self._path)
         if folder.is_dir():
-            weights = [_sketch(f) for f in sorted(folder.iterdir()) if f.is_file()]
+            weights = [_partial_hash(f) for f in sorted(folder.iterdir()) if f.is_file()]
         else:
             weights = [self._path, str(getattr(self._config, "_commit_hash", None))]
         return hashlib.sha256(repr((_VERSION, weights, self.max_tokens)).encode()).hexdigest()[:16]
@@ -98,8 +98,8 @@ class FrozenTextEncoder(TextEncoder):
             return self.read(ids, mask)
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"]]:
-        """Numbers of the captions' tokens, filled up to the longest caption, and 1 where they are real."""
-        # Half a pair of surrogates, as JSON files may hold, is not text.
+        """Token numbers, padded to the longest caption, and the attention mask: 0 where there is padding."""
+        # JSON files may contain lone surrogates, which cannot be encoded as UTF-8.
         texts = [caption.encode(errors="replace").decode() for caption in captions]
         if self._bert_config is not None:
             encoded = self._fast_tokenizer.encode_batch_fast(texts)
@@ -117,39 +117,39 @@ class FrozenTextEncoder(TextEncoder):
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
         if self._reads_padding:
-            return [_longest(self._config)] * len(captions)
+            return [_max_positions(self._config)] * len(captions)
         parts = (captions[start : start + _TOKENIZED] for start in range(0, len(captions), _TOKENIZED))
         return [length for part in parts for length in self.tokenize(part)[1].sum(1).tolist()]
 
     def read(self, ids: Int64[Tensor, "b t"], attention_mask: Int64[Tensor, "b t"]) -> TextFeatures:
-        """Features of captions that are tokens already, on the network's device."""
+        """Features of tokenized captions, on the network's device."""
         mask = attention_mask.bool()
-        seen_mask: Tensor | None = attention_mask
+        mask_given: Tensor | None = attention_mask
         if self._reads_padding:
-            room = _longest(self._config) - ids.shape[1]
-            ids, seen_mask = nn.functional.pad(ids, (0, room), value=self._tokenizer.pad_token_id), None
-        seen = self.network(input_ids=ids, attention_mask=seen_mask)
-        tokens = seen.last_hidden_state[:, : mask.shape[1]].float().masked_fill(~mask[..., None], 0)
-        pooled = getattr(seen, "pooler_output", None) if self._pools else None
+            missing = _max_positions(self._config) - ids.shape[1]
+            ids, mask_given = nn.functional.pad(ids, (0, missing), value=self._tokenizer.pad_token_id), None
+        output = self.network(input_ids=ids, attention_mask=mask_given)
+        tokens = output.last_hidden_state[:, : mask.shape[1]].float().masked_fill(~mask[..., None], 0)
+        pooled = getattr(output, "pooler_output", None) if self._has_trained_pooler else None
         if pooled is None:
             pooled = tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         return TextFeatures(_unit_power(tokens), mask, _unit_power(pooled.float()))
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write what turns captions into tokens, as `transformers` and `tokenizers` open it."""
+        """Write the tokenizer in the format of `transformers` and `tokenizers`."""
         self._tokenizer.save_pretrained(folder)
 
     @property
-    def _pools(self) -> bool:
-        """Whether the model's own pooled vector is trained to stand for the caption, as CLIP's and SigLIP's.
+    def _has_trained_pooler(self) -> bool:
+        """Whether the model's own pooled vector is trained to represent the caption, as in CLIP and SigLIP.
 
-        BERT's pooler is not: it was trained to tell whether two sentences follow each other.
+        BERT's pooler is not: it was trained to predict whether two sentences follow each other.
         """
         return hasattr(self._config, "projection_dim") or hasattr(self._config, "projection_size")
 
     @property
     def _reads_padding(self) -> bool:
-        """Whether it was trained on captions filled up to one length, and pools at the last place: SigLIP."""
+        """Whether it was trained on captions padded to one length, and pools at the last position: SigLIP."""
         return self._config.model_type.startswith("siglip")
 
     @cached_property
@@ -173,7 +173,7 @@ class FrozenTextEncoder(TextEncoder):
 
     @cached_property
     def network(self) -> nn.Module:
-        """The frozen network; it is read when it is first asked for."""
+        """The frozen network; its weights are read at the first use."""
         if self._bert_config is not None:
             bert = Bert.from_folder(self._bert_config, Path(self._path))
             if bert is not None:
@@ -186,7 +186,7 @@ class FrozenTextEncoder(TextEncoder):
         model, report = from_pretrained(
             _model_class(config), self._path, what=_WHAT, config=config, output_loading_info=True
         )
-        # What is missing is filled with random numbers; only BERT's pooler is not used.
+        # Missing weights are filled with random numbers. BERT's pooler may be missing: it is not used.
         missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
         if missing:
             raise UserError(
@@ -197,7 +197,7 @@ class FrozenTextEncoder(TextEncoder):
         return frozen
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers and copies load the weights again if they need them at all.
+        # Workers and copies read the weights again if they need them.
         return {
             k: v for k, v in self.__dict__.items() if k not in ("network", "_tokenizer", "_fast_tokenizer")
         }
@@ -215,7 +215,7 @@ def _shipped() -> str:
 
 
 def _model_class(config: Any) -> str:
-    """The name of the encoder's class: of a model with a decoder as T5, the encoder's alone."""
+    """The class name of the encoder; for models with a decoder, such as T5, that of the encoder alone."""
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModelForTextEncoding
 
     if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
@@ -225,16 +225,16 @@ def _model_class(config: Any) -> str:
 
 
 def _text_config(config: Any) -> Any:
-    """Of a model of images and text, the text's half."""
+    """The text half of the configuration of a model of images and text."""
     return config.get_text_config()
 
 
-def _longest(config: Any) -> int:
-    """Tokens that the model has positions for; T5's are relative, and without end."""
+def _max_positions(config: Any) -> int:
+    """Number of tokens that the model has positions for; T5's are relative and have no limit."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return 512
-    shift = config.pad_token_id + 1 if config.model_type in _SHIFTED else 0
+    shift = config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0
     return int(positions) - shift
 
 
@@ -243,8 +243,8 @@ def _unit_power(x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-12) * (x.abs().amax(-1, keepdim=True) > 0)
 
 
-def _sketch(file: Path) -> str:
-    """Name, size, and pieces from all over a file: other weights are noticed without reading all of them."""
+def _partial_hash(file: Path) -> str:
+    """Name, size and a hash of pieces spread over a file: notices other weights without reading all of it."""
     size = file.stat().st_size
     digest = hashlib.sha256()
     with file.open("rb") as opened:
