@@ -1,7 +1,7 @@
-"""Which samples make up each batch: pure functions of the seed and the clock.
+"""The samples of each batch: pure functions of the seed and the number of images trained.
 
 Sample n is row permutation(seed, n // rows)[n % rows]. Batches are planned here, in the main
-process, and the plan carries the resolution, so workers that read ahead never serve an old stage.
+process, and the plan carries the resolution, so workers that prefetch never use that of an old stage.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FLIP, DROP_CAPTION, WHICH_CAPTION, WHICH_MEMBER = 1, 2, 3, 4
 class BatchPlan(NamedTuple):
     """One process's part of a batch.
 
-    numbers: the samples' places in the endless stream, or in validation in the split.
-    rows: the rows that they are; None for a source that is a stream.
+    numbers: positions of the samples in the endless stream of training samples, or in the validation split.
+    rows: their rows in the source; None for a stream.
     resolution: side of the images, px.
-    origin: where the clock stood when the sampler was first used: all processes and workers draw
-        the order of a stream from it.
+    origin: images trained when the sampler was first used; all processes and workers derive the order of a
+        stream from it.
     """
 
     numbers: Integers
@@ -39,7 +39,7 @@ class BatchPlan(NamedTuple):
 
 
 def uniform(seed: int, purpose: int, numbers: Integers) -> NDArray[np.float64]:
-    """A number from [0, 1) for each sample: a hash, so that it depends on nothing else.
+    """A number from [0, 1) for each sample: a hash, so that it does not depend on earlier draws.
 
     SplitMix64's mixing function (Steele et al., OOPSLA 2014) over seed, purpose and number.
     """
@@ -59,7 +59,7 @@ class Shuffle:
     """The endless stream of rows: each pass over the data is a new permutation.
 
     Args:
-        rows: how many rows there are.
+        rows: number of rows.
         seed: of the permutations.
     """
 
@@ -84,7 +84,7 @@ class Shuffle:
 
 
 class GroupedShuffle(Shuffle):
-    """The endless stream in which each group comes once a pass, with one of its rows drawn at random.
+    """The endless stream in which each group occurs once a pass, with one of its rows drawn at random.
 
     Args:
         groups: the rows of each group.
@@ -106,29 +106,29 @@ class GroupedShuffle(Shuffle):
 class _Planned(DistributedSampler):
     """Yields whole batches, for DataLoader(sampler=..., batch_size=None).
 
-    A DistributedSampler only by name: it shares the batches out itself, and Lightning leaves a
-    sampler of this class as it is.
+    It inherits from DistributedSampler only because Lightning does not replace a sampler of this class. It
+    divides the batches between processes itself.
     """
 
     def __init__(self) -> None:
         pass
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing: the clock decides."""
+        """Does nothing: the order depends on the number of images trained."""
 
 
 class TrainingBatches(_Planned):
-    """This process's part of every batch from the clock to the end of the epoch.
+    """This process's part of every batch, from the current number of images to the end of the epoch.
 
     It has no length: an epoch ends at a multiple of `epoch_kimg`, wherever it began.
 
     Args:
         order: from sample numbers to rows; None for a stream.
-        stages: read at the start of each epoch.
-        clock: images seen; read at the start of each epoch.
+        stages: returns the growth stages; called at the start of each epoch.
+        clock: returns the number of images trained; called at the start of each epoch.
         epoch_images: an epoch ends at each multiple of this many images.
-        rank: this process.
-        world_size: how many processes there are.
+        rank: number of this process.
+        world_size: number of processes.
     """
 
     def __init__(
@@ -172,14 +172,14 @@ class TrainingBatches(_Planned):
 
 
 class ValidationBatches(_Planned):
-    """Every chosen row once, shared out as rank::world_size, in as many batches on every process.
+    """Every chosen row once, divided as rank::world_size, in the same number of batches on every process.
 
     Args:
         rows: the rows to score.
         batch_size: largest batch of one process.
-        resolution: read at the start of each validation.
-        rank: this process.
-        world_size: how many processes there are.
+        resolution: returns the side of the images in px; called at the start of each validation.
+        rank: number of this process.
+        world_size: number of processes.
     """
 
     def __init__(

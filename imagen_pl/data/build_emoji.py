@@ -1,7 +1,7 @@
-"""The emoji that ship with the package: the same subjects drawn by three hands.
+"""Builds the emoji data set that is included in the package: the same subjects in three styles.
 
 The images and names come from npm packages (sources and licences: shipped/NOTICE.md). `build_emoji`
-makes one Parquet file of them, on white, with splits by subject that anyone can compute.
+writes them to one Parquet file, on white, with splits that are a function of the subject.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ _WEBP_QUALITY = 90
 
 
 def subject_of(hexcode: str) -> str:
-    """What is drawn, whatever the skin tone: the lower-case hexcode without fe0f and 1f3fb to 1f3ff."""
+    """The subject without skin tones: the lower-case hexcode without fe0f and 1f3fb to 1f3ff."""
     return "-".join(p for p in hexcode.lower().split("-") if p != "fe0f" and p not in _TONES)
 
 
 def split_of(subject: str, style: Style) -> Split:
-    """A pure function of the subject; of some train subjects, one hand is kept back as `composition`.
+    """A pure function of subject and style; one style of some train subjects is held out as `composition`.
 
-    A model that is scored on `composition` has seen the subject by the two other hands, and the
-    hand on other subjects, but never both together.
+    A model that is scored on `composition` was trained on the subject in the two other styles, and on the
+    style with other subjects, but never on both together.
     """
     n = int(hashlib.sha256(subject.encode()).hexdigest(), 16)
     if n % 10 == 0:
@@ -76,7 +76,7 @@ def split_of(subject: str, style: Style) -> Split:
 
 @dataclass(frozen=True)
 class Emoji:
-    """What emojibase knows of one emoji; `name` is lower-case and tells the skin tones."""
+    """An emoji in emojibase; `name` is lower-case and includes the skin tones."""
 
     hexcode: str
     name: str
@@ -91,19 +91,19 @@ class Emoji:
 def build_emoji(
     out: str | Path, size: int = 64, packages: str | Path | None = None, progress: bool = True
 ) -> Counter[tuple[str, str]]:
-    """Write the emoji as one Parquet file that `datasets.load_dataset` opens too.
+    """Write the emoji as one Parquet file that `datasets.load_dataset` can read.
 
-    Up to 64 px the images are the packages' own 64 px pictures; above, their SVG files are drawn with
-    resvg-py (of Noto some 200 are missing there). Fluent is scaled down from 256 px throughout.
+    Up to 64 px the images are the packages' own 64 px images; above, their SVG files are rendered with
+    resvg-py (about 200 of Noto's are missing there). Fluent is always scaled down from 256 px.
 
     Args:
         out: the Parquet file to write.
         size: side of the images, 8 to 256 px.
-        packages: folder that holds the packages' .tgz files; None fetches them with npm.
+        packages: folder with the packages' .tgz files; None fetches them with npm.
         progress: show a progress bar.
 
     Returns:
-        How many images there are by (split, style).
+        Number of images by (split, style).
 
     Raises:
         UserError: npm, a package or resvg-py is missing, or the size is out of range.
@@ -136,7 +136,7 @@ def build_emoji(
 
 
 def missing_drawings(counts: Counter[tuple[str, str]], size: int) -> list[str]:
-    """Lines that say why a file of large images holds fewer than the one that ships; none if it does not."""
+    """Explains why a file of large images has fewer images than the included one; empty if it has as many."""
     if size <= PIXELS_SIZE:
         return []
     fewer = {
@@ -171,7 +171,7 @@ def _row(emoji: Emoji, style: Style, data: bytes, size: int) -> dict[str, Any]:
 
 
 def _on_white(data: bytes, size: int) -> Image.Image:
-    # On white first, then smaller: the colour of transparent pixels must not bleed into the edge.
+    # On white before resizing, so that the colour of transparent pixels does not bleed into the edges.
     picture = Image.open(io.BytesIO(data)).convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     white.alpha_composite(picture)
@@ -200,7 +200,7 @@ def _write(rows: list[dict[str, Any]], out: Path) -> None:
     word = {"dtype": "string", "_type": "Value"}
     features: dict[str, Any] = dict.fromkeys(schema.names, word)
     features |= {"image": {"_type": "Image"}, "tags": {"feature": word, "_type": "List"}}
-    # Tells the datasets library that the column holds pictures.
+    # Marks the column as images for the `datasets` library.
     schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(out.name + ".unfinished")
@@ -249,7 +249,7 @@ def _archive(package: str) -> str:
 
 
 def _key(hexcode: str) -> str:
-    """One spelling for all packages: lower case, no fe0f, no leading zeros."""
+    """The same key for all packages' file names: lower case, no fe0f, no leading zeros."""
     parts = re.split("[-_]", hexcode.lower())
     return "-".join(p.lstrip("0") for p in parts if p != "fe0f")
 
@@ -289,7 +289,7 @@ def _read_names(archive: Path) -> list[Emoji]:
 
 
 def _sprites(archive: Path) -> dict[str, bytes]:
-    """One SVG file for each drawing of a sheet in which they lie on top of one another."""
+    """One SVG file for each drawing of a sprite sheet, in which they overlap."""
     sheet = next((read() for name, read in _files(archive) if name == "package/sprites/all.svg"), None)
     if sheet is None:
         raise UserError(f"{archive} holds no package/sprites/all.svg: fetch it again")

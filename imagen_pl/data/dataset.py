@@ -1,4 +1,4 @@
-"""From a batch's plan to the batch: decoding, captions, flips, and a cache of small images.
+"""Builds batches from plans: decoding, captions, flips, and a cache of small images.
 
 Axes: b batch, h w pixels, n rows.
 """
@@ -50,7 +50,7 @@ class SampleProcessing:
         numbers: Integers,
         text_lookup: TextLookup | None,
     ) -> CaptionedBatch:
-        """Draw what is random in each sample: which caption, whether it is dropped, whether it is flipped."""
+        """Make a batch; choose each sample's caption, caption dropout and flip at random."""
         captions = [words[0] for words in choices]
         if any(len(words) > 1 for words in choices):
             draws = uniform(self.seed, WHICH_CAPTION, numbers)
@@ -66,16 +66,16 @@ class SampleProcessing:
 
 
 class RowImages(Dataset[CaptionedBatch]):
-    """Batches from rows that can be reached in any order: `dataset[plan]`.
+    """Batches from rows that can be read in any order: `dataset[plan]`.
 
-    An image that cannot be decoded is replaced by the next row that can, so that every process and
-    every resumed run sees the same; it is named once and counted in `broken`.
+    An image that cannot be decoded is replaced by the next row that can, the same in every process and
+    every resumed run; a warning names it once, and `broken` marks it.
 
     Args:
         source: where the images are.
         rows: the rows of this split.
         processing: how samples are decoded, captioned and flipped.
-        cache_bytes: most memory for decoded images; a resolution is kept if all rows fit.
+        cache_bytes: memory limit of the cache of decoded images; it is used if all rows of a resolution fit.
         text_lookup: features of captions, from a cache.
     """
 
@@ -92,7 +92,7 @@ class RowImages(Dataset[CaptionedBatch]):
         self.processing = processing
         self.cache_bytes = cache_bytes
         self.text_lookup = text_lookup
-        # Shared with the workers, so that each broken image is told of once.
+        # Shared with the workers, so that each broken image is reported once.
         self.broken = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
         self._cache: OrderedDict[int, _Cache] = OrderedDict()
 
@@ -118,7 +118,7 @@ class RowImages(Dataset[CaptionedBatch]):
         return self.processing.collate(images, choices, plan.numbers, self.text_lookup)
 
     def __getstate__(self) -> dict[str, object]:
-        # What the main process has decoded is not sent to the workers.
+        # The main process's cache is not sent to the workers.
         return {**self.__dict__, "_cache": OrderedDict()}
 
     def _fill(self, cache: _Cache, rows: Tensor, resolution: int) -> None:
@@ -141,7 +141,7 @@ class RowImages(Dataset[CaptionedBatch]):
                 )
 
     def _stand_in(self, row: int) -> int:
-        """The row itself, or the next that is not broken."""
+        """The row itself, or the next one that is not broken."""
         if not self.broken[row]:
             return row
         for step in range(1, len(self.rows)):
@@ -155,7 +155,7 @@ class RowImages(Dataset[CaptionedBatch]):
             return None
         if resolution not in self._cache:
             if self._cache:
-                self._cache.clear()  # a stage that is over does not come back
+                self._cache.clear()  # a growth stage that has ended does not return
             self._cache[resolution] = _Cache(
                 torch.empty(len(self.rows), 3, resolution, resolution, dtype=torch.uint8),
                 torch.zeros(len(self.rows), dtype=torch.bool),
@@ -172,19 +172,19 @@ class _Cache:
 class StreamImages(Dataset[CaptionedBatch]):
     """Batches from a stream of shards: each worker of each process reads its own share of them.
 
-    The order is drawn from the seed and from where the clock stood when the loader was started. So the
-    same start gives the same images; a resumed run goes on at the right clock and resolution, with
-    another shuffle than the run that was not interrupted.
+    The order depends on the seed and on the number of images trained when the loader was started. So the
+    same start gives the same images; a resumed run continues at the right count and resolution, but shuffles
+    differently from an uninterrupted run.
 
     Args:
         source: where the shards are.
         shards: those of this split.
         processing: how samples are decoded, captioned and flipped.
-        buffer: images that are held back and shuffled.
-        rank: this process.
-        world_size: how many processes there are.
+        buffer: images in the shuffle buffer.
+        rank: number of this process.
+        world_size: number of processes.
         text_lookup: features of captions, from a cache.
-        smallest: shorter images are skipped, px.
+        smallest: images with a shorter side are skipped, px.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class StreamImages(Dataset[CaptionedBatch]):
         self.world_size = world_size
         self.text_lookup = text_lookup
         self.smallest = smallest
-        self.problems = SkippedImages(on_first=self._tell)
+        self.problems = SkippedImages(on_first=self._warn)
         self._stream: Iterator[tuple[Row, bytes]] | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -220,7 +220,7 @@ class StreamImages(Dataset[CaptionedBatch]):
         return self._batch(found, plan.numbers)
 
     def once(self, number: int, size: int, resolution: int) -> Iterator[CaptionedBatch]:
-        """Batches of `size` different images, shard after shard: `number`, or all if there are fewer."""
+        """Batches of `size` different images, shard by shard: `number` images, or all if there are fewer."""
         shards = (pair for shard in self.shards for pair in self.source.read(shard, self.problems))
         images = islice(self._decoded((pair for pair in shards if self._usable(*pair)), resolution), number)
         while True:
@@ -248,21 +248,21 @@ class StreamImages(Dataset[CaptionedBatch]):
                 yield image, row.captions
 
     def _shuffled(self, origin: int) -> Iterator[tuple[Row, bytes]]:
-        """Endless: shards in a random order, through a buffer from which a random row is taken."""
+        """Endless: shards in random order, through a shuffle buffer."""
         worker = get_worker_info()
         workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
         place, places = self.rank * workers + own, self.world_size * workers
         random = np.random.default_rng([self.processing.seed, origin, place])
-        held: list[tuple[Row, bytes]] = []
+        buffer: list[tuple[Row, bytes]] = []
         for row in self._endless(origin, place, places):
-            held.append(row)
-            if len(held) > self.buffer:
-                i = int(random.integers(len(held)))
-                held[i], held[-1] = held[-1], held[i]
-                yield held.pop()
+            buffer.append(row)
+            if len(buffer) > self.buffer:
+                i = int(random.integers(len(buffer)))
+                buffer[i], buffer[-1] = buffer[-1], buffer[i]
+                yield buffer.pop()
 
     def _endless(self, origin: int, place: int, places: int) -> Iterator[tuple[Row, bytes]]:
-        # One order for all, from which each takes its part: nobody reads another's shards.
+        # Every worker computes the same order and takes its own part of it, so no shard is read twice.
         order = np.random.default_rng([self.processing.seed, origin])
         shards = order.permutation(len(self.shards))[place::places]
         random = np.random.default_rng([self.processing.seed, origin, place, 1])
@@ -286,7 +286,7 @@ class StreamImages(Dataset[CaptionedBatch]):
             self.problems.add(reason, row.name)
         return reason is None
 
-    def _tell(self, reason: str, name: str) -> None:
+    def _warn(self, reason: str, name: str) -> None:
         log.warning("%s: skipping images %s, as %s", self.source.path, reason, name)
 
 

@@ -1,4 +1,4 @@
-"""What a data set holds and what is wrong with it, before anything is trained on it."""
+"""Inspects a data set before training: counts, sizes, captions, problems, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _SHEET_IMAGES = 30
 _SHEET_COLUMNS = 6
 _SHEET_SIZE = 128
 _LONG_CAPTION = 50
-_KEPT = 0.75  # of an image; where the middle square keeps less, the report says so
+_KEPT = 0.75  # share of an image; if the centre crop keeps less, the report counts it
 
 
 @dataclass
 class Report:
-    """What was found.
+    """Counts and problems of a data set.
 
-    source: the source that opens it, for `data.source` in YAML.
+    source: the source that reads it, for `data.source` in YAML.
     splits: images by split.
     widths, heights: of every readable image, px.
-    caption_words: words of every caption.
-    captions_per_image: of every image that has one.
-    distinct_captions: different captions.
-    problems: images that training skips, by the rule of `fit`.
-    smallest: shortest side that training uses, px.
-    decoded: how many images were decoded whole; of the others the header alone was read.
-    truncated: a stream was read only so far.
+    caption_words: number of words of every caption.
+    captions_per_image: of every image with captions.
+    distinct_captions: number of different captions.
+    problems: images that training skips, by the rules of `fit`.
+    smallest: training skips images with a shorter side, px.
+    decoded: number of fully decoded images; only the headers of the others were read.
+    truncated: whether only a part of a stream was read.
     sheet: the contact sheet.
     """
 
@@ -63,7 +63,7 @@ class Report:
     sheet: Path | None = None
 
     def lines(self) -> Iterator[str]:
-        """The report, for people."""
+        """The report as text."""
         kind = type(self.source)
         yield f"{self.source.path}: read by {kind.__module__}.{kind.__name__}"
         splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
@@ -80,8 +80,8 @@ class Report:
             yield f"           half have a shorter side of {half} px or more"
             cut = sum(short < _KEPT * long for short, long in shapes)
             if cut:
-                told = "lose over a quarter to the middle square: --data.fit pad keeps them whole"
-                yield f"           {cut:,} {told}"
+                note = "lose over a quarter to the centre crop: --data.fit pad keeps them whole"
+                yield f"           {cut:,} {note}"
         if self.caption_words:
             each = max(self.captions_per_image)
             yield (
@@ -101,13 +101,13 @@ class Report:
                 f"side below {self.smallest} px (data.min_size)"
             )
         if self.decoded < len(self.widths):
-            yield f"           {self.decoded:,} images were decoded whole, of the others only the header read"
+            yield f"           {self.decoded:,} images were fully decoded; the others by their header"
         if self.sheet is not None:
             yield f"pictures   {self.sheet}"
 
 
 def guess_source(path: str) -> Source | StreamSource:
-    """The source for a path; "emoji" is the set that ships, "hf:NAME" a data set on the Hugging Face hub.
+    """The source for a path; "emoji" is the included set, "hf:NAME" a data set on the Hugging Face hub.
 
     Raises:
         UserError: the path does not exist.
@@ -140,10 +140,10 @@ def inspect_source(path: str, out: Path | None = None, limit: int = 2000, resolu
     """Read a data set and report what it contains and what training would skip.
 
     Args:
-        path: what `guess_source` takes.
+        path: as for `guess_source`.
         out: PNG file for a contact sheet with captions; None writes none.
-        limit: decode this many images whole, spread over the set; of a stream, read only this many.
-        resolution: to be trained, px: `fit` skips images with a side below half of it.
+        limit: fully decode this many images, spread over the set; of a stream, read only this many.
+        resolution: training resolution, px: `fit` skips images with a side below half of it.
 
     Raises:
         UserError: there are no images.
@@ -168,16 +168,16 @@ def inspect_source(path: str, out: Path | None = None, limit: int = 2000, resolu
     report.captions_per_image = [len(row.captions) for row in rows if row.captions]
     counts = Counter(caption for row in rows for caption in row.captions)
     report.distinct_captions = len(counts)
-    pictures = _look(rows, opener, report, limit)
+    pictures = _inspect_rows(rows, opener, report, limit)
     if out is not None and pictures:
         report.sheet = _write_sheet(pictures, out)
     return report
 
 
-def _look(
+def _inspect_rows(
     rows: list[Row], opener: Callable[[Row], bytes | Path], report: Report, limit: int
 ) -> list[tuple[Tensor, str]]:
-    """Read every header and decode some images; of the good ones, those for the sheet."""
+    """Read every header and decode some images; return the images for the contact sheet."""
     decode_every = max(1, len(rows) // limit)
     show_every = max(1, len(rows) // _SHEET_IMAGES)
 

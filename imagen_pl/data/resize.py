@@ -1,4 +1,4 @@
-"""Large images as smaller files, for data sets that travel."""
+"""Shrinks encoded images, for smaller data sets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import Image
 from imagen_pl.data.transforms import exif_turn, wide_grey_to_rgb
 
 _QUALITY = 95
-# What cannot be written again without loss stays small that way; everything else becomes PNG.
+# Lossy formats are written as lossy again, to keep files small; everything else becomes PNG.
 _LOSSY = {"JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WEBP", "AVIF": "WEBP"}
-_PROFILED = ("RGB", "RGBA", "L", "P")  # a profile of other modes does not fit what they are converted to
+_PROFILED = ("RGB", "RGBA", "L", "P")  # other modes are converted, so their profile no longer fits
 
 
 def shrink(image: bytes, side: int) -> bytes:
-    """An encoded image whose shorter side has at most `side` px, antialiased; as it is if it is no larger.
+    """Shrink an encoded image to a shorter side of `side` px, antialiased; smaller images stay unchanged.
 
     JPEG stays JPEG, WebP and AVIF become WebP, both of quality 95, everything else PNG. Transparency and the
     colour profile are kept, EXIF rotation is applied. Raises one of UNREADABLE.
@@ -37,14 +37,14 @@ def shrink(image: bytes, side: int) -> bytes:
     if turn is not None:
         picture = picture.transpose(turn)
     options: dict[str, Any] = {"icc_profile": profile} if profile else {}
-    picture.info = {}  # EXIF among it, which would turn it once more
+    picture.info = {}  # drops EXIF, which would rotate the image a second time
     out = io.BytesIO()
     picture.save(out, kind, quality=_QUALITY, **options)
     return out.getvalue()
 
 
 def _plain(picture: Image.Image) -> Image.Image:
-    """A mode that can be scaled smoothly and that every kind above can hold."""
+    """Convert to a mode that can be antialiased and that all formats above support."""
     if picture.mode.startswith(("I", "F")):
         return wide_grey_to_rgb(picture)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:

@@ -1,4 +1,4 @@
-"""A data set as WebDataset shards: tar files that are read in a stream, mixed once and for all."""
+"""Writes a data set as WebDataset shards: shuffled tar files, which are read as a stream."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from imagen_pl.storage.atomic_files import atomic_write
 
 _THREADS = 4
 _PART = 64  # images in memory at once
-_TRIED = 256  # images that tell how large they are on average
-_LOOK = 8  # px; decoding to so few is fast, and yet reads a file to its end
-_GUESS = 100_000  # bytes an image, where none of those tried could be read
-_TAR = 2048  # bytes that a tar file takes for an image beside the image's own
-# An ending says what the bytes are, whatever the file was called; Pillow reads by content anyway.
+_TRIED = 256  # images that the mean size is estimated from
+_TEST_RESOLUTION = 8  # px; decoding to this size is fast, but still reads the whole file
+_GUESS = 100_000  # bytes an image, if none of the tried ones could be read
+_TAR = 2048  # bytes of tar overhead per image
+# By the format of the bytes, not by the name of the original file.
 _ENDINGS = {
     "JPEG": "jpg",
     "MPO": "jpg",
@@ -45,13 +45,13 @@ _ENDINGS = {
 
 @dataclass
 class Sharded:
-    """What was written.
+    """The written shards.
 
     out: the folder.
-    total: images that the source has.
-    problems: those that were left out.
+    total: number of images in the source.
+    problems: images left out.
     shards: files by split.
-    images: how many there are in these, by split.
+    images: number of images in the shards, by split.
     """
 
     out: Path
@@ -61,7 +61,7 @@ class Sharded:
     images: dict[str, int] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
-        """The report, for people."""
+        """The report as text."""
         for split, files in self.shards.items():
             size = sum(file.stat().st_size for file in files)
             yield f"{split:<12}{self.images[split]:>8,} images, {size / 1e6:,.1f} MB: {_range(files)}"
@@ -83,18 +83,18 @@ def write_shards(
     largest_side: int | None = None,
     seed: int = 0,
 ) -> Sharded:
-    """Write SPLIT-000000.tar and on: 000000000.jpg with its .txt, or with its .json for several captions.
+    """Write SPLIT-000000.tar and so on: 000000000.jpg with its .txt, or with its .json for several captions.
 
-    The images of a split are mixed and spread evenly over its shards; without a validation split there are
+    The images of a split are shuffled and spread evenly over its shards; without a validation split there are
     two train shards or more, so that one can be held out. The same source and seed give the same files to
-    the bit. A shard is whole or not there; if the work breaks off, all are taken away again.
+    the bit. Shards are written atomically; if the work is interrupted, all of them are removed.
 
     Args:
-        source: where images, captions and splits come from.
+        source: gives images, captions and splits.
         out: a new folder, or an empty one.
-        size_mb: about how large a shard is, in millions of bytes.
-        size_images: most images in a shard; overrules `size_mb`.
-        largest_side: shrink images so that the shorter side has at most so many px; None keeps all bytes.
+        size_mb: approximate size of a shard, in millions of bytes.
+        size_images: largest number of images in a shard; overrides `size_mb`.
+        largest_side: shrink images whose shorter side is longer, px; None keeps the original bytes.
         seed: of the order.
 
     Raises:
@@ -110,7 +110,7 @@ def write_shards(
         reader = _Reader(source, largest_side, problems, pool)
         rows, each = {}, {}
         for split, found in _captioned(loaded, problems).items():
-            rows[split], size = reader.try_some(_mixed(found, split, seed))
+            rows[split], size = reader.try_some(_shuffled(found, split, seed))
             each[split] = size_images or max(1, int(size_mb * 1e6 / size))
         least = 1 if rows.get("validation") else 2
         _check_train(source.path, rows, least, problems)
@@ -127,13 +127,13 @@ def write_shards(
 
 
 class _Reader:
-    """Opens images, several at once.
+    """Reads images in parallel.
 
     Args:
-        source: where they are.
-        largest_side: as of `write_shards`.
-        problems: where those are counted that cannot be read.
-        pool: threads, which wait for disks and decode.
+        source: of the images.
+        largest_side: as in `write_shards`.
+        problems: counts the images that cannot be read.
+        pool: threads, which read and decode.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class _Reader:
         self.source, self.largest_side, self.problems, self.pool = source, largest_side, problems, pool
 
     def try_some(self, rows: list[Row]) -> tuple[list[Row], float]:
-        """The rows without those of the first 256 that cannot be read; mean size in a tar file, bytes."""
+        """The rows without unreadable ones among the first 256, and the mean size in a tar file, bytes."""
         tried = [(row, len(data)) for row, data, _ in self.read(rows[:_TRIED])]
         mean = sum(size for _, size in tried) / len(tried) if tried else _GUESS
         return [row for row, _ in tried] + rows[_TRIED:], mean + _TAR
@@ -150,7 +150,7 @@ class _Reader:
     def read(
         self, rows: Sequence[Row], done: Callable[[], object] = lambda: None
     ) -> Iterator[tuple[Row, bytes, str]]:
-        """Of each row that can be read, the encoded image and its ending; `done` is called for every row."""
+        """The encoded image and its suffix for each readable row; `done` is called for every row."""
         for i in range(0, len(rows), _PART):
             part = rows[i : i + _PART]
             for row, found in zip(part, self.pool.map(self._open, part), strict=True):
@@ -166,7 +166,7 @@ class _Reader:
             data = image if isinstance(image, bytes) else image.read_bytes()
             if self.largest_side is not None:
                 data = shrink(data, self.largest_side)
-            decode(data, _LOOK)
+            decode(data, _TEST_RESOLUTION)
             with Image.open(io.BytesIO(data)) as opened:
                 return data, _ENDINGS.get(opened.format or "", "png")
         except FileNotFoundError:
@@ -191,8 +191,8 @@ def _write_shard(
             if len(row.captions) == 1:
                 _add(tar, f"{name}.txt", row.captions[0].encode())
             else:
-                told = json.dumps({"captions": row.captions}, ensure_ascii=False)
-                _add(tar, f"{name}.json", told.encode())
+                captions = json.dumps({"captions": row.captions}, ensure_ascii=False)
+                _add(tar, f"{name}.json", captions.encode())
             number += 1
     written.append(path)
     shards.append(path)
@@ -200,13 +200,13 @@ def _write_shard(
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)  # without a time and an owner: the same files again to the bit
+    info = tarfile.TarInfo(name)  # no time and no owner, so that the files are reproducible to the bit
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
 
 
 def _captioned(splits: dict[str, list[Row]], problems: SkippedImages) -> dict[str, list[Row]]:
-    """Rows with captions, by split as it is called in the name of a file."""
+    """Rows with captions, by the split's name as used in file names."""
     found: dict[str, list[Row]] = {}
     for split, rows in splits.items():
         good = [row for row in rows if row.captions]
@@ -218,7 +218,7 @@ def _captioned(splits: dict[str, list[Row]], problems: SkippedImages) -> dict[st
     return found
 
 
-def _mixed(rows: list[Row], split: str, seed: int) -> list[Row]:
+def _shuffled(rows: list[Row], split: str, seed: int) -> list[Row]:
     order = np.random.default_rng([seed % 2**64, stable_hash(split)]).permutation(len(rows))
     return [rows[i] for i in order]
 
@@ -248,11 +248,11 @@ def _check_train(path: str, rows: dict[str, list[Row]], least: int, problems: Sk
 
 @contextmanager
 def _all_or_none(out: Path) -> Iterator[list[Path]]:
-    """Takes away the files on the list, and the folder if it is new, when the work breaks off."""
+    """Deletes the files on the list, and the folder if it is new, if the work is interrupted."""
     made, written = not out.exists(), list[Path]()
     try:
         yield written
-    except BaseException:  # Ctrl-C among it: half of a data set looks like a whole one
+    except BaseException:  # Ctrl-C too: half a data set would pass for a complete one
         for file in written:
             file.unlink(missing_ok=True)
         if made:

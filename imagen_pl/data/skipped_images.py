@@ -1,4 +1,4 @@
-"""What could not be used: counted, and told in one line."""
+"""Counts images that cannot be used, and summarises them in one line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class SkippedImages:
     """Images that were left out, by reason.
 
     Args:
-        on_first: called with the reason and the name when a reason first comes up: for a stream, which
-            never ends and so has no summary.
+        on_first: called with the reason and the name of the first image of each reason; for streams, which
+            never end and so have no summary.
     """
 
     def __init__(self, on_first: Callable[[str, str], None] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Which rows are trained on and which are scored, and which cannot be used."""
+"""Training rows, validation rows, and rows that cannot be used."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _PART = 64
 
 @dataclass
 class LoadedSplits:
-    """What a source gives.
+    """A source's rows, by split.
 
-    source: opens the rows' images; of a stream, its validation images held in memory.
+    source: opens the rows' images; for a stream, its validation images in memory.
     train: rows to train on; empty for a stream.
     validation: rows to score.
-    problems: what was left out.
-    total: how many rows the two splits had before that.
-    shards: of a stream, those to train on.
+    problems: images left out.
+    total: number of rows of both splits, skipped ones included.
+    shards: for a stream, the shards to train on.
     """
 
     source: Source
@@ -40,7 +40,7 @@ class LoadedSplits:
 
 
 def held_out(source: Source, val_split: str, val_fraction: float) -> LoadedSplits:
-    """Load a source, and part the validation rows from its training rows if it has no such split."""
+    """Load a source; if it has no validation split, hold out a part of its training rows."""
     problems = SkippedImages()
     splits = source.load(problems)
     total = sum(map(len, splits.values()))
@@ -85,7 +85,7 @@ def check_rows(loaded: LoadedSplits, smallest: int) -> LoadedSplits:
 
 
 def smallest_side(resolution: int, min_size: int | None = None) -> int:
-    """Shortest side in px that an image must have: `min_size`, or half the resolution that is trained."""
+    """Shortest side in px that an image must have: `min_size`, or half the training resolution."""
     return max(1, resolution // 2) if min_size is None else min_size
 
 
@@ -94,8 +94,8 @@ def skip_reason(row: Row, image: Callable[[], bytes | Path], smallest: int) -> s
 
     Args:
         row: of the image.
-        image: gives the encoded image.
-        smallest: shortest side that is used, px.
+        image: returns the encoded image.
+        smallest: images with a shorter side are skipped, px.
     """
     if not row.captions:
         return "with an empty caption"
@@ -114,7 +114,7 @@ def _usable(source: Source, rows: list[Row], smallest: int, problems: SkippedIma
 
     parts = [rows[i : i + _PART] for i in range(0, len(rows), _PART)]
     good = []
-    with quiet_pillow(), ThreadPoolExecutor(8) as pool:  # files on a network answer slowly, and at once
+    with quiet_pillow(), ThreadPoolExecutor(8) as pool:  # reading from network disks is slow, but parallel
         answers: Iterable[list[str | None]] = pool.map(in_turn, parts)
         answers = with_progress(answers, "checking images", len(rows), size=len)
         for row, found in zip(rows, chain.from_iterable(answers), strict=True):
@@ -126,7 +126,7 @@ def _usable(source: Source, rows: list[Row], smallest: int, problems: SkippedIma
 
 
 def by_group(rows: list[Row]) -> list[list[int]]:
-    """Places of the rows of each group, in the order of their first; a row without one stands alone."""
+    """Indices of the rows of each group, groups in order of their first row; a row without one is a group."""
     groups: dict[tuple[str, int], list[int]] = {}
     for place, row in enumerate(rows):
         groups.setdefault((row.group, -1) if row.group else ("", place), []).append(place)

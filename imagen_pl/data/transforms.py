@@ -1,4 +1,4 @@
-"""From an encoded image to sRGB pixels at the resolution that is being learnt.
+"""From an encoded image to sRGB pixels at the training resolution.
 
 Axes: h w pixels.
 """
@@ -23,7 +23,7 @@ from imagen_pl.errors import UserError
 
 Fit = Literal["crop", "pad"]
 
-# Whatever Pillow raises for a broken file; a zip of a billion zeros among them.
+# Everything that Pillow raises for a broken file, or for a decompression bomb.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 _TURNS = {
@@ -38,7 +38,7 @@ _TURNS = {
 
 
 def parse_background(background: str) -> tuple[int, int, int]:
-    """A colour's name or #rrggbb as RGB, 0 to 255. Raises UserError for what is no colour."""
+    """A colour's name or #rrggbb as RGB, 0 to 255. Raises UserError for anything else."""
     try:
         return ImageColor.getrgb(background)[:3]
     except ValueError:
@@ -59,9 +59,9 @@ def decode(
 ) -> UInt8[Tensor, "3 h w"]:
     """Decode straight to `resolution` x `resolution` px, antialiased.
 
-    "crop" keeps the middle square; "pad" keeps the whole image and fills up with `background`, which
-    also lies behind transparent pixels. EXIF rotation is applied; 16-bit greys keep their range;
-    colours with an RGB profile are brought to sRGB. Raises one of UNREADABLE.
+    "crop" keeps the centre square; "pad" keeps the whole image and fills up with `background`, which
+    also replaces transparent pixels. EXIF rotation is applied; 16-bit greys keep their range;
+    colours with an RGB profile are converted to sRGB. Raises one of UNREADABLE.
     """
     with _open(image) as opened:
         # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target keeps the antialiasing exact.
@@ -72,7 +72,7 @@ def decode(
         picture = _to_rgb(opened, background)
     picture = _fit(picture, resolution, fit, background)
     if turn is not None:
-        picture = picture.transpose(turn)  # of a centred square: the same before and after, and cheap now
+        picture = picture.transpose(turn)  # after the centred crop: the same result, and cheaper
     if profile:
         picture = _to_srgb(picture, profile)
     pixels = torch.from_numpy(np.array(picture, dtype=np.uint8))
@@ -85,9 +85,9 @@ def _open(image: bytes | Path) -> Image.Image:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Without Pillow's warnings: large images are what people have, and EXIF is often a little wrong.
+    """Silence Pillow's warnings: large images are normal here, and EXIF data is often slightly broken.
 
-    Bombs still raise. Filters belong to the whole process: enter it in one thread only.
+    Decompression bombs still raise. Warning filters are global to the process: use it in one thread only.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
@@ -95,10 +95,10 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def exif_turn(picture: Image.Image) -> Image.Transpose | None:
-    """How a camera that was held on its side wants its image turned."""
+    """The rotation or flip that EXIF asks for; None if there is none."""
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # broken EXIF raises anything, and the pixels are good
+    except Exception:  # broken EXIF raises all kinds of errors, though the pixels are fine
         return None
     return _TURNS.get(orientation)
 
@@ -109,7 +109,7 @@ def _to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Ima
     if picture.mode.startswith(("I", "F")):
         return wide_grey_to_rgb(picture)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        # Before resizing: the hidden colour of transparent pixels must not bleed into the edges.
+        # Before resizing, so that the colour of fully transparent pixels does not bleed into the edges.
         layer = picture.convert("RGBA")
         below = Image.new("RGBA", layer.size, background)
         below.alpha_composite(layer)
@@ -118,7 +118,7 @@ def _to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Ima
 
 
 def wide_grey_to_rgb(picture: Image.Image) -> Image.Image:
-    """16-bit integers by 1/257; floats by the range that they are in. Pillow itself would clip at 255."""
+    """Scale 16-bit integers by 1/257, and floats by their range. Pillow's own conversion clips at 255."""
     values = np.asarray(picture, dtype=np.float32)
     if picture.mode == "F":
         top = float(values.max(initial=0.0))

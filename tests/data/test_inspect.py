@@ -29,7 +29,7 @@ def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "images     8: train 8",
         "sizes      width 32, 32, 72, height 32, 32, 48 px (smallest, median, largest); 86% square",
         "           half have a shorter side of 32 px or more",
-        "           1 lose over a quarter to the middle square: --data.fit pad keeps them whole",
+        "           1 lose over a quarter to the centre crop: --data.fit pad keeps them whole",
         "captions   8, 8 of them different; up to 2 an image",
         "           3, 4, 63 words (smallest, median, largest)",
         "           1 have over 50 words: text encoders may cut them off",
@@ -64,7 +64,7 @@ def test_emoji(tmp_path: Path) -> None:
     assert set(report.widths) == set(report.heights) == {64}
     assert 50 <= report.decoded < 200
     assert report.problems.total() == 0
-    assert any("were decoded whole" in line for line in report.lines())
+    assert any("were fully decoded" in line for line in report.lines())
     assert report.sheet is not None
     assert report.sheet.is_file()
 

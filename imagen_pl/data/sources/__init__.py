@@ -1,4 +1,4 @@
-"""Where captioned images come from. Imported here, a source can be named without its module in YAML."""
+"""Data sources. Imported here, so that YAML can name a source without its module."""
 
 from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.sources.coco import CocoSource

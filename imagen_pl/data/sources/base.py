@@ -15,7 +15,7 @@ from imagen_pl.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt", "description", "sentences")
-# How data sets spell their splits.
+# Names of splits in data sets, and ours.
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -33,11 +33,11 @@ class Row:
     """One image and its captions.
 
     Args:
-        name: names the image in messages, and decides whether it is held out: a path relative to the
+        name: names the image in messages, and determines whether it is held out: a path relative to the
             source's own, or the number of a row.
-        captions: one or more; of several, training draws one each time.
-        place: where the source finds the image.
-        group: shared by near-duplicate rows, for example the skin tones of an emoji; "" is in no group.
+        captions: one or more; of several, training samples one each time.
+        place: the source's own reference to the image.
+        group: shared by near-duplicate rows, for example the skin tones of an emoji; "" for no group.
     """
 
     name: str
@@ -56,12 +56,12 @@ class Source(ABC):
     path: str
 
     def declaration(self) -> SourceDeclaration:
-        """Licence, styles, and whether captions may be published; reads no data. By default, nothing may."""
+        """Licence, styles, and whether captions may be published; reads no data. By default, they may not."""
         return SourceDeclaration()
 
     @abstractmethod
     def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
-        """Rows by split: "train", and "validation" and others where the source has them.
+        """Rows by split: "train", and "validation" and others if the source has them.
 
         Single rows that cannot be used are left out and counted in `problems`; rows with empty
         captions may stay in: the caller counts them.
@@ -72,11 +72,11 @@ class Source(ABC):
 
     @abstractmethod
     def image(self, row: Row) -> bytes | Path:
-        """The encoded image: its bytes, or the file that holds them. May raise OSError."""
+        """The encoded image: its bytes, or its file. May raise OSError."""
 
 
 class StreamSource(ABC):
-    """Captioned images in a stream of shards, for sets that are too large to be read by row.
+    """Captioned images in a stream of shards, for sets that are too large for random access.
 
     As with `Source`, the constructor only stores its arguments, and the object must pickle.
     """
@@ -97,7 +97,7 @@ class StreamSource(ABC):
 
 
 def as_captions(value: object) -> tuple[str, ...]:
-    """The captions in a cell: one string or several, with white space at the ends taken off."""
+    """The captions in a cell, one string or several, with white space normalised."""
     if value is None:
         return ()
     words = (
@@ -107,7 +107,7 @@ def as_captions(value: object) -> tuple[str, ...]:
 
 
 def caption_column(columns: Sequence[str], wanted: str | None, where: str) -> str:
-    """The column that holds captions: the one asked for, or the first with a usual name."""
+    """The column of captions: `wanted`, or the first with a usual name."""
     if wanted is not None:
         if wanted in columns:
             return wanted
@@ -122,7 +122,7 @@ def caption_column(columns: Sequence[str], wanted: str | None, where: str) -> st
 
 
 def existing(path: str) -> Path:
-    """The path, or a UserError that says it is not there."""
+    """The path. Raises UserError if it does not exist."""
     found = Path(path).expanduser()
     if not found.exists():
         raise UserError(f"{path} does not exist: check the path")

@@ -12,15 +12,15 @@ from imagen_pl.errors import UserError
 
 
 class CocoSource(Source):
-    """Images with the captions of COCO's JSON files; training draws one of an image's captions each time.
+    """Images with the captions of COCO's JSON files; training samples one of an image's captions each time.
 
     Args:
-        path: a captions JSON file, as captions_train2017.json; or COCO's folder, with all the
-            captions_*.json files in it or in its `annotations` folder. A file whose name holds "val"
-            is the validation split, "test" the test split, any other is for training.
-        images: folder of the image files; None looks beside the JSON file and one folder up for
+        path: a captions JSON file, such as captions_train2017.json; or COCO's folder, with the
+            captions_*.json files in it or in its `annotations` folder. A file whose name begins with "val"
+            after captions_ is the validation split, "test" the test split, any other is for training.
+        images: folder of the image files; None searches beside the JSON file and one folder up for
             train2017 (the last part of captions_train2017.json), images/train2017 and images, and
-            last at the JSON file's own folder.
+            finally the JSON file's own folder.
     """
 
     def __init__(self, path: str, images: str | None = None) -> None:
@@ -41,7 +41,7 @@ class CocoSource(Source):
         splits: dict[str, list[Row]] = {}
         for file in files:
             splits.setdefault(_split_of(file), []).extend(self._rows(file, problems))
-        if len(files) == 1:  # a single file is there to be trained on, whatever its name
+        if len(files) == 1:  # a single file is the training split, whatever its name
             splits = {"train": next(iter(splits.values()))}
         return splits
 

@@ -1,4 +1,4 @@
-"""What a data source says of itself: licence, styles, and whether its captions may be published."""
+"""A data source's licence and styles, and whether its captions may be published."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class SourceDeclaration:
     """The defaults publish nothing.
 
     Args:
-        licence: who made the images under which licences, as text for the model card; None if unknown.
+        licence: authors and licences of the images, as text for the model card; None if unknown.
         styles: styles that captions name, as in "red heart, noto style"; empty if there are none.
         captions_may_be_published: whether a published model may contain the source's settings and some of
             its captions.

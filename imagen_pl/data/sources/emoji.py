@@ -1,4 +1,4 @@
-"""The emoji that ship with the package."""
+"""The emoji data set that is included in the package."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _CREDITS = (
 
 
 class EmojiSource(ParquetSource):
-    """Emoji in three styles; captions are as "cupcake, fluent style".
+    """Emoji in three styles, with captions such as "cupcake, fluent style".
 
-    Splits: train, validation, test, and composition, which holds train subjects in a style that training
-    never showed them in.
+    Splits: train, validation, test, and composition, which has training subjects in a style that they do not
+    have in the training split.
 
     Args:
-        path: file made by `imagen-pl data emoji`, for other sizes; None takes the one that ships, 64 px.
+        path: file made by `imagen-pl data emoji`, for other sizes; None takes the included one, 64 px.
         styles: the styles to take; None takes all three.
         tag_captions: caption a training image with emojibase's tags as well, half of the time: "cupcake
             (sprinkles, treat), fluent style" and "bakery, sprinkles, treat, fluent style". Other splits use
@@ -47,7 +47,7 @@ class EmojiSource(ParquetSource):
         self.tag_captions = tag_captions
 
     def declaration(self) -> SourceDeclaration:
-        """Of a file of one's own nothing is known but the styles' names, and its captions stay private."""
+        """For a user's own file only the styles are known, and its captions must not be published."""
         shipped = self.ships_with_package
         return SourceDeclaration(
             licence=_CREDITS if shipped else None,
@@ -65,7 +65,7 @@ class EmojiSource(ParquetSource):
         if not tags:
             return captions
         name, style, tones = (table[column][i].as_py() for column in ("name", "style", "skin_tone"))
-        draw = random.Random(self._name(Path(self.path), table, i))  # the same words in every run
+        draw = random.Random(self._name(Path(self.path), table, i))  # the same tags in every run
         some = [sorted(draw.sample(tags, min(count, len(tags)))) for count in (2, 3)]
         skin = [f"{tone} skin tone" for tone in tones.split(", ") if tone]
         by_tags = (
@@ -75,7 +75,7 @@ class EmojiSource(ParquetSource):
         return captions * len(by_tags) + by_tags
 
     def _groups(self, table: pyarrow.Table) -> list[str]:
-        """The skin tones of a subject in one hand."""
+        """One group for the skin tones of a subject in one style."""
         pairs = zip(table["subject"].to_pylist(), table["style"].to_pylist(), strict=True)
         return [f"{subject} {style}" for subject, style in pairs]
 

@@ -30,11 +30,11 @@ _HOW = (
 
 
 class FolderSource(Source):
-    """A folder of captioned images, in either of two layouts, with subfolders as you like.
+    """A folder of captioned images, in either of two layouts, with or without subfolders.
 
-    Captions stand in metadata.jsonl or metadata.csv (columns file_name and a caption; the layout of
+    Captions are in metadata.jsonl or metadata.csv (columns file_name and a caption; the layout of
     Hugging Face's imagefolder), in the folder itself or in subfolders; or in a .txt file beside each
-    image, one caption a line. Top folders called train, validation (val, valid, dev) and test are splits.
+    image, one caption a line. Top folders named train, validation (val, valid, dev) and test are splits.
 
     Args:
         path: the folder.
@@ -71,9 +71,9 @@ class FolderSource(Source):
         return Path(row.place)
 
     def images(self) -> tuple[set[Path], dict[Path, tuple[str, ...]]]:
-        """The image files, and what the metadata says of these and of files that are not there.
+        """The image files, and the captions in the metadata, by file; such a file may be missing.
 
-        A .txt beside an image counts only where the metadata does not name the image.
+        A .txt beside an image is used only if the metadata does not list the image.
 
         Raises:
             UserError: there is no such folder, it holds no images, or its metadata is broken.
@@ -100,7 +100,7 @@ class FolderSource(Source):
             if not isinstance(row.get("file_name"), str) or not row["file_name"]:
                 raise UserError(f"{where} has no file_name: it has {', '.join(map(str, row))}")
             if self.caption_column is None and not any(c in row for c in CAPTION_COLUMNS):
-                column = caption_column(list(row), None, where)  # raises, and says what is missing
+                column = caption_column(list(row), None, where)  # raises an error that lists the usual names
             else:
                 column = self.caption_column or next(c for c in CAPTION_COLUMNS if c in row)
             yield file.parent / row["file_name"], as_captions(row.get(column))
@@ -121,7 +121,7 @@ def _hint(file: Path) -> str:
 
 
 def captions_in(file: Path) -> tuple[str, ...]:
-    """The captions of a .txt file, one a line. Raises UserError for what is not UTF-8."""
+    """The captions of a .txt file, one a line. Raises UserError if it is not UTF-8."""
     return as_captions(_text(file).split("\n"))
 
 

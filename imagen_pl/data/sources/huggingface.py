@@ -1,4 +1,4 @@
-"""Whatever `datasets.load_dataset` opens: a name on the Hugging Face hub, a folder, files."""
+"""Data sets of the `datasets` library: a name on the Hugging Face hub, a folder, files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class HuggingFaceSource(Source):
     """A data set read with the `datasets` library, which keeps it on disk and reads it row by row.
 
     Args:
-        path: name on the hub, as user/captioned-flowers; a folder or script that `load_dataset`
-            takes; the name of a file format (parquet, webdataset, imagefolder) together with
+        path: name on the hub, such as user/captioned-flowers; a folder or script for `load_dataset`;
+            the name of a file format (parquet, webdataset, imagefolder) together with
             `data_files`; or a folder written by `save_to_disk`.
-        name: the data set's configuration, where it has several.
+        name: the data set's configuration, if it has several.
         data_files: files to read, for a file format as `path`; wild cards are allowed.
         revision: branch, tag or commit on the hub.
         image_column: the column of images.
@@ -85,7 +85,7 @@ class HuggingFaceSource(Source):
                     data_files=self.data_files,
                     revision=self.revision,
                 )
-        except Exception as error:  # datasets raises of every kind, for a wrong name as for no network
+        except Exception as error:  # datasets raises many kinds of errors
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"datasets cannot open {self.path}: {why}") from error
         return dict(found) if isinstance(found, dict) else {"train": found}

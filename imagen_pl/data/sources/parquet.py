@@ -16,18 +16,19 @@ _LARGEST = 4 * 2**30
 
 
 class ParquetSource(Source):
-    """A Parquet file, or a folder of them, held in memory as it is on disk (compressed images).
+    """A Parquet file, or a folder of them, loaded into memory with compressed images.
 
-    A column of images holds bytes, or structs of `bytes` and `path`, as `datasets` writes them. The
+    A column of images has bytes, or structs of `bytes` and `path`, as `datasets` writes them. The
     split of a row is its cell in the column `split` if there is one, else the first word of its
     file's name (train-00000-of-00002.parquet) or folder, else train.
 
     Args:
-        path: a .parquet file, or a folder that holds some.
+        path: a .parquet file, or a folder of such files.
         image_column: the column of images.
         caption_column: the column of captions, strings or lists of them; None takes the first of
             caption, captions, text, prompt, description, sentences.
-        group_column: the column that near-alike images share, for data.balance_groups; None: all stand alone.
+        group_column: the column whose value near-duplicate images share, for data.balance_groups; None
+            forms no groups.
     """
 
     def __init__(
@@ -83,17 +84,17 @@ class ParquetSource(Source):
     def _captions(
         self, table: pyarrow.Table, i: int, captions: tuple[str, ...], split: str
     ) -> tuple[str, ...]:
-        """What row i is called, of which one is drawn each time that it is seen."""
+        """The captions of row i; training samples one each time."""
         return captions
 
     def _groups(self, table: pyarrow.Table) -> list[str]:
-        """What each row's near-alike ones share."""
+        """The group of each row, shared by near-duplicates."""
         if self.group_column is None:
             return [""] * len(table)
         if self.group_column not in table.column_names:
             raise UserError(
                 f"{self.path} has no column {self.group_column}: it has {', '.join(table.column_names)}; "
-                "say which tells groups apart with group_column"
+                "name the column of groups with group_column"
             )
         return [str(cell) for cell in table[self.group_column].to_pylist()]
 

@@ -21,22 +21,22 @@ from imagen_pl.errors import UserError
 
 
 class WebDatasetSource(StreamSource):
-    """Images streamed from WebDataset shards, on disk or on the net.
+    """Images streamed from WebDataset shards, on disk or over a network.
 
-    In a shard, 000123.jpg comes with 000123.txt, one caption a line, or with 000123.json that has the
-    caption as caption, captions, text, prompt, description or sentences. Use many shards: each
-    worker of each process reads shards of its own.
+    In a shard, 000123.jpg has its captions in 000123.txt, one a line, or in 000123.json under caption,
+    captions, text, prompt, description or sentences. Use many shards: each worker of each process reads
+    its own shards.
 
     In a folder, the first word of a shard's name is its split, as in train-000000.tar and
-    validation-000000.tar, which `imagen-pl data shards` writes; where none begins with train, all are
+    validation-000000.tar, which `imagen-pl data shards` writes; if none begins with train, all are
     for training.
 
     Args:
-        path: a folder of .tar files, or one or many of them as "shards/{00000..00099}.tar"; an http(s)
-            address or "pipe:" command that `webdataset` opens will do as well.
-        val_path: shards to validate on, written the same way; None takes the folder's own, or holds out
-            data.val_fraction of the shards, the last ones.
-        caption_key: the ending with the caption, as txt; None takes .txt, .caption, then .json.
+        path: a folder of .tar files, or files such as "shards/{00000..00099}.tar"; or an http(s)
+            address or "pipe:" command for `webdataset`.
+        val_path: shards to validate on, in the same forms; None takes the folder's own, or holds out
+            the last data.val_fraction of the shards.
+        caption_key: suffix of the caption's file, such as txt; None takes .txt, .caption, then .json.
     """
 
     def __init__(self, path: str, val_path: str | None = None, caption_key: str | None = None) -> None:
