@@ -30,7 +30,7 @@ from imagen_pl.training.kernel_ridge_fit import exclude_from_ddp, solve_by_train
 from imagen_pl.training.manual_optimization import compile_each, is_trainable
 from imagen_pl.training.seeded_steps import DISCRIMINATOR_LATENTS, GENERATOR_LATENTS, SeededSteps
 from imagen_pl.training.validation_metrics import Validation
-from imagen_pl.training.warm_start import load_stem
+from imagen_pl.training.warm_start import initialise
 from imagen_pl.types import CaptionedBatch, EncodedBatch, Growth, TextFeatures
 
 Images = Float[Tensor, "b 3 r r"]
@@ -375,13 +375,15 @@ class TextToImageGAN(SeededSteps):
             solve_by_training_set(self.trainer, self, [regression], self.text_encoder, data)
 
     def _start_from(self, path: str) -> None:
-        stem = load_stem(self.generator, path)
+        earlier = initialise(self.generator, self.discriminator, path)
         self.ema.generator.load_state_dict(self.generator.state_dict())
-        self.earlier_teacher_networks = stem.teacher_networks
+        self.earlier_teacher_networks = earlier.teacher_networks
         self.validation.tell_flattered(self.teacher_networks())
         if self.trainer.progress_bar_callback is not None:
-            blocks = ", ".join(map(str, stem.blocks))
-            self.trainer.progress_bar_callback.print(f"Initialised from {path}: blocks {blocks}")
+            blocks = ", ".join(map(str, earlier.blocks))
+            self.trainer.progress_bar_callback.print(
+                f"Initialised from {path}: blocks {blocks}; {earlier.networks}"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagen_pl.cli.open_model import open_model
-from imagen_pl.cli.options import add_model_argument, verb_parser
+from imagen_pl.cli.options import add_discriminator_argument, add_model_argument, verb_parser
 from imagen_pl.errors import UserError
+from imagen_pl.storage.model_paths import model_file
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -25,6 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--to", choices=("safetensors", "onnx", "torch-export"), required=True, help="kind of files"
     )
     parser.add_argument("--half", action="store_true", help="safetensors of half the size, in float16")
+    add_discriminator_argument(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     return parser
 
@@ -44,11 +46,14 @@ def export(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"--out {out} is not empty: name another folder")
-    model = open_model(arguments.model, device="cpu")
+    if arguments.with_discriminator and arguments.to != "safetensors":
+        raise UserError("--with-discriminator goes with --to safetensors only")
+    file = model_file(arguments.model, arguments.with_discriminator)
+    model = open_model(str(file), device="cpu")
     from imagen_pl.inference.export import export_graphs, export_safetensors
 
     if arguments.to == "safetensors":
-        gap = export_safetensors(model, out, arguments.half)
+        gap = export_safetensors(model, out, arguments.half, arguments.with_discriminator)
     else:
         if arguments.half:
             raise UserError("--half goes with --to safetensors alone")

@@ -130,3 +130,12 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
         help="a run's folder, a .ckpt file, a release's folder, OWNER/NAME on the Hugging Face hub, or "
         "emoji, which comes with this package",
     )
+
+
+def add_discriminator_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument of the verbs that write a release."""
+    parser.add_argument(
+        "--with-discriminator",
+        action="store_true",
+        help="include the discriminator, so that init_from can fine-tune both networks (default: no)",
+    )

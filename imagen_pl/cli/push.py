@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagen_pl.cli.open_model import open_model
-from imagen_pl.cli.options import add_model_argument, verb_parser
+from imagen_pl.cli.options import add_discriminator_argument, add_model_argument, verb_parser
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid
-from imagen_pl.storage.model_paths import HUB_ID, model_file
+from imagen_pl.storage.model_paths import DESCRIPTION, DISCRIMINATOR_WEIGHTS, HUB_ID, model_file
 
 if TYPE_CHECKING:
     from imagen_pl.inference.pipeline import TextToImage
@@ -44,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_model_argument(parser)
     parser.add_argument("hub_id", metavar="OWNER/NAME", help="the name on the hub")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
+    add_discriminator_argument(parser)
     parser.add_argument(
         "--license", default="mit", help="licence of the weights, as the hub spells it (default: mit)"
     )
@@ -69,7 +71,7 @@ def push(arguments: argparse.Namespace) -> int:
     """
     if not re.fullmatch(HUB_ID, arguments.hub_id):
         raise UserError(f"{arguments.hub_id} is not a name on the hub: give OWNER/NAME")
-    file = model_file(arguments.model)
+    file = model_file(arguments.model, arguments.with_discriminator)
     from imagen_pl.inference.model_card import read_evaluation
 
     evaluation = None if arguments.evaluation is None else read_evaluation(Path(arguments.evaluation))
@@ -82,6 +84,7 @@ def push(arguments: argparse.Namespace) -> int:
             arguments.license,
             evaluation,
             arguments.prompts or list(_PROMPTS),
+            arguments.with_discriminator,
         )
         names = sorted(file.name for file in release.iterdir())
         _upload(release, arguments.hub_id, arguments.private)
@@ -97,8 +100,13 @@ def write_release(
     licence: str,
     evaluation: dict[str, object] | None,
     prompts: list[str],
+    with_discriminator: bool = False,
 ) -> Path:
-    """Weights in half precision, description, card and samples of fixed prompts."""
+    """Write weights in half precision, config.json, the model card and samples of fixed prompts.
+
+    Raises:
+        UserError: the discriminator is asked for, and the model's file has none.
+    """
     import torch
 
     from imagen_pl.data.sources.declaration import declaration_of
@@ -109,11 +117,20 @@ def write_release(
     source, model = model.description.get("data"), copy.copy(model)
     if not declaration_of(source).captions_may_be_published:
         model.description = {**model.description, "data": None, "captions": []}
-    model.save(folder, torch.float16)
+    model.save(folder, torch.float16, with_discriminator)
     labelled_grid(model.sample(prompts), prompts, columns=4, smallest=128).save(folder / "samples.png")
-    described = {**model.description, "data": source}
+    described = {**json.loads((folder / DESCRIPTION).read_text()), "data": source}
     scores = [] if evaluation is None else [evaluation]
-    card = model_card(name, described, licence=licence, evaluations=scores, samples="samples.png")
+    card = model_card(
+        name,
+        described,
+        licence=licence,
+        evaluations=scores,
+        samples="samples.png",
+        discriminator_mb=(folder / DISCRIMINATOR_WEIGHTS).stat().st_size / 1e6
+        if with_discriminator
+        else None,
+    )
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
 

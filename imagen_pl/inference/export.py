@@ -110,8 +110,8 @@ class Reader(nn.Module):
         return text.tokens.masked_fill(~text.mask[..., None], 0), text.mask, text.pooled
 
 
-def export_safetensors(model: TextToImage, out: Path, half: bool) -> float:
-    model.save(out, torch.float16 if half else torch.float32)
+def export_safetensors(model: TextToImage, out: Path, half: bool, with_discriminator: bool = False) -> float:
+    model.save(out, torch.float16 if half else torch.float32, with_discriminator)
     own, other = Drawer(model), Drawer(load(out, device="cpu"))
     text = [model.text_encoder.encode(captions) for captions in _TRIALS]
     return _compared(own, other, text, model, _TOLERANCE_HALF if half else _TOLERANCE)

@@ -22,6 +22,11 @@ from imagen_pl import load
 model = load("{name}")
 pictures = model.sample(["red heart, fluent style"], seed=7)
 ```"""
+_FINE_TUNE = """## Fine-tuning
+
+The discriminator is included, for fine-tuning: `discriminator.safetensors`, {size:.1f} MB. A new training
+with `--model.generator.init_from {name}` starts from both networks, if its own have the same sizes
+(`config.json`)."""
 _LIMITS = (
     "It draws what its training pictures show and little else: subjects that it never saw come out worse, "
     "and long sentences, numbers of things and negations are mostly not understood. It can repeat what is "
@@ -37,6 +42,7 @@ def model_card(
     evaluations: Sequence[Mapping[str, Any]] = (),
     samples: str | None = None,
     further: Mapping[str, str] | None = None,
+    discriminator_mb: float | None = None,
 ) -> str:
     """Markdown with the head that the hub reads.
 
@@ -48,6 +54,7 @@ def model_card(
             was measured.
         samples: a picture file beside the card.
         further: sections by their titles, before that of the limits.
+        discriminator_mb: size of discriminator.safetensors, MB; None if the release has no discriminator.
     """
     head = {
         "license": licence,
@@ -64,6 +71,7 @@ def model_card(
         _USE.format(name=name),
         f"## Data\n\n{_data(description)}",
         f"## Recipe\n\n{_recipe(description)}",
+        *([_FINE_TUNE.format(name=name, size=discriminator_mb)] if discriminator_mb is not None else []),
         f"## Scores\n\n{_scores(evaluations)}",
         *(f"## {title}\n\n{text}" for title, text in (further or {}).items()),
         f"## Limits\n\n{_LIMITS}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from PIL import Image
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 import imagen_pl
@@ -30,10 +28,15 @@ from imagen_pl.inference.sampling_options import (
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.latents import latents
 from imagen_pl.models.text.encoder import TextEncoder
-from imagen_pl.storage.atomic_files import atomic_write
 from imagen_pl.storage.checkpoint_io import read_checkpoint
-from imagen_pl.storage.model_files import RELEASE_FORMAT, average_of, read_release
-from imagen_pl.storage.model_paths import DESCRIPTION, WEIGHTS, model_file
+from imagen_pl.storage.model_files import (
+    RELEASE_FORMAT,
+    average_of,
+    read_discriminator,
+    read_release,
+    save_release,
+)
+from imagen_pl.storage.model_paths import WEIGHTS, model_file
 from imagen_pl.types import Growth, TextFeatures
 
 if TYPE_CHECKING:
@@ -52,14 +55,21 @@ class TextToImage:
         text_encoder: the encoder that it was trained with.
         growth: how far it had grown.
         description: what a release's config.json says, weights apart.
+        file: the checkpoint or model.safetensors that it was loaded from, which may hold the discriminator.
     """
 
     def __init__(
-        self, generator: Generator, text_encoder: TextEncoder, growth: Growth, description: dict[str, Any]
+        self,
+        generator: Generator,
+        text_encoder: TextEncoder,
+        growth: Growth,
+        description: dict[str, Any],
+        file: Path | None = None,
     ) -> None:
         self.generator = generator.eval().requires_grad_(False)
         self.generator.to(memory_format=torch.channels_last)
         self.text_encoder, self.growth, self.description = text_encoder, growth, description
+        self.file = file
 
     @classmethod
     def from_module(cls, module: TextToImageGAN) -> TextToImage:
@@ -202,32 +212,34 @@ class TextToImage:
             )
         return self.text_encoder.encode(captions or [""], self.device)
 
-    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+    def save(
+        self, folder: str | Path, dtype: torch.dtype = torch.float32, with_discriminator: bool = False
+    ) -> Path:
         """Write a release: model.safetensors and config.json, each complete or not at all.
 
         Args:
             folder: where; it is made.
             dtype: of the weights; torch.bfloat16 or torch.float16 halve the file.
+            with_discriminator: write discriminator.safetensors too, for fine-tuning by `init_from`.
 
         Raises:
-            UserError: the disk is full, or the model was made by `from_module`.
+            UserError: the disk is full, the model was made by `from_module`, or there is no discriminator.
         """
         if "generator" not in self.description:
             raise UserError(
                 "this model does not know its networks' class paths, which a release needs: train with "
                 "`imagen-pl fit`, or give TextToImage a description with generator and text_encoder"
             )
+        discriminator = None
+        if with_discriminator:
+            discriminator = None if self.file is None else read_discriminator(self.file)
+            if discriminator is None:
+                raise UserError(
+                    f"{self.file or 'this model'} has no discriminator to save: give the run or one of its "
+                    "checkpoints, which always have it"
+                )
         folder = Path(folder)
-        weights = {
-            # Storage order is left behind: safetensors wants the plain one.
-            name: tensor.to(dtype if tensor.is_floating_point() else None).cpu().contiguous()
-            for name, tensor in self.generator.state_dict().items()
-        }
-        description = {**self.description, "dtype": str(dtype).removeprefix("torch.")}
-        with atomic_write(folder / WEIGHTS) as file:
-            file.write(safetensors_bytes(weights, {"format": "pt"}))
-        with atomic_write(folder / DESCRIPTION) as file:
-            file.write((json.dumps(description, indent=2) + "\n").encode())
+        save_release(folder, self.description, self.generator.state_dict(), dtype, discriminator)
         return folder
 
 
@@ -309,4 +321,4 @@ def _build(description: dict[str, Any], weights: dict[str, Tensor], path: Path) 
     text_encoder = build(TextEncoder, description.get("text_encoder"), path, "text_encoder")
     fill(generator, weights, path)
     growth = Growth(description["resolution"], description["fade"])
-    return TextToImage(generator, text_encoder, growth, description)
+    return TextToImage(generator, text_encoder, growth, description, path)

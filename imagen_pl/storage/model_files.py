@@ -1,20 +1,38 @@
-"""A trained generator's weights and description, read from a checkpoint or a release."""
+"""Weights and descriptions of trained networks: read from checkpoints and releases, written as releases."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+import yaml
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from imagen_pl.errors import UserError
-from imagen_pl.storage.model_paths import DESCRIPTION, WEIGHTS
+from imagen_pl.storage.atomic_files import atomic_write
+from imagen_pl.storage.checkpoint_io import read_checkpoint
+from imagen_pl.storage.model_paths import DESCRIPTION, DISCRIMINATOR_WEIGHTS, WEIGHTS
 from imagen_pl.storage.upgrade import upgrade_description
 
 RELEASE_FORMAT = 1
 _EMA = "ema.generator."
+_DISCRIMINATOR = "discriminator."
+
+
+class StoredDiscriminator(NamedTuple):
+    """A trained discriminator in a checkpoint or a release.
+
+    description: its class_path and init_args; None in a checkpoint that `imagen-pl fit` did not write.
+    weights: by its parameter names.
+    """
+
+    description: dict[str, Any] | None
+    weights: dict[str, Tensor]
 
 
 def average_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
@@ -36,12 +54,88 @@ def read_release(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         UserError: a file is damaged, or a later version wrote it.
     """
+    return _read_description(folder), _read_tensors(folder / WEIGHTS)
+
+
+def read_discriminator(file: Path) -> StoredDiscriminator | None:
+    """The discriminator that lies with a generator; None if there is none.
+
+    Args:
+        file: what `model_file` gives: a checkpoint, or the model.safetensors of a release.
+
+    Raises:
+        UserError: a file is damaged or missing.
+    """
+    if file.name != WEIGHTS:
+        checkpoint = read_checkpoint(file, mmap=True)
+        state = checkpoint["state_dict"]
+        weights = {n.removeprefix(_DISCRIMINATOR): state[n] for n in state if n.startswith(_DISCRIMINATOR)}
+        config = yaml.safe_load(checkpoint.get("config", "")) or {}
+        return StoredDiscriminator(config.get("model", {}).get("discriminator"), weights) if weights else None
+    description = _read_description(file.parent).get("discriminator")
+    if description is None:
+        return None
+    weights_file = file.parent / DISCRIMINATOR_WEIGHTS
+    if not weights_file.is_file():
+        raise UserError(
+            f"release {file.parent}: {DISCRIMINATOR_WEIGHTS} is missing, but {DESCRIPTION} has a "
+            "discriminator: copy the file there, or remove the entry"
+        )
+    return StoredDiscriminator(description, _read_tensors(weights_file))
+
+
+def save_release(
+    folder: Path,
+    description: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    discriminator: StoredDiscriminator | None = None,
+) -> None:
+    """Write a release; each file is complete or not written at all.
+
+    Args:
+        folder: where; it is made.
+        description: the content of config.json, without dtype and discriminator.
+        weights: of the generator.
+        dtype: of all floating-point weights in the files.
+        discriminator: written too; None writes none.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    named = {n: value for n, value in description.items() if n != "discriminator"}
+    named["dtype"] = str(dtype).removeprefix("torch.")
+    files = {WEIGHTS: weights}
+    if discriminator is not None:
+        named["discriminator"] = discriminator.description
+        files[DISCRIMINATOR_WEIGHTS] = discriminator.weights
+    for name, tensors in files.items():
+        stored = {
+            # safetensors needs contiguous tensors, which channels_last ones are not.
+            n: tensor.to(dtype if tensor.is_floating_point() else None).cpu().contiguous()
+            for n, tensor in tensors.items()
+        }
+        with atomic_write(folder / name) as file:
+            file.write(safetensors_bytes(stored, {"format": "pt"}))
+    with atomic_write(folder / DESCRIPTION) as file:
+        file.write((json.dumps(named, indent=2) + "\n").encode())
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
     try:
         description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
         if description["format"] > RELEASE_FORMAT:
             raise UserError(f"release {folder} was written by a later imagen_pl ({description['imagen_pl']})")
-        with safe_open(folder / WEIGHTS, framework="pt") as opened:
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"release {folder} cannot be read: {type(error).__name__}: {error}") from error
-    return upgrade_description(description), weights
+    return upgrade_description(description)
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(
+            f"release {file.parent} cannot be read: {file.name}: {type(error).__name__}: {error}"
+        ) from error

@@ -22,11 +22,13 @@ CAPTIONER_WEIGHTS = "captioner.safetensors"
 # Description of a release or a captioner.
 DESCRIPTION = "config.json"
 WEIGHTS = "model.safetensors"
+# A release may contain the discriminator, for fine-tuning.
+DISCRIMINATOR_WEIGHTS = "discriminator.safetensors"
 # A model's name on the Hugging Face hub, as "owner/name".
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 
 
-def model_file(path: str | Path) -> Path:
+def model_file(path: str | Path, with_discriminator: bool = False) -> Path:
     """The file with the weights: a .ckpt, or the model.safetensors of a release.
 
     For a run, `run_checkpoint` selects the checkpoint.
@@ -34,6 +36,7 @@ def model_file(path: str | Path) -> Path:
     Args:
         path: a run's folder, a .ckpt file, a release's folder, the name of a model that ships, or a release's
             name on the Hugging Face hub.
+        with_discriminator: download the discriminator too, if the release on the hub has one.
 
     Raises:
         UserError: there is no such model; near names are suggested.
@@ -49,7 +52,7 @@ def model_file(path: str | Path) -> Path:
     if path.is_dir():
         return run_checkpoint(path)
     if re.fullmatch(HUB_ID, name) and not path.parent.exists():
-        return _hub_file(name)
+        return _hub_file(name, with_discriminator)
     raise UserError(f"there is no run, checkpoint or release {path}{_suggestion(path)}")
 
 
@@ -140,12 +143,12 @@ def _suggestion(path: Path) -> str:
     return f"; {', '.join(shipped)} ships with this package" if shipped and alone else ""
 
 
-def _hub_file(name: str) -> Path:
+def _hub_file(name: str, with_discriminator: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     offline = not hub_has_address()
     try:
-        files = [DESCRIPTION, WEIGHTS]
+        files = [DESCRIPTION, WEIGHTS, *([DISCRIMINATOR_WEIGHTS] if with_discriminator else [])]
         folder = snapshot_download(name, allow_patterns=files, local_files_only=offline)
     except Exception as error:  # huggingface_hub raises many kinds
         raise UserError(

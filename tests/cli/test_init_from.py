@@ -13,6 +13,7 @@ import yaml
 
 from imagen_pl import load
 from imagen_pl.cli.main import main
+from imagen_pl.storage.model_paths import run_checkpoint
 from tests.cli.test_blockwise_training import FEW, overlay, weights
 from tests.helpers.blocks import LoudBlock
 from tests.helpers.runs import REPOSITORY, Tiny
@@ -41,7 +42,9 @@ def test_a_run_starts_from_the_stem_of_another(
     }[kind]
     words = ["fit", *trained.words, *larger(), "--name", "larger", "--trainer.max_steps", "8"]
     assert main([*words, "--model.generator.init_from", str(source)]) == 0
-    assert f"Initialised from {source}: blocks 4, 8" in capsys.readouterr().err
+    networks = "generator only: this release has no discriminator"
+    networks = networks if kind == "release" else "generator and discriminator"
+    assert f"Initialised from {source}: blocks 4, 8; {networks}" in capsys.readouterr().err
     shutil.rmtree(trained.run)
     shutil.rmtree("released")
     held = weights(Path("runs/larger/checkpoints/last.ckpt"))
@@ -67,6 +70,46 @@ def test_a_run_starts_from_the_stem_of_another(
         "12",
     ]
     assert main(resume) == 0
+
+
+@pytest.mark.parametrize("kind", ["run", "release"])
+def test_a_run_starts_from_the_discriminator_of_another(
+    trained: Tiny, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """At learning rate 0 the discriminator stays as it was at the first step."""
+    source = trained.run
+    if kind == "release":
+        source = load(trained.run).save("released", with_discriminator=True)
+    few = ["--trainer.max_steps", "4", "--model.discriminator_optimizer.init_args.lr", "0.0"]
+    few += ["--model.generator.init_from", str(source), "--name", "other", "--seed_everything", "5"]
+    assert main(["fit", *trained.words, *few]) == 0
+    assert f"{source}: blocks 4, 8; generator and discriminator" in capsys.readouterr().err
+    saved, first = (
+        weights(f) for f in (run_checkpoint(trained.run), Path("runs/other/checkpoints/last.ckpt"))
+    )
+    names = [name for name in saved if name.startswith("discriminator.")]
+    assert len(names) > 10
+    for name in names:
+        assert torch.equal(saved[name], first[name]), name
+
+
+def test_a_discriminator_that_does_not_fit_is_one_line(
+    trained: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = load(trained.run).save("released", with_discriminator=True)
+    words = ["fit", *trained.words, "--name", "other", "--model.generator.init_from", str(release)]
+    assert main([*words, "--model.discriminator.final_dim", "4"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "to_final.bias is (8,) there and (4,) here" in error
+    assert "Give this discriminator the other's settings up to 8 px" in error
+    (release / "discriminator.safetensors").unlink()
+    assert main(words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: release released: discriminator.safetensors is missing")
+    (release / "discriminator.safetensors").write_bytes(b"not weights")
+    assert main(words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: release released cannot be read: discriminator.safetensors: ")
 
 
 def test_a_stem_that_is_not_there_or_does_not_fit(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +156,8 @@ def test_the_shipped_model_is_taken_to_other_pictures(
     few = {"growth": {"stages": stages}, "model": {"metrics": []}, "checkpoint": {"monitor": None}}
     words += overlay(**few, data={"min_size": 8, "source": {"init_args": {"path": str(photos)}}})
     assert main(["fit", *words, "--name", "mine", "--trainer.max_steps", "16"]) == 0
-    assert "Initialised from emoji: blocks 4, 8, 16, 32, 64" in capsys.readouterr().err
+    loaded = "blocks 4, 8, 16, 32, 64; generator only: this release has no discriminator"
+    assert f"Initialised from emoji: {loaded}" in capsys.readouterr().err
     before, after = load("emoji", "cpu"), load("runs/mine", "cpu")
     assert (after.resolution, list((tmp_path / "runs/mine/samples").glob("*.png")) != []) == (64, True)
     moved = {

@@ -10,9 +10,11 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 import yaml
 from huggingface_hub.errors import LocalTokenNotFoundError
 from PIL import Image
+from safetensors.torch import load_file
 
 from imagen_pl import load
 from imagen_pl.cli.main import main
@@ -21,6 +23,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.inference.model_card import model_card
 from imagen_pl.metrics.evaluation import Evaluation, MemorisationScores
 from imagen_pl.metrics.retrieval import Retrieval
+from imagen_pl.storage.model_paths import run_checkpoint
 from tests.helpers.runs import Tiny
 
 SCORES = Evaluation(
@@ -62,7 +65,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def download(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
         if not (folder / name).is_dir():
             raise FileNotFoundError(name)
-        return str(folder / name)
+        copy = tmp_path / "downloads" / name
+        shutil.copytree(
+            folder / name,
+            copy,
+            ignore=lambda _, files: [f for f in files if f not in allow_patterns],
+            dirs_exist_ok=True,
+        )
+        return str(copy)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
@@ -101,6 +111,60 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     own, back = load(trained.run), load("me/tiny-hearts")
     assert back.resolution == own.resolution == 8
     assert main(["sample", "me/tiny-hearts", "a red heart"]) == 0
+
+
+def test_a_release_with_the_discriminator_trains_both_networks_further(
+    trained: Tiny, hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["push", str(trained.run), "me/both", "--with-discriminator"]) == 0
+    listed = "README.md, config.json, discriminator.safetensors, model.safetensors, samples.png"
+    assert f"me/both: {listed}" in capsys.readouterr().out
+    stored = json.loads((hub / "me/both/config.json").read_text())["discriminator"]
+    assert stored["class_path"] == "imagen_pl.models.discriminators.multiscale.MultiscaleDiscriminator"
+    assert (stored["init_args"]["final_dim"], stored["init_args"]["text_dim"]) == (8, 16)
+    weights = load_file(hub / "me/both/discriminator.safetensors")
+    checkpoint = torch.load(run_checkpoint(trained.run), weights_only=True)["state_dict"]
+    own = {
+        n.removeprefix("discriminator."): t for n, t in checkpoint.items() if n.startswith("discriminator.")
+    }
+    assert own.keys() == weights.keys()
+    assert all(torch.equal(own[name].half(), weights[name]) for name in own)
+    card = (hub / "me/both/README.md").read_text()
+    size = (hub / "me/both/discriminator.safetensors").stat().st_size / 1e6
+    assert (
+        f"The discriminator is included, for fine-tuning: `discriminator.safetensors`, {size:.1f} MB" in card
+    )
+    assert "`--model.generator.init_from me/both`" in card
+
+    words = ["--name", "further", "--trainer.max_steps", "2", "--model.generator.init_from", "me/both"]
+    assert main(["fit", *trained.words, *words]) == 0
+    said = capsys.readouterr().err
+    assert "Initialised from me/both: blocks 4, 8; generator and discriminator" in said
+
+
+def test_a_release_has_no_discriminator_unless_it_is_requested(
+    trained: Tiny, hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["push", str(trained.run), "me/tiny"]) == 0
+    assert not (hub / "me/tiny/discriminator.safetensors").exists()
+    assert "discriminator" not in json.loads((hub / "me/tiny/config.json").read_text())
+    assert "discriminator" not in (hub / "me/tiny/README.md").read_text()
+    assert main(["push", "me/tiny", "me/again", "--with-discriminator"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "me/tiny/model.safetensors has no discriminator to save: give the run" in error
+
+    # Also where the model that is pushed has one.
+    assert (
+        main(["export", str(trained.run), "--to", "safetensors", "--with-discriminator", "--out", "both"])
+        == 0
+    )
+    assert "both: config.json, discriminator.safetensors, model.safetensors" in capsys.readouterr().out
+    assert main(["push", "both", "me/small"]) == 0
+    assert not (hub / "me/small/discriminator.safetensors").exists()
+    assert "discriminator" not in json.loads((hub / "me/small/config.json").read_text())
+    assert main(["export", "both", "--to", "onnx", "--with-discriminator", "--out", "onnx"]) == 2
+    assert "--with-discriminator goes with --to safetensors only" in capsys.readouterr().err
 
 
 def test_no_path_of_this_machine_is_published(trained: Tiny, hub: Path, photos: Path) -> None:

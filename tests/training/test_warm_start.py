@@ -8,21 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from imagen_pl.callbacks.block_policies import FreezeOldBlocks
 from imagen_pl.callbacks.blockwise_training import BlockwiseTraining
 from imagen_pl.errors import UserError
 from imagen_pl.metrics.frechet import FrechetDistance
 from imagen_pl.schedules import Stage
-from imagen_pl.training.warm_start import load_stem
-from tests.helpers.networks import awaken, small_generator
+from imagen_pl.training.warm_start import initialise
+from tests.helpers.networks import awaken, small_discriminator, small_generator
 from tests.helpers.training import SHORT, AtEachBatch, SaveAt, assert_same, tiny_system, train, weights_of
 
 OTHER = {4: 8, 8: 8, 16: 4}
+MULTISCALE = "imagen_pl.models.discriminators.multiscale.MultiscaleDiscriminator"
 
 
 def checkpoint(path: Path, grown_to: int = 16, **settings: Any) -> dict[str, torch.Tensor]:
-    """Another run's, and what its average holds."""
+    """Another run's, without a discriminator, and what its average holds."""
     other = small_generator(OTHER, **settings)
     awaken(other)
     with torch.no_grad():
@@ -38,7 +40,7 @@ def test_it_takes_what_both_have_and_the_other_has_learnt(grown_to: int, tmp_pat
     held = checkpoint(tmp_path / "other.ckpt", grown_to)
     generator = small_generator({**OTHER, 32: 4}, noise=True)
     first = weights_of(generator)
-    stem = load_stem(generator, tmp_path / "other.ckpt")
+    stem = initialise(generator, small_discriminator(), tmp_path / "other.ckpt")
     assert stem.blocks == [r for r in (4, 8, 16) if r <= grown_to]
     now = weights_of(generator)
     taken = {n for n in now if not torch.equal(now[n], first[n])}
@@ -51,7 +53,7 @@ def test_it_takes_what_both_have_and_the_other_has_learnt(grown_to: int, tmp_pat
 def test_the_larger_ones_blocks_are_left_behind(tmp_path: Path) -> None:
     held = checkpoint(tmp_path / "other.ckpt")
     generator = small_generator({4: 8, 8: 8})
-    assert load_stem(generator, tmp_path / "other.ckpt").blocks == [4, 8]
+    assert initialise(generator, small_discriminator(), tmp_path / "other.ckpt").blocks == [4, 8]
     assert_same(weights_of(generator), {n: t for n, t in held.items() if not n.startswith("grown.16.")})
 
 
@@ -68,10 +70,58 @@ def test_what_differs_is_named(other: dict[str, Any], message: str, tmp_path: Pa
     generator = small_generator(OTHER)
     before = weights_of(generator)
     with pytest.raises(UserError, match=message) as told:
-        load_stem(generator, tmp_path / "other.ckpt")
+        initialise(generator, small_discriminator(), tmp_path / "other.ckpt")
     assert "other.ckpt holds another architecture" in str(told.value)
     assert "give this generator the other's settings up to 16 px" in str(told.value)
     assert_same(weights_of(generator), before)
+
+
+def checkpoint_of_both(path: Path, grown_to: int = 16, class_path: str = MULTISCALE, **settings: Any) -> None:
+    """Another run's checkpoint, whose discriminator has these settings and weights that all differ by 1."""
+    checkpoint(path, grown_to)
+    about = torch.load(path, weights_only=True)
+    for name, tensor in small_discriminator(**settings).state_dict().items():
+        about["state_dict"][f"discriminator.{name}"] = tensor + 1
+    about["config"] = yaml.safe_dump({"model": {"discriminator": {"class_path": class_path}}})
+    torch.save(about, path)
+
+
+@pytest.mark.parametrize("grown_to", [8, 16])
+def test_the_discriminator_takes_the_blocks_that_both_have_and_that_were_grown(
+    grown_to: int, tmp_path: Path
+) -> None:
+    checkpoint_of_both(tmp_path / "other.ckpt", grown_to)
+    discriminator = small_discriminator({**OTHER, 32: 4})
+    first = weights_of(discriminator)
+    done = initialise(small_generator(OTHER), discriminator, tmp_path / "other.ckpt")
+    assert done.networks == "generator and discriminator"
+    stored = {name: tensor + 1 for name, tensor in small_discriminator().state_dict().items()}
+    taken = {n for n in stored if not n.startswith("grown.16.") or grown_to == 16}
+    assert {"main_head.text.weight", "extra_heads.8.conv.weight", "grown.4.first.weight"} <= taken
+    assert_same(weights_of(discriminator), {n: stored[n] if n in taken else first[n] for n in first})
+
+
+def test_a_discriminator_of_other_sizes_is_an_error_and_no_network_changes(tmp_path: Path) -> None:
+    checkpoint_of_both(tmp_path / "other.ckpt", final_dim=12)
+    networks = small_generator(OTHER), small_discriminator()
+    before = [weights_of(network) for network in networks]
+    with pytest.raises(UserError, match=r"to_final.weight is \(12, 128\) there and \(8, 128\) here") as error:
+        initialise(*networks, tmp_path / "other.ckpt")
+    assert "Give this discriminator the other's settings up to 16 px" in str(error.value)
+    assert "imagen-pl export" in str(error.value)
+    for network, weights in zip(networks, before, strict=True):
+        assert_same(weights_of(network), weights)
+
+
+def test_a_discriminator_of_another_class_is_left_out(tmp_path: Path) -> None:
+    """As in emoji64_projected.yaml, which continues from a run with another discriminator."""
+    joint = "imagen_pl.models.discriminators.joint.JointDiscriminator"
+    checkpoint_of_both(tmp_path / "other.ckpt", class_path=joint)
+    discriminator = small_discriminator()
+    before = weights_of(discriminator)
+    done = initialise(small_generator(OTHER), discriminator, tmp_path / "other.ckpt")
+    assert done.networks == f"generator only: the discriminator there is a {joint}, here a {MULTISCALE}"
+    assert_same(weights_of(discriminator), before)
 
 
 def test_training_starts_from_the_stem_and_a_resume_does_not_look_for_it(tmp_path: Path) -> None:

@@ -51,8 +51,9 @@ class StyleGenerator(Generator):
             neighbouring captions give similar images (conditioning augmentation, as in StackGAN,
             arXiv:1612.03242, section 3.2, of a fixed width). None is added when sampling.
         init_from: a run's folder, a checkpoint or a release; a new training starts from the moving average
-            of its generator, for the parameters that both have by name: mapping, prior, and the blocks of
-            shared resolutions. It is read once; resuming and sampling do not need it.
+            of its generator and from its discriminator, if it has one of the same class, for the parameters
+            that both have by name: mapping, prior, and the blocks of shared resolutions. It is read once;
+            resuming and sampling do not need it.
         text_adapter: fine-tunes the captions' features for this network; None uses them unchanged.
         prior: predicts image features from a caption; the mapping reads them beside the caption's vector.
     """
