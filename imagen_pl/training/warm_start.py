@@ -35,8 +35,8 @@ def initialise(generator: Generator, discriminator: Discriminator, path: str | P
     The generator takes the earlier generator's moving average. The discriminator takes the earlier
     discriminator's weights if the file has one of the same class: a checkpoint has one, a release may.
 
-    Of each network these are the parameters outside the resolutions' blocks, and the blocks of the resolutions
-    that both have and that the earlier training had grown to. All other parameters keep their weights.
+    Of each network these are the parameters outside the resolutions' blocks, and the blocks of the
+    resolutions that both have and that the earlier training had grown to. All others keep their weights.
 
     Args:
         generator: the generator to change.
