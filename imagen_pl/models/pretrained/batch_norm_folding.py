@@ -1,4 +1,4 @@
-"""Batch norms of a frozen network, folded into the convolutions before them.
+"""Fold the batch norms of a frozen network into the convolutions before them.
 
 Axes: o output channels.
 """
@@ -13,20 +13,19 @@ from torch import nn
 
 @torch.no_grad()
 def fold_batch_norms(network: nn.Module) -> None:
-    """Fold each batch norm of a frozen timm EfficientNet into the convolution before it, in place.
+    """Fold each batch norm of a frozen EfficientNet into the convolution before it, in place.
 
         g (W x - m) / s + b  =  (g / s) W x + (b - g m / s)
 
-    with the norm's weight g (o), bias b (o), mean m (o) and deviation s (o). The maps stay the same within
-    rounding and take less time: on small images the norms cost as much as the convolutions. In these
-    networks, unlike in others, a norm always reads the convolution that is registered just before it.
+    with the norm's weight g (o), bias b (o), mean m (o) and standard deviation s (o). The feature maps stay
+    the same up to rounding and take less time: on small images the norms cost as much as the convolutions.
+    In these networks a norm always reads the convolution that is registered just before it.
     """
     for parent in [*network.modules()]:
         for (_, conv), (name, norm) in itertools.pairwise([*parent.named_children()]):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 _fold(conv, norm)
-                # timm's norms hold the activation that follows them.
-                setattr(parent, name, getattr(norm, "act", nn.Identity()))
+                setattr(parent, name, nn.Identity())
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
