@@ -1,8 +1,8 @@
-"""What the verbs that draw share: checks of their arguments, progress, and what files say of their origin."""
+"""What the verbs that draw share: checks of their arguments, progress bars, and the metadata of image files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +43,35 @@ def draw_with_progress(
     model: TextToImage, pairs: Sequence[tuple[str, int]], options: SamplingOptions
 ) -> Iterator[Image.Image]:
     """Pictures for pairs of a prompt and a seed, with a progress bar."""
-    from imagen_pl.data.progress import with_progress
+    return with_refinement_progress(
+        lambda on_step: model.draw(pairs, **options.drawing(), on_step=on_step),
+        len(pairs),
+        model.refine_steps(options.refine),
+        " pictures",
+    )
 
-    return with_progress(model.draw(pairs, **options.drawing()), total=len(pairs), unit=" pictures")
+
+def with_refinement_progress(
+    draw: Callable[[Callable[[int], object] | None], Iterator[Image.Image]], count: int, steps: int, unit: str
+) -> Iterator[Image.Image]:
+    """Yield drawn pictures while a progress bar counts them, or their refinement steps if they are refined.
+
+    A batch of refined pictures takes long and is finished all at once, so a bar that counted pictures would
+    be wrong about the time left.
+
+    Args:
+        draw: draws the pictures; its argument is called after each refinement step with the batch size.
+        count: number of pictures.
+        steps: refinement steps of each.
+        unit: of the count, with a space before it.
+    """
+    from imagen_pl.data.progress import progress_bar, with_progress
+
+    if not steps:
+        yield from with_progress(draw(None), total=count, unit=unit)
+        return
+    with progress_bar(f"refining {count:,}{unit}", count * steps, " steps") as bar:
+        yield from draw(bar.update)
 
 
 def row_seeds(prompts: Sequence[Prompt], seed: int, num_images: int) -> list[int]:

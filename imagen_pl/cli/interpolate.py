@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagen_pl.cli.drawing import check_prompts
+from imagen_pl.cli.drawing import check_prompts, with_refinement_progress
 from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
 from imagen_pl.errors import UserError
@@ -61,15 +61,20 @@ def film(arguments: argparse.Namespace) -> int:
 
     check_film(out, arguments.fps)
     model = open_model(arguments.model, options.device, arguments.resolution)
-    from imagen_pl.data.progress import with_progress
     from imagen_pl.inference.interpolation import interpolate
 
-    frames = interpolate(model, keyframes, arguments.frames, arguments.loop, **options.drawing())
     total = (
         arguments.frames * len(keyframes) if arguments.loop else arguments.frames * (len(keyframes) - 1) + 1
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    shown = with_progress(frames, total=total, unit=" frames")
+    shown = with_refinement_progress(
+        lambda on_step: interpolate(
+            model, keyframes, arguments.frames, arguments.loop, **options.drawing(), on_step=on_step
+        ),
+        total,
+        model.refine_steps(options.refine),
+        " frames",
+    )
     count = write_film(shown, out, arguments.fps, arguments.loop)
     print(f"{out}: {count} frames, {count / arguments.fps:.1f} s")
     return 0

@@ -5,7 +5,7 @@ Axes: n keyframes, b frames, t tokens, c text features, z latent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ def interpolate(
     truncation: float = 1.0,
     guidance: float = 1.0,
     refine: int | None = 0,
+    on_step: Callable[[int], object] | None = None,
 ) -> Iterator[Image.Image]:
     """Pictures on the way through keyframes.
 
@@ -43,6 +44,7 @@ def interpolate(
         guidance: 0 to 10; more than 1 follows the prompts more closely, less than 1 less.
         refine: refinement steps of each frame, as `TextToImage.sample` takes them; 0 by default, since frames
             are refined independently and an animation gets less smooth.
+        on_step: called after each refinement step of a batch with the number of its frames.
 
     Raises:
         UserError: there are fewer than two keyframes, or a number is out of range.
@@ -54,7 +56,8 @@ def interpolate(
     check_truncation(truncation)
     check_guidance(guidance)
     steps = model.refine_steps(refine)
-    return _drawn(model, keyframes, _places(len(keyframes), frames, loop), truncation, guidance, steps)
+    places = _places(len(keyframes), frames, loop)
+    return _drawn(model, keyframes, places, truncation, guidance, steps, on_step)
 
 
 @torch.inference_mode()
@@ -65,6 +68,7 @@ def _drawn(
     truncation: float,
     guidance: float,
     refine: int,
+    on_step: Callable[[int], object] | None,
 ) -> Iterator[Image.Image]:
     z = torch.cat([latents([0], seed, model.generator.latent_dim) for _, seed in keyframes])
     text = model.text_encoder.encode([prompt for prompt, _ in keyframes])
@@ -74,7 +78,7 @@ def _drawn(
         a, b, t = torch.tensor(before), torch.tensor(after), torch.tensor(shares)
         between = slerp(z[a], z[b], t).to(model.device)
         words = blend(text[a], text[b], t).to(model.device)
-        yield from model.pictures(between, words, truncation, guidance, refine)
+        yield from model.pictures(between, words, truncation, guidance, refine, on_step)
 
 
 def _places(keyframes: int, frames: int, loop: bool) -> list[tuple[int, int, float]]:

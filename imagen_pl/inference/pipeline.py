@@ -1,10 +1,10 @@
-"""A trained model in use: prompts in, pictures out; and its release as safetensors with a config.json."""
+"""A trained model: pictures for prompts, and its release as safetensors with a config.json."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,9 +52,9 @@ class TextToImage:
 
     Args:
         generator: the generator's average.
-        text_encoder: the encoder that it was trained with.
-        growth: how far it had grown.
-        description: what a release's config.json says, weights apart.
+        text_encoder: the text encoder that it was trained with.
+        growth: its stage of growth.
+        description: what a release's config.json holds: how the networks are built and trained.
         file: the checkpoint or model.safetensors that it was loaded from, which may hold the discriminator.
     """
 
@@ -102,7 +102,7 @@ class TextToImage:
     def to(self, device: str | torch.device) -> TextToImage:
         """Draw on another device."""
         self.generator.to(device)
-        self.__dict__.pop("_wordless", None)  # it lies on the other device
+        self.__dict__.pop("_wordless", None)  # it is on the old device
         return self
 
     def sample(
@@ -131,7 +131,7 @@ class TextToImage:
 
         Raises:
             UserError: num_images is below 1, truncation, guidance or refine is out of range, or the model's
-                generator knows no guidance or has no prior.
+                generator has no guidance or no prior.
         """
         if num_images < 1:
             raise UserError(f"num_images {num_images} must be 1 or more")
@@ -145,14 +145,23 @@ class TextToImage:
         truncation: float = 1.0,
         guidance: float = 1.0,
         refine: int | None = None,
+        on_step: Callable[[int], object] | None = None,
     ) -> Iterator[Image.Image]:
-        """Pictures for pairs of a prompt and a seed, a batch at a time, in order."""
+        """Pictures for pairs of a prompt and a seed, a batch at a time, in order.
+
+        Args:
+            pairs: prompts and seeds.
+            truncation: as of `sample`.
+            guidance: as of `sample`.
+            refine: as of `sample`.
+            on_step: called after each refinement step of a batch with the number of its pictures.
+        """
         check_truncation(truncation)
         check_guidance(guidance)
         steps = self.refine_steps(refine)
         size = self.at_once
         for start in range(0, len(pairs), size):
-            yield from self._batch(pairs[start : start + size], truncation, guidance, steps)
+            yield from self._batch(pairs[start : start + size], truncation, guidance, steps, on_step)
 
     def refine_steps(self, refine: int | None) -> int:
         """The number of refinement steps: as given, or for None 20 if the generator has a prior, else 0.
@@ -167,11 +176,16 @@ class TextToImage:
         return refine
 
     def _batch(
-        self, pairs: Sequence[tuple[str, int]], truncation: float, guidance: float, refine: int
+        self,
+        pairs: Sequence[tuple[str, int]],
+        truncation: float,
+        guidance: float,
+        refine: int,
+        on_step: Callable[[int], object] | None,
     ) -> list[Image.Image]:
         z = torch.cat([latents([0], seed, self.generator.latent_dim) for _, seed in pairs])
         text = self.text_encoder.encode([prompt for prompt, _ in pairs], self.device)
-        return self.pictures(z.to(self.device), text, truncation, guidance, refine)
+        return self.pictures(z.to(self.device), text, truncation, guidance, refine, on_step)
 
     @torch.inference_mode()
     def pictures(
@@ -181,34 +195,36 @@ class TextToImage:
         truncation: float = 1.0,
         guidance: float = 1.0,
         refine: int = 0,
+        on_step: Callable[[int], object] | None = None,
     ) -> list[Image.Image]:
-        """Pictures for latents and captions' features, all at once, as `sample` draws them."""
-        # A generator that knows no guidance draws, too.
+        """Pictures for latents and text features in one batch, as `sample` draws them."""
+        # A generator need not support guidance.
         how = (truncation,) if guidance == 1 else (truncation, guidance, self._wordless)
         if refine:
             generator, prior = refinable(self.generator)
             style = generator.style(z, text, *how)
-            images = refined(generator, prior, style, text, self.growth, refine)
+            images = refined(generator, prior, style, text, self.growth, refine, on_step)
         else:
             images = self.generator(z, text, self.growth, *how)
         return to_pil(to_uint8(images))
 
     @cached_property
     def _wordless(self) -> TextFeatures:
-        """Captions that stand for none in particular: their styles' mean is what guidance leads away from.
+        """Text features of the unconditional style, which is the mean style of these captions.
 
-        "" where training has dropped captions (classifier-free guidance, arXiv:2207.12598); else some of
-        training. A GAN needs no unconditional half: the mean over conditions will do (Zhang et al., Exploring
-        Guided Sampling of Conditional GANs, ECCV 2024). Away from an untaught "", pictures got worse at a
-        guidance where away from this mean they got better (benchmarks/RESULTS.md).
+        The caption is "" if captions were dropped in training (classifier-free guidance, arXiv:2207.12598).
+        Otherwise they are captions of the training set: a GAN without an unconditional half can use the mean
+        over conditions (Zhang et al., Exploring Guided Sampling of Conditional GANs, ECCV 2024). With a ""
+        that was not trained, guidance made pictures worse; with this mean it made them better
+        (benchmarks/RESULTS.md).
         """
         if "guidance" not in inspect.signature(self.generator.forward).parameters:
-            raise UserError(f"{type(self.generator).__name__} knows no guidance: leave it at 1")
+            raise UserError(f"{type(self.generator).__name__} has no guidance: leave it at 1")
         captions = [""] if self.description.get("caption_dropout") else self.description.get("captions")
         if not captions:
             log.warning(
-                'guidance leads away from the caption "", which this model is not known to have learnt: '
-                "pictures may get worse. Train again, with data.caption_dropout"
+                'guidance needs the caption "", which this model may not have been trained with: '
+                "pictures may get worse. Train again with data.caption_dropout"
             )
         return self.text_encoder.encode(captions or [""], self.device)
 
@@ -218,7 +234,7 @@ class TextToImage:
         """Write a release: model.safetensors and config.json, each complete or not at all.
 
         Args:
-            folder: where; it is made.
+            folder: the folder; it is created.
             dtype: of the weights; torch.bfloat16 or torch.float16 halve the file.
             with_discriminator: write discriminator.safetensors too, for fine-tuning by `init_from`.
 
@@ -306,7 +322,7 @@ def _from_checkpoint(path: Path) -> TextToImage:
 
 
 def _without_init_from(generator: dict[str, Any]) -> dict[str, Any]:
-    """Where a generator's first weights came from is not needed to draw, and may lie on another machine."""
+    """Leave out where its initial weights came from: not needed for drawing, and perhaps on another machine."""
     arguments = {n: v for n, v in generator.get("init_args", {}).items() if n != "init_from"}
     return {**generator, "init_args": arguments}
 
