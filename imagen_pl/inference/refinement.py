@@ -74,11 +74,12 @@ def refined(
         # Tensors made in inference mode take no part in a backward pass, but copies do.
         text = TextFeatures(text.tokens.clone(), text.mask.clone(), text.pooled.clone())
         start = style.detach().clone()
+        guess = prior.guess(text.pooled)
         move = torch.zeros_like(start, requires_grad=True)
         mean, square = torch.zeros_like(start), torch.zeros_like(start)
         for step in range(1, steps + 1):
             images = generator.draw(_moved(start, move), text, growth)
-            distance = prior.cosine_distance(images, text.pooled)
+            distance = prior.distance_to_guess(images, guess)
             (slope,) = torch.autograd.grad(distance.sum(), [move])
             _adam_step(move, slope, mean, square, step)
             if on_step is not None:

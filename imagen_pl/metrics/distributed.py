@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 def process_count() -> int:
@@ -27,6 +26,9 @@ def all_rows(own: Float[Tensor, "n f"], device: torch.device) -> Float[Tensor, "
     """
     if process_count() == 1:
         return own.cpu()
+    # Imported here: `evaluate` runs in one process, and torchmetrics takes seconds to import.
+    from torchmetrics.utilities.distributed import gather_all_tensors
+
     return torch.cat([part.cpu() for part in gather_all_tensors(own.to(device))])
 
 

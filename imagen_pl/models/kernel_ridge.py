@@ -83,16 +83,22 @@ class KernelRidge(nn.Module, ABC):
     def cosine_distance(
         self, images: Float[Tensor, "b 3 r r"], pooled: Float[Tensor, "b c"]
     ) -> Float[Tensor, " b"]:
-        """1 - cos between what the network sees in images and what is guessed of captions, 0 to 2.
+        """1 - cos between the features of images and those predicted for their captions, 0 to 2.
 
         Args:
             images: about -1 to 1; differentiable with regard to them.
             pooled: the captions' vectors.
         """
+        return self.distance_to_guess(images, self.guess(pooled))
+
+    def distance_to_guess(
+        self, images: Float[Tensor, "b 3 r r"], guess: Float[Tensor, "b k"]
+    ) -> Float[Tensor, " b"]:
+        """`cosine_distance` for captions whose `guess` is computed already."""
         means = self.means(images)
         with torch.autocast(means.device.type, enabled=False):
             seen = (means.float() - self.centre.float()) @ self.directions.float()
-            return 1 - F.cosine_similarity(seen, self.guess(pooled)[:, : self.seen_dim], dim=1)
+            return 1 - F.cosine_similarity(seen, guess[:, : self.seen_dim], dim=1)
 
     @property
     def can_look(self) -> bool:

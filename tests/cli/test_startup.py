@@ -7,9 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-# Slow to import. The last four come with the modeling code of `transformers`, or with torch's compiler.
-HEAVY = {"torch", "lightning", "torchmetrics", "transformers", "timm", "torchvision", "scipy", "sympy"}
+# Slow to import. The last three come with the modeling code of `transformers` and with torch's compiler, which
+# every optimizer of `torch.optim` imports.
+HEAVY = {
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "transformers",
+    "timm",
+    "torchvision",
+    "scipy",
+    "sympy",
+    "torch._dynamo",
+}
 OPENING_A_MODEL = {
     "sample": ["sample", "emojii", "a cat"],
     "sheet": ["sheet", "emojii", "brief.txt"],
@@ -58,10 +70,35 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         assert _imported(words, tmp_path)[2] == set(), words
 
 
-def test_drawing_with_the_model_that_ships_imports_torch_and_nothing_else_heavy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refine", ["0", "1"])
+def test_drawing_with_the_model_that_ships_imports_torch_and_nothing_else_heavy(
+    refine: str, tmp_path: Path
+) -> None:
     code, error, imported = _imported(
-        ["sample", "emoji", "a cupcake, fluent style", "--refine", "0"], tmp_path
+        ["sample", "emoji", "a cupcake, fluent style", "--refine", refine], tmp_path
     )
 
     assert code == 0, error
     assert imported == {"torch"}
+
+
+def test_captioning_with_the_model_that_ships_imports_torch_and_nothing_else_heavy(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+
+    code, error, imported = _imported(["caption", "emoji", "red.png"], tmp_path)
+
+    assert code == 0, error
+    assert imported == {"torch"}
+
+
+def test_scoring_imports_torch_and_nothing_else_heavy() -> None:
+    code = (
+        "import sys, imagen_pl.cli.evaluation\n"
+        "from imagen_pl.metrics.extractors import EfficientNetLite1\n"
+        "EfficientNetLite1().load()\n"
+        f"print(*sorted({HEAVY!r} & set(sys.modules)))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+
+    assert done.stdout.split() == ["torch"], done.stderr

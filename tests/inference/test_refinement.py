@@ -109,6 +109,41 @@ def test_each_picture_is_refined_alone(asked: tuple[TextFeatures, Tensor]) -> No
     torch.testing.assert_close(together, alone, atol=1e-3, rtol=0)
 
 
+def test_styles_are_moved_as_torchs_adam_moves_them(asked: tuple[TextFeatures, Tensor]) -> None:
+    text, z = asked
+    generator = with_prior()
+    prior = generator.prior
+    assert prior is not None
+    start = generator.style(z, text).detach()
+    move = torch.zeros_like(start, requires_grad=True)
+    adam = torch.optim.Adam([move], lr=0.05)
+
+    def draw() -> Tensor:
+        length = start.std(1, correction=0, keepdim=True)
+        style = length * torch.nn.functional.layer_norm(start + move, (start.shape[1],))
+        return generator.draw(style, text, GROWN)
+
+    for _ in range(8):
+        adam.zero_grad()
+        prior.cosine_distance(draw(), text.pooled).sum().backward()
+        adam.step()
+
+    assert torch.equal(refine(generator, text, z, 8), draw())
+
+
+def test_each_step_is_reported_with_the_batch_size(asked: tuple[TextFeatures, Tensor]) -> None:
+    text, z = asked
+    model = TextToImage(with_prior(), TinyText(), GROWN, {})
+    reported: list[int] = []
+
+    model.pictures(z, text, refine=3, on_step=reported.append)
+    assert reported == [6, 6, 6]
+
+    pictures = list(model.draw([("a", 0), ("b", 1)], refine=2, on_step=reported.append))
+    assert len(pictures) == 2
+    assert reported[3:] == [2, 2]
+
+
 def test_it_works_on_what_inference_mode_has_made(asked: tuple[TextFeatures, Tensor]) -> None:
     text, z = asked
     generator = with_prior()

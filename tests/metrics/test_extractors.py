@@ -39,7 +39,7 @@ def noise(count: int, side: int, seed: int = 0) -> Tensor:
     ("extractor_class", "side"), [(EfficientNetLite0, 224), (EfficientNetLite0, 97), (EfficientNetLite1, 65)]
 )
 def test_lites_are_the_wheels_networks(extractor_class: type[EfficientNetLite0], side: int) -> None:
-    """Their weights go into timm's networks in their order; this says that each came to its place."""
+    """Weights are assigned to layers by their order: this checks that each is in the right place."""
     extractor = extractor_class()
     extractor.load()
     x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -55,7 +55,7 @@ def test_lites_are_the_wheels_networks(extractor_class: type[EfficientNetLite0],
 
 
 def test_lite0_sees_images_as_pillow_resizes_them(lite0: EfficientNetLite0) -> None:
-    """At 224 px by bilinear interpolation, less 127 and by 128."""
+    """At 224 px by bilinear interpolation, as (level - 127) / 128."""
     rows, columns = np.mgrid[0:40, 0:40]
     smooth = np.stack([rows * 6, columns * 6, (rows + columns) * 3], -1).astype(np.uint8)
     resized = np.array(Image.fromarray(smooth).resize((224, 224), Image.Resampling.BILINEAR), np.float32)

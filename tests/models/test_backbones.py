@@ -1,4 +1,4 @@
-"""Frozen networks that give feature maps: the right ones, differentiable, and part of nothing."""
+"""Frozen networks that give feature maps: the right maps, differentiable, in no state_dict."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
 from imagen_pl.models.pretrained.backbones import (
-    WHEELS,
     Backbone,
     TimmBackbone,
     TransformersBackbone,
     as_shown,
 )
+from imagen_pl.models.pretrained.efficientnet_lite import WHEELS
 from tests.helpers.lite_reference import lite_reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,7 +36,7 @@ def images(count: int = 2, side: int = 32, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("name", WHEELS)
 def test_maps_are_those_of_the_wheels_network(name: str) -> None:
-    """On the images as the network was shown them: whole levels, less 127 and by 128."""
+    """With the normalisation of its training: (level - 127) / 128."""
     backbone = TimmBackbone(name, size=64)
     levels = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1)).float()
 
@@ -94,7 +94,7 @@ def test_gradients_reach_the_images_and_stop_there(lite0: TimmBackbone, side: in
 def test_colours_that_cannot_be_shown_are_cut_and_only_pulled_back(lite0: TimmBackbone) -> None:
     x = torch.tensor([-1.5, -1.5, -0.5, 0.5, 1.5, 1.5]).reshape(1, 1, 1, 6).expand(1, 3, 6, 6).clone()
     x.requires_grad_()
-    slopes = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])  # a step goes against them
+    slopes = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])  # a step descends
 
     shown = as_shown(x)
     (shown * slopes).sum().backward()
@@ -130,7 +130,7 @@ def test_on_a_cpu_mixed_precision_does_not_reach_it(lite0: TimmBackbone) -> None
 
 
 def test_reading_it_late_leaves_random_numbers_alone() -> None:
-    """Else a run and its resumed copy, which read it at different steps, would part."""
+    """Otherwise a run and its resumed copy, which read it at different steps, would diverge."""
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
 
@@ -202,9 +202,9 @@ def test_missing_files_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights .*none\.pth: there is no such file"):
         TimmBackbone("resnet10t", weights=str(tmp_path / "none.pth")).channels  # noqa: B018
     (tmp_path / "bad.pth").write_bytes(b"no weights")
-    with pytest.raises(UserError, match=r"backbone resnet10t cannot be had \(") as told:
+    with pytest.raises(UserError, match=r"backbone resnet10t is not available \(") as raised:
         TimmBackbone("resnet10t", weights=str(tmp_path / "bad.pth")).channels  # noqa: B018
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_folders_without_a_model_are_one_line(tmp_path: Path) -> None:
@@ -222,6 +222,11 @@ def test_a_wheel_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPat
 def test_maps_are_checked(maps: list[int]) -> None:
     with pytest.raises(UserError, match=r"maps .* must be numbers from 0 up"):
         TimmBackbone(maps=maps)
+
+
+def test_maps_that_a_lite_does_not_have_are_reported() -> None:
+    with pytest.raises(UserError, match=r"efficientnet_lite0: maps \[1, 5\] must be numbers from 0 to 4"):
+        TimmBackbone(maps=[1, 5]).channels  # noqa: B018
 
 
 def test_sizes_are_checked() -> None:

@@ -148,16 +148,21 @@ class StyleGenerator(Generator):
         self, style: Float[Tensor, "b style"], text: TextFeatures, growth: Growth | None = None
     ) -> Float[Tensor, "b 3 r r"]:
         """The second half of `forward`: images of styles, about -1 to 1."""
-        return self._draw(style, style, self.resolutions[-1] + 1, self._read(text)[0], growth)
+        return self._draw(style, style, self.resolutions[-1] + 1, self._adapted(text), growth)
 
     def _read(self, text: TextFeatures) -> tuple[TextFeatures, Float[Tensor, "b _ck"]]:
         """Text features for the attention layers, and the vector that the mapping reads."""
         guess = self._guess(text)  # before text_noise is added: the prior was fitted to clean captions
+        text = self._adapted(text)
+        return text, _beside(text.pooled, guess)
+
+    def _adapted(self, text: TextFeatures) -> TextFeatures:
+        """Text features with noise in training, through the adapter if there is one."""
         if self.training and self.text_noise:
             text = text.with_noise(self.text_noise)
         if self.text_adapter is not None:
             text = self.text_adapter(text)
-        return text, _beside(text.pooled, guess)
+        return text
 
     def _style(
         self,

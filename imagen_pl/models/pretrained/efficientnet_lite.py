@@ -63,7 +63,9 @@ class SameConv2d(nn.Conv2d):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b _c _h _w"]:
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         if stride > 1:
-            height, width = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:])
+            height, width = (
+                max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:]
+            )
             x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
         return super().forward(x)
 
