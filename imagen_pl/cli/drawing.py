@@ -1,4 +1,4 @@
-"""What the verbs that draw share: checks of their arguments, progress bars, and the metadata of image files."""
+"""What the verbs that draw share: checks of arguments, progress bars, and the metadata of image files."""
 
 from __future__ import annotations
 

@@ -322,7 +322,7 @@ def _from_checkpoint(path: Path) -> TextToImage:
 
 
 def _without_init_from(generator: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where its initial weights came from: not needed for drawing, and perhaps on another machine."""
+    """Leave out where its first weights came from: drawing does not need it, and other machines lack it."""
     arguments = {n: v for n, v in generator.get("init_args", {}).items() if n != "init_from"}
     return {**generator, "init_args": arguments}
 

@@ -49,7 +49,7 @@ def test_refined_pictures_are_counted_by_their_steps(bars: list[Any]) -> None:
     assert len(list(drawn)) == 5
     assert counts == [3, 6, 9, 12, 14, 16, 18, 20]
     assert (bars[0].total, bars[0].n, bars[0].unit) == (20, 20, " steps")
-    assert bars[0].desc == "refining 5 pictures: "
+    assert bars[0].desc == "refining 5 pictures"
 
 
 def test_pictures_without_refinement_are_counted_one_by_one(bars: list[Any]) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-# Slow to import. The last three come with the modeling code of `transformers` and with torch's compiler, which
-# every optimizer of `torch.optim` imports.
+# Slow to import. The last three come with the modeling code of `transformers` and with torch's compiler,
+# which every optimizer of `torch.optim` imports.
 HEAVY = {
     "torch",
     "lightning",

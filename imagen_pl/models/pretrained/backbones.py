@@ -36,8 +36,8 @@ _LITE: Normalisation = ((127 / 255,) * 3, (128 / 255,) * 3)
 class FrozenNetwork(ABC):
     """A pretrained network that is not trained here.
 
-    It is not an `nn.Module`, so that its weights are in no state_dict and in no optimizer. They are read once,
-    at the first use, and move to the device of the images.
+    It is not an `nn.Module`, so its weights are in no state_dict and in no optimizer. They are read once, at
+    the first use, and move to the device of the images.
 
     Attributes, set by the subclass:
         name: name of the network, for example "efficientnet_lite0".
@@ -121,7 +121,7 @@ class TimmBackbone(Backbone):
     Args:
         name: efficientnet_lite0, efficientnet_lite1, or any name of timm that gives features, for example
             resnet50 or vit_small_patch16_224.dino.
-        size: side to which images are resized, px; smaller is faster, and 64 is enough for images up to 64 px.
+        size: side to which images are resized, px; smaller is faster, 64 is enough for images up to 64 px.
         maps: which maps to use, 0 is the finest; None uses all, usually five of strides 2 to 32.
         weights: file with the network's weights, if the hub is not available (.safetensors, .pth).
     """

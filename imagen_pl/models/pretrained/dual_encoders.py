@@ -1,6 +1,6 @@
-"""Frozen networks that put images and captions into one space, as CLIP does.
+"""Frozen networks that embed images and captions in one space, as CLIP does.
 
-Axes: b batch, e the space's dimensions, r s pixels.
+Axes: b batch, e embedding, r pixels.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from imagen_pl.models.pretrained.backbones import FrozenNetwork, normalisation_o
 from imagen_pl.storage.hub import from_pretrained
 
 _WHAT = "dual encoder"
-_KEPT = 2**16  # captions whose vectors are kept: 100 MB
+_MAX_CACHED = 2**16  # cached captions: 100 MB
 
 
 class DualEncoder(FrozenNetwork):
-    """Images and captions to vectors whose cosine says how well they fit.
+    """Embeds images and captions as vectors whose cosine similarity measures how well they match.
 
     Attributes, set by the subclass:
-        name: of the network.
+        name: name of the network.
     """
 
     def images(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
-        """Vectors, float32, of images (-1 to 1) of any size; differentiable with regard to the images."""
+        """Vectors, float32, of images (-1 to 1) of any size; differentiable in the images."""
         return self._images(self.on(images.device), images).float()
 
     def texts(self, captions: Sequence[str], device: torch.device) -> Float[Tensor, "b e"]:
-        """Vectors, float32, of captions; each is worked out once."""
-        known = self._known
-        if len(known) + len(captions) > _KEPT:
-            known.clear()
+        """Vectors, float32, of captions; each is computed once and cached."""
+        cache = self._cache
+        if len(cache) + len(captions) > _MAX_CACHED:
+            cache.clear()
         for caption in dict.fromkeys(captions):
-            if caption not in known:
-                # One by one: its last digits must not depend on its neighbours, which a resume changes.
+            if caption not in cache:
+                # One at a time: rounding depends on the rest of a batch, and a resumed run has other batches.
                 with torch.no_grad(), torch.autocast(device.type, enabled=False):
-                    known[caption] = self._text(self.on(device), caption).float()[0].cpu()
-        return torch.stack([known[caption] for caption in captions]).to(device)
+                    cache[caption] = self._text(self.on(device), caption).float()[0].cpu()
+        return torch.stack([cache[caption] for caption in captions]).to(device)
 
     @cached_property
-    def _known(self) -> dict[str, Float[Tensor, " e"]]:
+    def _cache(self) -> dict[str, Float[Tensor, " e"]]:
         return {}
 
     @abstractmethod
@@ -57,10 +57,10 @@ class DualEncoder(FrozenNetwork):
 
 
 class TransformersDualEncoder(DualEncoder):
-    """Any dual encoder that `transformers` opens: CLIP, SigLIP and their like.
+    """Any dual encoder that `transformers` opens: CLIP, SigLIP and similar networks.
 
     Args:
-        name: a name on the Hugging Face hub, as openai/clip-vit-base-patch32, or a folder that holds a model.
+        name: name on the Hugging Face hub, for example openai/clip-vit-base-patch32, or a folder with a model.
     """
 
     def __init__(self, name: str) -> None:
@@ -72,7 +72,7 @@ class TransformersDualEncoder(DualEncoder):
             if not hasattr(network, half):
                 raise UserError(
                     f"dual encoder {self.name}: {type(network).__name__} has no {half}: name a model of "
-                    "images and text, as CLIP or SigLIP"
+                    "images and text, for example CLIP or SigLIP"
                 )
         return network
 
@@ -82,16 +82,16 @@ class TransformersDualEncoder(DualEncoder):
 
     def _text(self, network: Any, caption: str) -> Float[Tensor, "1 e"]:
         config = network.config.get_text_config()
-        words = self._tokenizer(
-            # Half a pair of surrogates, as JSON files may hold, is no text.
+        tokens = self._tokenizer(
+            # A lone surrogate, which JSON files may contain, is not valid text.
             [caption.encode(errors="replace").decode()],
-            # SigLIP was trained on captions filled up to one length, and reads the filling.
+            # SigLIP was trained on captions padded to one length, and attends to the padding.
             padding="max_length" if config.model_type.startswith("siglip") else False,
             truncation=True,
             max_length=config.max_position_embeddings,
             return_tensors="pt",
         ).to(next(network.parameters()).device)
-        return _vectors(network.get_text_features(input_ids=words.input_ids))
+        return _vectors(network.get_text_features(input_ids=tokens.input_ids))
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -103,6 +103,6 @@ class TransformersDualEncoder(DualEncoder):
 
 
 def _vectors(found: Any) -> Tensor:
-    """transformers gives them bare, or among other things from 5.0 on."""
+    """The vectors in the output of transformers: the output itself, or its pooler_output from 5.0 on."""
     vectors: Tensor = getattr(found, "pooler_output", found)
     return vectors
