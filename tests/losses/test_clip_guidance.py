@@ -98,14 +98,14 @@ def test_a_caption_is_read_once_and_whatever_its_neighbours(
     assert not together.requires_grad
 
 
-def test_kept_captions_are_forgotten_before_they_fill_the_memory(
+def test_cached_captions_are_dropped_before_they_fill_the_memory(
     clip: TransformersDualEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagen_pl.models.pretrained.dual_encoders._KEPT", 3)
+    monkeypatch.setattr("imagen_pl.models.pretrained.dual_encoders._MAX_CACHED", 3)
     device = torch.device("cpu")
     first = clip.texts(CAPTIONS[:2], device)
     clip.texts(CAPTIONS[2:], device)
-    assert len(clip._known) == 2
+    assert len(clip._cache) == 2
     assert torch.equal(clip.texts(CAPTIONS[:2], device), first)
 
 

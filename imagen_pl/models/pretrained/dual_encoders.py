@@ -60,7 +60,7 @@ class TransformersDualEncoder(DualEncoder):
     """Any dual encoder that `transformers` opens: CLIP, SigLIP and similar networks.
 
     Args:
-        name: name on the Hugging Face hub, for example openai/clip-vit-base-patch32, or a folder with a model.
+        name: name on the Hugging Face hub, for example openai/clip-vit-base-patch32, or a folder with one.
     """
 
     def __init__(self, name: str) -> None:
