@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="beginnings to keep; more find likelier captions",
+        help="beams of the search; more find likelier captions",
     )
     parser.add_argument(
         "--num_captions", type=int, metavar="N", help="draw so many each, instead of the likeliest one"
@@ -44,12 +44,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(words: Sequence[str]) -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the verb."""
     return describe(make_parser().parse_args(words))
 
 
 def describe(arguments: argparse.Namespace) -> int:
-    """Do what the parsed command line says: a line for each caption.
+    """Run the verb: print a line for each caption.
 
     Raises:
         UserError: the arguments do not go together, or a picture is missing or cannot be read.
@@ -66,9 +66,9 @@ def describe(arguments: argparse.Namespace) -> int:
     for picture in pictures:
         if not picture.is_file():
             raise UserError(f"{picture}: there is no such file")
-    describer = open_captioner(arguments.model, arguments.device)
+    captioner = open_captioner(arguments.model, arguments.device)
     for picture in pictures:
-        for k, caption in enumerate(_captions(describer, picture, arguments)):
+        for k, caption in enumerate(_captions(captioner, picture, arguments)):
             if arguments.json:
                 seed = {} if arguments.num_captions is None else {"seed": arguments.seed + k}
                 print(json.dumps({"image": str(picture), "caption": caption, **seed}, ensure_ascii=False))
@@ -77,13 +77,13 @@ def describe(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _captions(describer: AnyCaptioner, picture: Path, arguments: argparse.Namespace) -> list[str]:
+def _captions(captioner: AnyCaptioner, picture: Path, arguments: argparse.Namespace) -> list[str]:
     from imagen_pl.data.transforms import UNREADABLE
 
     try:
         if arguments.num_captions is None:
-            return [describer.caption(picture, arguments.num_beams)]
-        return describer.draw(picture, arguments.num_captions, arguments.seed)
+            return [captioner.caption(picture, arguments.num_beams)]
+        return captioner.draw(picture, arguments.num_captions, arguments.seed)
     except UserError:
         raise
     except UNREADABLE as error:

@@ -29,10 +29,10 @@ _THREADS = 4
 
 @dataclass
 class Captioned:
-    """What was done.
+    """The result of captioning a folder.
 
-    written: captions that were written.
-    problems: images that got none.
+    written: number of captions written.
+    problems: images left without a caption.
     """
 
     written: int = 0
@@ -40,10 +40,10 @@ class Captioned:
 
 
 def caption_folder(arguments: argparse.Namespace) -> int:
-    """Do what the parsed command line says.
+    """Run the verb.
 
     Raises:
-        UserError: an argument is wrong, there are no images, or not one of them can be captioned.
+        UserError: an argument is wrong, there are no images, or none of them can be captioned.
     """
     if arguments.num_beams < 1:
         raise UserError(f"--num_beams {arguments.num_beams} must be 1 or more")
@@ -51,11 +51,11 @@ def caption_folder(arguments: argparse.Namespace) -> int:
     waiting, left_alone = _waiting(folder, arguments.overwrite)
     done = Captioned()
     if waiting:
-        describer = load_any_captioner(arguments.captioner, arguments.device)
+        captioner = load_any_captioner(arguments.captioner, arguments.device)
         try:
-            _caption(describer, folder, waiting, arguments.num_beams, done)
+            _caption(captioner, folder, waiting, arguments.num_beams, done)
         except KeyboardInterrupt:
-            again = "" if arguments.overwrite else "; the same command goes on"
+            again = "" if arguments.overwrite else "; run the same command to continue"
             print(f"Stopped: {done.written:,} of {len(waiting):,} captions are written{again}", flush=True)
             raise
     if not done.written and not left_alone:
@@ -68,10 +68,10 @@ def caption_folder(arguments: argparse.Namespace) -> int:
 
 
 def _waiting(folder: Path, overwrite: bool) -> tuple[dict[Path, Path], int]:
-    """Images to caption, by the .txt file that each is to get; and how many have a caption that stays."""
-    images, told = FolderSource(str(folder)).images()
+    """The images to caption, by their .txt file, and the number of images that keep their caption."""
+    images, in_metadata = FolderSource(str(folder)).images()
     waiting: dict[Path, Path] = {}
-    for image in sorted(images - told.keys()):  # what the metadata says goes before any .txt
+    for image in sorted(images - in_metadata.keys()):  # metadata takes precedence over any .txt
         text = image.with_suffix(".txt")
         if overwrite or not text.is_file() or not captions_in(text):
             waiting.setdefault(text, image)  # cat.jpg and cat.png share cat.txt
@@ -79,7 +79,7 @@ def _waiting(folder: Path, overwrite: bool) -> tuple[dict[Path, Path], int]:
 
 
 def _caption(
-    describer: AnyCaptioner, folder: Path, waiting: dict[Path, Path], num_beams: int, done: Captioned
+    captioner: AnyCaptioner, folder: Path, waiting: dict[Path, Path], num_beams: int, done: Captioned
 ) -> None:
     pairs = list(waiting.items())
     with (
@@ -89,20 +89,20 @@ def _caption(
     ):
         for i in range(0, len(pairs), _BATCH):
             part = pairs[i : i + _BATCH]
-            decoded = pool.map(lambda pair: _decode(pair[1], describer.resolution), part)
+            decoded = pool.map(lambda pair: _decode(pair[1], captioner.resolution), part)
             good: list[tuple[Path, Path]] = []
             images: list[Tensor] = []
             for pair, image in zip(part, decoded, strict=True):
                 if isinstance(image, str):
-                    _tell(pair[1].relative_to(folder), "unreadable", image, done.problems)
+                    _report(pair[1].relative_to(folder), "unreadable", image, done.problems)
                 else:
                     good.append(pair)
                     images.append(image)
-            captions = describer.caption_batch(torch.stack(images), num_beams) if images else []
+            captions = captioner.caption_batch(torch.stack(images), num_beams) if images else []
             for (text, image_file), caption in zip(good, captions, strict=True):
                 if not caption.strip():
                     name = image_file.relative_to(folder)
-                    _tell(name, "of which the captioner says nothing", "empty caption", done.problems)
+                    _report(name, "of which the captioner says nothing", "empty caption", done.problems)
                     continue
                 with atomic_write(text) as file:
                     file.write(f"{caption}\n".encode())
@@ -111,13 +111,13 @@ def _caption(
 
 
 def _decode(image: Path, resolution: int) -> UInt8[Tensor, "3 h w"] | str:
-    """Its pixels, or what is wrong with it."""
+    """The image's pixels, or the name of the error."""
     try:
         return decode(image, resolution)
     except UNREADABLE as error:
         return type(error).__name__
 
 
-def _tell(name: Path, reason: str, why: str, problems: SkippedImages) -> None:
+def _report(name: Path, reason: str, why: str, problems: SkippedImages) -> None:
     problems.add(reason, name.as_posix())
     print_above_bars(f"{name.as_posix()} gets no caption: {why}")

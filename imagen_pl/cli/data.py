@@ -1,4 +1,4 @@
-"""`imagen-pl data ...`: look into a data set, caption its images, write it as shards, rebuild the emoji."""
+"""`imagen-pl data ...`: inspect a data set, caption its images, write it as shards, rebuild the emoji."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run `imagen-pl data ARGV`. Raises UserError for what the user can mend, SystemExit as argparse does."""
+    """Run `imagen-pl data ARGV`. Raises UserError for wrong input, SystemExit as argparse does."""
     arguments = _parser().parse_args(argv)
     return int(arguments.run(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="imagen-pl data", description="Look into a data set, or make one.")
+    parser = argparse.ArgumentParser(prog="imagen-pl data", description="Inspect a data set, or make one.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _add_inspect(verbs)
     _add_captions(verbs)
@@ -34,7 +34,7 @@ def _add_inspect(verbs: Verbs) -> None:
     inspect = verbs.add_parser(
         "inspect",
         help="print counts, sizes, caption lengths and problems; write a contact sheet",
-        description="Print what a data set holds and what is wrong with it, and write a contact sheet.",
+        description="Print counts, sizes, captions and problems of a data set, and write a contact sheet.",
         epilog=examples_of("data inspect"),
         formatter_class=KeptLines,
     )
@@ -42,7 +42,7 @@ def _add_inspect(verbs: Verbs) -> None:
         "source",
         help="a folder of captioned images, a .parquet file or a folder of them, COCO's captions JSON or "
         'folder, WebDataset shards ("shards/{000..099}.tar"), hf:NAME for a data set on the Hugging Face '
-        "hub, or emoji for the set that ships",
+        "hub, or emoji for the included set",
     )
     inspect.add_argument(
         "--out",
@@ -54,13 +54,13 @@ def _add_inspect(verbs: Verbs) -> None:
         "--limit",
         type=_positive,
         default=2000,
-        help="images to decode whole; of shards, images to read (default: %(default)s)",
+        help="images to decode fully; of shards, images to read (default: %(default)s)",
     )
     inspect.add_argument(
         "--resolution",
         type=_positive,
         default=64,
-        help="to be trained, px: `fit` skips images with a side below half of it (default: %(default)s)",
+        help="of the training, px: `fit` skips images with a side below half of it (default: %(default)s)",
     )
     inspect.set_defaults(run=_inspect)
 
@@ -70,8 +70,8 @@ def _add_captions(verbs: Verbs) -> None:
         "captions",
         help="write a caption beside each image that has none",
         description="Caption a folder of images: NAME.txt beside each, which `imagen-pl fit` reads. Images "
-        "that have a caption, in a .txt or in metadata.jsonl or .csv, are left alone; so the same command "
-        "goes on where it was broken off.",
+        "that have a caption, in a .txt or in metadata.jsonl or .csv, are skipped; so the same command "
+        "continues after an interruption.",
         epilog=examples_of("data captions"),
         formatter_class=KeptLines,
     )
@@ -87,10 +87,10 @@ def _add_captions(verbs: Verbs) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="beginnings to keep; more find likelier captions, and take longer (default: %(default)s)",
+        help="beams of the search; more find likelier captions, and take longer (default: %(default)s)",
     )
     captions.add_argument(
-        "--overwrite", action="store_true", help="write anew what stands in .txt files; begins from the start"
+        "--overwrite", action="store_true", help="replace captions in .txt files; starts at the first image"
     )
     captions.add_argument(
         "--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)"
@@ -102,14 +102,14 @@ def _add_shards(verbs: Verbs) -> None:
     shards = verbs.add_parser(
         "shards",
         help="write a data set as WebDataset shards",
-        description="Write a data set as WebDataset shards, tar files that are read in a stream: for sets of "
-        "too many files, or to train from over a network. Images are mixed, splits are kept, and what cannot "
-        "be read is skipped and counted.",
+        description="Write a data set as WebDataset shards, tar files that are read as a stream: for sets of "
+        "too many files, or for training over a network. Images are shuffled, splits are kept, and "
+        "unreadable images are skipped and counted.",
         epilog=examples_of("data shards"),
         formatter_class=KeptLines,
     )
     shards.add_argument(
-        "source", help="what `imagen-pl data inspect` takes, save for shards: a folder, Parquet, COCO, ..."
+        "source", help="as for `imagen-pl data inspect`, except shards: a folder, Parquet, COCO, ..."
     )
     shards.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one"
@@ -120,7 +120,7 @@ def _add_shards(verbs: Verbs) -> None:
         type=float,
         default=100.0,
         metavar="N",
-        help="about how large a shard is; have at least as many train shards as loading processes over all "
+        help="approximate size of a shard; have at least as many train shards as loading processes over all "
         "GPUs (default: %(default)g)",
     )
     size.add_argument("--size_images", type=_positive, metavar="N", help="most images in a shard, instead")
@@ -128,7 +128,7 @@ def _add_shards(verbs: Verbs) -> None:
         "--shrink",
         type=_positive,
         metavar="PX",
-        help="shrink images whose shorter side has more px, to this (default: keep all bytes as they are)",
+        help="shrink images to this shorter side, if theirs is longer (default: keep the original bytes)",
     )
     shards.add_argument("--seed", type=int, default=0, help="of the order (default: %(default)s)")
     shards.set_defaults(run=_shards)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "demo",
-        description="Serve a page to try a model on: draw, change words, film, caption.",
+        description="Serve a web page to try a model: draw, edit prompts, interpolate, caption.",
     )
     add_model_argument(parser)
     parser.add_argument("--captioner", metavar="PATH", help="of another run (default: the model's own)")
@@ -40,18 +40,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(words: Sequence[str]) -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the verb."""
     return demo(make_parser().parse_args(words))
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Do what the parsed command line says, until Ctrl-C.
+    """Run the verb until Ctrl-C.
 
     Raises:
         UserError: there is no such model, gradio is missing, or the port is taken.
     """
     file = model_file(arguments.model)  # a wrong name is reported before gradio and torch are imported
-    # Nothing is told to anybody.
+    # Gradio sends no usage data.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     past_proxies(arguments.server_name)
     try:
@@ -61,9 +61,9 @@ def demo(arguments: argparse.Namespace) -> int:
     model = open_model(str(file), arguments.device)
     from imagen_pl.demo.page import CSS, MAX_UPLOAD_MB, Studio, build_page
 
-    describer = _describer(arguments)
+    captioner = _captioner(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(model, arguments.model, describer, Path(folder))
+        studio = Studio(model, arguments.model, captioner, Path(folder))
         page = build_page(studio, arguments.examples) if arguments.examples else build_page(studio)
         try:
             page.launch(
@@ -91,16 +91,16 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def past_proxies(server_name: str) -> None:
-    """Gradio asks the page whether it is there, which a proxy cannot tell it: exempt this machine too."""
+    """Gradio requests its own page at the start, which fails through a proxy: exempt this machine."""
     names = ("no_proxy", "NO_PROXY")
-    told = (host.strip() for name in names for host in os.environ.get(name, "").split(","))
-    hosts = dict.fromkeys([*filter(None, told), "127.0.0.1", "localhost", server_name])
+    listed = (host.strip() for name in names for host in os.environ.get(name, "").split(","))
+    hosts = dict.fromkeys([*filter(None, listed), "127.0.0.1", "localhost", server_name])
     exempt = "*" if "*" in hosts else ",".join(hosts)
     os.environ.update(dict.fromkeys(names, exempt))
 
 
-def _describer(arguments: argparse.Namespace) -> AnyCaptioner | None:
-    """The captioner that is asked for; else the model's own, if it has one."""
+def _captioner(arguments: argparse.Namespace) -> AnyCaptioner | None:
+    """The captioner named by --captioner; else the model's own, if it has one."""
     if arguments.captioner is not None:
         return open_captioner(arguments.captioner, arguments.device)
     try:

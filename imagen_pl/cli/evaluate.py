@@ -1,4 +1,4 @@
-"""`imagen-pl evaluate`: every score of a trained model on a split, as JSON, Markdown and a sheet."""
+"""`imagen-pl evaluate`: all scores of a trained model on a split, as JSON, Markdown and a sheet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_model_argument(parser)
     parser.add_argument(
-        "--data", help="as `imagen-pl data inspect` takes it (default: what the model was trained on)"
+        "--data", help="as for `imagen-pl data inspect` (default: the data that the model was trained on)"
     )
     parser.add_argument("--split", help="of the data (default: test where there is one, else validation)")
     parser.add_argument(
@@ -31,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         default=0.05,
         metavar="F",
-        help="as data.val_fraction in training, where no split is held out (default: 0.05)",
+        help="as data.val_fraction in training, if no split is held out (default: 0.05)",
     )
     parser.add_argument(
         "--num_images", type=int, default=1000, metavar="N", help="captions to draw (default: 1000)"
@@ -48,11 +48,14 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="NAME",
         help="efficientnet_lite0, efficientnet_lite1, inception_v3 (FID), or a network of transformers by "
-        "its hub name or folder, as facebook/dinov2-small (default: one that ships and did not teach)",
+        "its hub name or folder, such as facebook/dinov2-small (default: an included one that the model was "
+        "not trained with)",
     )
-    parser.add_argument("--clip", metavar="NAME", help="CLIP or its like, by hub name or folder: CLIP score")
     parser.add_argument(
-        "--fid_weights", metavar="FILE", help="Inception's weights, where there is no network"
+        "--clip", metavar="NAME", help="add the CLIP score of this CLIP or SigLIP (hub name or folder)"
+    )
+    parser.add_argument(
+        "--fid_weights", metavar="FILE", help="file of Inception's weights, for machines without internet"
     )
     parser.add_argument("--distractors", type=int, default=99, metavar="N", help="in retrieval (default: 99)")
     parser.add_argument(

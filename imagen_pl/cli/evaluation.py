@@ -42,7 +42,7 @@ from imagen_pl.models.pretrained.dual_encoders import TransformersDualEncoder
 from imagen_pl.storage.atomic_files import atomic_write
 
 SHIPPED: dict[str, type[Extractor]] = {e.name: e for e in (EfficientNetLite0, EfficientNetLite1)}
-_SEVERAL = (100, 4)  # prompts, and pictures each, that diversity is measured on
+_SEVERAL = (100, 4)  # diversity is measured on this many prompts, with this many images each
 _SHEET = 12
 _BATCH = 32
 _LONG_WAIT_S = 20.0
@@ -50,7 +50,7 @@ _LONG_WAIT_S = 20.0
 
 @dataclass(frozen=True)
 class GeneratedSet:
-    """pictures: one for each caption asked for. several: more of the first prompts, prompt by prompt."""
+    """pictures: one for each sampled caption. several: `each` images for each of the first prompts."""
 
     pictures: Images
     several: Images
@@ -66,20 +66,20 @@ def write_evaluation(arguments: argparse.Namespace, options: SamplingOptions) ->
     out = Path(arguments.out)
     model = load(arguments.model, arguments.device, arguments.resolution)
     extractors = _extractors(arguments, model)
-    held = read_real_set(arguments, model)
-    drawn = _draw(model, held, options)
-    found = [_score(extractor, held, drawn, arguments) for extractor in extractors]
-    about = _about(arguments, model, held, options)
+    real_set = read_real_set(arguments, model)
+    drawn = _draw(model, real_set, options)
+    found = [_score(extractor, real_set, drawn, arguments) for extractor in extractors]
+    about = _about(arguments, model, real_set, options)
     if arguments.clip is not None:
-        about |= {"clip": arguments.clip, "clip_score": _clip_score(arguments.clip, held, drawn)}
+        about |= {"clip": arguments.clip, "clip_score": _clip_score(arguments.clip, real_set, drawn)}
     text = "\n".join(evaluation_report(about, found))
-    nearest = None if held.train is None else _nearest_in_train(extractors[0], held, drawn)
+    nearest = None if real_set.train is None else _nearest_in_train(extractors[0], real_set, drawn)
     with atomic_write(out / "evaluation.json") as file:
         result = {**about, "scores": [asdict(each) for each in found]}
         file.write((json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
     with atomic_write(out / "evaluation.md") as file:
         file.write((text + "\n").encode())
-    _sheet(held, drawn, nearest).save(out / "evaluation.png")
+    _sheet(real_set, drawn, nearest).save(out / "evaluation.png")
     print(text)
     print(f"\n{out}: evaluation.json, evaluation.md and evaluation.png")
 
@@ -88,7 +88,7 @@ def write_evaluation(arguments: argparse.Namespace, options: SamplingOptions) ->
 
 
 def _extractors(arguments: argparse.Namespace, model: TextToImage) -> list[Extractor]:
-    """Those named; else the first shipped one that the model was not trained with."""
+    """The networks named by --extractors; else the first included one that the model was not trained with."""
     teachers = [str(name) for name in model.description.get("teacher_networks", [])]
     free = [name for name in SHIPPED if name not in teachers]
     if not (arguments.extractors or free):
@@ -119,9 +119,9 @@ def _extractor(name: str, fid_weights: str | None) -> Extractor:
 # ---------------------------------------------------------------------- pictures and their features
 
 
-def _draw(model: TextToImage, held: RealSet, options: SamplingOptions) -> GeneratedSet:
-    """A picture for each caption, each with a seed of its own, and some more of the first prompts."""
-    prompts = [held.captions[row] for row in held.asked]
+def _draw(model: TextToImage, real_set: RealSet, options: SamplingOptions) -> GeneratedSet:
+    """One image for each caption, each with another seed, and several for each of the first prompts."""
+    prompts = [real_set.captions[row] for row in real_set.sampled]
     pairs = [(prompt, options.seed + k) for k, prompt in enumerate(prompts)]
     count, each = min(_SEVERAL[0], len(prompts)), _SEVERAL[1]
     more = [(prompt, options.seed + k) for prompt in prompts[:count] for k in range(each)]
@@ -135,7 +135,7 @@ def _pixels(picture: Image.Image) -> UInt8[Tensor, "3 r r"]:
 
 
 def _features(extractor: Extractor, images: Images, what: str) -> Float[Tensor, "n f"]:
-    """Features batch by batch; after the first, an estimate of a long wait is printed."""
+    """Features, batch by batch; after the first batch, a long remaining time is printed."""
     parts, found = images.split(_BATCH), []
     start = time.monotonic()
     for part in with_progress(parts, f"{extractor.name} features of {what}", len(images), size=len):
@@ -152,49 +152,51 @@ def _print_estimate(seconds: float, extractor: Extractor, images: int, what: str
 
 
 def _kept_features(extractor: Extractor, images: Images, what: str) -> Float[Tensor, "n f"]:
-    """The same of real images, cached on the disk: they are the same for every model."""
-    held: dict[str, Tensor] = {}
+    """Features of real images, cached on disk, since they are the same for every model."""
+    real_set: dict[str, Tensor] = {}
     kept, key = RealStatistics(extractor, "evaluate"), hashlib.sha256(images.numpy().tobytes()).hexdigest()
-    if not kept.read(key, held.update) or len(held.get("features", ())) != len(images):
-        held = {"features": _features(extractor, images, what)}
-        kept.write(key, held)
-    return held["features"]
+    if not kept.read(key, real_set.update) or len(real_set.get("features", ())) != len(images):
+        real_set = {"features": _features(extractor, images, what)}
+        kept.write(key, real_set)
+    return real_set["features"]
 
 
 def _score(
-    extractor: Extractor, held: RealSet, drawn: GeneratedSet, arguments: argparse.Namespace
+    extractor: Extractor, real_set: RealSet, drawn: GeneratedSet, arguments: argparse.Namespace
 ) -> Evaluation:
-    real = _kept_features(extractor, held.real, f"{held.split} images")
+    real = _kept_features(extractor, real_set.real, f"{real_set.split} images")
     several = _features(extractor, drawn.several, "more pictures")
-    parted = [subject_and_style(held.captions[row], arguments.style_after) for row in held.asked]
+    parted = [subject_and_style(real_set.captions[row], arguments.style_after) for row in real_set.sampled]
     return evaluate_features(
         extractor,
         pictures=_features(extractor, drawn.pictures, "pictures"),
-        paired=real[held.asked],
+        paired=real[real_set.sampled],
         real=real,
         subjects=[subject for subject, _ in parted],
         styles=[style for _, style in parted],
         several=several.unflatten(0, (-1, drawn.each)),
-        train=None if held.train is None else _kept_features(extractor, held.train, "training images"),
+        train=None
+        if real_set.train is None
+        else _kept_features(extractor, real_set.train, "training images"),
         distractors=arguments.distractors,
         seed=arguments.seed,
-        no_train=held.why_no_train,
+        no_train=real_set.why_no_train,
     )
 
 
-def _clip_score(name: str, held: RealSet, drawn: GeneratedSet) -> float:
+def _clip_score(name: str, real_set: RealSet, drawn: GeneratedSet) -> float:
     metric = ClipScore(TransformersDualEncoder(name))
     parts = drawn.pictures.split(_BATCH)
-    captions = [held.captions[row] for row in held.asked]
+    captions = [real_set.captions[row] for row in real_set.sampled]
     for k, part in enumerate(with_progress(parts, "CLIP score", unit=" batches")):
         metric.update(part, captions[_BATCH * k :][: len(part)], real=False)
     return next(iter(metric.compute("").values()))
 
 
-def _nearest_in_train(extractor: Extractor, held: RealSet, drawn: GeneratedSet) -> list[int]:
-    assert held.train is not None
+def _nearest_in_train(extractor: Extractor, real_set: RealSet, drawn: GeneratedSet) -> list[int]:
+    assert real_set.train is not None
     pictures = _features(extractor, drawn.pictures[_shown(drawn)], "the sheet").double()
-    train = _kept_features(extractor, held.train, "training images").double()
+    train = _kept_features(extractor, real_set.train, "training images").double()
     return torch.cdist(pictures, train).argmin(1).tolist()
 
 
@@ -202,7 +204,7 @@ def _nearest_in_train(extractor: Extractor, held: RealSet, drawn: GeneratedSet) 
 
 
 def _about(
-    arguments: argparse.Namespace, model: TextToImage, held: RealSet, options: SamplingOptions
+    arguments: argparse.Namespace, model: TextToImage, real_set: RealSet, options: SamplingOptions
 ) -> dict[str, Any]:
     return {
         "imagen_pl": imagen_pl.__version__,
@@ -210,10 +212,10 @@ def _about(
         "images_seen": model.description.get("images_seen"),
         "resolution": model.resolution,
         "data": arguments.data or model.description.get("data"),
-        "split": held.split,
-        "pictures": len(held.asked),
-        "real_images": len(held.real),
-        "training_images": 0 if held.train is None else len(held.train),
+        "split": real_set.split,
+        "pictures": len(real_set.sampled),
+        "real_images": len(real_set.real),
+        "training_images": 0 if real_set.train is None else len(real_set.train),
         "seed": arguments.seed,
         **options.drawing(),
         "refine": model.refine_steps(options.refine),
@@ -221,17 +223,17 @@ def _about(
 
 
 def _shown(drawn: GeneratedSet) -> list[int]:
-    """Pictures of the sheet, spread over all."""
+    """Indices of the sheet's images, spread evenly over all."""
     return np.linspace(0, len(drawn.pictures) - 1, min(_SHEET, len(drawn.pictures)), dtype=int).tolist()
 
 
-def _sheet(held: RealSet, drawn: GeneratedSet, nearest: list[int] | None) -> Image.Image:
-    """For some captions: the picture, the real image, and the training image nearest to the picture."""
+def _sheet(real_set: RealSet, drawn: GeneratedSet, nearest: list[int] | None) -> Image.Image:
+    """For some captions: generated image, real image, and the training image nearest to the generated one."""
     rows = []
     for place, k in enumerate(_shown(drawn)):
-        images = [drawn.pictures[k], held.real[held.asked[k]]]
-        if nearest is not None and held.train is not None:
-            images.append(held.train[nearest[place]])
+        images = [drawn.pictures[k], real_set.real[real_set.sampled[k]]]
+        if nearest is not None and real_set.train is not None:
+            images.append(real_set.train[nearest[place]])
         rows.append(strip(to_pil(torch.stack(images))))
-    labels = [held.captions[held.asked[k]] for k in _shown(drawn)]
+    labels = [real_set.captions[real_set.sampled[k]] for k in _shown(drawn)]
     return labelled_grid(rows, labels, columns=3)

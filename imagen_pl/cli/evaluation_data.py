@@ -1,4 +1,4 @@
-"""The real images that `imagen-pl evaluate` compares a model's pictures with."""
+"""The real images that `imagen-pl evaluate` compares a model's images with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from imagen_pl.inference.pipeline import TextToImage
 
 Images = UInt8[Tensor, "n 3 r r"]
 
-# Features of training images take most of the time, and more of them change the scores little.
+# Computing features of training images takes most of the time; using more of them changes scores little.
 _LEAST_TRAIN, _TRAIN_PER_PICTURE = 1000, 5
 
 
@@ -31,17 +31,17 @@ _LEAST_TRAIN, _TRAIN_PER_PICTURE = 1000, 5
 class RealSet:
     """The real images that a model is compared with.
 
-    real: images of the split, one of each group of near-alike ones.
-    captions: of each.
-    asked: rows of these that pictures are drawn for.
-    train: training images, where the split is held out from them.
+    real: images of the split, one of each group of near-duplicates.
+    captions: of each of them.
+    sampled: indices of the captions that images are generated for.
+    train: training images, if the split is real_set out from them.
     why_no_train: why `train` is None.
     """
 
     split: str
     real: Images
     captions: list[str]
-    asked: list[int]
+    sampled: list[int]
     train: Images | None
     why_no_train: str = ""
 
@@ -52,7 +52,7 @@ def read_real_set(arguments: argparse.Namespace, model: TextToImage) -> RealSet:
     rows, real = _decode(source, [rows[group[0]] for group in by_group(rows)], model.resolution, split)
     count = min(arguments.num_images, len(rows))
     draw = np.random.default_rng(arguments.seed)
-    asked = sorted(draw.choice(len(rows), count, replace=False).tolist())
+    sampled = sorted(draw.choice(len(rows), count, replace=False).tolist())
     train_images = arguments.train_images
     if train_images is None:
         train_images = max(_LEAST_TRAIN, _TRAIN_PER_PICTURE * count)
@@ -64,9 +64,9 @@ def read_real_set(arguments: argparse.Namespace, model: TextToImage) -> RealSet:
         why = (
             "--train_images 0"
             if train_images == 0
-            else f"the split {split} is not held out from training images"
+            else f"the split {split} is not real_set out from training images"
         )
-    return RealSet(split, real, [row.captions[0] for row in rows], asked, seen, why)
+    return RealSet(split, real, [row.captions[0] for row in rows], sampled, seen, why)
 
 
 def _source(arguments: argparse.Namespace, model: TextToImage) -> Source | StreamSource:
@@ -85,7 +85,7 @@ def _source(arguments: argparse.Namespace, model: TextToImage) -> Source | Strea
 def _rows(
     source: Source | StreamSource, arguments: argparse.Namespace
 ) -> tuple[str, Source, list[Row], list[Row]]:
-    """The split's name, the source that opens its rows, these rows, and the training rows."""
+    """The split's name, the source of its images, its rows, and the training rows."""
     if isinstance(source, StreamSource):
         split = arguments.split or "validation"
         read = read_stream(source, split, arguments.val_fraction, 10 * arguments.num_images)
@@ -101,7 +101,7 @@ def _rows(
 
 
 def _decode(source: Source, rows: Sequence[Row], resolution: int, what: str) -> tuple[list[Row], Images]:
-    """Rows whose images can be read, and these images."""
+    """The rows with readable images, and these images."""
     good, images = [], []
     for row in with_progress(rows, f"reading {what} images"):
         try:

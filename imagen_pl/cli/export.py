@@ -32,16 +32,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(words: Sequence[str]) -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the verb."""
     return export(make_parser().parse_args(words))
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Do what the parsed command line says.
+    """Run the verb.
 
     Raises:
-        UserError: the folder is not empty, the model cannot be exported so, a package is missing, or what
-            was written does not draw the same.
+        UserError: the folder is not empty, the model cannot be exported in this format, a package is missing,
+            or the exported model draws other images.
     """
     out = Path(arguments.out)
     if out.exists() and (out.is_file() or any(out.iterdir())):

@@ -1,4 +1,4 @@
-"""`imagen-pl fit-captioner`: LightningCLI that trains a captioner alone."""
+"""`imagen-pl fit-captioner`: LightningCLI for training a standalone captioner."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class CaptionerCLI(OneLineCLI):
         super().__init__(
             CaptionerTraining,
             CaptionedImages,
-            save_config_callback=None,  # Tracking keeps it, in the run's own folder
+            save_config_callback=None,  # this class saves it, in the run's folder
             trainer_defaults={
                 "enable_model_summary": False,
                 "enable_progress_bar": False,
@@ -120,7 +120,7 @@ class CaptionerCLI(OneLineCLI):
         )
 
     def _configuration(self) -> str:
-        """Everything that was set, as YAML that `--config` takes."""
+        """All settings as YAML, which `--config` accepts."""
         kept = self.config.clone()
         for name in ("config", "ckpt_path", "existing"):
             kept.pop(name, None)
@@ -137,7 +137,7 @@ class CaptionerCLI(OneLineCLI):
         }
 
     def fit(self) -> None:
-        """Train, and leave the captioner in the run's folder."""
+        """Train, and save the captioner in the run's folder."""
         run = self.run_folder
         if self.resume_from is not None:
             held = read_checkpoint(self.resume_from, mmap=True)["state_dict"]
@@ -149,10 +149,10 @@ class CaptionerCLI(OneLineCLI):
             say(line)
         self.trainer.fit(self.model, self.datamodule, ckpt_path=self.resume_from)
         self.trainer.save_checkpoint(run.checkpoints / "last.ckpt")
-        self.tell("Learnt from")
+        self.finish("Trained on")
 
-    def tell(self, done: str) -> None:
-        """Write what was never scored, and say where the captioner is."""
+    def finish(self, done: str) -> None:
+        """Save the captioner if it was never scored, and print its score and folder."""
         if not (self.run_folder.path / CAPTIONER_WEIGHTS).is_file():
             self.keeper.write(self.model)
         best = float(self.model.best)
@@ -162,7 +162,7 @@ class CaptionerCLI(OneLineCLI):
 
 
 def run(words: Sequence[str]) -> int:
-    """Do what the words after the verb say.
+    """Run the verb.
 
     Returns:
         0 done, 1 training broke off, 130 after Ctrl-C, 143 after SIGTERM.
@@ -172,7 +172,7 @@ def run(words: Sequence[str]) -> int:
         cli.fit()
     except Interrupted as stop:
         if is_main_process():
-            cli.tell("Stopped at")
+            cli.finish("Stopped at")
             say(f"Resume: imagen-pl {_VERB} --config {cli.run_folder.config} --ckpt_path last")
         return 128 + stop.signum
     except TrainingStopped as stop:
@@ -182,6 +182,6 @@ def run(words: Sequence[str]) -> int:
 
 
 def say(line: str) -> None:
-    """To the user, once."""
+    """Print a line, in the main process only."""
     if is_main_process():
         print(line, flush=True)

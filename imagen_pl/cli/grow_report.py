@@ -1,4 +1,4 @@
-"""`imagen-pl grow-report`: a run on one page, its curves and how its samples grew."""
+"""`imagen-pl grow-report`: an HTML report of a run, with its curves and its samples over time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.storage.atomic_files import atomic_write
 from imagen_pl.storage.run_folder import RunFolder
 
-# Title, beginnings of the curves' names, whether the axis is logarithmic.
+# Title, prefixes of the curves' names, whether the axis is logarithmic.
 _PLOTS = (
     ("Losses", ("train/d_loss", "train/g_loss"), False),
     ("Margin: real above generated", ("train/d_margin",), False),
@@ -78,22 +78,22 @@ def make_parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class StageStart:
-    """A growth stage as it was run: from how many images on, px."""
+    """A growth stage of the run: number of images at its start, and its resolution in px."""
 
     since: float
     resolution: int
 
 
 def run(words: Sequence[str]) -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the verb."""
     return grow_report(make_parser().parse_args(words))
 
 
 def grow_report(arguments: argparse.Namespace) -> int:
-    """Do what the parsed command line says.
+    """Run the verb.
 
     Raises:
-        UserError: it is no run, or has no numbers yet, or matplotlib is missing.
+        UserError: the folder is not a run, it has no numbers yet, or matplotlib is missing.
     """
     run = RunFolder(Path(arguments.run))
     rows = read_rows(run.path / "metrics.csv")
@@ -108,7 +108,7 @@ def grow_report(arguments: argparse.Namespace) -> int:
 
 
 def read_rows(file: Path) -> Rows:
-    """Numbers of metrics.csv, without its empty cells. Raises UserError where there are none."""
+    """The numbers in metrics.csv, without empty cells. Raises UserError if there are none."""
     try:
         with file.open(newline="", encoding="utf-8") as opened:
             rows = [
@@ -126,7 +126,7 @@ def read_rows(file: Path) -> Rows:
 
 
 def stages_of(rows: Rows) -> list[StageStart]:
-    """Where each resolution began."""
+    """The start of each resolution."""
     found: list[StageStart] = []
     for row in rows:
         resolution = int(row.get("growth/resolution", 0))
@@ -136,13 +136,13 @@ def stages_of(rows: Rows) -> list[StageStart]:
 
 
 def html_report(name: str, rows: Rows, samples: Sequence[Path], settings: dict[str, str]) -> str:
-    """The page, complete in itself: pictures and plots are inside.
+    """A self-contained page with images and plots embedded.
 
     Args:
         name: of the run.
         rows: its numbers.
         samples: its sample grids, oldest first.
-        settings: what to say of it above.
+        settings: name and value of each line at the top.
     """
     stages = stages_of(rows)
     said = "".join(
@@ -162,18 +162,18 @@ def html_report(name: str, rows: Rows, samples: Sequence[Path], settings: dict[s
 
 
 def _settings(run: Path) -> dict[str, str]:
-    """Of its last start, from run.json, as far as it is there."""
+    """Time, command and commit of the last start, from run.json; empty if it is missing or damaged."""
     try:
-        told: dict[str, Any] = json.loads((run / "run.json").read_text())["starts"][-1]
+        start: dict[str, Any] = json.loads((run / "run.json").read_text())["starts"][-1]
     except (OSError, ValueError, LookupError, TypeError):
         return {}
-    git = told.get("git") or {}
-    kept = {"started": told.get("time"), "command": told.get("command"), "commit": git.get("commit")}
+    git = start.get("git") or {}
+    kept = {"started": start.get("time"), "command": start.get("command"), "commit": git.get("commit")}
     return {name: str(value) for name, value in kept.items() if value}
 
 
 def _spread(samples: Sequence[Path]) -> list[Path]:
-    """Some of them, the first and the last among them."""
+    """At most _STRIP samples, evenly spaced, with the first and the last."""
     if len(samples) <= _STRIP:
         return list(samples)
     return [samples[round(k * (len(samples) - 1) / (_STRIP - 1))] for k in range(_STRIP)]
@@ -193,7 +193,7 @@ def _figure(sample: Path) -> str:
 def _plot(
     rows: Rows, stages: list[StageStart], title: str, starts: tuple[str, ...], logarithmic: bool
 ) -> str | None:
-    """An SVG; None where the run has no such curve."""
+    """The plot as SVG; None if the run has no such curve."""
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -201,7 +201,7 @@ def _plot(
         raise UserError("the report's plots need a package: pip install matplotlib") from None
 
     names = sorted({name for row in rows for name in row if name.startswith(starts)})
-    if title == "LossTerms":  # what the other plots do not show
+    if title == "LossTerms":  # the terms that no other plot shows
         shown = [start for other, begun, _ in _PLOTS if other != title for start in begun]
         names = [n for n in names if not n.startswith(tuple(shown)) and not n.endswith("_lr")]
     if not names:

@@ -45,7 +45,7 @@ def film(arguments: argparse.Namespace) -> int:
     """Run the verb.
 
     Raises:
-        UserError: arguments contradict each other, or a film of this kind cannot be written.
+        UserError: arguments contradict each other, or the file format cannot be written.
     """
     out = Path(arguments.out)
     if arguments.num_latents < 1:

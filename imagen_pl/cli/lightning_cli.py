@@ -1,4 +1,4 @@
-"""How `fit` and `validate` read their arguments, and what they keep silent about."""
+"""Arguments, help, error messages and silenced warnings of the verbs that use LightningCLI."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _load_yaml = get_loader("yaml")
 
 
 class Help(KeptLines, DefaultHelpFormatter):
-    """Lays help out as the other verbs' is, and says the settings' defaults as jsonargparse does."""
+    """Help in the layout of the other verbs, with the settings' defaults as jsonargparse prints them."""
 
 
 def parser_settings(verb: str, description: str) -> dict[str, Any]:
-    """What the help of a verb that takes configuration files says before and after the settings."""
+    """Usage, description and epilog of the help of a verb that takes configuration files."""
     return {
         "usage": f"imagen-pl {verb} --config FILE [--config FILE ...] [--SECTION.SETTING VALUE ...]",
         "description": f"{description} Every setting below can be given in a configuration file or on the "
@@ -43,10 +43,10 @@ def parser_settings(verb: str, description: str) -> dict[str, Any]:
 
 
 class OneLineCLI(LightningCLI):
-    """Reports in one line what the constructors find wrong with their arguments, and chooses the precision.
+    """Reports errors of constructors in one line, and chooses the precision.
 
     Attributes:
-        precision: the format of this run, and why; None where a plugin of the trainer decides.
+        precision: the number format of this run, and why; None if a plugin of the trainer sets it.
     """
 
     precision: PrecisionChoice | None = None
@@ -55,10 +55,10 @@ class OneLineCLI(LightningCLI):
         """Choose the precision; call it from `instantiate_trainer`.
 
         Args:
-            checkpoint: the file that this run resumes from, or scores.
+            checkpoint: the file that this run resumes from or scores.
 
         Returns:
-            the arguments for the Trainer.
+            Arguments for the Trainer.
         """
         given = self._get(self.config_init, "trainer")
         plugins = given["plugins"] if isinstance(given["plugins"], list) else [given["plugins"]]
@@ -69,7 +69,7 @@ class OneLineCLI(LightningCLI):
         return {"precision": self.precision.name}
 
     def precision_lines(self) -> list[str]:
-        """What to tell the user of it, with a warning where it is slow; the main process alone tells it."""
+        """Lines to print about the precision, with a warning if it is slow; none outside the main process."""
         return [] if self.precision is None or not is_main_process() else self.precision.lines()
 
     def instantiate_classes(self) -> None:
@@ -82,17 +82,17 @@ class OneLineCLI(LightningCLI):
 
 
 class Parser(LightningArgumentParser):
-    """Tells a mistake in one line."""
+    """Raises a UserError of one line for wrong arguments."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(one_line(message)) from ex
 
 
 def one_line(message: str) -> str:
-    """A message of jsonargparse, which nests its reasons over many lines, in one."""
+    """A message of jsonargparse, whose nested reasons take many lines, in one line."""
     lines = (line.strip(" -") for line in message.splitlines())
     message = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(line for line in lines if line))
-    # Of what may be null, only the reason why it is not the other thing tells something.
+    # For optional settings, "Expected a NoneType" is noise: keep the other reason.
     message = re.sub(r"Does not validate .*? Errors: (.*?) Expected a <class 'NoneType'>.*", r"\1", message)
     if message.startswith("the following arguments are required"):
         return "name a configuration with --config, as configs/experiment/quickstart.yaml; " + message
@@ -102,7 +102,7 @@ def one_line(message: str) -> str:
 
 
 def accept_old_names() -> None:
-    """Let a configuration of an earlier commit name classes and settings as they were called then."""
+    """Accept the old names of classes and settings in configurations of earlier commits."""
     set_loader("yaml", _load_with_new_names, exceptions=(yaml.YAMLError,))
 
 
@@ -121,7 +121,7 @@ def _load_with_new_names(text: str) -> Any:
 
 
 def quieten() -> None:
-    """Silence hints of Lightning that do not hold here, and its advertisements."""
+    """Silence Lightning's hints that do not apply here, and its advertisements."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (
@@ -132,7 +132,7 @@ def quieten() -> None:
         "The number of training batches",
         "The dirpath has changed",
         ".*sync_dist=True",  # every process holds the same score already
-        ".*module\\(s\\) in eval mode at the start of training",  # the average and the text encoder
+        ".*module\\(s\\) in eval mode at the start of training",  # the moving average and the text encoder
     ):
         warnings.filterwarnings("ignore", message)
     if not sys.warnoptions:

@@ -1,8 +1,8 @@
-"""Sizes that follow from other settings, so that a recipe states each once.
+"""Sizes that follow from other settings, so that a recipe gives each only once.
 
 `text_dim` is the text encoder's, `image_dim` the discriminator's `final_dim`, `map_channels` its channels at
-`map_resolution`, `image_resolution` the discriminator's largest. A size that is set to something else stays,
-and is reported where it does not fit.
+`map_resolution`, `image_resolution` the discriminator's largest. A size that is set to another value is kept,
+and is reported if it does not fit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def link_sizes(model: Namespace) -> None:
 
 
 def _text_dim(text_encoder: Namespace) -> int | None:
-    """The size of the vectors of a configured text encoder; None where it cannot be opened."""
+    """The size of the vectors of a configured text encoder; None if it cannot be constructed."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(TextEncoder, "text_encoder")
     try:
@@ -55,7 +55,7 @@ def _text_dim(text_encoder: Namespace) -> int | None:
 
 
 def _first_discriminator(discriminator: Namespace) -> Namespace:
-    """The arguments of the discriminator that the loss terms read: of a joint one, its first."""
+    """The arguments of the discriminator whose features the loss terms read: in a joint one, the first."""
     arguments: Namespace = discriminator.get("init_args") or Namespace()
     if parts := arguments.get("discriminators"):
         return _first_discriminator(parts[0])
@@ -63,7 +63,7 @@ def _first_discriminator(discriminator: Namespace) -> Namespace:
 
 
 def _classes(value: Any) -> Iterator[tuple[str, Namespace]]:
-    """Every configured class below a value: its path and its arguments."""
+    """Every class configured inside a value: its path and its arguments."""
     if isinstance(value, list):
         for item in value:
             yield from _classes(item)

@@ -1,6 +1,6 @@
 """The console command `imagen-pl`.
 
-Heavy imports stand inside the verbs, so that --help answers at once.
+Heavy imports are inside the verbs' functions, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb.
 
     Returns:
-        0 done, 1 training broke off, 2 something the user can mend, 130 after Ctrl-C, 143 after SIGTERM.
+        0 done, 1 training failed, 2 an error that the user can fix, 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("IMAGEN_PL_TRACEBACK"):
             raise
         return _fail(str(error))
-    except SystemExit as stop:  # argparse: after --help, or a mistake that it has told
+    except SystemExit as stop:  # argparse, after --help or an error that it has printed
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -1,4 +1,4 @@
-"""Opening the model that the command line names: it is found before torch is imported."""
+"""Opens the model that the command line names; a wrong name is reported before torch is imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def open_model(name: str, device: str | None = None, resolution: int | None = None) -> TextToImage:
-    """What `imagen_pl.load` gives. A wrong name raises UserError in a fraction of a second."""
+    """The result of `imagen_pl.load`. A wrong name raises UserError in a fraction of a second."""
     file = model_file(name)
     from imagen_pl.inference.pipeline import load
 
@@ -20,7 +20,7 @@ def open_model(name: str, device: str | None = None, resolution: int | None = No
 
 
 def open_captioner(name: str, device: str | None = None) -> AnyCaptioner:
-    """What `load_any_captioner` gives. A wrong name raises UserError in a fraction of a second."""
+    """The result of `load_any_captioner`. A wrong name raises UserError in a fraction of a second."""
     captioner_file(name)
     from imagen_pl.inference.retrieval_captioning import load_any_captioner
 

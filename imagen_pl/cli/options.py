@@ -70,7 +70,7 @@ def verb_parser(verb: str, description: str, notes: str = "") -> argparse.Argume
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, refine: int | None = None) -> None:
-    """Add what every verb that draws takes; `sampling_options` reads it.
+    """Add the options of every verb that draws; `sampling_options` reads them.
 
     Args:
         parser: of the verb.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def run(words: Sequence[str]) -> int:
-    """Run the verb on the words after it: its own settings here, all others as `fit` reads them."""
+    """Parse the verb's own options here, and pass all others to the parser that `fit` uses."""
     parser = argparse.ArgumentParser(prog="imagen-pl predict", add_help=False, allow_abbrev=False)
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--out", type=Path)

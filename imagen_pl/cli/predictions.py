@@ -1,4 +1,4 @@
-"""What `imagen-pl predict` draws, and where it writes it."""
+"""The work of `imagen-pl predict`: images for prompts, in a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imagen_pl.inference.pipeline import load
 
 @dataclass
 class Predicting:
-    """Pictures for prompts, one each.
+    """Draws one image for each prompt.
 
     Args:
         prompts: file of prompts; None takes the captions of the held-out images.
@@ -28,10 +28,10 @@ class Predicting:
     seed: int = 0
 
     def draw(self, checkpoint: Path, data: CaptionedImages, out: Path) -> int:
-        """Write a PNG a prompt and a metadata.jsonl, so that the folder is itself a data set.
+        """Write a PNG for each prompt and a metadata.jsonl, so that the folder is itself a data set.
 
         Returns:
-            how many pictures were drawn.
+            The number of images drawn.
 
         Raises:
             UserError: the folder holds a metadata.jsonl already, or there is nothing to draw for.

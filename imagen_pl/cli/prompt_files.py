@@ -12,7 +12,7 @@ from typing import Any
 
 from imagen_pl.errors import UserError
 
-# Names that the output's metadata.jsonl gives a meaning of its own.
+# Names with a fixed meaning in the output's metadata.jsonl.
 _TAKEN = {"file_name": "source_file_name"}
 
 
@@ -33,11 +33,11 @@ class Prompt:
 
 
 class _BadRow(Exception):
-    """What is wrong with a row."""
+    """A row is wrong; the message says why."""
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read a file of prompts; its ending says how.
+    """Read a file of prompts in the format of its suffix.
 
     Raises:
         UserError: the file is missing, empty or of an unknown kind, or rows are bad: their lines are named.
@@ -72,7 +72,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def _prompt(row: dict[str, Any] | str, line: int) -> Prompt:
-    if isinstance(row, str):  # what is wrong with it
+    if isinstance(row, str):  # an error message
         raise _BadRow(row)
     text = row.get("prompt")
     if text is None:

@@ -49,17 +49,17 @@ from imagen_pl.training.class_paths import import_all_parts
 from imagen_pl.training.private_api import find_unused_parameters
 
 _SCORING = ("validate", "test", "predict")  # verbs that read a checkpoint and train nothing
-# Of one start, not of the run: they are not kept with its configuration.
+# Settings of one start, not of the run: they are not saved with its configuration.
 _NOT_KEPT = ("config", "ckpt_path", "existing", "weights_only", "verbose")
 
 
 class TrainingCLI(OneLineCLI):
-    """LightningCLI for this package's one system, with a folder for each run.
+    """LightningCLI for TextToImageGAN and CaptionedImages, with a folder for each run.
 
     Args:
-        args: the words after `imagen-pl`, as ["fit", "--config", "configs/experiment/quickstart.yaml"].
-        run: False only makes the objects.
-        predicting: what `predict` draws; None draws for the captions of the held-out images.
+        args: the words after `imagen-pl`, such as ["fit", "--config", "configs/experiment/quickstart.yaml"].
+        run: False only constructs the objects.
+        predicting: prompts and output of `predict`; None draws for the captions of the held-out images.
     """
 
     def __init__(self, args: Sequence[str], run: bool = True, predicting: Predicting | None = None) -> None:
@@ -72,7 +72,7 @@ class TrainingCLI(OneLineCLI):
         super().__init__(
             TextToImageGAN,
             CaptionedImages,
-            save_config_callback=None,  # Tracking keeps it, in the run's own folder
+            save_config_callback=None,  # RunRecord saves it in the run's folder
             trainer_defaults={
                 "enable_model_summary": False,
                 "max_epochs": -1,
@@ -82,7 +82,7 @@ class TrainingCLI(OneLineCLI):
             parser_class=Parser,
             parser_kwargs={
                 "prog": "imagen-pl",
-                "formatter_class": Help,  # the subcommands take it over
+                "formatter_class": Help,  # inherited by the subcommands
                 "fit": parser_settings("fit", "Train a model."),
                 "validate": parser_settings("validate", "Score a checkpoint of a run (by default its last)."),
                 "test": parser_settings(
@@ -148,7 +148,7 @@ class TrainingCLI(OneLineCLI):
             "--max_images",
             type=int | None,
             default=None,
-            help="end training after so many images; --trainer.max_time (DD:HH:MM:SS) ends it after a time. "
+            help="end training after this many images; --trainer.max_time (DD:HH:MM:SS) limits its time. "
             "--trainer.max_steps counts a step of each optimizer, so two or more a batch",
         )
         parser.add_lightning_class_args(ProgressiveGrowing, "growth")
@@ -179,7 +179,7 @@ class TrainingCLI(OneLineCLI):
         files = settings.get("config") or []
         if settings.name is None:
             settings.name = Path(str(files[0])).stem if files else "run"
-            if trial := sweep_trial():  # they all start by one command, and each wants its own folder
+            if trial := sweep_trial():  # trials share one command, but need folders of their own
                 settings.name += f"-{trial}"
         if not settings.name or Path(settings.name).name != settings.name:
             raise UserError(f"--name {settings.name!r} must be a plain name; --runs_dir says where it lies")
@@ -198,7 +198,7 @@ class TrainingCLI(OneLineCLI):
             self.run_folder.check_free()
 
     def _identify(self) -> None:
-        """The run's id: its sweep's, or on a resume that which its charts have, or a new one."""
+        """Set the run's id: that of the sweep's trial, on a resume the recorded one, else a new one."""
         resumed = self.settings.get("ckpt_path") is not None
         known = sweep_trial() or (resumed and self.run_folder.read_record().get("id"))
         self.run_id = str(known or secrets.token_hex(4))
@@ -234,7 +234,7 @@ class TrainingCLI(OneLineCLI):
                 if not arguments.get("version"):
                     arguments["id"] = arguments.get("id") or self.run_id
                 if not any(arguments.get(way) for way in ("resume", "resume_from", "fork_from")):
-                    # The parser hands on wandb.init's null, by which a known id would be written anew.
+                    # The parser passes wandb.init's default null, which would overwrite a known id.
                     arguments["resume"] = "allow"
             elif kind in ("TensorBoardLogger", "CSVLogger"):
                 arguments["name"], arguments["version"] = "", kind.removesuffix("Logger").lower()
@@ -258,14 +258,14 @@ class TrainingCLI(OneLineCLI):
         plugins = given["plugins"] or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         kwargs |= self.trainer_precision(self.settings.get("ckpt_path"))
-        # RunLength keeps the time: Lightning's own limit leaves out preprocessing and validation.
+        # RunLength applies max_time: Lightning's own limit does not count preprocessing and validation.
         own = {"callbacks": callbacks, "logger": loggers, "plugins": plugins, "max_time": None}
         trainer = super().instantiate_trainer(**own, **kwargs)
         find_unused_parameters(trainer.strategy)
         return trainer
 
     def configuration(self) -> str:
-        """Everything that was set, as YAML that `--config` takes."""
+        """All settings as YAML, which `--config` accepts."""
         parser = self._parser(self.config.get("subcommand"))
         kept = self.settings.clone()
         for name in _NOT_KEPT:
@@ -321,7 +321,7 @@ class TrainingCLI(OneLineCLI):
         check_same_tensors(self.model.state_dict(), checkpoint["state_dict"], path, advice)
 
     def after_fit(self) -> None:
-        """Say what came of it, and how to go on."""
+        """Print the result, and how to continue."""
         trainer, run = self.trainer, self.run_folder
         if not trainer.is_global_zero or is_dry_run(trainer):
             return
@@ -346,10 +346,10 @@ class TrainingCLI(OneLineCLI):
             prompt = shlex.quote(drawn[0])
             better = f" --refine {USUAL_STEPS}" if can_refine(self.model.ema.generator) else ""
             self.say(f"Draw more: imagen-pl sample {run.path} {prompt} --num_images 4{better} --out more.png")
-        self._say_how_to_go_on()
+        self._say_how_to_continue()
 
-    def _say_how_to_go_on(self) -> None:
-        """Name what ended the run, and the command that resumes it with more of that."""
+    def _say_how_to_continue(self) -> None:
+        """Print the limits that ended the run, and the command that resumes it with twice as much."""
         used_up = self.run_length.used_up(self.trainer, self.model.images_seen)
         for setting, value, _ in used_up:
             self.say(f"The run is at its limit, {setting} {value}: raise it to train longer.")
@@ -357,25 +357,25 @@ class TrainingCLI(OneLineCLI):
         self.say(f"Go on: {self.run_folder.resume_command()}{more}")
 
     def after_validate(self, prefix: str = "val/") -> None:
-        """Say what was scored, and the scores."""
+        """Print the checkpoint and its scores."""
         seen, resolution = self.model.images_seen, self.model.growth.resolution
         self.say(f"{self.settings.ckpt_path}: {seen:,} images seen, {resolution} px")
         if not self._say_scores(prefix):
             self.say("  no scores: name some in model.metrics, as configs/experiment/quickstart.yaml does")
 
     def test(self, model: TextToImageGAN, **settings: Any) -> None:
-        """Score the test split: validation, on other images."""
+        """Score the test split: the validation loop, on other images."""
         self.trainer.validate(model, **settings)
 
     def after_test(self) -> None:
-        """Say what was scored, and the scores."""
+        """Print the checkpoint and its scores."""
         self.after_validate(prefix="test/")
 
     def predict(self, model: TextToImageGAN, datamodule: CaptionedImages, **_: Any) -> None:
         """Draw the prompts of a file, or the captions of the held-out images."""
-        asked, checkpoint = self.predicting, Path(self.settings.ckpt_path)
-        out = asked.out or self.run_folder.path / "predictions"
-        number = asked.draw(checkpoint, datamodule, out)
+        checkpoint = Path(self.settings.ckpt_path)
+        out = self.predicting.out or self.run_folder.path / "predictions"
+        number = self.predicting.draw(checkpoint, datamodule, out)
         self.say(f"{out}: {number:,} pictures and metadata.jsonl, by {checkpoint}")
 
     def _say_scores(self, prefix: str = "val/") -> bool:
@@ -386,6 +386,6 @@ class TrainingCLI(OneLineCLI):
 
     @staticmethod
     def say(line: str) -> None:
-        """To the user, once."""
+        """Print a line, in the main process only."""
         if is_main_process():
             print(line, flush=True)

@@ -1,4 +1,4 @@
-"""The page to try a model on: prompts to pictures, in a browser (Gradio)."""
+"""The demo page: images for prompts, in a browser (Gradio)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_UPLOAD_MB = 10
 MAX_UPLOAD_PIXELS = 25_000_000
 _SHOWN = 256  # px: small pictures are enlarged, pixel by pixel
 _KEPT_S = 3600
-# Of the server that shows the page: two pictures side by side on a phone, and all of them without scrolling.
+# On phones, galleries have two columns, and show all images without scrolling.
 CSS = """
 @media (max-width: 640px) { .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
 """
@@ -35,17 +35,17 @@ _EXAMPLES = ("red heart, fluent style", "grinning face, noto style", "blue squar
 
 
 class Studio:
-    """What the page does, without the page: checked words in, files out.
+    """The functions behind the page's buttons: they check their input and return files.
 
     Args:
-        model: draws.
-        name: of the model, for what files say of themselves.
-        describer: says what pictures show; None leaves that out.
-        folder: where the files go; the oldest are deleted after an hour.
+        model: generates the images.
+        name: of the model, for the files' metadata.
+        captioner: captions uploaded images; None leaves that tab out.
+        folder: for the files, which are deleted after an hour.
     """
 
-    def __init__(self, model: TextToImage, name: str, describer: AnyCaptioner | None, folder: Path) -> None:
-        self.model, self.name, self.describer, self.folder = model, name, describer, folder
+    def __init__(self, model: TextToImage, name: str, captioner: AnyCaptioner | None, folder: Path) -> None:
+        self.model, self.name, self.captioner, self.folder = model, name, captioner, folder
 
     def draw(
         self,
@@ -56,7 +56,7 @@ class Studio:
         num_images: float,
         refine: float | None = None,
     ) -> list[tuple[str, str]]:
-        """Files of pictures, each with its label; refine None takes the model's default."""
+        """Files of images, each with its label; refine None takes the model's default."""
         prompt, seed, count = check_prompt(prompt), check_seed(seed), check_number(num_images, MAX_IMAGES)
         truncation, guidance = check_truncation(truncation), check_guidance(guidance)
         steps = self.model.refine_steps(None if refine is None else check_refine(refine))
@@ -72,7 +72,7 @@ class Studio:
     def edit(
         self, prompt: str, to: str, seed: float, truncation: float, guidance: float
     ) -> list[tuple[str, str]]:
-        """The same latents with one prompt and with the other."""
+        """Images of the same latents with either prompt."""
         prompts = (check_prompt(prompt), check_prompt(to))
         seed, truncation = check_seed(seed), check_truncation(truncation)
         pairs = [(words, seed + k) for k in range(4) for words in prompts]
@@ -86,7 +86,7 @@ class Studio:
     def film(
         self, first: str, second: str, seed: float, truncation: float, guidance: float, frames: float
     ) -> str:
-        """A file that goes from one prompt to the other and back."""
+        """A file of an animation from one prompt to the other and back."""
         seed = check_seed(seed)
         keyframes = [(check_prompt(first), seed), (check_prompt(second), seed)]
         frames, truncation = check_number(frames, MAX_FRAMES), check_truncation(truncation)
@@ -96,13 +96,13 @@ class Studio:
         return str(file)
 
     def caption(self, file: str | None) -> str:
-        """What an uploaded picture shows."""
-        if self.describer is None:
+        """The caption of an uploaded image."""
+        if self.captioner is None:
             raise UserError("this model has no captioner")
         if not file:
             raise UserError("choose a picture first")
         check_upload(Path(file))
-        return self.describer.caption(Path(file))
+        return self.captioner.caption(Path(file))
 
     def _kept(
         self,
@@ -120,18 +120,18 @@ class Studio:
         return str(file)
 
     def _file(self, ending: str) -> Path:
-        """A new name that nobody can guess; what is older than an hour goes."""
+        """A new file name that cannot be guessed; deletes files older than an hour."""
         for old in self.folder.iterdir():
             if time.time() - old.stat().st_mtime > _KEPT_S:
                 old.unlink(missing_ok=True)
         return self.folder / f"{secrets.token_hex(12)}{ending}"
 
 
-# ---------------------------------------------------------------------- what comes from outside
+# ---------------------------------------------------------------------- checks of the input
 
 
 def check_prompt(prompt: object) -> str:
-    """Raises UserError where it is empty or too long."""
+    """The prompt. Raises UserError if it is empty or too long."""
     text = " ".join(str(prompt or "").split())
     if not text:
         raise UserError("write a prompt first")
@@ -141,24 +141,24 @@ def check_prompt(prompt: object) -> str:
 
 
 def check_seed(seed: float | None) -> int:
-    """Raises UserError where it is no whole number from 0 up."""
+    """The seed. Raises UserError if it is not a whole number from 0 up."""
     if seed is None or seed != int(seed) or not 0 <= seed < 2**31:
         raise UserError(f"seed {seed} is not a whole number from 0 to {2**31 - 1}")
     return int(seed)
 
 
 def check_number(number: float | None, most: int) -> int:
-    """Raises UserError where it is out of range."""
+    """The number. Raises UserError if it is not between 1 and `most`."""
     if number is None or not 1 <= number <= most:
         raise UserError(f"{number} is not between 1 and {most}")
     return int(number)
 
 
 def check_upload(file: Path) -> None:
-    """By its size and its header alone: a huge picture gets a message, not memory.
+    """Check an image by its file size and header, before it is decoded.
 
     Raises:
-        UserError: it is too large, or no picture.
+        UserError: the file is too large, or not an image.
     """
     if file.stat().st_size > MAX_UPLOAD_MB * 2**20:
         raise UserError(f"the file is larger than {MAX_UPLOAD_MB} MB")
@@ -182,7 +182,7 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
     """The page, as gradio.Blocks.
 
     Args:
-        studio: does the work.
+        studio: functions behind the buttons.
         examples: prompts to click on.
     """
     import gradio as gr
@@ -209,7 +209,7 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             dice = gr.Button("Another seed", scale=1)
             with gr.Column(scale=3):
                 truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation: less is more typical")
-                # From 2 on colours glare and shapes break: no need for all of what the command takes.
+                # From 2 on, colours oversaturate and shapes break, so the slider ends below the command's 10.
                 guidance = gr.Slider(
                     0, 3, 1, step=0.05, label="Guidance: more follows the prompt more closely"
                 )
@@ -232,8 +232,8 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             )
             gr.Examples([[text] for text in examples], inputs=[prompt], cache_examples=False)
             for event in (go.click, prompt.submit):
-                asked = [prompt, seed, truncation, guidance, number, refine]
-                event(show_user_errors(studio.draw), asked, pictures, api_name="draw")
+                inputs = [prompt, seed, truncation, guidance, number, refine]
+                event(show_user_errors(studio.draw), inputs, pictures, api_name="draw")
         with gr.Tab("Change words"):
             before = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT)
             after = gr.Textbox(label="Changed", value=examples[-1], max_length=MAX_PROMPT)
@@ -253,11 +253,11 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             frames = gr.Slider(4, MAX_FRAMES, 16, step=1, label="Frames each way")
             go = gr.Button("Film", variant="primary")
             film = gr.Image(label="Film", type="filepath", interactive=False)
-            asked = [first, second, seed, truncation, guidance, frames]
-            go.click(show_user_errors(studio.film), asked, film, api_name="interpolate")
-        if studio.describer is not None:
+            inputs = [first, second, seed, truncation, guidance, frames]
+            go.click(show_user_errors(studio.film), inputs, film, api_name="interpolate")
+        if studio.captioner is not None:
             with gr.Tab("Caption"):
-                # Not gr.Image, which would decode whatever comes.
+                # Not gr.Image, which decodes uploads before `check_upload`.
                 upload = gr.File(label="A picture", file_types=["image"], type="filepath")
                 go = gr.Button("What does it show?", variant="primary")
                 words = gr.Textbox(label="Caption", interactive=False)

@@ -1,4 +1,4 @@
-"""`imagen-pl caption`: a trained captioner in use, pictures in, captions out."""
+"""A trained captioner as a pipeline from images to captions."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from imagen_pl.storage.upgrade import upgrade_description
 from imagen_pl.types import Growth
 
 _HOW = (
-    "train with one (imagen-pl fit ... --config configs/teacher/captioning.yaml), or one by itself "
+    "train with one (imagen-pl fit ... --config configs/teacher/captioning.yaml), or train a standalone one "
     "(imagen-pl fit-captioner --config configs/experiment/captioner.yaml)"
 )
 
 
 class CaptioningPipeline:
-    """Says what pictures show. `load_captioner` makes one.
+    """Captions images. `load_captioner` makes one.
 
     Args:
         captioner: the network.
-        growth: how large and how far faded in the images were that it learnt last.
-        discriminator: whose maps it sees, where it sees those.
+        growth: resolution and fade of its last training images.
+        discriminator: the network whose feature maps it reads, if it reads those.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class CaptioningPipeline:
 
     @property
     def resolution(self) -> int:
-        """Side of the images that it looks at, px."""
+        """Side of its input images, px."""
         return self.growth.resolution
 
     @property
@@ -52,7 +52,7 @@ class CaptioningPipeline:
         return next(self.captioner.parameters()).device
 
     def to(self, device: str | torch.device) -> CaptioningPipeline:
-        """Look at pictures on another device."""
+        """Move the networks to another device."""
         for network in (self.captioner, self.discriminator):
             if network is not None:
                 network.to(device)

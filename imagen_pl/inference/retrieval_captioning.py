@@ -1,7 +1,7 @@
-"""Captions by retrieval: a picture gets the caption of the training image that looks most like it.
+"""Captions by retrieval: an image gets the caption of the most similar training image.
 
-On the emoji this scores several times the CIDEr of the trained captioner (benchmarks/RESULTS.md), so it is
-what the released model uses.
+On the emoji this has several times the CIDEr of the trained captioner (benchmarks/RESULTS.md), so the
+released model uses it.
 
 Axes: b batch, n training images, f features, k components.
 """
@@ -31,15 +31,15 @@ RETRIEVAL = "retrieval.safetensors"
 
 
 class RetrievalCaptioner:
-    """Captions pictures with captions of the nearest training images, in EfficientNet-Lite0's features.
+    """Captions images with captions of the nearest training images, in EfficientNet-Lite0's features.
 
     Args:
         captions: of each training image.
         features: of each training image: centred, projected on the components, of length 1.
-        mean: subtracted from a picture's features.
+        mean: subtracted from an image's features.
         components: directions that features are projected on.
-        resolution: pictures are decoded to this size, px.
-        side: px that the network sees them at.
+        resolution: images are decoded to this size, px.
+        side: size of the network's input, px.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class RetrievalCaptioner:
     def fit(
         cls, captions: Sequence[str], images: UInt8[Tensor, "n 3 r r"], components: int = 128, side: int = 128
     ) -> RetrievalCaptioner:
-        """From captioned images; more components make a larger file.
+        """Compute features of captioned images; more components make a larger file.
 
         Raises:
             UserError: the network's weights are not available.
@@ -85,7 +85,7 @@ class RetrievalCaptioner:
         return cls(captions, projected, mean, directions.contiguous(), resolution, side)
 
     def to(self, device: str | torch.device) -> RetrievalCaptioner:
-        """Caption on another device."""
+        """Move the tensors to another device."""
         self.features, self.mean, self.components = (
             x.to(device) for x in (self.features, self.mean, self.components)
         )
@@ -106,8 +106,8 @@ class RetrievalCaptioner:
 
     @torch.no_grad()
     def _similarity(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
-        seen = self._network(images.to(self.features.device))
-        return F.normalize((seen - self.mean) @ self.components, dim=1) @ self.features.T
+        features = self._network(images.to(self.features.device))
+        return F.normalize((features - self.mean) @ self.components, dim=1) @ self.features.T
 
     def save(self, folder: Path) -> None:
         """Write retrieval.safetensors in half precision, with the captions in its header."""
@@ -123,14 +123,14 @@ class RetrievalCaptioner:
 
     @classmethod
     def load(cls, folder: Path) -> RetrievalCaptioner:
-        """Read what `save` wrote. Raises UserError if it is damaged."""
+        """Read the file of `save`. Raises UserError if it is damaged."""
         try:
             with safe_open(folder / RETRIEVAL, "pt") as opened:
                 about = opened.metadata()
                 tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
             captions = json.loads(about["captions"])
             return cls(captions, **tensors, resolution=int(about["resolution"]), side=int(about["side"]))
-        except Exception as error:  # of many kinds, by where the damage is
+        except Exception as error:  # damaged files raise many kinds of errors
             raise UserError(
                 f"captioner {folder}: {RETRIEVAL} cannot be read ({type(error).__name__})"
             ) from error
@@ -143,8 +143,8 @@ def load_any_captioner(path: str | Path, device: str | torch.device | None = Non
     """The captioner of a model: by retrieval if its folder has retrieval.safetensors, else the trained one.
 
     Args:
-        path: as of `load_captioner`.
-        device: where to caption; None takes the first CUDA device if there is one.
+        path: as for `load_captioner`.
+        device: None takes the first CUDA device if there is one.
 
     Raises:
         UserError: there is no such model, it is damaged, or it has no captioner.

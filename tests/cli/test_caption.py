@@ -84,7 +84,7 @@ def numbers_of(run: Path) -> list[dict[str, str]]:
 def test_a_captioner_is_trained_and_kept(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit-captioner", *words]) == 0
     told, run = capsys.readouterr(), Path("runs/reader")
-    assert "Learnt from 96 images, val/caption_ce" in told.out
+    assert "Trained on 96 images, val/caption_ce" in told.out
     assert "imagen-pl caption runs/reader picture.png" in told.out
     assert "96/96" in told.err
     assert told.err.count("val/caption_ce_shuffled") == 2
@@ -205,11 +205,11 @@ def test_a_line_a_picture(reader_once: Path, photos: Path, capsys: pytest.Captur
     pictures = sorted(map(str, photos.glob("*.png")))[:2]
     assert main(["caption", str(reader_once), *pictures]) == 0
     told = lines(capsys)
-    describer = load_captioner(reader_once, "cpu")
-    assert told == [f"{name}: {describer.caption(Path(name))}" for name in pictures]
+    captioner = load_captioner(reader_once, "cpu")
+    assert told == [f"{name}: {captioner.caption(Path(name))}" for name in pictures]
     assert main(["caption", str(reader_once), *pictures, "--num_beams", "3", "--json"]) == 0
     beams = [json.loads(line) for line in lines(capsys)]
-    assert beams == [{"image": n, "caption": describer.caption(Path(n), num_beams=3)} for n in pictures]
+    assert beams == [{"image": n, "caption": captioner.caption(Path(n), num_beams=3)} for n in pictures]
 
 
 def test_drawn_captions_follow_picture_and_seed(
@@ -246,14 +246,14 @@ def test_the_captioner_of_a_run(
     best = tiny.run / "checkpoints/best.ckpt"  # the one that load() opens too
     assert main(["caption", str(best), picture]) == 0
     assert lines(capsys) == [first]
-    describer = load_captioner(tiny.run, "cpu")
-    assert describer.resolution == 8
+    captioner = load_captioner(tiny.run, "cpu")
+    assert captioner.resolution == 8
     held = torch.load(best, weights_only=True)["state_dict"]
-    own = describer.captioner.state_dict()
+    own = captioner.captioner.state_dict()
     assert_same({n: held[f"losses.0.captioner.{n}"] for n in own}, dict(own))
     if features == "discriminator":
-        assert describer.discriminator is not None
-        assert torch.equal(describer.discriminator.to_final.weight, held["discriminator.to_final.weight"])  # type: ignore[union-attr]
+        assert captioner.discriminator is not None
+        assert torch.equal(captioner.discriminator.to_final.weight, held["discriminator.to_final.weight"])  # type: ignore[union-attr]
 
 
 def test_the_checkpoint_of_a_captioners_run(reader_once: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_broken_off_run_goes_on(
     capsys.readouterr()
     assert caption(pictures, reader) == 130
     told = capsys.readouterr().out
-    assert told == "Stopped: 2 of 5 captions are written; the same command goes on\n"
+    assert told == "Stopped: 2 of 5 captions are written; run the same command to continue\n"
     first = {file: file.stat().st_mtime_ns for file in pictures.rglob("*.txt")}
     assert len(first) == 2
     monkeypatch.setattr(CaptioningPipeline, "caption_batch", original)
