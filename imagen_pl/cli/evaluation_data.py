@@ -34,7 +34,7 @@ class RealSet:
     real: images of the split, one of each group of near-duplicates.
     captions: of each of them.
     sampled: indices of the captions that images are generated for.
-    train: training images, if the split is real_set out from them.
+    train: training images, if the split is held out from them.
     why_no_train: why `train` is None.
     """
 
@@ -64,7 +64,7 @@ def read_real_set(arguments: argparse.Namespace, model: TextToImage) -> RealSet:
         why = (
             "--train_images 0"
             if train_images == 0
-            else f"the split {split} is not real_set out from training images"
+            else f"the split {split} is not held out from training images"
         )
     return RealSet(split, real, [row.captions[0] for row in rows], sampled, seen, why)
 
