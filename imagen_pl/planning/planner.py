@@ -107,6 +107,11 @@ class Plan:
             for stage in self.stages
         ]
 
+    def shares_of_time(self) -> list[float]:
+        """Each stage's share of the training time, so that at the measured speeds it sees its images."""
+        hours = [hours for _, hours in self.hours_by_stage()]
+        return [each / sum(hours) for each in hours]
+
 
 Measure = Callable[[Plan], Speed]
 

@@ -21,34 +21,43 @@ def recipe(plan: Plan) -> Block:
         Setting("growth", [_stages(plan)]),
         Setting("samples", [_samples(plan)]),
         Setting("checkpoint", _checkpoint(plan)),
-        Setting("model", _model(plan)),
+        Setting("model", model(plan)),
         Setting("data", _data(plan)),
         Setting("trainer", _trainer(plan)),
     ]
 
 
 def _stages(plan: Plan) -> Setting:
+    """Stages as shares of the run: max_time ends a plan, whose speed is only an estimate."""
     stages = plan.stages
-    why = (
-        "One line a stage; kimg is thousands of images, the fade included. "
-        + (
-            "Grown, each stage twice as long as the one before, at full size for the rest (folder64's "
-            "shares)."
-            if len(stages) > 1
-            else "Not grown: at 32 px and less it does not pay, as measured."
+    batches = f"Batches of {plan.batch_size}: at least 20,000 steps, but never fewer than 32 images."
+    if len(stages) == 1:
+        why = f"One stage until max_time: at 32 px and less growing did not pay, as measured. {batches}"
+    else:
+        lengths = ", ".join(f"{stage.kimg:g}" for stage in stages)
+        why = (
+            "One line per stage. share is a share of max_time, the fade included; the last stage takes the "
+            "rest. Shares instead of kimg, so that the run ends at full size even if it is slower than "
+            f"measured. At the measured speed the stages see {lengths} thousand images: each but the last "
+            f"twice as many as the one before, as in folder64. {batches}"
         )
-        + f" Batches of {plan.batch_size}: at least 20,000 steps, but never fewer than 32 images."
-    )
-    return Setting("stages", [_stage(stage) for stage in stages], why)
+    shares = zip(stages, plan.shares_of_time(), strict=True)
+    return Setting("stages", [_stage(stage, share, stage is stages[-1]) for stage, share in shares], why)
 
 
-def _stage(stage: rules.StageLength) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "resolution": stage.resolution,
-        "kimg": number(stage.kimg),
-        "batch_size": stage.batch_size,
-    }
-    return {**found, "fade_kimg": number(stage.fade_kimg)} if stage.fade_kimg else found
+def _stage(stage: rules.StageLength, share: float, is_last: bool) -> dict[str, Any]:
+    """A line of the stages; the last one has no share, since it takes the rest."""
+    found: dict[str, Any] = {"resolution": stage.resolution}
+    if not is_last:
+        found["share"] = _two_digits(share)
+    found["batch_size"] = stage.batch_size
+    if stage.fade_kimg:
+        found["fade_share"] = _two_digits(share * stage.fade_kimg / stage.kimg)
+    return found
+
+
+def _two_digits(share: float) -> float:
+    return float(f"{share:.2g}")
 
 
 def _samples(plan: Plan) -> Setting:
@@ -80,7 +89,8 @@ def _monitor(plan: Plan) -> str | None:
     return "val/fd_efficientnet_lite1" if plan.paired else "val/fd_efficientnet_lite0"
 
 
-def _model(plan: Plan) -> Block:
+def model(plan: Plan) -> Block:
+    """The settings of the model; they do not depend on the plan's speed."""
     design = plan.design
     clip = "Largest norm of a network's gradient: catches explosions."
     batch = plan.batch_size
@@ -104,8 +114,8 @@ def _model(plan: Plan) -> Block:
         Setting(
             "learning_rate_schedule",
             part("imagen_pl.schedules.Cosine", **_schedule(plan)),
-            "Factor on both learning rates, down to a quarter (R3GAN) at the end of the time, "
-            f"{design.kimg:,.0f} thousand images as measured.",
+            "Factor on both learning rates, down to a quarter (R3GAN) at the end of the run: share 1 is all "
+            f"of max_time, about {rules.nice(design.kimg):,g} thousand images at the measured speed.",
         ),
         Setting("gradient_clip", 10.0, clip),
         Setting(
@@ -140,7 +150,7 @@ def _optimizers(plan: Plan) -> Block:
 
 
 def _schedule(plan: Plan) -> dict[str, Any]:
-    found = {"start": 1.0, "end": 0.25, "kimg": number(rules.nice(plan.design.kimg))}
+    found = {"start": 1.0, "end": 0.25, "share": 1.0}
     # Rates above R3GAN's need it: Adam's first steps go in directions that it has seen once.
     return found if plan.design.long_run else {**found, "warmup_kimg": 1}
 
@@ -222,7 +232,7 @@ def _trainer(plan: Plan) -> Block:
         Setting(
             "max_time",
             clock,
-            "Days:hours:minutes:seconds of training. The stages and the schedule are made for it.",
+            "Days:hours:minutes:seconds of training. The stages and the schedule are shares of it.",
         ),
         Setting(
             "log_every_n_steps",

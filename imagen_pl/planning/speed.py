@@ -19,7 +19,7 @@ from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.planning import rules
 from imagen_pl.planning.data_profile import HeldRows
 from imagen_pl.planning.planner import Plan, Speed
-from imagen_pl.planning.recipe import recipe
+from imagen_pl.planning.recipe import model
 from imagen_pl.planning.recipe_losses import penalty_interval
 from imagen_pl.planning.settings import to_dict
 from imagen_pl.schedules import Stage
@@ -79,8 +79,9 @@ def _batch(plan: Plan, accelerator: str) -> int:
 
 def _system(plan: Plan) -> TextToImageGAN:
     """The plan's model as `fit` makes it, without scores."""
-    settings = to_dict(recipe(plan))["model"]
+    settings = to_dict(model(plan))
     settings.pop("metrics")
+    settings.pop("learning_rate_schedule")  # a share of the run, which has no length here
     for penalty in settings["penalties"]:
         penalty["init_args"]["every"] = _EVERY
     parser = ArgumentParser()

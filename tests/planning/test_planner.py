@@ -52,7 +52,9 @@ def test_the_folder_recipe_is_the_plan_for_10_000_photographs_in_a_day_on_a_gpu(
     assert plan.design.kimg == pytest.approx(10_100, rel=0.1)
     for stage, other in zip(mine["growth"]["stages"], theirs["growth"]["stages"], strict=True):
         assert (stage["resolution"], stage["batch_size"]) == (other["resolution"], other["batch_size"])
-        assert stage["kimg"] == pytest.approx(other["kimg"], rel=0.12)
+    assert [stage.kimg for stage in plan.stages] == pytest.approx(
+        [stage["kimg"] for stage in theirs["growth"]["stages"]], rel=0.12
+    )
     for network in ("generator", "discriminator"):
         mine_args, args = (each["model"][network]["init_args"] for each in (mine, theirs))
         assert {**mine_args["channels"], 16: 384} == args["channels"]
@@ -139,6 +141,29 @@ def test_too_little_data_and_time_are_warned_of() -> None:
     told = "\n".join(warnings(make_plan(folder_of(500_000, side=64), Budget(0.2), machine(26))))
     assert "sees 4% of the data" in told
     assert list(warnings(make_plan(folder_of(9_500), Budget(24, 1), assume_speed(10)))) == []
+
+
+def test_stages_are_shares_of_the_time_in_which_they_see_their_images() -> None:
+    plan = make_plan(folder_of(9_500), Budget(24, gpus=1), machine(110, 8192, 64))
+    stages = to_dict(recipe(plan))["growth"]["stages"]
+
+    assert "share" not in stages[-1]  # the rest
+    seconds = sum(stage.kimg * 1000 / plan.speed.by_resolution[stage.resolution] for stage in plan.stages)
+    for stage, length in zip(stages, plan.stages, strict=True):
+        share = length.kimg * 1000 / plan.speed.by_resolution[length.resolution] / seconds
+        assert stage.get("share", share) == pytest.approx(share, rel=0.05)
+        assert stage.get("fade_share", 0) == pytest.approx(share * length.fade_kimg / length.kimg, rel=0.05)
+
+
+def test_no_stage_and_no_learning_rate_depends_on_the_measured_speed() -> None:
+    for plan in (
+        make_plan(folder_of(9_500), Budget(24, gpus=1), machine(110, 8192, 64)),
+        make_plan(folder_of(9_500), Budget(8 / 60), machine(26)),
+    ):
+        settings = to_dict(recipe(plan))
+        assert not any("kimg" in key for stage in settings["growth"]["stages"] for key in stage)
+        schedule = settings["model"]["learning_rate_schedule"]["init_args"]
+        assert (schedule["share"], "kimg" in schedule) == (1.0, False)
 
 
 def test_time_by_stage_adds_up_to_the_hours() -> None:
