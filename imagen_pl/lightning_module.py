@@ -26,7 +26,7 @@ from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.models.text.feature_cache import TextCache
 from imagen_pl.schedules import RunState, Schedule
 from imagen_pl.training.ema import GeneratorEMA
-from imagen_pl.training.kernel_ridge_fit import exclude_from_ddp, solve_by_training_set, solved_parts
+from imagen_pl.training.kernel_ridge_fit import exclude_from_ddp, fit_kernel_ridge, kernel_ridge_modules
 from imagen_pl.training.manual_optimization import compile_each, is_trainable
 from imagen_pl.training.seeded_steps import DISCRIMINATOR_LATENTS, GENERATOR_LATENTS, SeededSteps
 from imagen_pl.training.validation_metrics import Validation
@@ -224,7 +224,9 @@ class TextToImageGAN(SeededSteps):
                 if term.needs_features:
                     with torch.no_grad():
                         features = self.discriminator.extract_features(part.images, self.growth)
-                loss = term.learn(LossInputs(part.images, features, part.text, self.growth, part.captions))
+                loss = term.training_loss(
+                    LossInputs(part.images, features, part.text, self.growth, part.captions)
+                )
                 self.step_logger.note({f"{term.name}_{key}": x for key, x in term.take_notes().items()})
                 if not is_trainable(term):  # a frozen captioner: only log its loss
                     self.step_logger.note({term.name: loss.mean()})
@@ -367,12 +369,12 @@ class TextToImageGAN(SeededSteps):
             return
         data = getattr(self.trainer, "datamodule", None)
         if self.generator.init_from is None:
-            parts = solved_parts(self.generator, self.ema)
-            solve_by_training_set(self.trainer, self, parts, self.text_encoder, data)
+            parts = kernel_ridge_modules(self.generator, self.ema)
+            fit_kernel_ridge(self.trainer, self, parts, self.text_encoder, data)
         else:
             self._start_from(self.generator.init_from)
-        for regression in solved_parts(self.losses):
-            solve_by_training_set(self.trainer, self, [regression], self.text_encoder, data)
+        for regression in kernel_ridge_modules(self.losses):
+            fit_kernel_ridge(self.trainer, self, [regression], self.text_encoder, data)
 
     def _start_from(self, path: str) -> None:
         earlier = initialise(self.generator, self.discriminator, path)

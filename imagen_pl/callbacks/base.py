@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from imagen_pl.lightning_module import TextToImageGAN
 
 
-def system_of(pl_module: LightningModule) -> TextToImageGAN:
+def gan_of(pl_module: LightningModule) -> TextToImageGAN:
     """The module passed to a callback, typed as TextToImageGAN."""
     assert isinstance(pl_module, TextToImageGAN)
     return pl_module

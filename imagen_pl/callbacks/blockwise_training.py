@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor, nn
 
-from imagen_pl.callbacks.base import callbacks_of, system_of
+from imagen_pl.callbacks.base import callbacks_of, gan_of
 from imagen_pl.callbacks.block_policies import Block, BlockPolicy, ScheduleState, TrainAllBlocks
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.errors import UserError
@@ -27,8 +27,8 @@ class BlockwiseTraining(Callback):
     optimizer step for `trainer.max_steps` to count: limit such a run by max_time or max_epochs.
 
     Args:
-        policy: decides which blocks learn when: TrainAllBlocks, FreezeOldBlocks, Alternate, or a class of
-            your own; null trains all blocks.
+        policy: decides which blocks are trained when: TrainAllBlocks, FreezeOldBlocks, Alternate, or your own
+            class; null trains all blocks.
         learning_rate_factors: factor on the learning rate of a block, for example {generator.shared: 0.1,
             generator.8: 0.5}, or of a whole network, for example {generator: 0.5}; a block's factor replaces
             its network's. 0 keeps it still (frozen).
@@ -43,7 +43,7 @@ class BlockwiseTraining(Callback):
             if factor < 0:
                 raise UserError(f"blockwise_training.learning_rate_factors.{name} {factor} must be 0 or more")
         self._blocks: dict[Block, list[nn.Parameter]] = {}
-        self._learn: frozenset[Block] | None = None
+        self._trained: frozenset[Block] | None = None
         self._discriminator_step_parameters: list[nn.Parameter] = []  # what is reset with the discriminator
         self._first: list[Tensor] = []  # their initial values, then the buffers
         self._discriminator_of: int | None = None  # the stage of its last reset
@@ -53,15 +53,15 @@ class BlockwiseTraining(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and self.policy.fresh_discriminator:
             # Before a checkpoint is loaded, and the same in every process.
-            system = system_of(pl_module)
-            judges = [*system.discriminator.parameters(), *system.losses.discriminator_step_parameters()]
-            self._discriminator_step_parameters = [p for p in judges if p.requires_grad]
-            kept = [*self._discriminator_step_parameters, *system.discriminator.buffers()]
+            gan = gan_of(pl_module)
+            trained = [*gan.discriminator.parameters(), *gan.losses.discriminator_step_parameters()]
+            self._discriminator_step_parameters = [p for p in trained if p.requires_grad]
+            kept = [*self._discriminator_step_parameters, *gan.discriminator.buffers()]
             self._first = trainer.strategy.broadcast([tensor.detach().cpu().clone() for tensor in kept])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Runs after DDP has wrapped the networks: DDP must register every parameter that will be trained."""
-        system = system_of(pl_module)
+        gan = gan_of(pl_module)
         self._blocks = {}
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
@@ -78,20 +78,20 @@ class BlockwiseTraining(Callback):
                 f"blockwise_training.policy {name} waits for growth, and growth.stages has one stage: "
                 "add more, as configs/growth/progressive.yaml does, or name another policy"
             )
-        system.learning_rate_factors = {(b.network, b.name): self._factor(b) for b in self._blocks}
-        self._learn = None
-        self._take_turns(trainer, system)
+        gan.learning_rate_factors = {(b.network, b.name): self._factor(b) for b in self._blocks}
+        self._trained = None
+        self._freeze_blocks(trainer, gan)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        system = system_of(pl_module)
+        gan = gan_of(pl_module)
         if self.policy.fresh_discriminator:
-            index = self._stage(trainer, system)
+            index = self._stage(trainer, gan)
             if self._discriminator_of is not None and index > self._discriminator_of:
-                self._start_anew(trainer, system)
+                self._reset_discriminator(trainer, gan)
             self._discriminator_of = index
-        self._take_turns(trainer, system)
+        self._freeze_blocks(trainer, gan)
 
     def state_dict(self) -> dict[str, Any]:
         return {"discriminator_of": self._discriminator_of} if self.policy.fresh_discriminator else {}
@@ -100,54 +100,54 @@ class BlockwiseTraining(Callback):
         self._discriminator_of = state_dict.get("discriminator_of")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._let_go(system_of(pl_module))
+        self._unfreeze_all(gan_of(pl_module))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._let_go(system_of(pl_module))
+        self._unfreeze_all(gan_of(pl_module))
 
     # ------------------------------------------------------------------ turns
 
-    def _take_turns(self, trainer: Trainer, system: TextToImageGAN) -> None:
+    def _freeze_blocks(self, trainer: Trainer, gan: TextToImageGAN) -> None:
         """Freeze and unfreeze blocks; computed from the clock, so the order of callbacks does not matter."""
-        now = self._moment(trainer, system)
+        now = self._schedule_state(trainer, gan)
         running = [b for b in self._blocks if (b.resolution or 0) <= now.resolution]
-        learn = frozenset(b for b in self.policy.learners(running, now) if self._factor(b))
-        if not learn:
+        trained = frozenset(b for b in self.policy.learners(running, now) if self._factor(b))
+        if not trained:
             raise UserError(
-                f"blockwise_training: no block learns at {now.resolution} px: name one of "
+                f"blockwise_training: no block is trained at {now.resolution} px: name one of "
                 f"{', '.join(map(str, running))}"
             )
-        if learn == self._learn:
+        if trained == self._trained:
             return
         for block, parameters in self._blocks.items():
             # Blocks that have not grown yet stay trainable while all active blocks are trained.
             grown = block in running
-            learns = block in learn if grown else len(learn) == len(running)
+            trainable = block in trained if grown else len(trained) == len(running)
             for parameter in parameters:
-                parameter.requires_grad_(learns)
-        self._tell(trainer, system, running, learn)
-        self._learn = learn
+                parameter.requires_grad_(trainable)
+        self._report(trainer, gan, running, trained)
+        self._trained = trained
 
-    def _moment(self, trainer: Trainer, system: TextToImageGAN) -> ScheduleState:
+    def _schedule_state(self, trainer: Trainer, gan: TextToImageGAN) -> ScheduleState:
         growing = _growing(trainer)
         if growing is None:
-            return ScheduleState(system.images_seen, 0, system.growth.resolution, None)
+            return ScheduleState(gan.images_seen, 0, gan.growth.resolution, None)
         stages = growing.stages
-        here = position(stages, system.images_seen)
+        here = position(stages, gan.images_seen)
         before = stages[here.index - 1].resolution if here.index else None
-        return ScheduleState(system.images_seen, begin_of(stages, here.index), here.stage.resolution, before)
+        return ScheduleState(gan.images_seen, begin_of(stages, here.index), here.stage.resolution, before)
 
-    def _stage(self, trainer: Trainer, system: TextToImageGAN) -> int:
+    def _stage(self, trainer: Trainer, gan: TextToImageGAN) -> int:
         growing = _growing(trainer)
-        return 0 if growing is None else position(growing.stages, system.images_seen).index
+        return 0 if growing is None else position(growing.stages, gan.images_seen).index
 
-    def _let_go(self, system: TextToImageGAN) -> None:
+    def _unfreeze_all(self, gan: TextToImageGAN) -> None:
         """Unfreeze all blocks, so that another training of the same networks starts clean."""
         for parameters in self._blocks.values():
             for parameter in parameters:
                 parameter.requires_grad_(True)
-        self._blocks, self._learn = {}, None
-        system.learning_rate_factors, system.step_logger.learns, system.step_logger.standing = {}, "", {}
+        self._blocks, self._trained = {}, None
+        gan.learning_rate_factors, gan.step_logger.trained_blocks, gan.step_logger.extra = {}, "", {}
 
     # ------------------------------------------------------------------ its parts
 
@@ -165,40 +165,40 @@ class BlockwiseTraining(Callback):
         return self.learning_rate_factors.get(str(block), whole)
 
     @torch.no_grad()
-    def _start_anew(self, trainer: Trainer, system: TextToImageGAN) -> None:
+    def _reset_discriminator(self, trainer: Trainer, gan: TextToImageGAN) -> None:
         """Reset the discriminator to its initial weights, and clear its optimizer state."""
         moments = trainer.optimizers[0].state
-        now = [*self._discriminator_step_parameters, *system.discriminator.buffers()]
+        now = [*self._discriminator_step_parameters, *gan.discriminator.buffers()]
         for tensor, first in zip(now, self._first, strict=True):
             tensor.copy_(first)
             moments.pop(tensor, None)  # a buffer has none
 
-    def _tell(
-        self, trainer: Trainer, system: TextToImageGAN, running: list[Block], learn: frozenset[Block]
+    def _report(
+        self, trainer: Trainer, gan: TextToImageGAN, running: list[Block], trained: frozenset[Block]
     ) -> None:
         """Report the trained blocks to the progress bar and the loggers, if a policy is in use."""
-        told = "" if len(learn) == len(running) else short(running, learn)
-        if isinstance(self.policy, TrainAllBlocks) and not told:
+        blocks = "" if len(trained) == len(running) else short(running, trained)
+        if isinstance(self.policy, TrainAllBlocks) and not blocks:
             return
-        changed, system.step_logger.learns = told != system.step_logger.learns, told
-        moving = [p for b in learn for p in self._blocks[b]]
-        system.step_logger.standing |= {
-            "blockwise_training/generator_blocks": sum(b.network == "generator" for b in learn),
-            "blockwise_training/discriminator_blocks": sum(b.network == "discriminator" for b in learn),
+        changed, gan.step_logger.trained_blocks = blocks != gan.step_logger.trained_blocks, blocks
+        moving = [p for b in trained for p in self._blocks[b]]
+        gan.step_logger.extra |= {
+            "blockwise_training/generator_blocks": sum(b.network == "generator" for b in trained),
+            "blockwise_training/discriminator_blocks": sum(b.network == "discriminator" for b in trained),
             "blockwise_training/learning_parameters": sum(p.numel() for p in moving),
         }
         bar = trainer.progress_bar_callback
         if changed and isinstance(bar, ProgressBar):
-            names = ", ".join(str(b) for b in running if b in learn)
-            bar.print(f"{system.images_seen / 1000:.1f} kimg  learns {names if told else 'everything'}")
+            names = ", ".join(str(b) for b in running if b in trained)
+            bar.print(f"{gan.images_seen / 1000:.1f} kimg  training {names if blocks else 'everything'}")
 
 
-def short(running: list[Block], learn: frozenset[Block]) -> str:
+def short(running: list[Block], trained: frozenset[Block]) -> str:
     """The trained blocks in short, for example "G 16, D"; one letter if a whole network is trained."""
     parts = []
     for network, letter in (("generator", "G"), ("discriminator", "D")):
         own = [b for b in running if b.network == network]
-        named = [b.name for b in own if b in learn]
+        named = [b.name for b in own if b in trained]
         if named:
             parts.append(letter if len(named) == len(own) else f"{letter} {'+'.join(named)}")
     return ", ".join(parts)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from imagen_pl.callbacks.base import is_dry_run, system_of
+from imagen_pl.callbacks.base import gan_of, is_dry_run
 from imagen_pl.errors import UserError
 from imagen_pl.training.private_api import CheckpointSaver
 
@@ -53,13 +53,13 @@ class KeepCheckpoints(CheckpointSaver):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._clock = system_of(pl_module).images_seen
+        self._clock = gan_of(pl_module).images_seen
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.every_kimg is not None:
-            every, now = self.every_kimg * 1000, system_of(pl_module).images_seen
+            every, now = self.every_kimg * 1000, gan_of(pl_module).images_seen
             if now // every > self._clock // every:
                 self._save_last(trainer, pl_module)
 
@@ -70,20 +70,20 @@ class KeepCheckpoints(CheckpointSaver):
         if trainer.sanity_checking or trainer.state.fn != "fit" or is_dry_run(trainer):
             return
         if self.monitor is not None:
-            self._forget_other_resolutions(system_of(pl_module).growth.resolution)
+            self._forget_other_resolutions(gan_of(pl_module).growth.resolution)
             # A score that is not available was reported at the start.
-            if self.monitor not in system_of(pl_module).validation.unavailable:
+            if self.monitor not in gan_of(pl_module).validation.unavailable:
                 self._check_monitored(self.scores(trainer))
                 self.save_if_best(trainer)
         self._save_last(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not is_dry_run(trainer) and self._saved_at != system_of(pl_module).images_seen:
+        if not is_dry_run(trainer) and self._saved_at != gan_of(pl_module).images_seen:
             self._save_last(trainer, pl_module)
 
     def _save_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_dry_run(trainer):
-            self._saved_at = system_of(pl_module).images_seen
+            self._saved_at = gan_of(pl_module).images_seen
             self.save_last_now(trainer)
 
     def _check_monitored(self, scores: dict[str, torch.Tensor]) -> None:

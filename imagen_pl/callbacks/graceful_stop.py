@@ -48,8 +48,8 @@ class GracefulStop(Callback):
         self.say = say
         self.saved: Path | None = None
         self.hurried = False
-        self._asked: int | None = None
-        self._told = False
+        self._signal: int | None = None
+        self._reported = False
         self._training = False
         self._pid = os.getpid()
         self._before: dict[int, Any] = {}
@@ -82,9 +82,9 @@ class GracefulStop(Callback):
             if signum == signal.SIGINT:
                 raise KeyboardInterrupt
             raise Interrupted(signum)
-        if self._asked is not None and signum == signal.SIGINT:
+        if self._signal is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked = signum
+        self._signal = signum
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._training = False
@@ -98,7 +98,7 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._stop_if_asked(trainer)
+        self._stop_if_requested(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
@@ -108,25 +108,25 @@ class GracefulStop(Callback):
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         # With several processes, their numbers of batches may differ, so they stop after validation.
         if trainer.world_size == 1 and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._stop_if_asked(trainer)
+            self._stop_if_requested(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             if trainer.world_size > 1:
-                self._stop_if_asked(trainer)
+                self._stop_if_requested(trainer)
             self._loops = None
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        asked = self._asked is not None
-        if asked and not self._told:
-            self._told = True
+    def _stop_if_requested(self, trainer: Trainer) -> None:
+        requested = self._signal is not None
+        if requested and not self._reported:
+            self._reported = True
             self.say("\nStopping: saving first (Ctrl-C again stops at once)")
         if trainer.world_size > 1:
             # The signal may reach the processes at different batches, or only one of them.
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
+            requested = trainer.strategy.reduce_boolean_decision(requested, all=False)
+        if requested:
             self._save(trainer, "last.ckpt")
-            raise Interrupted(self._asked or signal.SIGTERM)
+            raise Interrupted(self._signal or signal.SIGTERM)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._training = False
@@ -136,10 +136,10 @@ class GracefulStop(Callback):
         if not trainer.optimizers or trainer.sanity_checking or not getattr(pl_module, "images_seen", 0):
             return  # nothing was trained yet
         # If a signal to all processes has killed a loader's worker, its error arrives here first.
-        stopping = self._asked is not None and not isinstance(exception, TrainingStopped)
+        stopping = self._signal is not None and not isinstance(exception, TrainingStopped)
         self._save(trainer, "last.ckpt" if stopping else "stopped.ckpt")
         if stopping and isinstance(exception, Exception):
-            raise Interrupted(self._asked or signal.SIGTERM) from exception
+            raise Interrupted(self._signal or signal.SIGTERM) from exception
 
     def _save(self, trainer: Trainer, name: str) -> None:
         """Save a checkpoint without waiting for the other processes, since one may have failed."""

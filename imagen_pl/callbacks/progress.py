@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, Timer
 
-from imagen_pl.callbacks.base import callbacks_of, system_of
+from imagen_pl.callbacks.base import callbacks_of, gan_of
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.callbacks.run_length import RunLength
 
@@ -54,7 +54,7 @@ class RunProgress(ProgressBar):
     # ------------------------------------------------------------------ events
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        now, images_seen = time.monotonic(), system_of(pl_module).images_seen
+        now, images_seen = time.monotonic(), gan_of(pl_module).images_seen
         self._marks = deque([(now, images_seen)])
         self._start = _Start(now, trainer.global_step, images_seen)
         self._shown_at = float("-inf")
@@ -63,7 +63,7 @@ class RunProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        self._marks.append((now, system_of(pl_module).images_seen))
+        self._marks.append((now, gan_of(pl_module).images_seen))
         while now - self._marks[0][0] > _WINDOW_S and len(self._marks) > 2:
             self._marks.popleft()
         if self._is_due(now):
@@ -90,11 +90,11 @@ class RunProgress(ProgressBar):
             return
         scores = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
         if scores:
-            kimg = system_of(pl_module).images_seen / 1000
-            told = "  ".join(f"{name} {value:.4g}" for name, value in sorted(scores.items()))
-            self.print(f"{kimg:.1f} kimg  {told}")
+            kimg = gan_of(pl_module).images_seen / 1000
+            text = "  ".join(f"{name} {value:.4g}" for name, value in sorted(scores.items()))
+            self.print(f"{kimg:.1f} kimg  {text}")
         # Exclude the validation from the speed.
-        self._marks = deque([(time.monotonic(), system_of(pl_module).images_seen)])
+        self._marks = deque([(time.monotonic(), gan_of(pl_module).images_seen)])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._shown_at = float("-inf")
@@ -107,20 +107,20 @@ class RunProgress(ProgressBar):
     # ------------------------------------------------------------------ the line
 
     def _training_line(self, trainer: Trainer, pl_module: LightningModule) -> str:
-        system = system_of(pl_module)
+        gan = gan_of(pl_module)
         (since, before), (now, seen) = self._marks[0], self._marks[-1]
         if now > since:  # else a validation was last: keep the speed from before it
             self._rate = (seen - before) / (now - since)
         share, left_s = _way_to_go(trainer, self._start, now, seen)
         stages = next((len(c.stages) for c in callbacks_of(trainer) if isinstance(c, ProgressiveGrowing)), 1)
         parts = [
-            f"stage {(system.run_state.position.index if system.run_state.position else 0) + 1}/{stages}",
-            f"{system.growth.resolution} px",
+            f"stage {(gan.run_state.position.index if gan.run_state.position else 0) + 1}/{stages}",
+            f"{gan.growth.resolution} px",
         ]
-        if system.growth.fade < 1:
-            parts.append(f"fade {system.growth.fade:.0%}")
-        if system.step_logger.learns:
-            parts.append(f"learns {system.step_logger.learns}")
+        if gan.growth.fade < 1:
+            parts.append(f"fade {gan.growth.fade:.0%}")
+        if gan.step_logger.trained_blocks:
+            parts.append(f"training {gan.step_logger.trained_blocks}")
         parts += [f"{seen / 1000:.1f} kimg", f"{self._rate:.0f} images/s"]
         if left_s is not None:
             parts.append(f"{duration(left_s)} left")

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from imagen_pl.callbacks.base import system_of
+from imagen_pl.callbacks.base import gan_of
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import (
     RunShare,
@@ -64,20 +64,20 @@ class ProgressiveGrowing(Callback):
         self._was: StagePosition | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        system = system_of(pl_module)
-        for name, network in (("generator", system.generator), ("discriminator", system.discriminator)):
+        gan = gan_of(pl_module)
+        for name, network in (("generator", gan.generator), ("discriminator", gan.discriminator)):
             for i, one in enumerate(self.stages):
                 if one.resolution not in network.resolutions:
                     raise UserError(
                         f"stages[{i}].resolution {one.resolution} is not one the {name} has: "
                         f"{list(network.resolutions)}; add it to model.{name}.init_args.channels"
                     )
-                if one.batch_size % (trainer.world_size * system.accumulate):
+                if one.batch_size % (trainer.world_size * gan.accumulate):
                     raise UserError(
                         f"stages[{i}].batch_size {one.batch_size} is not divisible by "
-                        f"{trainer.world_size} processes x {system.accumulate} accumulated parts"
+                        f"{trainer.world_size} processes x {gan.accumulate} accumulated parts"
                     )
-        system.run_state.stages = self.stages
+        gan.run_state.stages = self.stages
 
     def plan(self, run: RunShare, settled: int) -> None:
         """Set the lengths in images of stages given as shares of the run; stages given in kimg do not change.
@@ -91,17 +91,17 @@ class ProgressiveGrowing(Callback):
             self.stages[:], self._begins = plan_stages(self._given, run, self._begins, settled)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        system = system_of(pl_module)
-        system.run_state.set_position(position(self.stages, system.images_seen))
+        gan = gan_of(pl_module)
+        gan.run_state.set_position(position(self.stages, gan.images_seen))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        system = system_of(pl_module)
-        now = position(self.stages, system.images_seen)
+        gan = gan_of(pl_module)
+        now = position(self.stages, gan.images_seen)
         if self.reset_optimizer_state and self._was is not None and _ends_a_fade(self._was, now):
-            system.reset_optimizer_state(self._was.stage.resolution)
-        system.run_state.set_position(now)
+            gan.reset_optimizer_state(self._was.stage.resolution)
+        gan.run_state.set_position(now)
         self._was = now
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_info
 
-from imagen_pl.callbacks.base import callbacks_of, system_of
+from imagen_pl.callbacks.base import callbacks_of, gan_of
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import Cosine, Linear, RunShare, begin_of, position
@@ -90,7 +90,7 @@ class RunLength(Callback):
     # ------------------------------------------------------------------ the run
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        system, growth = system_of(pl_module), _growth(trainer)
+        gan, growth = gan_of(pl_module), _growth(trainer)
         for schedule in _schedules_by_share(pl_module):
             schedule.run = self.share
         used = (growth is not None and growth.by_share) or any(_schedules_by_share(pl_module))
@@ -100,21 +100,21 @@ class RunLength(Callback):
                 "stages or schedules are given as shares of the run, which has no end: give it one with "
                 "--trainer.max_time, --max_images or --trainer.max_steps"
             )
-        left = self._images_left(trainer, system.images_seen)
+        left = self._images_left(trainer, gan.images_seen)
         if limits != self._limits and left < math.inf:
-            self.share.measure(system.images_seen, left)
+            self.share.measure(gan.images_seen, left)
         self._limits = limits
         if growth is not None:
-            growth.plan(self.share, settled=system.images_seen)
+            growth.plan(self.share, settled=gan.images_seen)
         if left < math.inf:
-            self._check_last_stage(trainer, growth, system.images_seen, system.images_seen + left)
-        if system.images_seen:  # a new run trains at least one batch, so that it can be resumed
-            self._stop_if_over(trainer, system.images_seen)
+            self._check_last_stage(trainer, growth, gan.images_seen, gan.images_seen + left)
+        if gan.images_seen:  # a new run trains at least one batch, so that it can be resumed
+            self._stop_if_over(trainer, gan.images_seen)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        images_seen, growth = system_of(pl_module).images_seen, _growth(trainer)
+        images_seen, growth = gan_of(pl_module).images_seen, _growth(trainer)
         self._trained += 1
         stage = 0 if growth is None else position(growth.stages, images_seen).index
         if stage != self._stage:  # the next batch is the first of a stage, or of this start

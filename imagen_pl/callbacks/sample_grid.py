@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from imagen_pl.callbacks.base import is_dry_run, system_of
+from imagen_pl.callbacks.base import gan_of, is_dry_run
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, to_pil, to_uint8
 
@@ -53,32 +53,32 @@ class SampleGrid(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._clock = system_of(pl_module).images_seen
+        self._clock = gan_of(pl_module).images_seen
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        every, now = self.every_kimg * 1000, system_of(pl_module).images_seen
+        every, now = self.every_kimg * 1000, gan_of(pl_module).images_seen
         if now // every > self._clock // every:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._drawn_at != system_of(pl_module).images_seen:
+        if self._drawn_at != gan_of(pl_module).images_seen:
             self._draw(trainer, pl_module)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        system = system_of(pl_module)
-        self._drawn_at = system.images_seen
+        gan = gan_of(pl_module)
+        self._drawn_at = gan.images_seen
         if not self.captions or not trainer.is_global_zero or is_dry_run(trainer):
             return
-        images = system.sample(self.captions, self.seed)
+        images = gan.sample(self.captions, self.seed)
         pictures = to_pil(to_uint8(images))
         sheet = labelled_grid(pictures, self.captions, self.columns)
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        sheet.save(folder / f"{self._kimg(system.images_seen)}kimg.png")
+        sheet.save(folder / f"{self._kimg(gan.images_seen)}kimg.png")
         for logger in trainer.loggers:
-            self._log(logger, pictures, self.captions, sheet, system.images_seen)
+            self._log(logger, pictures, self.captions, sheet, gan.images_seen)
 
     def _kimg(self, images_seen: int) -> str:
         """For example 000123, or 000000.5 if grids are drawn more often than every thousand images."""

@@ -99,9 +99,9 @@ class SlowRecipe(Callback):
             return
         self._over = True
         if trainer.is_global_zero:
-            self._tell(trainer, warning(trainer, ends, made_for, speed))
+            self._report(trainer, warning(trainer, ends, made_for, speed))
 
-    def _tell(self, trainer: Trainer, line: str) -> None:
+    def _report(self, trainer: Trainer, line: str) -> None:
         bar = trainer.progress_bar_callback
         say = self.say or (print if bar is None else bar.print)
         say(line)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from imagen_pl.callbacks.base import callbacks_of, is_dry_run, system_of
+from imagen_pl.callbacks.base import callbacks_of, gan_of, is_dry_run
 from imagen_pl.callbacks.checkpoint import KeepCheckpoints
 from imagen_pl.callbacks.run_record import git_state
 from imagen_pl.errors import UserError
@@ -85,7 +85,7 @@ class WandbArtifacts(Callback):
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             scores = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
             scores = {name: value for name, value in scores.items() if math.isfinite(value)}
-            self._validation = {"images_seen": system_of(pl_module).images_seen, "scores": scores}
+            self._validation = {"images_seen": gan_of(pl_module).images_seen, "scores": scores}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._run is None:

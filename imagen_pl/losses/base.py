@@ -162,7 +162,7 @@ class SeparatelyTrainedLoss(LossTerm):
         """
 
     @abstractmethod
-    def learn(self, inputs: LossInputs) -> PerSample:
+    def training_loss(self, inputs: LossInputs) -> PerSample:
         """The loss of the term's network on real images; `inputs.features` carry no gradient."""
 
 

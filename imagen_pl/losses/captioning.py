@@ -68,7 +68,7 @@ class Captioning(SeparatelyTrainedLoss):
     ) -> None:
         super().__init__(optimizer, generator_weight, from_resolution, every)
         if freeze and captioner_from is None:
-            raise UserError("captioning.freeze keeps a captioner that has learnt: name it in captioner_from")
+            raise UserError("captioning.freeze needs a trained captioner: name one in captioner_from")
         if not 0 < share <= 1:
             raise UserError(f"captioning.share {share} must be above 0 and at most 1")
         self.share = share
@@ -79,7 +79,7 @@ class Captioning(SeparatelyTrainedLoss):
         # Buffers, so that a resumed run tests the captioner on the same averages as an uninterrupted run.
         self.register_buffer("averages", torch.zeros(2))  # cross-entropy, own captions and shuffled
         self.register_buffer("measured", torch.zeros(()))
-        self._told = False
+        self._warned = False
 
     def check(self, discriminator: Discriminator) -> None:
         self.captioner.features.check(discriminator.map_channels)
@@ -90,9 +90,9 @@ class Captioning(SeparatelyTrainedLoss):
         else:
             load_weights(self.captioner, self.captioner_from)
 
-    def learn(self, inputs: LossInputs) -> PerSample:
+    def training_loss(self, inputs: LossInputs) -> PerSample:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            memory, captions = self._look(inputs)
+            memory, captions = self._image_features(inputs)
             loss = self.captioner.cross_entropy(memory, captions)
         self._measure(memory.detach(), captions, loss.detach())
         return loss
@@ -100,14 +100,14 @@ class Captioning(SeparatelyTrainedLoss):
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        self._tell_if_it_teaches_nothing()
+        self._warn_if_it_teaches_nothing()
         with evaluating(self.captioner):
-            memory, captions = self._look(inputs)
+            memory, captions = self._image_features(inputs)
             loss = self.captioner.cross_entropy(memory, captions)
         self.note("unweighted", loss.mean())
         return loss
 
-    def _look(self, inputs: LossInputs) -> tuple[Float[Tensor, "n m d"], list[str]]:
+    def _image_features(self, inputs: LossInputs) -> tuple[Float[Tensor, "n m d"], list[str]]:
         """The captioner's features of the first `share` of the images, and their captions."""
         rows = slice(max(round(self.share * len(inputs.images)), 1))
         maps = {resolution: found[rows] for resolution, found in inputs.features.maps.items()}
@@ -126,13 +126,13 @@ class Captioning(SeparatelyTrainedLoss):
         self.averages += (means - self.averages) / self.measured.clamp(max=_AVERAGED)
         self.note("shuffled", means[1])
 
-    def _tell_if_it_teaches_nothing(self) -> None:
-        if self._told or self.measured < _TRUSTED:
+    def _warn_if_it_teaches_nothing(self) -> None:
+        if self._warned or self.measured < _TRUSTED:
             return
         own, shuffled = self.averages.tolist()
         if shuffled - own >= _CLEARLY:
             return
-        self._told = True
+        self._warned = True
         if distributed.is_available() and distributed.is_initialized() and distributed.get_rank():
             return
         log.warning(

@@ -61,11 +61,11 @@ class Colorization(SelfSupervisedTask):
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        grey, colours = opponents(self.asked(inputs))
+        grey, colours = opponents(self.selected_images(inputs))
         seen = discriminator.extract_features(grey.expand(-1, 3, -1, -1), inputs.growth)
-        told = self.head(seen.maps[self.map_resolution]).float()
+        predicted = self.head(seen.maps[self.map_resolution]).float()
         true = F.adaptive_avg_pool2d(colours, self.map_resolution)
-        error = (told - true).abs().mean((1, 2, 3))
+        error = (predicted - true).abs().mean((1, 2, 3))
         unknowing = (true - true.mean((0, 2, 3), keepdim=True)).abs().mean()
         # 1: no better than the batch's mean colour everywhere; 0: every colour is predicted exactly.
         self.note("of_mean", error.mean() / unknowing.clamp_min(1e-6))

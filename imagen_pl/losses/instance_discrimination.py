@@ -71,7 +71,7 @@ class InstanceDiscrimination(SelfSupervisedTask):
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        again = discriminator.extract_features(self.augment(self.asked(inputs)), inputs.growth)
+        again = discriminator.extract_features(self.augment(self.selected_images(inputs)), inputs.growth)
         changed, seen = self._embed(again.final), self._embed(inputs.features.final)
         similarity = (changed @ seen.T).float() / self.temperature  # (n, b)
         n = len(similarity)

@@ -85,7 +85,7 @@ class Reconstruction(SelfSupervisedTask):
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        images = self.asked(inputs)
+        images = self.selected_images(inputs)
         seen = discriminator.extract_features(images, inputs.growth)
         place = torch.randint(2, (2, len(images)), device=images.device)
         side = images.shape[-1] // 2

@@ -39,7 +39,7 @@ class SelfSupervisedTask(LossTerm):
             raise ValueError(f"{type(self).__name__}.share {share} must be above 0 and at most 1")
         self.share = share
 
-    def asked(self, inputs: LossInputs) -> Float[Tensor, "n 3 r r"]:
+    def selected_images(self, inputs: LossInputs) -> Float[Tensor, "n 3 r r"]:
         """The sampled images, at least one: the batch's first rows, which are in random order already."""
         return inputs.images[: max(round(self.share * len(inputs.images)), 1)]
 
@@ -97,7 +97,7 @@ class Rotation(SelfSupervisedTask):
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        images = self.asked(inputs)
+        images = self.selected_images(inputs)
         n, device = len(images), images.device
         # All four rotations as equally often as possible, in random order.
         turns = (torch.randperm(n, device=device) + torch.randint(4, (), device=device)) % 4

@@ -54,7 +54,7 @@ class RealStatistics:
         try:
             take(torch.load(file, map_location="cpu", weights_only=True))
         except Exception as error:  # the type depends on where the file is damaged
-            log.warning("%s is damaged (%s): computing it anew", file, type(error).__name__)
+            log.warning("%s is damaged (%s): computing it again", file, type(error).__name__)
             return False
         return True
 

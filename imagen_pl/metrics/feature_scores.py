@@ -320,7 +320,7 @@ class FeatureScores(ExtendedImageMetric):
         try:
             return list(zip(names, part(compared), strict=True))
         except UserError as error:
-            log.warning("%s cannot be told: %s", ", ".join(names), error)
+            log.warning("%s cannot be computed: %s", ", ".join(names), error)
             return [(name, float("nan")) for name in names]
 
     def _take_real(self, held: dict[str, Tensor]) -> None:

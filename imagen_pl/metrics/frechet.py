@@ -46,7 +46,7 @@ class FrechetDistance(ImageMetric):
         self._statistics = RealStatistics(self.extractor, str(kernel_images))
         self._kept: dict[bool, list[Float[Tensor, "n f"]]] = {True: [], False: []}
         self._real_key: str | None = None
-        self._told_of_few = False
+        self._warned_of_few = False
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -84,8 +84,8 @@ class FrechetDistance(ImageMetric):
                 self.extractor.frechet_name, real, fake,
             )  # fmt: skip
             return dict.fromkeys(self.scores, float("nan"))
-        if min(real, fake) < FEW and not self._told_of_few:
-            self._told_of_few = True
+        if min(real, fake) < FEW and not self._warned_of_few:
+            self._warned_of_few = True
             rank_zero_only(log.warning)(
                 "val/%s is of %d pictures against %d real images: so few make it too large, by the sampling "
                 "alone; compare runs at equal numbers only",

@@ -79,13 +79,13 @@ def retrieval_accuracy(
         )
     draw = np.random.default_rng(seed)
     rivals = draw_rivals(subjects, styles, distractors, draw)
-    asked = other_of_same_style(subjects, styles, draw) if shuffled else torch.arange(count)
+    targets = other_of_same_style(subjects, styles, draw) if shuffled else torch.arange(count)
     mean = real.double().mean(0)
     a, b = (torch.nn.functional.normalize(x.double() - mean, dim=1) for x in (pictures, real))
-    # (n, 1 + distractors): the true image comes first. asked[i] is the picture that is scored against
+    # (n, 1 + distractors): the true image comes first. targets[i] is the picture that is scored against
     # row i's subject.
     candidates = torch.cat([torch.arange(count)[:, None], rivals], 1)
-    parts = zip(asked.split(_ROWS), candidates.split(_ROWS), strict=True)
+    parts = zip(targets.split(_ROWS), candidates.split(_ROWS), strict=True)
     nearness = torch.cat([(a[rows] @ b.T).gather(1, columns) for rows, columns in parts])
     # Written as a negation so that NaN features rank last.
     ahead = ~(nearness[:, 1:] < nearness[:, :1] - _SAME)

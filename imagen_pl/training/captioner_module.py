@@ -89,7 +89,7 @@ class CaptionerTraining(LightningModule):
         torch.manual_seed(mix_seed(self.seed, self.images_seen, self.global_rank))
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self._lr * self._factor()
-        losses = self.captioner.cross_entropy(self._look(batch), batch.captions)
+        losses = self.captioner.cross_entropy(self._image_features(batch), batch.captions)
         loss = losses.sum() / (losses > 0).sum().clamp(min=1)  # dropped captions have no loss
         if not torch.isfinite(loss):
             raise TrainingStopped(
@@ -108,7 +108,7 @@ class CaptionerTraining(LightningModule):
         self._sums = torch.zeros(3, dtype=torch.float64)
 
     def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
-        memory = self._look(batch)
+        memory = self._image_features(batch)
         own = self.captioner.cross_entropy(memory, batch.captions)
         # Half a batch away, since neighbouring rows may show the same thing.
         other = self.captioner.cross_entropy(memory.roll(len(batch) // 2, 0), batch.captions)
@@ -132,7 +132,7 @@ class CaptionerTraining(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
 
-    def _look(self, batch: CaptionedBatch) -> Float[Tensor, "b m d"]:
+    def _image_features(self, batch: CaptionedBatch) -> Float[Tensor, "b m d"]:
         return self.captioner.extract_features(batch.images.float() / 127.5 - 1)
 
     def _factor(self) -> float:
@@ -174,9 +174,9 @@ class KeepCaptioner(Callback):
         """Save the captioner with its current weights."""
         if training.trainer.is_global_zero:
             save_weights(training.captioner, self.folder)
-            told = {**self.description, "images_seen": training.images_seen, **training.scores}
+            description = {**self.description, "images_seen": training.images_seen, **training.scores}
             with atomic_write(self.folder / DESCRIPTION) as file:
-                file.write((json.dumps(told, indent=2) + "\n").encode())
+                file.write((json.dumps(description, indent=2) + "\n").encode())
 
 
 class CaptionerProgress(Callback):
@@ -204,8 +204,8 @@ class CaptionerProgress(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, CaptionerTraining)
         if trainer.is_global_zero and not trainer.sanity_checking:
-            told = "  ".join(f"{name} {value:.3f}" for name, value in pl_module.scores.items())
-            tqdm.write(f"{pl_module.images_seen / 1000:.1f} kimg  {told}", file=sys.stderr)
+            scores = "  ".join(f"{name} {value:.3f}" for name, value in pl_module.scores.items())
+            tqdm.write(f"{pl_module.images_seen / 1000:.1f} kimg  {scores}", file=sys.stderr)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._bar is not None:

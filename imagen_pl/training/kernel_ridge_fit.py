@@ -16,25 +16,25 @@ from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.training.private_api import ignore_in_ddp
 
 
-def exclude_from_ddp(system: LightningModule) -> None:
+def exclude_from_ddp(module: LightningModule) -> None:
     """Exclude kernel-ridge modules from DDP's broadcasts: they are equal in all processes and stay constant.
 
     Call it before DDP wraps the module.
     """
-    solved = {name: part for name, part in system.named_modules() if isinstance(part, KernelRidge)}
-    own = [f"{name}.{key}" for name, part in solved.items() for key in part.state_dict()]
+    regressions = {name: part for name, part in module.named_modules() if isinstance(part, KernelRidge)}
+    own = [f"{name}.{key}" for name, part in regressions.items() for key in part.state_dict()]
     if own:
-        ignore_in_ddp(system, own)
+        ignore_in_ddp(module, own)
 
 
-def solved_parts(*networks: nn.Module) -> list[KernelRidge]:
+def kernel_ridge_modules(*networks: nn.Module) -> list[KernelRidge]:
     """The kernel-ridge modules of these networks, which are fitted to the training set."""
     return [part for network in networks for part in network.modules() if isinstance(part, KernelRidge)]
 
 
-def solve_by_training_set(
+def fit_kernel_ridge(
     trainer: Trainer,
-    system: LightningModule,
+    module: LightningModule,
     parts: Sequence[KernelRidge],
     text_encoder: TextEncoder,
     data: LightningDataModule | None,
@@ -43,7 +43,7 @@ def solve_by_training_set(
 
     Args:
         trainer: trainer of the run.
-        system: the LightningModule that holds the modules.
+        module: the LightningModule that owns the kernel-ridge modules.
         parts: identical modules: the first is fitted, and its state is copied to the others.
         text_encoder: encodes the captions.
         data: the run's data module; it must be a CaptionedImages.
@@ -58,25 +58,27 @@ def solve_by_training_set(
         try:
             if not isinstance(data, CaptionedImages):
                 what = type(parts[0]).__name__
-                raise UserError(f"{what} learns from a CaptionedImages data module: leave it out")
+                raise UserError(
+                    f"{what} is fitted to the images of a CaptionedImages data module: leave it out"
+                )
             parts[0].backbone.load()
-            parts[0].fit(_seen(parts[0], text_encoder, data, system))
+            parts[0].fit(_training_pairs(parts[0], text_encoder, data, module))
         except UserError as error:  # raised below, in every process: the others wait in broadcast
             problem = str(error)
     # On the CPU: a tensor of one GPU would be unpickled onto the same GPU by every process.
-    learnt = {name: value.cpu() for name, value in parts[0].state_dict().items()}
-    problem, learnt = trainer.strategy.broadcast((problem, learnt))
+    fitted = {name: value.cpu() for name, value in parts[0].state_dict().items()}
+    problem, fitted = trainer.strategy.broadcast((problem, fitted))
     if problem:
         raise UserError(problem)
     for part in parts:
-        part.load_state_dict(learnt)
+        part.load_state_dict(fitted)
 
 
-def _seen(
-    part: KernelRidge, text_encoder: TextEncoder, data: CaptionedImages, system: LightningModule
+def _training_pairs(
+    part: KernelRidge, text_encoder: TextEncoder, data: CaptionedImages, module: LightningModule
 ) -> Iterator[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]:
     for batch in with_progress(
         data.pairs(part.captions, largest=part.backbone.size), "preprocessing images", size=len
     ):
-        text = batch.text or text_encoder.encode(batch.captions, system.device)
+        text = batch.text or text_encoder.encode(batch.captions, module.device)
         yield text.pooled, batch.images

@@ -33,14 +33,14 @@ class StepLogger:
 
     Attributes:
         status: the latest values, for the progress bar.
-        learns: the blocks that are being trained, abbreviated; empty while all are.
-        standing: further values to log each time.
+        trained_blocks: the blocks that are being trained, abbreviated; empty while all are.
+        extra: further values to log each time.
     """
 
     def __init__(self) -> None:
         self.status: dict[str, float] = {}
-        self.learns = ""
-        self.standing: dict[str, float] = {}
+        self.trained_blocks = ""
+        self.extra: dict[str, float] = {}
         self._notes: dict[str, Float[Tensor, ""]] = {}
         self._timed_from: tuple[int, float] | None = None
 
@@ -76,7 +76,7 @@ class StepLogger:
             "growth/resolution": state.growth.resolution,
             "growth/fade": state.growth.fade,
         }
-        logged |= {**self.standing, **numbers}
+        logged |= {**self.extra, **numbers}
         seen, since = self._timed_from
         if state.images_seen > seen:
             logged["train/images_per_second"] = (state.images_seen - seen) / (perf_counter() - since)

@@ -35,7 +35,7 @@ class Validation:
     def __init__(self, metrics: Sequence[ImageMetric], fid_weights: str | None = None) -> None:
         self.metrics, self.fid_weights = list(metrics), fid_weights
         self.unavailable: set[str] = set()
-        self._told_of: set[str] = set()
+        self._reported: set[str] = set()
         self._real_key = ""
         self._wants_real: list[bool] = []
 
@@ -65,11 +65,11 @@ class Validation:
         """Warn, once a network, if a metric uses features of a network that the model was trained with."""
         extractors = (getattr(metric, "extractor", None) for metric in self.metrics)
         scoring = {getattr(extractor, "name", "") for extractor in extractors}
-        for name in sorted((scoring & {*teacher_networks}) - self._told_of):
+        for name in sorted((scoring & {*teacher_networks}) - self._reported):
             log.warning(
                 "%s has taught this model and scores it, which flatters it: score by another one", name
             )
-            self._told_of.add(name)
+            self._reported.add(name)
 
     def start(self, trainer: Trainer, resolution: int) -> None:
         """Find out which metrics already have features of the real images at this resolution."""

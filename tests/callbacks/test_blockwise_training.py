@@ -336,8 +336,8 @@ def test_compiled_blocks_have_room_for_learning_and_standing_still() -> None:
         ),
         (
             BlockwiseTraining(Alternate(1, [["generator.32"]])),
-            "blockwise_training: no block learns at 8 px: name one of discriminator.shared, discriminator.8, "
-            "generator.shared, generator.8",
+            "blockwise_training: no block is trained at 8 px: name one of discriminator.shared, "
+            "discriminator.8, generator.shared, generator.8",
         ),
     ],
 )
@@ -381,17 +381,17 @@ def test_the_bar_and_the_log_say_what_learns() -> None:
         log_every_n_steps=1,
     )
     lines = out.getvalue().splitlines()
-    changes = [line for line in lines if " kimg  learns " in line]
+    changes = [line for line in lines if " kimg  training " in line]
     assert changes == [
-        "0.0 kimg  learns discriminator.shared, discriminator.8, discriminator.16, generator.16",
-        "0.0 kimg  learns everything",
-        "0.1 kimg  learns discriminator.shared, discriminator.8, discriminator.16, discriminator.32, "
+        "0.0 kimg  training discriminator.shared, discriminator.8, discriminator.16, generator.16",
+        "0.0 kimg  training everything",
+        "0.1 kimg  training discriminator.shared, discriminator.8, discriminator.16, discriminator.32, "
         "generator.32",
     ]
-    shown = [line for line in lines if "learns G 16, D ·" in line]
+    shown = [line for line in lines if "training G 16, D ·" in line]
     assert len(shown) == 2
-    assert "stage 2/3 · 16 px · fade 0% · learns G 16, D · 0.0 kimg" in shown[0]
-    assert not any("learns" in line for line in lines[: lines.index(changes[0])])
+    assert "stage 2/3 · 16 px · fade 0% · training G 16, D · 0.0 kimg" in shown[0]
+    assert not any("training" in line for line in lines[: lines.index(changes[0])])
     numbers = told.column("blockwise_training/learning_parameters")
     assert numbers[32] > numbers[40]
     assert numbers[56] > numbers[40]

@@ -91,7 +91,7 @@ def test_fit_explains_its_settings_with_units(verb: str, capsys: pytest.CaptureF
         "--existing {error,move,resume}": "nothing is deleted",
         "--ckpt_path CKPT_PATH": "last or best of this run",
         "--growth.kimg_scale KIMG_SCALE": "in a quarter of the images",
-        "--blockwise_training.policy POLICY": "which blocks learn when",
+        "--blockwise_training.policy POLICY": "which blocks are trained when",
         "--blockwise_training.learning_rate_factors LEARNING_RATE_FACTORS": "0 keeps it still",
         "--samples.every_kimg EVERY_KIMG": "in thousands of images seen",
         "--checkpoint.monitor MONITOR": "score that decides which is best",

@@ -80,7 +80,7 @@ def test_it_is_the_captioners_cross_entropy() -> None:
 
 def test_on_real_images_it_tells_how_well_others_captions_fit() -> None:
     term, images = tiny_captioning(), inputs()
-    loss = term.learn(images)
+    loss = term.training_loss(images)
     captioner = term.captioner
     memory = captioner.extract_features(images.images)
     torch.testing.assert_close(loss, captioner.cross_entropy(memory, images.captions))
@@ -93,9 +93,9 @@ def test_dropped_captions_neither_teach_nor_count() -> None:
     whole, dropped = tiny_captioning(), tiny_captioning()
     few, many = inputs(6), inputs(8, empty=2)
     many.images[:6] = few.images
-    loss = dropped.learn(many)
+    loss = dropped.training_loss(many)
     assert not loss[6:].any()
-    whole.learn(few)
+    whole.training_loss(few)
     torch.testing.assert_close(dropped.averages[0], whole.averages[0])
 
 
@@ -104,7 +104,7 @@ def test_a_share_of_the_images() -> None:
     many = inputs(8)
     few = LossInputs(many.images[:4], many.features, many.text, many.growth, many.captions[:4])
     torch.testing.assert_close(teach(half, many), teach(whole, few))
-    torch.testing.assert_close(half.learn(many), whole.learn(few))
+    torch.testing.assert_close(half.training_loss(many), whole.training_loss(few))
     assert torch.equal(half.averages, whole.averages)
     for share in (0.0, 1.5):
         with pytest.raises(UserError, match=rf"captioning\.share {share} must be above 0 and at most 1"):
@@ -113,7 +113,7 @@ def test_a_share_of_the_images() -> None:
 
 def test_a_lone_image_has_no_neighbour() -> None:
     term = tiny_captioning()
-    assert is_finite(term.learn(inputs(1)))
+    assert is_finite(term.training_loss(inputs(1)))
     assert not term.measured
     assert not term.take_notes()
 
@@ -283,7 +283,7 @@ def test_an_earlier_captioner_goes_on_learning(earlier: Path) -> None:
 
 
 def test_freezing_asks_for_an_earlier_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="freeze keeps a captioner that has learnt: name it"):
+    with pytest.raises(UserError, match="freeze needs a trained captioner: name one"):
         tiny_captioning(freeze=True)
     with pytest.raises(UserError, match=r"there is no captioner\.safetensors"):
         fit(tiny_system(losses=[tiny_captioning(captioner_from=str(tmp_path))]), 8)
@@ -302,7 +302,7 @@ def test_it_says_once_that_a_captioner_without_knowledge_teaches_nothing(
     term = tiny_captioning()
     with caplog.at_level(logging.WARNING, "imagen_pl"):
         for step in range(25):
-            term.learn(inputs(seed=step))  # noise, each time another: nothing can be read in it
+            term.training_loss(inputs(seed=step))  # noise, each time another: nothing can be read in it
             teach(term, inputs())
             assert len(warnings(caplog)) == (step >= 19)
     (line,) = warnings(caplog)
@@ -321,7 +321,7 @@ def test_it_says_nothing_of_one_that_reads(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.WARNING, "imagen_pl"):
         for _ in range(150):
             optimizer.zero_grad()
-            term.learn(images).mean().backward()
+            term.training_loss(images).mean().backward()
             optimizer.step()
         teach(term, images)
     own, shuffled = term.averages.tolist()
@@ -332,9 +332,9 @@ def test_it_says_nothing_of_one_that_reads(caplog: pytest.LogCaptureFixture) -> 
 def test_the_margin_goes_with_a_resume() -> None:
     first, second = tiny_captioning(), tiny_captioning()
     for step in range(3):
-        first.learn(inputs(seed=step))
+        first.training_loss(inputs(seed=step))
     second.load_state_dict(first.state_dict())
     for term in (first, second):
-        term.learn(inputs(seed=9))
+        term.training_loss(inputs(seed=9))
     assert torch.equal(first.averages, second.averages)
     assert int(second.measured) == 4
