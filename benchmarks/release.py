@@ -81,8 +81,8 @@ def write_retrieval(out: Path) -> None:
 
 
 def complete(prior: ImagePrior, text_encoder: TextEncoder) -> None:
-    """Let a prior from before these were kept know its network's components, by which --refine looks."""
-    if prior.can_look:
+    """Add the principal components, which --refine needs, to a prior that was saved without them."""
+    if prior.has_components:
         return
     again = deepcopy(prior)
     data = CaptionedImages(EmojiSource(), batch_size=32, resolution=64)
@@ -91,8 +91,8 @@ def complete(prior: ImagePrior, text_encoder: TextEncoder) -> None:
     again.fit((text_encoder.encode(batch.captions, "cpu").pooled, batch.images) for batch in batches)
     off = (again.weights - prior.weights).abs().max() / prior.weights.abs().max()
     if off > 0.01:
-        raise SystemExit(f"the prior is another one now (off by {off:.1%}): was it solved by other images?")
-    prior.keep(again.centre, again.directions)
+        raise SystemExit(f"the prior differs now (by {off:.1%}): was it fitted to other images?")
+    prior.set_components(again.centre, again.directions)
 
 
 def measure(out: Path, work: Path) -> tuple[list[dict[str, Any]], str, str]:

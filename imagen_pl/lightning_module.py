@@ -19,15 +19,16 @@ from imagen_pl.metrics.base import ImageMetric
 from imagen_pl.models.augment import Augment
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.models.generators.base import Generator
+from imagen_pl.models.kernel_ridge import KernelRidge
 from imagen_pl.models.latents import mix_seed
 from imagen_pl.models.layers.resampling import fade_in
 from imagen_pl.models.pretrained.backbones import frozen_names
 from imagen_pl.models.text.encoder import TextEncoder
-from imagen_pl.models.text.feature_cache import TextCache
 from imagen_pl.schedules import RunState, Schedule
 from imagen_pl.training.ema import GeneratorEMA
-from imagen_pl.training.kernel_ridge_fit import exclude_from_ddp, fit_kernel_ridge, kernel_ridge_modules
+from imagen_pl.training.kernel_ridge_fit import exclude_from_ddp, kernel_ridge_modules
 from imagen_pl.training.manual_optimization import compile_each, is_trainable
+from imagen_pl.training.preparation import Preparation
 from imagen_pl.training.seeded_steps import DISCRIMINATOR_LATENTS, GENERATOR_LATENTS, SeededSteps
 from imagen_pl.training.validation_metrics import Validation
 from imagen_pl.training.warm_start import initialise
@@ -342,39 +343,34 @@ class TextToImageGAN(SeededSteps):
         return self.record_base_lrs(optimizers)
 
     def setup(self, stage: str) -> None:
-        """Prepare the metrics, and encode every caption once if the data set has a list of all captions."""
+        """Prepare the metrics, and share the run's state with the data module."""
         self.validation.prepare(self.trainer, self.teacher_networks())
         exclude_from_ddp(self)
         data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, CaptionedImages):
-            return
-        data.follow(self.run_state)
-        if stage == "fit":
-            if (term := self.losses.separately_trained) is not None:
-                term.prepare(data.some_captions)
-            self.example_captions = data.example_captions()
-        captions = data.captions()
-        if captions is None:
-            return
-        device = self.trainer.strategy.root_device
-        if self.trainer.local_rank == 0:  # one process a machine: machines may not share a disk
-            TextCache.build(self.text_encoder, captions, device=device)
-        self.trainer.strategy.barrier("text cache")
-        # The other processes find every caption in the cache.
-        self.run_state.text_lookup = TextCache.build(self.text_encoder, captions, device=device)
+        if isinstance(data, CaptionedImages):
+            data.follow(self.run_state)
+            if stage == "fit":
+                if (term := self.losses.separately_trained) is not None:
+                    term.prepare(data.some_captions)
+                self.example_captions = data.example_captions()
+        if stage != "fit":
+            self._preparation().run()
 
     def on_fit_start(self) -> None:
-        """Before a new training: load the weights of `init_from`, and fit the kernel-ridge modules."""
+        """Encode the captions; before a new training, load the weights of `init_from` and fit the prior."""
         if self.images_seen:
+            self._preparation().run()
             return
-        data = getattr(self.trainer, "datamodule", None)
-        if self.generator.init_from is None:
-            parts = kernel_ridge_modules(self.generator, self.ema)
-            fit_kernel_ridge(self.trainer, self, parts, self.text_encoder, data)
-        else:
+        fitted: list[list[KernelRidge]] = [[regression] for regression in kernel_ridge_modules(self.losses)]
+        if self.generator.init_from is not None:
             self._start_from(self.generator.init_from)
-        for regression in kernel_ridge_modules(self.losses):
-            fit_kernel_ridge(self.trainer, self, [regression], self.text_encoder, data)
+        elif priors := kernel_ridge_modules(self.generator, self.ema):
+            fitted.insert(0, priors)
+        self._preparation().run(fitted)
+
+    def _preparation(self) -> Preparation:
+        data = getattr(self.trainer, "datamodule", None)
+        return Preparation(self.trainer, self.text_encoder, data, self.run_state)
 
     def _start_from(self, path: str) -> None:
         earlier = initialise(self.generator, self.discriminator, path)

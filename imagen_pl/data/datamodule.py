@@ -21,12 +21,13 @@ from torch.utils.data import DataLoader
 from imagen_pl.data.batch_samplers import (
     BatchPlan,
     GroupedShuffle,
+    Integers,
     Shuffle,
     TrainingBatches,
     ValidationBatches,
 )
 from imagen_pl.data.dataset import RowImages, SampleProcessing, StreamImages
-from imagen_pl.data.fingerprint import add_rows, data_version
+from imagen_pl.data.fingerprint import add_images, add_rows, add_stream, data_version
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Source, StreamSource
 from imagen_pl.data.splits import LoadedSplits, by_group, check_rows, held_out, read_stream, smallest_side
@@ -166,28 +167,57 @@ class CaptionedImages(LightningDataModule):
         return [caption for row in islice(read, _STREAMED) for caption in row.captions]
 
     def pairs(self, number: int, largest: int, one_a_group: bool = True) -> Iterator[CaptionedBatch]:
-        """Images of training, each with a caption: what a KernelRidge is solved by.
+        """Training images, each with one caption, in batches; kernel-ridge modules are fitted to them.
 
         Args:
-            number: how many at most: of rows from all over the set, with their first caption; of a stream
-                those of the first shards.
-            largest: the images' side, px, unless they are trained on at less.
-            one_a_group: of near-alike images take the first alone.
+            number: at most this many: rows spread over the whole set, with their first caption; of a stream,
+                the images of the first shards.
+            largest: side of the images, px, unless the final resolution is smaller.
+            one_a_group: take only the first image of each group of near-duplicates.
 
         Raises:
-            UserError: none can be decoded.
+            UserError: no image can be decoded.
         """
         resolution = min(self._final_resolution(), largest)
         if isinstance(self.source, StreamSource):
             yield from self._stream(self.source, self._scoring).once(number, _PAIRS, resolution)
             return
         rows = [replace(row, captions=row.captions[:1]) for row in self._rows.train]
-        every = [group[0] for group in by_group(rows)] if one_a_group else list(range(len(rows)))
-        firsts = np.array(_spread(every, number), dtype=np.int64)
+        firsts = self._pair_rows(number, one_a_group)
         dataset = RowImages(self.source, rows, self._scoring, text_lookup=self.run_state.text_lookup)
         self._share_broken(dataset)
         for part in np.split(firsts, range(_PAIRS, len(firsts), _PAIRS)):
             yield dataset[BatchPlan(part, part, resolution)]
+
+    def pair_count(self, number: int) -> int:
+        """How many images `pairs` gives; of a stream, at most."""
+        return number if self.is_stream else len(self._pair_rows(number))
+
+    def pairs_fingerprint(self, number: int, largest: int) -> str:
+        """Changes with the images and captions that `pairs` gives.
+
+        It reads no file of its own twice: images in separate files count by size and time of change, and a
+        stream by its shards and its first 16 images.
+        """
+        processing = self._scoring
+        settings = (
+            min(self._final_resolution(), largest), self._smallest(), processing.fit, processing.background
+        )  # fmt: skip
+        digest = hashlib.sha256(repr(settings).encode())
+        if isinstance(self.source, StreamSource):
+            digest.update(f"{number} {processing.seed}".encode())
+            add_stream(digest, self.source, self._loaded.shards)
+        else:
+            rows, chosen = self._rows.train, self._pair_rows(number).tolist()
+            digest.update(repr([(row.name, row.captions[0]) for row in rows]).encode())
+            digest.update(repr(chosen).encode())
+            add_images(digest, self.source, [rows[i] for i in chosen])
+        return digest.hexdigest()[:32]
+
+    def _pair_rows(self, number: int, one_a_group: bool = True) -> Integers:
+        rows = self._rows.train
+        every = [group[0] for group in by_group(rows)] if one_a_group else list(range(len(rows)))
+        return np.array(_spread(every, number), dtype=np.int64)
 
     def example_captions(self, number: int = 64) -> list[str]:
         """Captions of training from all over the data set; none of a stream, which would have to be read."""
@@ -224,7 +254,7 @@ class CaptionedImages(LightningDataModule):
 
     @cached_property
     def training_fingerprint(self) -> str | None:
-        """Changes with what `pairs` shows; None where training and validation images are the same."""
+        """Changes with the training images; None where training and validation images are the same."""
         if self.val_split == "train":
             return None
         processing = self._scoring

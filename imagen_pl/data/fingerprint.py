@@ -1,13 +1,15 @@
-"""Which data a run learns from, in a few words, so that a model can be traced to it."""
+"""Fingerprints of data: what a model was trained on, and whether cached results are still valid."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import PurePath
+from itertools import islice
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.splits import LoadedSplits
 from imagen_pl.data.transforms import UNREADABLE
@@ -28,6 +30,32 @@ def add_rows(digest: _Hash, source: Source, rows: list[Row]) -> None:
             digest.update(image if isinstance(image, bytes) else image.read_bytes())
         except UNREADABLE:
             digest.update(b"unreadable")
+
+
+def add_images(digest: _Hash, source: Source, rows: list[Row]) -> None:
+    """Add every image: its bytes, or size and time of change where it is a file of its own."""
+    for row in rows:
+        try:
+            image = source.image(row)
+            digest.update(image if isinstance(image, bytes) else _file_version(image))
+        except UNREADABLE:
+            digest.update(b"unreadable")
+
+
+def add_stream(digest: _Hash, source: StreamSource, shards: list[str]) -> None:
+    """Add the shards' names, size and time of change of those that are local files, and the first 16 rows."""
+    for shard in shards:
+        digest.update(f"{PurePath(shard).name}\0".encode())
+        if Path(shard).is_file():
+            digest.update(_file_version(Path(shard)))
+    rows = (row for shard in shards for row in source.read(shard, SkippedImages()))
+    for row, image in islice(rows, _OPENED):
+        digest.update(f"{row.name}\0{row.captions}\0".encode() + image)
+
+
+def _file_version(path: Path) -> bytes:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}\0".encode()
 
 
 def data_version(named: Source | StreamSource, checked: LoadedSplits) -> dict[str, Any]:

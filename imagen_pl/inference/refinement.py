@@ -31,21 +31,21 @@ def refinable(generator: Generator) -> tuple[StyleGenerator, ImagePrior]:
     """The generator and its prior.
 
     Raises:
-        UserError: it has no prior, or one that cannot compare pictures with its predictions.
+        UserError: it has no prior, or one that was saved without its principal components.
     """
     if not isinstance(generator, StyleGenerator) or generator.prior is None:
         raise UserError(
             "this model's generator has no prior (configs/teacher/image_prior.yaml) to refine by: leave "
             "refine at 0"
         )
-    generator.prior.check_can_look()
+    generator.prior.check_components()
     return generator, generator.prior
 
 
 def can_refine(generator: Generator) -> bool:
     """Whether `refinable` would give its prior; this reads no network."""
     prior = generator.prior if isinstance(generator, StyleGenerator) else None
-    return prior is not None and prior.can_look
+    return prior is not None and prior.has_components
 
 
 def refined(
@@ -74,12 +74,12 @@ def refined(
         # Tensors made in inference mode take no part in a backward pass, but copies do.
         text = TextFeatures(text.tokens.clone(), text.mask.clone(), text.pooled.clone())
         start = style.detach().clone()
-        guess = prior.guess(text.pooled)
+        predicted = prior.predict(text.pooled)
         move = torch.zeros_like(start, requires_grad=True)
         mean, square = torch.zeros_like(start), torch.zeros_like(start)
         for step in range(1, steps + 1):
             images = generator.draw(_moved(start, move), text, growth)
-            distance = prior.distance_to_guess(images, guess)
+            distance = prior.distance_to_prediction(images, predicted)
             (slope,) = torch.autograd.grad(distance.sum(), [move])
             _adam_step(move, slope, mean, square, step)
             if on_step is not None:

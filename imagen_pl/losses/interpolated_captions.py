@@ -1,6 +1,6 @@
 """A generator loss for captions interpolated between those of the batch, which have no training image.
 
-Axes: b batch, n images or captions, d features, k principal components of the features, r pixels.
+Axes: b batch, n images, f features of the backbone, d targets (the same), k principal components, r pixels.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class InterpolatedCaptionLoss(LossTerm):
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
         if inputs.generator is None or inputs.latents is None:
-            raise ValueError("InterpolatedCaptionLoss draws pictures: it needs inputs.generator and latents")
+            raise ValueError(
+                "InterpolatedCaptionLoss generates images: it needs inputs.generator and inputs.latents"
+            )
         number, text = max(1, round(self.share * len(inputs.text))), inputs.text
         between = mixed(text[:number], text.roll()[:number])
         images = inputs.generator(inputs.latents[:number], between, inputs.growth)
@@ -85,22 +87,22 @@ class FeatureRegression(KernelRidge):
 
     configured_by = "InterpolatedCaptionLoss"
 
-    def extract_features(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b d"]:
-        return self.means(images).float()
+    def targets(self, images: Float[Tensor, "b 3 r r"], means: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
+        return means.float()
 
-    def solve(
-        self, numbers: Float[Tensor, "n d"], kernel: Float[Tensor, "n n"], factor: Float[Tensor, "n n"]
+    def fit_weights(
+        self, targets: Float[Tensor, "n d"], kernel: Float[Tensor, "n n"], factor: Float[Tensor, "n n"]
     ) -> Float[Tensor, "n k"]:
-        centre = numbers.mean(0)
-        directions = principal(numbers - centre, self.seen_dim)
-        spread = ((numbers - centre) @ directions).std(0, correction=0)
-        # Without the scaling the first few components would dominate. With few images, the spread of some
+        centre = targets.mean(0)
+        directions = principal(targets - centre, self.seen_dim)
+        deviation = ((targets - centre) @ directions).std(0, correction=0)
+        # Without the scaling the first few components would dominate. With few images, the deviation of some
         # components is rounding error only: they are set to 0.
-        known = spread > 1e-4 * spread.max()
-        directions = directions * torch.where(known, spread, torch.inf).rsqrt()
-        self.keep(centre, directions)
-        solved = torch.cholesky_solve((numbers - centre) @ directions, factor)
-        return F.pad(solved, (0, self.seen_dim - directions.shape[1]))
+        significant = deviation > 1e-4 * deviation.max()
+        directions = directions * torch.where(significant, deviation, torch.inf).rsqrt()
+        self.set_components(centre, directions)
+        fitted = torch.cholesky_solve((targets - centre) @ directions, factor)
+        return F.pad(fitted, (0, self.seen_dim - directions.shape[1]))
 
 
 def mixed(one: TextFeatures, other: TextFeatures) -> TextFeatures:

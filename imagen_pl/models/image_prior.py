@@ -1,6 +1,7 @@
-"""What the image of a caption should look like, guessed from the images of captions like it.
+"""Predicts features of a caption's image from the training images of similar captions.
 
-Axes: b batch, n images, c channels of a caption's vector, d k numbers, r pixels.
+Axes: b batch, n images, c channels of a caption's vector, f features of the backbone, d targets, k predicted
+numbers, r pixels.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ _THUMBNAIL = 16  # side, px
 
 
 class ImagePrior(KernelRidge):
-    """Guesses from a caption's vector what is to be seen, by kernel ridge regression on images of training.
+    """Kernel ridge regression from a caption to features of its image, an input of the generator.
 
-    A prior as in unCLIP (arXiv:2204.06125, section 2.2), which draws from a guessed image vector beside the
-    caption; here it is solved at once, before the first batch. What is guessed of an image are the means of a
-    frozen network's maps, and a thumbnail of 16 px, each by its first principal components. A sentence
-    encoder's vectors say what words mean, and their neighbours need not look alike. A guess says what does,
-    of captions never learnt as well.
+    A prior as in unCLIP (arXiv:2204.06125, section 2.2), which generates images from a predicted image vector
+    and the caption. Here it is fitted in closed form before the first batch. It predicts the first principal
+    components of two targets: the spatial means of a frozen network's maps, and a thumbnail of 16 px. A
+    sentence encoder places captions of similar meaning close together, though their images may not look
+    alike; predicted image features are close where images look alike, for new captions too.
 
-    It is a part of the generator: saved, released and exported with it. Nothing in it is trained. A resume,
-    or a start from another's stem, keeps the one that the weights were trained with.
+    It is part of the generator: saved, released and exported with it. It has no trained parameters. A resumed
+    run, or one with `init_from`, keeps the prior that the generator was trained with.
 
     Args:
-        backbone: the frozen network. It counts as one that teaches the model, which it must not score.
-        captions: m, how many captions of training it rests on, spread over all; what a smaller set lacks
-            is filled up with zeros. Solving takes time by m^3 and memory by m^2.
+        backbone: the frozen network. It counts as a network that trained the model, so it must not score it.
+        captions: m, how many training captions the regression uses, spread over the set; for a smaller set
+            the buffers are filled up with zeros. Fitting takes time proportional to m^3 and memory to m^2.
         text_dim: c, size of the text encoder's vectors.
-        seen_dim: numbers that guess the network's maps.
-        thumbnail_dim: numbers that guess the thumbnail.
-        sharpness: how much nearer captions count more.
-        ridge: how little single images are trusted. Too small, and guesses for captions of training are so
-            much better than for others that the generator learns to trust them too much.
+        seen_dim: number of principal components of the network's features that are predicted.
+        thumbnail_dim: number of principal components of the thumbnail that are predicted.
+        sharpness: inverse width of the kernel; a larger one gives more weight to the nearest captions.
+        ridge: the regression's regularisation. If it is too small, predictions for training captions are much
+            better than for new ones, and the generator learns to rely on them too much.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class ImagePrior(KernelRidge):
         self.parts = (seen_dim, thumbnail_dim)
 
     def check(self, text_dim: int) -> None:
-        """Raise ValueError unless it is made for vectors of this size."""
+        """Raise ValueError unless the prior is configured for caption vectors of this size."""
         if self.text_dim != text_dim:
             raise ValueError(
                 f"text_dim is {text_dim}, but prior.init_args.text_dim is {self.text_dim}: set both to the "
@@ -64,25 +65,25 @@ class ImagePrior(KernelRidge):
             )
 
     def forward(self, pooled: Float[Tensor, "b c"]) -> Float[Tensor, "b k"]:
-        """Guesses, float32; over the captions that it rests on each part has a mean square of one."""
-        return self.guess(pooled)
+        """Predictions, float32; each part has a mean square of one over the captions of the regression."""
+        return self.predict(pooled)
 
-    def extract_features(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b d"]:
+    def targets(self, images: Float[Tensor, "b 3 r r"], means: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
         thumbnails = F.adaptive_avg_pool2d(images, _THUMBNAIL).flatten(1)
-        return torch.cat([self.means(images).float(), thumbnails], dim=1)
+        return torch.cat([means.float(), thumbnails], dim=1)
 
-    def solve(
-        self, numbers: Float[Tensor, "n d"], kernel: Float[Tensor, "n n"], factor: Float[Tensor, "n n"]
+    def fit_weights(
+        self, targets: Float[Tensor, "n d"], kernel: Float[Tensor, "n n"], factor: Float[Tensor, "n n"]
     ) -> Float[Tensor, "n k"]:
         pixels = 3 * _THUMBNAIL**2
-        seen, thumbnails = numbers.tensor_split([numbers.shape[1] - pixels], 1)
+        means, thumbnails = targets.tensor_split([targets.shape[1] - pixels], 1)
         weights = []
-        for part, size in zip((seen, thumbnails), self.parts, strict=True):
+        for part, size in zip((means, thumbnails), self.parts, strict=True):
             centred = part - part.mean(0)
             directions = principal(centred, size)
-            if part is seen:
-                self.keep(part.mean(0), directions)
-            solved = torch.cholesky_solve(centred @ directions, factor)
-            scale = (kernel @ solved).square().mean().sqrt().clamp_min(1e-12)
-            weights.append(F.pad(solved / scale, (0, size - solved.shape[1])))
+            if part is means:
+                self.set_components(part.mean(0), directions)
+            fitted = torch.cholesky_solve(centred @ directions, factor)
+            scale = (kernel @ fitted).square().mean().sqrt().clamp_min(1e-12)
+            weights.append(F.pad(fitted / scale, (0, size - fitted.shape[1])))
         return torch.cat(weights, dim=1)

@@ -1,19 +1,33 @@
-"""Fit kernel-ridge modules (the image prior, interpolated captions) before the first batch."""
+"""Fit kernel-ridge modules (the image prior, interpolated captions) before the first batch, or load a fit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+import safetensors.torch
+import torch
 from jaxtyping import Float, UInt8
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from imagen_pl.data.datamodule import CaptionedImages
-from imagen_pl.data.progress import with_progress
 from imagen_pl.errors import UserError
-from imagen_pl.models.kernel_ridge import KernelRidge
+from imagen_pl.models.kernel_ridge import KernelRidge, fit_together
 from imagen_pl.models.text.encoder import TextEncoder
+from imagen_pl.storage.atomic_files import atomic_write, cache_dir
 from imagen_pl.training.private_api import ignore_in_ddp
+
+log = logging.getLogger(__name__)
+
+# Raised when the same data and settings come to give another fit.
+_VERSION = 1
+_PLAIN = (bool, int, float, str, tuple, list, type(None))
+# Captions of a fit under fast_dev_run, which only checks that everything works.
+_DRY_RUN_CAPTIONS = 256
 
 
 def exclude_from_ddp(module: LightningModule) -> None:
@@ -32,53 +46,106 @@ def kernel_ridge_modules(*networks: nn.Module) -> list[KernelRidge]:
     return [part for network in networks for part in network.modules() if isinstance(part, KernelRidge)]
 
 
-def fit_kernel_ridge(
-    trainer: Trainer,
-    module: LightningModule,
-    parts: Sequence[KernelRidge],
-    text_encoder: TextEncoder,
-    data: LightningDataModule | None,
-) -> None:
-    """Fit kernel-ridge modules to the training set in the first process, and send the result to the others.
+class KernelRidgeFit:
+    """Fits kernel-ridge modules to the training images, or loads fits that an earlier run cached.
+
+    A cached fit is a safetensors file. Its name is a hash of everything that the fit depends on: images and
+    captions, text encoder, backbone with its weights, and the module's settings.
 
     Args:
-        trainer: trainer of the run.
-        module: the LightningModule that owns the kernel-ridge modules.
-        parts: identical modules: the first is fitted, and its state is copied to the others.
+        modules: the modules.
         text_encoder: encodes the captions.
-        data: the run's data module; it must be a CaptionedImages.
+        data: the training images.
+        device: device of the modules.
+        dry_run: for fast_dev_run: without a cached fit, use 256 captions and do not write the cache.
 
     Raises:
-        UserError: the training images or the backbone are not available; it is raised in every process.
+        UserError: the training images or the backbone are not available.
     """
-    if not parts:
-        return
-    problem = ""
-    if trainer.global_rank == 0:
-        try:
-            if not isinstance(data, CaptionedImages):
-                what = type(parts[0]).__name__
-                raise UserError(
-                    f"{what} is fitted to the images of a CaptionedImages data module: leave it out"
-                )
-            parts[0].backbone.load()
-            parts[0].fit(_training_pairs(parts[0], text_encoder, data, module))
-        except UserError as error:  # raised below, in every process: the others wait in broadcast
-            problem = str(error)
-    # On the CPU: a tensor of one GPU would be unpickled onto the same GPU by every process.
-    fitted = {name: value.cpu() for name, value in parts[0].state_dict().items()}
-    problem, fitted = trainer.strategy.broadcast((problem, fitted))
-    if problem:
-        raise UserError(problem)
-    for part in parts:
-        part.load_state_dict(fitted)
+
+    def __init__(
+        self,
+        modules: Sequence[KernelRidge],
+        text_encoder: TextEncoder,
+        data: CaptionedImages,
+        device: torch.device,
+        dry_run: bool = False,
+    ) -> None:
+        self.text_encoder, self.data, self.device, self.dry_run = text_encoder, data, device, dry_run
+        # Modules without a cached fit, with the cache file of each, by what they have to read.
+        self._pending: dict[tuple[str, int, int], list[tuple[KernelRidge, Path]]] = {}
+        fingerprints: dict[tuple[int, int], str] = {}
+        for module in modules:
+            backbone = module.backbone.fingerprint()
+            reads = (module.captions, module.backbone.size)
+            if reads not in fingerprints:
+                fingerprints[reads] = data.pairs_fingerprint(*reads)
+            path = self._path(module, f"{backbone} {fingerprints[reads]}")
+            if not _load(module, path):
+                self._pending.setdefault((backbone, *reads), []).append((module, path))
+
+    @property
+    def image_count(self) -> int:
+        """How many images `run` reads; of a stream, at most."""
+        return sum(self.data.pair_count(self._captions(count)) for _, count, _ in self._pending)
+
+    def run(self, on_read: Callable[[int], object]) -> None:
+        """Fit the modules that no cached fit was found for, and cache the result.
+
+        Args:
+            on_read: called with the number of images after each batch.
+
+        Raises:
+            UserError: there are no training images.
+        """
+        for (_, captions, size), group in self._pending.items():
+            modules = [module for module, _ in group]
+            fit_together(modules, self._pairs(self._captions(captions), size, on_read))
+            for module, path in group:
+                if not self.dry_run:
+                    _save(module, path)
+
+    def _captions(self, captions: int) -> int:
+        return min(captions, _DRY_RUN_CAPTIONS) if self.dry_run else captions
+
+    def _pairs(
+        self, number: int, size: int, on_read: Callable[[int], object]
+    ) -> Iterator[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]:
+        for batch in self.data.pairs(number, largest=size):
+            text = batch.text or self.text_encoder.encode(batch.captions, self.device)
+            yield text.pooled, batch.images
+            on_read(len(batch))
+
+    def _path(self, module: KernelRidge, reads: str) -> Path:
+        settings = {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}
+        settings = {name: value for name, value in settings.items() if name[0] != "_" and name != "training"}
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        # Devices round differently.
+        parts = (_VERSION, kind, sorted(settings.items()), float(module.sharpness), self.device.type)
+        digest = hashlib.sha256(f"{parts} {reads} {self.text_encoder.fingerprint}".encode())
+        return cache_dir() / "kernel_ridge" / f"{digest.hexdigest()[:32]}.safetensors"
 
 
-def _training_pairs(
-    part: KernelRidge, text_encoder: TextEncoder, data: CaptionedImages, module: LightningModule
-) -> Iterator[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]:
-    for batch in with_progress(
-        data.pairs(part.captions, largest=part.backbone.size), "preprocessing images", size=len
-    ):
-        text = batch.text or text_encoder.encode(batch.captions, module.device)
-        yield text.pooled, batch.images
+def _load(module: KernelRidge, path: Path) -> bool:
+    """Load a cached fit; False if there is none, or a damaged one."""
+    if not path.exists():
+        return False
+    try:
+        state = safetensors.torch.load_file(path)
+        if state.keys() != module.state_dict().keys():
+            raise ValueError(f"it holds {', '.join(state)}")
+        module.load_state_dict(state)
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        log.warning("the cached fit %s is damaged (%s): it is fitted again", path, reason)
+        return False
+    return True
+
+
+def _save(module: KernelRidge, path: Path) -> None:
+    state = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
+    try:
+        with atomic_write(path) as file:
+            file.write(safetensors.torch.save(state))
+    except (OSError, UserError) as error:
+        log.warning("%s is not cached for the next run: %s", type(module).__name__, error)

@@ -95,11 +95,11 @@ def test_a_prior_from_before_its_components_were_kept_learns_them_again(
     text = SimpleNamespace(encode=lambda captions, _: SimpleNamespace(pooled=captions))
     old = {name: value for name, value in kept.items() if name not in ("centre", "directions")}
     prior.load_state_dict(old | {"centre": torch.zeros(0), "directions": torch.zeros(0, 4)})
-    assert not prior.can_look
+    assert not prior.has_components
     monkeypatch.setattr(release, "CaptionedImages", lambda *_, **__: data(255 - images.flip(0)))
-    with pytest.raises(SystemExit, match="the prior is another one now"):
+    with pytest.raises(SystemExit, match="the prior differs now"):
         release.complete(prior, text)
-    assert not prior.can_look
+    assert not prior.has_components
     monkeypatch.setattr(release, "CaptionedImages", lambda *_, **__: data(images))
     release.complete(prior, text)
     found = prior.state_dict()

@@ -176,7 +176,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_trained_prior_can_look_and_so_can_the_one_of_its_stem(checkpoint: Path) -> None:
+def test_a_trained_prior_has_components_and_so_has_one_initialised_from_it(checkpoint: Path) -> None:
     kept = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert kept["ema.generator.prior.directions"].any()
     system = tiny_system(generator={"prior": tiny_prior(), "init_from": str(checkpoint)})
@@ -187,7 +187,9 @@ def test_a_trained_prior_can_look_and_so_can_the_one_of_its_stem(checkpoint: Pat
     assert can_refine(system.ema.generator)
 
 
-def test_one_from_before_is_loaded_and_says_that_it_cannot_look(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_prior_saved_without_components_is_loaded_but_cannot_refine(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     held = torch.load(checkpoint, weights_only=True)
     for name in [n for n in held["state_dict"] if n.endswith(("prior.centre", "prior.directions"))]:
         del held["state_dict"][name]
@@ -197,7 +199,7 @@ def test_one_from_before_is_loaded_and_says_that_it_cannot_look(checkpoint: Path
     train(system, 16, ckpt_path=old)
     assert system.images_seen == 16
     assert not can_refine(system.ema.generator)
-    with pytest.raises(UserError, match="did not keep how to look at pictures"):
+    with pytest.raises(UserError, match="which did not save the principal components"):
         refinable(system.ema.generator)
 
 
@@ -228,7 +230,7 @@ def test_another_number_of_components_or_another_network_is_told(tmp_path: Path)
     prior = generator.prior
     assert prior is not None
     prior.centre, prior.directions = prior.centre[:-1], prior.directions[:-1]
-    with pytest.raises(UserError, match="was solved by another backbone"):
+    with pytest.raises(UserError, match="was fitted with another backbone"):
         refinable(generator)
 
 

@@ -19,6 +19,7 @@ from imagen_pl.models.discriminators.base import ImageFeatures
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.schedules import Linear
+from imagen_pl.training import preparation
 from imagen_pl.types import Growth, TextFeatures
 from tests.helpers.fakes import TinyBackbone, TinyText
 from tests.helpers.networks import pairs, text_features
@@ -151,7 +152,8 @@ def test_a_generator_learns_of_it_what_captions_never_drawn_look_like() -> None:
                 unseen.regression.means(painted) - unseen.regression.centre
             ) @ unseen.regression.directions
             return float(
-                1 - F.cosine_similarity(seen, unseen.regression.guess(held_out.pooled.roll(shift, 0))).mean()
+                1
+                - F.cosine_similarity(seen, unseen.regression.predict(held_out.pooled.roll(shift, 0))).mean()
             )
 
     before = cost(0)
@@ -264,7 +266,7 @@ def test_the_weight_may_follow_a_schedule() -> None:
 def test_a_resume_takes_it_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_system(losses=[tiny_unseen()])
     train(whole, 16, [SaveAt({8: tmp_path / "middle.ckpt"})])
-    monkeypatch.setattr(FeatureRegression, "fit", lambda *_: pytest.fail("it was solved again"))
+    monkeypatch.setattr(preparation, "KernelRidgeFit", lambda *_: pytest.fail("it was fitted again"))
     resumed = tiny_system(losses=[tiny_unseen()])
     train(resumed, 16, ckpt_path=tmp_path / "middle.ckpt")
     assert_same(weights_of(resumed), weights_of(whole))

@@ -18,6 +18,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.models.image_prior import ImagePrior
+from imagen_pl.training import preparation
 from tests.helpers.fakes import TinyBackbone, TinyText
 from tests.helpers.image_files import encoded, noise, write_tar
 from tests.helpers.networks import TEXT_DIM, awaken, pairs, small_generator, text_features
@@ -109,7 +110,7 @@ def test_it_guesses_images_of_captions_that_it_has_not_seen() -> None:
 
 @pytest.mark.parametrize("count", [0, 25])
 def test_a_number_of_captions_that_it_cannot_learn_from(count: int) -> None:
-    with pytest.raises(UserError, match=f"of 24 captions cannot learn from {count}"):
+    with pytest.raises(UserError, match=f"of 24 captions cannot be fitted to {count}"):
         tiny_prior().fit([pairs(count)])
 
 
@@ -194,7 +195,7 @@ def test_a_training_shows_it_the_images_before_the_first_batch() -> None:
 def test_a_resume_takes_it_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = system()
     train(first, 16, [SaveAt({8: tmp_path / "middle.ckpt"})])
-    monkeypatch.setattr(ImagePrior, "fit", lambda *_: pytest.fail("it was fitted again"))
+    monkeypatch.setattr(preparation, "KernelRidgeFit", lambda *_: pytest.fail("it was fitted again"))
     second = system()
     train(second, 16, ckpt_path=tmp_path / "middle.ckpt")
     for name, value in prior_of(first).state_dict().items():
@@ -230,7 +231,7 @@ def test_a_backbone_that_cannot_be_had_is_told_before_the_first_batch(
 def test_a_stem_brings_its_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = system()
     train(first, 8, [SaveAt({8: tmp_path / "first.ckpt"})])
-    monkeypatch.setattr(ImagePrior, "fit", lambda *_: pytest.fail("it was fitted"))
+    monkeypatch.setattr(preparation, "KernelRidgeFit", lambda *_: pytest.fail("it was fitted"))
     second = tiny_system(generator={"prior": tiny_prior(), "init_from": str(tmp_path / "first.ckpt")})
     train(second, 8)
     for name, value in prior_of(first).state_dict().items():

@@ -93,7 +93,7 @@ class StyleGenerator(Generator):
         if prior is not None:
             prior.check(text_dim)
         self.text_adapter, self.prior = text_adapter, prior
-        words_dim = text_dim + (prior.guess_dim if prior is not None else 0)
+        words_dim = text_dim + (prior.predicted_dim if prior is not None else 0)
         self.mapping = Mapping(latent_dim, words_dim, style_dim, mapping_layers)
         start = self.resolutions[0]
         # The first map is a linear function of the style, as in DCGAN (arXiv:1511.06434).

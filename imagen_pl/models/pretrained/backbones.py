@@ -5,6 +5,7 @@ Axes: b batch, c channels, h w positions, r s pixels.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from functools import cached_property
@@ -31,6 +32,7 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # The EfficientNet-Lites were trained on (level - 127) / 128, with levels from 0 to 255.
 _LITE: Normalisation = ((127 / 255,) * 3, (128 / 255,) * 3)
+_PLAIN = (bool, int, float, str, tuple, list, type(None))  # settings that a fingerprint includes
 
 
 class FrozenNetwork(ABC):
@@ -87,6 +89,21 @@ class Backbone(FrozenNetwork):
     """
 
     size: int
+
+    def fingerprint(self) -> str:
+        """Changes with the network's class, settings and weights, which are read for it.
+
+        Raises:
+            UserError: the network is not available.
+        """
+        self.load()
+        settings = {name: value for name, value in vars(self).items() if isinstance(value, _PLAIN)}
+        digest = hashlib.sha256(f"{type(self).__module__}.{type(self).__qualname__}".encode())
+        digest.update(repr((sorted(settings.items()), self.size, self._normalisation)).encode())
+        for name, weight in self._network.state_dict().items():
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
 
     @property
     def channels(self) -> tuple[int, ...]:
