@@ -150,6 +150,20 @@ def test_a_copy_reads_the_weights_again(lite0: TimmBackbone) -> None:
     assert all(torch.equal(a, b) for a, b in zip(copy(images()), lite0(images()), strict=True))
 
 
+def test_fingerprints_differ_by_weights_and_settings() -> None:
+    known = TimmBackbone("efficientnet_lite0", size=64, maps=[1]).fingerprint()
+    again = TimmBackbone("efficientnet_lite0", size=64, maps=[1])
+    assert again.fingerprint() == known
+    others = [
+        TimmBackbone("efficientnet_lite0", size=32, maps=[1]),
+        TimmBackbone("efficientnet_lite0", size=64, maps=[2]),
+        TimmBackbone("efficientnet_lite1", size=64, maps=[1]),
+    ]
+    with torch.no_grad():
+        next(again.on(torch.device("cpu")).parameters()).mul_(1.001)
+    assert len({known, *(other.fingerprint() for other in (*others, again))}) == 5
+
+
 def test_other_networks_of_timm_from_a_file(tmp_path: Path) -> None:
     import timm
     from safetensors.torch import save_file

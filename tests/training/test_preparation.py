@@ -1,0 +1,260 @@
+"""What a run prepares before its first batch: once for all runs, under one bar, and little in a dry run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.data.sources.base import Row
+from imagen_pl.errors import UserError
+from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.losses.interpolated_captions import InterpolatedCaptionLoss
+from imagen_pl.models.image_prior import ImagePrior
+from imagen_pl.training import kernel_ridge_fit, preparation
+from imagen_pl.training.kernel_ridge_fit import kernel_ridges
+from tests.helpers.fakes import TinyBackbone, TinyText
+from tests.helpers.training import (
+    SaveAt,
+    Speckled,
+    assert_same,
+    tiny_data,
+    tiny_system,
+    tiny_trainer,
+    train,
+    weights_of,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def fits(cache: Path) -> list[Path]:
+    return sorted((cache / "kernel_ridge").iterdir()) if (cache / "kernel_ridge").exists() else []
+
+
+def system(
+    backbone: TinyBackbone | None = None,
+    both: bool = True,
+    text_encoder: TinyText | None = None,
+    captions: int = 24,
+    **settings: Any,
+) -> TextToImageGAN:
+    """With a prior, and with `both` a loss that has a regression of its own."""
+    backbone = backbone or TinyBackbone()
+    prior = ImagePrior(backbone, captions, text_dim=16, seen_dim=4, thumbnail_dim=3, **settings)
+    loss = InterpolatedCaptionLoss(backbone, captions, text_dim=16, seen_dim=5, from_resolution=8)
+    return tiny_system(
+        {"prior": prior}, losses=[loss] if both else [], text_encoder=text_encoder or TinyText()
+    )
+
+
+def fitted(trained: TextToImageGAN) -> list[dict[str, torch.Tensor]]:
+    return [weights_of(module) for module in kernel_ridges(trained)]
+
+
+def forbid_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_ridge_fit, "fit_together", lambda *_: pytest.fail("it was fitted"))
+
+
+# ------------------------------------------------------------------ the cache of fits
+
+
+def test_the_next_run_loads_the_same_bits(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = system()
+    train(first, 8)
+    assert len(fits(cache)) == 2
+    forbid_fits(monkeypatch)
+    second = system()
+    train(second, 8)
+    assert fitted(first)[0]["weights"].any()
+    assert_same(fitted(second), fitted(first))
+    assert_same(weights_of(second), weights_of(first))
+
+
+def test_modules_that_read_the_same_images_read_them_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    pairs = CaptionedImages.pairs
+
+    def counted(self: CaptionedImages, *how: Any, **more: Any) -> Iterator[Any]:
+        for batch in pairs(self, *how, **more):
+            read.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(CaptionedImages, "pairs", counted)
+    both = system()
+    train(both, 8)
+    assert sum(read) == 24
+    monkeypatch.setenv("IMAGEN_PL_CACHE", str(cache.with_name("another")))
+    alone = system(both=False)
+    train(alone, 8)
+    assert sum(read) == 48
+    assert_same(weights_of(kernel_ridges(alone)[0]), weights_of(kernel_ridges(both)[0]))
+
+
+class OtherWeights(TinyBackbone):
+    def _read(self) -> torch.nn.Module:
+        network = super()._read()
+        with torch.no_grad():
+            network.get_parameter("weight").mul_(1.001)
+        return network
+
+
+class OtherImage(Speckled):
+    """One image in the middle differs; rows and captions are the same."""
+
+    def image(self, row: Row) -> bytes:
+        return super().image(Row(row.name, row.captions, 100) if row.place == 13 else row)
+
+
+class OtherCaption(Speckled):
+    def load(self, problems: Any) -> dict[str, list[Row]]:
+        splits = super().load(problems)
+        splits["train"][13] = Row("13", ("another",), 13)
+        return splits
+
+
+class Other(TinyText):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fingerprint = "other"
+
+
+def changed(name: str) -> tuple[TextToImageGAN, CaptionedImages]:
+    data = tiny_data()
+    if name in ("image", "caption"):
+        data.source = (OtherImage if name == "image" else OtherCaption)(24, side=32)
+    if name == "background":
+        data = tiny_data(background="black")
+    settings: dict[str, Any] = {
+        "ridge": {"ridge": 3.0},
+        "sharpness": {"sharpness": 5.0},
+        "captions": {"captions": 12},
+        "encoder": {"text_encoder": Other()},
+        "weights": {"backbone": OtherWeights()},
+    }
+    return system(both=False, **settings.get(name, {})), data
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["image", "caption", "background", "ridge", "sharpness", "captions", "encoder", "weights"],
+)
+def test_whatever_a_fit_depends_on_makes_another_fit(name: str, cache: Path) -> None:
+    train(system(both=False), 8)
+    module, data = changed(name)
+    train(module, 8, data=data)
+    assert len(fits(cache)) == 2
+
+
+def test_a_damaged_file_is_one_warning_and_another_fit(
+    cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = system(both=False)
+    train(first, 8)
+    (path,) = fits(cache)
+    whole = path.read_bytes()
+    for damaged in (whole[:1000], b"", b"not a fit" * 100):
+        path.write_bytes(damaged)
+        caplog.clear()
+        again = system(both=False)
+        with caplog.at_level(logging.WARNING, "imagen_pl"):
+            train(again, 8)
+        (told,) = [r.message for r in caplog.records if r.name == kernel_ridge_fit.__name__]
+        assert f"{path} is damaged" in told
+        assert "\n" not in told
+        assert_same(fitted(again), fitted(first))
+        assert path.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_is_one_warning(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache.mkdir()
+    (cache / "kernel_ridge").write_text("in the way")
+    trained = system(both=False)
+    with caplog.at_level(logging.WARNING, "imagen_pl"):
+        train(trained, 8)
+    assert trained.images_seen == 8
+    assert [r.message for r in caplog.records if "ImagePrior is not cached for the next run" in r.message]
+
+
+def test_a_resumed_run_looks_captions_up_and_fits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(system(), 8, [SaveAt({8: tmp_path / "middle.ckpt"})])
+    monkeypatch.setattr(preparation, "KernelRidgeFit", lambda *_: pytest.fail("it was fitted"))
+    resumed = system(text_encoder=(encoder := TinyText()))
+    train(resumed, 16, ckpt_path=tmp_path / "middle.ckpt")
+    assert encoder.encoded == []
+    assert resumed.run_state.text_lookup is not None
+
+
+def test_another_data_module_is_refused() -> None:
+    data = tiny_data()
+    data.setup("fit")
+    with pytest.raises(UserError, match="ImagePrior is fitted to the images of a CaptionedImages"):
+        tiny_trainer(8).fit(system(), data.train_dataloader())
+
+
+# ------------------------------------------------------------------ the bar
+
+
+class Bars:
+    """Stands in for `progress_bar`: what each bar was made with, and how far it came."""
+
+    def __init__(self) -> None:
+        self.bars: list[SimpleNamespace] = []
+
+    @contextmanager
+    def __call__(self, description: str, total: int, unit: str) -> Iterator[SimpleNamespace]:
+        bar = SimpleNamespace(description=description, total=total, count=0)
+        bar.update = lambda count: setattr(bar, "count", bar.count + count)
+        self.bars.append(bar)
+        yield bar
+
+
+def test_one_bar_counts_captions_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = Bars()
+    monkeypatch.setattr(preparation, "progress_bar", bars)
+    data = tiny_data(count=30)
+    for _ in range(2):
+        train(system(both=False), 8, data=data)
+    first, second = bars.bars
+    assert (first.description, first.total, first.count) == ("preparing: captions and images", 54, 54)
+    assert (second.total, second.count) == (0, 0)  # nothing is shown, as after less than two seconds
+
+
+# ------------------------------------------------------------------ fast_dev_run
+
+
+def test_fast_dev_run_reads_little_and_writes_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_ridge_fit, "_DRY_RUN_CAPTIONS", 5)
+    encoder = TinyText()
+    trained = system(text_encoder=encoder)
+    train(trained, 8, data=tiny_data(count=24), fast_dev_run=True)
+    assert trained.images_seen == 8
+    assert len(encoder.encoded) == 5 + 8  # those of the fit, and of the batch
+    assert [int(state["known"].any(1).sum()) for state in fitted(trained)] == [5, 5, 5]
+    assert not cache.exists()
+
+
+def test_fast_dev_run_takes_a_cached_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = system()
+    train(first, 8)
+    forbid_fits(monkeypatch)
+    dry = system()
+    train(dry, 8, fast_dev_run=True)
+    assert_same(fitted(dry), fitted(first))
