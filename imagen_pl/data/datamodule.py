@@ -196,8 +196,8 @@ class CaptionedImages(LightningDataModule):
     def pairs_fingerprint(self, number: int, largest: int) -> str:
         """Changes with the images and captions that `pairs` gives.
 
-        It reads no file of its own twice: images in separate files count by size and time of change, and a
-        stream by its shards and its first 16 images.
+        Images in separate files count by size and time of change, and a stream by its shards and its first 16
+        images, so that no more than an index is read of large sets.
         """
         processing = self._scoring
         settings = (

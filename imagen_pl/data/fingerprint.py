@@ -45,12 +45,12 @@ def add_images(digest: _Hash, source: Source, rows: list[Row]) -> None:
 def add_stream(digest: _Hash, source: StreamSource, shards: list[str]) -> None:
     """Add the shards' names, size and time of change of those that are local files, and the first 16 rows."""
     for shard in shards:
-        digest.update(f"{PurePath(shard).name}\0".encode())
+        digest.update(repr(PurePath(shard).name).encode())
         if Path(shard).is_file():
             digest.update(_file_version(Path(shard)))
     rows = (row for shard in shards for row in source.read(shard, SkippedImages()))
     for row, image in islice(rows, _OPENED):
-        digest.update(f"{row.name}\0{row.captions}\0".encode() + image)
+        digest.update(repr((row.name, row.captions)).encode() + image)
 
 
 def _file_version(path: Path) -> bytes:
