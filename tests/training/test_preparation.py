@@ -19,7 +19,7 @@ from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.interpolated_captions import InterpolatedCaptionLoss
 from imagen_pl.models.image_prior import ImagePrior
 from imagen_pl.training import kernel_ridge_fit, preparation
-from imagen_pl.training.kernel_ridge_fit import kernel_ridges
+from imagen_pl.training.kernel_ridge_fit import kernel_ridge_modules
 from tests.helpers.fakes import TinyBackbone, TinyText
 from tests.helpers.training import (
     SaveAt,
@@ -62,7 +62,7 @@ def system(
 
 
 def fitted(trained: TextToImageGAN) -> list[dict[str, torch.Tensor]]:
-    return [weights_of(module) for module in kernel_ridges(trained)]
+    return [weights_of(module) for module in kernel_ridge_modules(trained)]
 
 
 def forbid_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_modules_that_read_the_same_images_read_them_once(
     alone = system(both=False)
     train(alone, 8)
     assert sum(read) == 48
-    assert_same(weights_of(kernel_ridges(alone)[0]), weights_of(kernel_ridges(both)[0]))
+    assert_same(weights_of(kernel_ridge_modules(alone)[0]), weights_of(kernel_ridge_modules(both)[0]))
 
 
 class OtherWeights(TinyBackbone):
