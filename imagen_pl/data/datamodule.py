@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from imagen_pl.data.batch_samplers import (
@@ -121,7 +120,7 @@ class CaptionedImages(LightningDataModule):
         self.cache_bytes = int(cache_mb * 2**20)
         self.run_state = RunState(Growth(resolution))
         self._only_stage = [Stage(resolution=resolution, kimg=math.inf, batch_size=batch_size)]
-        self._known_broken: Tensor | None = None
+        self._shared: RowImages | None = None
         self._training = SampleProcessing(
             fit, parse_background(background), horizontal_flip, caption_dropout, seed
         )
@@ -184,8 +183,11 @@ class CaptionedImages(LightningDataModule):
             return
         rows = [replace(row, captions=row.captions[:1]) for row in self._rows.train]
         firsts = self._pair_rows(number, one_a_group)
-        dataset = RowImages(self.source, rows, self._scoring, text_lookup=self.run_state.text_lookup)
-        self._share_broken(dataset)
+        # The training loader will need these images too, if it works in this process and at this resolution.
+        shared = self._training_workers() == 0 and resolution == self.run_state.growth.resolution
+        cache_bytes = self.cache_bytes if shared else 0
+        dataset = RowImages(self.source, rows, self._scoring, cache_bytes, self.run_state.text_lookup)
+        self._share(dataset)
         for part in np.split(firsts, range(_PAIRS, len(firsts), _PAIRS)):
             yield dataset[BatchPlan(part, part, resolution)]
 
@@ -293,9 +295,9 @@ class CaptionedImages(LightningDataModule):
         if isinstance(self.source, StreamSource):
             return self._stream_loader(self.source, rank, world_size)
         rows = self._rows.train
-        workers = self._workers(len(rows) * 3 * self._final_resolution() ** 2 <= self.cache_bytes)
+        workers = self._training_workers()
         dataset = RowImages(self.source, rows, self._training, self.cache_bytes, self.run_state.text_lookup)
-        self._share_broken(dataset)
+        self._share(dataset)
         seed = self._training.seed
         shuffle = GroupedShuffle(by_group(rows), seed) if self.balance_groups else Shuffle(len(rows), seed)
         return self._loader(dataset, self._batches(shuffle, rank, world_size), workers)
@@ -380,11 +382,18 @@ class CaptionedImages(LightningDataModule):
         local = self.trainer.num_devices if self.trainer is not None else 1
         return max(0, min(8, _cpu_cores() // local - 1))
 
-    def _share_broken(self, dataset: RowImages) -> None:
-        """Let all data sets of training rows know one list of broken images, so that each is named once."""
-        if self._known_broken is not None:
-            dataset.broken = self._known_broken
-        self._known_broken = dataset.broken
+    def _training_workers(self) -> int:
+        rows = len(self._rows.train)
+        return self._workers(in_memory=rows * 3 * self._final_resolution() ** 2 <= self.cache_bytes)
+
+    def _share(self, dataset: RowImages) -> None:
+        """Share the list of broken images, so that each is reported once, and the decoded images.
+
+        The data sets must have the same rows, fit and background.
+        """
+        if self._shared is not None:
+            dataset.share(self._shared)
+        self._shared = dataset
 
     def _smallest(self) -> int:
         """Shortest side of an image that is used, px."""

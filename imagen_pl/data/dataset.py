@@ -117,6 +117,10 @@ class RowImages(Dataset[CaptionedBatch]):
             choices = [self.rows[row].captions for row in rows.tolist()]
         return self.processing.collate(images, choices, plan.numbers, self.text_lookup)
 
+    def share(self, other: RowImages) -> None:
+        """Use the list of broken images and the decoded images of another data set with the same rows."""
+        self.broken, self._cache = other.broken, other._cache
+
     def __getstate__(self) -> dict[str, object]:
         # The main process's cache is not sent to the workers.
         return {**self.__dict__, "_cache": OrderedDict()}

@@ -62,7 +62,7 @@ def _prior(plan: Plan) -> Block:
         Setting(
             "backbone",
             backbone,
-            "Installed with this package. It reads the training images once, at the start.",
+            "Installed with this package. It reads the training images before the first run.",
         ),
         Setting("captions", room, "How many captions of training it rests on: all, 8,192 at most."),
     ]

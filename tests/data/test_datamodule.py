@@ -159,6 +159,21 @@ def test_cache_changes_nothing_but_the_work() -> None:
     assert len(opened) == 10
 
 
+def test_images_that_a_regression_is_fitted_to_are_not_decoded_again() -> None:
+    opened: list[str] = []
+    source = Solid(10)
+    original = source.image
+    source.image = lambda row: (opened.append(row.name), original(row))[1]  # type: ignore[assignment,func-returns-value]
+    for resolution, workers, expected in ((8, 0, 10), (4, 0, 20), (8, 1, 10)):
+        data = module(source, val_fraction=0, num_workers=workers)
+        data.captions()
+        opened.clear()  # of the check of headers
+        images = torch.cat([batch.images for batch in data.pairs(10, largest=resolution)])
+        assert images.shape == (10, 3, resolution, resolution)
+        list(data.train_dataloader())  # one with a worker opens them there
+        assert len(opened) == expected
+
+
 def test_cache_is_bounded() -> None:
     data = module(Solid(10), val_fraction=0, cache_mb=10 * 3 * 8 * 8 / 2**20)
     loader = data.train_dataloader()
