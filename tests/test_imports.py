@@ -99,7 +99,7 @@ def test_the_core_needs_no_tracker_no_hub_and_no_web() -> None:
     assert done.stdout.strip().endswith("[]")
 
 
-def test_no_module_asks_for_them_before_they_are_used() -> None:
+def test_optional_packages_are_imported_only_where_used() -> None:
     """Not even behind a `try`: where they are installed, they would be loaded for nothing."""
     early = []
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -116,7 +116,7 @@ def test_no_module_asks_for_them_before_they_are_used() -> None:
     assert early == []
 
 
-def test_the_package_and_its_help_do_not_wait_for_torch() -> None:
+def test_package_and_help_do_not_import_torch() -> None:
     done = _python("import sys, imagen_pl, imagen_pl.cli.main\nprint('torch' in sys.modules)")
 
     assert done.returncode == 0, done.stderr

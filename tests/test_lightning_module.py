@@ -61,7 +61,7 @@ def test_accumulated_parts_equal_the_whole_batch(parts: int) -> None:
     assert_close(weights, weights_in_parts, 1e-6)
 
 
-def test_uneven_parts_weigh_by_their_size() -> None:
+def test_uneven_parts_are_weighted_by_size() -> None:
     """Where no growth checks the batch size: 8 images in parts of 3, 3 and 2."""
     runs = []
     for accumulate in (1, 3):
@@ -79,7 +79,7 @@ def test_uneven_parts_weigh_by_their_size() -> None:
 # ------------------------------------------------------------------ who learns when
 
 
-def test_each_step_leaves_the_other_network_alone() -> None:
+def test_each_step_changes_only_its_own_network() -> None:
     """Its weights, and its gradients, which nobody would clear."""
     system = tiny_system(adversarial=Relativistic(), penalties=[R1(1.0)])
     gradients = StepGradients()
@@ -134,7 +134,7 @@ def test_frozen_parameters_stay_frozen() -> None:
             assert not torch.equal(before[name], after[name]), name
 
 
-def test_shared_fakes_are_drawn_once_and_train_the_generator_as_its_own_would() -> None:
+def test_shared_fakes_are_generated_once_and_give_the_same_gradients() -> None:
     """The discriminator stands still, so both ways must teach the generator the same."""
     runs = []
     for share_fakes in (False, True):
@@ -150,7 +150,7 @@ def test_shared_fakes_are_drawn_once_and_train_the_generator_as_its_own_would() 
     assert own_passes == 2 * shared_passes == 12
 
 
-def test_the_discriminator_learns_from_the_images_that_the_generator_is_judged_by() -> None:
+def test_discriminator_and_generator_steps_share_their_images() -> None:
     seen: list[Tensor] = []
     system = tiny_system(share_fakes=True)
     forward = system.discriminator.extract_features
@@ -264,9 +264,7 @@ class Cliff(Penalty):
     ],
     ids=["d_loss", "g_loss", "one part of a batch", "penalty", "gradient alone"],
 )
-def test_a_loss_that_is_not_finite_is_named_and_spares_the_weights(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_non_finite_loss_is_named_and_weights_stay_unchanged(settings: dict[str, Any], message: str) -> None:
     for loss in settings.values():
         if isinstance(loss, Spoilt):  # parameters of a test are made once
             settings = {**settings, "adversarial": Spoilt(loss.side, loss.value, loss.left)}
@@ -292,7 +290,7 @@ def test_a_loss_that_is_not_finite_is_named_and_spares_the_weights(
         (lambda: tiny_system(discriminator_steps=0), "model.discriminator_steps 0 must be 1 or more"),
     ],
 )
-def test_settings_that_cannot_be_right(make: Callable[[], TextToImageGAN], message: str) -> None:
+def test_invalid_settings_raise(make: Callable[[], TextToImageGAN], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
 
@@ -308,7 +306,7 @@ def test_latents_depend_on_the_seed_and_the_index_alone() -> None:
     assert latents(range(4000), 0, 2).std() == pytest.approx(1, abs=0.05)
 
 
-def test_seeds_of_neighbours_are_far_apart() -> None:
+def test_neighbouring_seeds_are_unrelated() -> None:
     seeds = {mix_seed(a, b, c) for a in range(12) for b in range(0, 96, 8) for c in range(4)}
     assert len(seeds) == 12 * 12 * 4
     assert all(0 <= seed < 2**63 for seed in seeds)

@@ -26,7 +26,7 @@ STAGES = [
         (Cosine(1.0, 0.0, kimg=4, warmup_kimg=2), {0: 0.0, 1000: 0.853553 / 2, 2000: 0.5, 4000: 0.0}),
     ],
 )
-def test_a_schedule_goes_through_its_points(schedule: Schedule, values: dict[int, float]) -> None:
+def test_schedule_passes_through_its_points(schedule: Schedule, values: dict[int, float]) -> None:
     assert {seen: schedule(seen) for seen in values} == pytest.approx(values, abs=1e-6)
 
 
@@ -45,7 +45,7 @@ def test_a_schedule_goes_through_its_points(schedule: Schedule, values: dict[int
         (10**9, 2, 32, 1.0),
     ],
 )
-def test_position(images_seen: int, index: int, resolution: int, fade: float) -> None:
+def test_position_of_an_image_count(images_seen: int, index: int, resolution: int, fade: float) -> None:
     here = position(STAGES, images_seen)
 
     assert here.index == index
@@ -71,11 +71,11 @@ def test_a_stage_begins_on_its_whole_image_whatever_its_fractions_add_up_to() ->
     assert position(stages, 470).growth == Growth(32, 1.0)
 
 
-def test_a_stage_of_a_fraction_of_an_image_is_passed_over() -> None:
+def test_stage_shorter_than_an_image_is_skipped() -> None:
     assert position([Stage(4, 0.0001, batch_size=2), Stage(8, 1, batch_size=2)], 0).growth == Growth(8, 1.0)
 
 
-def test_batches_follow_the_clock_over_the_stages() -> None:
+def test_batches_follow_the_stages() -> None:
     stages = [
         Stage(8, 0.1, batch_size=64),
         Stage(16, 0.1, batch_size=32, fade_kimg=0.064),
@@ -97,7 +97,7 @@ def test_batches_follow_the_clock_over_the_stages() -> None:
     ]
 
 
-def test_batches_from_the_middle_are_the_rest() -> None:
+def test_batches_from_the_middle_equal_the_remaining_ones() -> None:
     whole = list(batches(STAGES, 0, 5000))
     clocks = [clock for clock, _ in whole]
 
@@ -133,18 +133,18 @@ def test_batches_from_the_middle_are_the_rest() -> None:
         ),
     ],
 )
-def test_stages_that_cannot_be_trained_are_named(stages: list[Stage], message: str) -> None:
+def test_invalid_stages_raise(stages: list[Stage], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_stages(stages)
 
 
-def test_stages_that_can_be_trained_pass() -> None:
+def test_valid_stages_pass() -> None:
     check_stages(STAGES)
     check_stages(
         [Stage(4, 1, batch_size=2), Stage(1024, 1, batch_size=2, fade_kimg=1)]
     )  # resolutions may be passed over
 
 
-def test_no_stages_have_no_position() -> None:
+def test_empty_stages_raise() -> None:
     with pytest.raises(ValueError, match="stages is empty"):
         position([], 0)

@@ -76,7 +76,7 @@ def test_a_batch_moves_with_everything_it_holds(with_text: bool) -> None:
         assert {t.device.type for t in (moved.text.tokens, moved.text.mask, moved.text.pooled)} == {"meta"}
 
 
-def test_growth_is_whole_unless_told_and_cannot_be_changed() -> None:
+def test_growth_is_complete_by_default_and_immutable() -> None:
     growth = Growth(16)
 
     assert growth.fade == 1.0

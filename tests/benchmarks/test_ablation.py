@@ -28,7 +28,7 @@ def _result(name: str, seed: int, fd: float | None) -> dict[str, Any]:
 GRIDS = sorted((ablation.REPOSITORY / "benchmarks").glob("*/*_grid.yaml"))
 
 
-def test_the_pillars_are_measured_long_enough() -> None:
+def test_features_are_measured_in_long_enough_runs() -> None:
     grid = ablation.read_grid(ablation.GRID)
 
     assert {"all off", "growing", "in turn", "captioning", "self-supervision", "all on"} <= grid.runs.keys()
@@ -37,7 +37,7 @@ def test_the_pillars_are_measured_long_enough() -> None:
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
-def test_every_run_s_files_exist_and_its_table_has_a_place(file: Path) -> None:
+def test_every_run_has_its_files_and_a_table(file: Path) -> None:
     grid = ablation.read_grid(file)
 
     assert all(mark in ablation.REPORT.read_text() for mark in grid.marks)
@@ -51,7 +51,7 @@ def test_every_run_s_files_exist_and_its_table_has_a_place(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
-def test_every_run_s_command_is_understood(file: Path, tmp_path: Path) -> None:
+def test_every_run_s_command_parses(file: Path, tmp_path: Path) -> None:
     """By the real parser, with the networks made; the seed reaches weights, latents and order."""
     from imagen_pl.cli.training_cli import TrainingCLI
 
@@ -84,7 +84,7 @@ def test_curves_are_means_of_stretches() -> None:
     assert found["train/d_loss"][-1] == [119.0, 118.5]
 
 
-def test_table_gives_mean_and_spread_and_tells_what_diverged() -> None:
+def test_table_has_mean_spread_and_diverged_runs() -> None:
     grid = ablation.Grid("pillars", 4, [0, 1], [], "x", {"all off": [], "growing": [], "never run": []})
     results = [
         _result("growing", 0, 100.0),
@@ -100,7 +100,7 @@ def test_table_gives_mean_and_spread_and_tells_what_diverged() -> None:
     assert second.startswith("| growing | 2 | 100 ± 0 | 24,000 ± 0 | 105.0 ± 7.1 |")
 
 
-def test_the_table_goes_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_is_written_between_its_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation, "RESULTS", tmp_path)
     grid = ablation.Grid("pillars", 4, [0], [], "x", {"growing": []})
     grid.results.mkdir()

@@ -29,7 +29,7 @@ def test_captions_are_split_into_lower_case_words() -> None:
     assert words("") == []
 
 
-def test_captions_that_are_right() -> None:
+def test_exact_captions_get_full_scores() -> None:
     truth = ["a red heart on a wall", "the blue cat sits there", "one more thing is here"]
     scores = score_captions([*truth[:2], "One more THING is here"], [[one] for one in truth])
     assert scores.bleu4 == pytest.approx(1, abs=1e-6)
@@ -48,7 +48,7 @@ def test_bleu_by_hand() -> None:
     assert scores.bleu4 == pytest.approx(math.prod(precisions) ** 0.25, abs=1e-6)
 
 
-def test_short_captions_are_punished() -> None:
+def test_bleu_penalises_short_captions() -> None:
     truth = [["the cat sat on the mat"], ["a dog ran over the hill"]]
     scores = score_captions(["the cat sat on", "a dog ran over"], truth)
     assert scores.bleu4 == pytest.approx(math.exp(1 - 6 / 4), abs=1e-6)  # all right, but 4 words of 6
@@ -69,20 +69,20 @@ def test_cider_by_hand() -> None:
     assert scores.cider == pytest.approx(10 * (1 + 1 + 0 + 0) / 4 / 2)
 
 
-def test_the_better_of_several_references_counts() -> None:
+def test_best_of_several_references_counts() -> None:
     one = score_captions(["red heart", "a cat"], [["a picture"], ["a cat"]])
     two = score_captions(["red heart", "a cat"], [["a picture", "red heart"], ["a cat"]])
     assert (one.exact, two.exact) == (0.5, 1.0)
     assert two.rouge_l > one.rouge_l
 
 
-def test_without_the_library_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_gives_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
     with pytest.raises(UserError, match=r"pip install 'imagen_pl\[captions\]'"):
         score_captions(["a", "b"], [["a"], ["b"]])
 
 
-def test_as_many_captions_as_references() -> None:
+def test_number_of_captions_must_equal_number_of_references() -> None:
     with pytest.raises(ValueError, match="2 captions and 1 references"):
         score_captions(["a", "b"], [["a"]])
 
@@ -98,7 +98,7 @@ def knows(image: int, captions: Sequence[str]) -> Tensor:
     return torch.tensor([0.0 if caption == CAPTIONS[image] else 1.0 for caption in captions])
 
 
-def test_one_that_knows_finds_all() -> None:
+def test_perfect_features_retrieve_every_image() -> None:
     found = caption_retrieval(knows, CAPTIONS, SUBJECTS, STYLES, distractors=5)
     assert (found.top1, found.mrr, found.queries, found.candidates) == (1, 1, 12, 6)
     shuffled = caption_retrieval(knows, CAPTIONS, SUBJECTS, STYLES, distractors=5, shuffled=True)
@@ -119,7 +119,7 @@ def test_distractors_are_other_subjects_of_the_same_style() -> None:
         assert {caption.split(", ")[1] for caption in captions} == {STYLES[image]}
 
 
-def test_what_fits_equally_well_or_is_no_number_counts_as_better() -> None:
+def test_ties_and_nans_count_against_the_model() -> None:
     alike = caption_retrieval(
         lambda _, captions: torch.zeros(len(captions)), CAPTIONS, SUBJECTS, STYLES, distractors=5
     )
@@ -130,6 +130,6 @@ def test_what_fits_equally_well_or_is_no_number_counts_as_better() -> None:
     assert broken.top5 == 0
 
 
-def test_too_few_subjects() -> None:
+def test_too_few_subjects_raise() -> None:
     with pytest.raises(UserError, match="style flat holds 6 subjects: 99 distractors need 100"):
         caption_retrieval(knows, CAPTIONS, SUBJECTS, STYLES)

@@ -58,7 +58,7 @@ def gigagan(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("benchmarks.baselines.gigagan")
 
 
-def test_the_discriminator_sees_real_images_with_their_own_captions(
+def test_discriminator_reads_real_images_with_their_own_captions(
     gigagan: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The package takes images from one batch and captions from the next: both are the same one."""
@@ -77,20 +77,22 @@ def test_the_discriminator_sees_real_images_with_their_own_captions(
         assert captions == [CAPTIONS[round(float(x) * 255)] for x in pixels[:, 0, 0, 0]]
 
 
-def test_numbers_that_are_none_end_it(gigagan: ModuleType) -> None:
+def test_nan_losses_stop_training(gigagan: ModuleType) -> None:
     images = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
     with pytest.raises(FloatingPointError, match="step 1: "):
         gigagan.train(Standing(float("nan")), images, CAPTIONS, minutes=1, batch=4)
 
 
-def test_pictures_come_in_the_captions_order(gigagan: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_in_the_order_of_the_captions(
+    gigagan: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gigagan, "DRAWN_AT_ONCE", 2)
     drawn = gigagan.draw(Standing(), CAPTIONS, seed=0)
     assert (drawn.shape, drawn.dtype) == ((3, 32, 32, 3), np.dtype("uint8"))
     assert drawn[:, 0, 0, 0].tolist() == [len(caption) for caption in CAPTIONS]
 
 
-def test_its_captions_are_the_vectors_that_we_train_on(gigagan: ModuleType) -> None:
+def test_caption_vectors_equal_ours(gigagan: ModuleType) -> None:
     cache = TextCache.build(FrozenTextEncoder(), CAPTIONS)
     pooled, tokens = gigagan.CachedCaptions(cache).embed_texts(CAPTIONS[:2])
     ours = cache(CAPTIONS[:2])

@@ -51,9 +51,7 @@ def test_every_subject_is_held_out_and_shown_once(split: str) -> None:
     assert [shown for shown, _ in human_eval.draw_lots(pictures, split, 1)] != [shown for shown, _ in lots]
 
 
-def test_the_real_image_of_the_nearest_training_caption_can_stand_for_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nearest_training_caption_can_be_a_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here the nearest is made to be one of a blue square, whatever is asked."""
     pictures, encoded = human_eval.read_pictures()
     blue = BytesIO()
@@ -76,7 +74,7 @@ def test_the_real_image_of_the_nearest_training_caption_can_stand_for_a_model(
         human_eval.write_sheet(human_eval.NEAREST, tmp_path, seed=0, refine=3)
 
 
-def test_the_reader_gets_pictures_and_names_and_not_the_key(sheet: Path) -> None:
+def test_rater_gets_images_and_names_without_the_key(sheet: Path) -> None:
     assert sorted(p.name for p in (sheet / "reader").iterdir()) == ["choices.txt", "sheet.png"]
     written = json.loads((sheet / "key.json").read_text())
     assert {name: written[name] for name in ("model", "split", "seed", "refine")} == {
@@ -93,7 +91,7 @@ def test_the_reader_gets_pictures_and_names_and_not_the_key(sheet: Path) -> None
     assert image.width < 1000
 
 
-def test_right_choices_count_and_the_readers_words_are_shown(
+def test_correct_choices_are_counted_and_comments_are_shown(
     sheet: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = human_eval.read_key(sheet)
@@ -113,7 +111,7 @@ def test_right_choices_count_and_the_readers_words_are_shown(
 
 
 @pytest.mark.parametrize("line", ["1: no choice", "1: words | no such name", "99: words | dog", "words"])
-def test_answers_that_cannot_count(sheet: Path, line: str) -> None:
+def test_invalid_answers_raise(sheet: Path, line: str) -> None:
     (sheet / "answers.txt").write_text(line)
     with pytest.raises(UserError, match=r"is not `number: own words \| name`"):
         human_eval.read_answers(sheet / "answers.txt", human_eval.read_key(sheet))

@@ -30,7 +30,7 @@ def _three_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain_loop, "training_set", lambda: (images, texts))
 
 
-def test_it_learns_colours_from_captions() -> None:
+def test_plain_loop_learns_colours_from_captions() -> None:
     generator, about = plain_loop.train(minutes=0, images_wanted=1000, batch=16, seed=0)
     assert about["images_seen"] == 1008
     assert about["generator_parameters"] == sum(p.numel() for p in plain_loop.Generator().parameters())
@@ -41,7 +41,7 @@ def test_it_learns_colours_from_captions() -> None:
     assert not np.array_equal(drawn, plain_loop.draw(generator, CAPTIONS, seed=1))
 
 
-def test_it_stops_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_loop_stops_at_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a clock that a look at it moves by a quarter of a minute."""
     clock = itertools.count(step=15)
     monkeypatch.setattr(plain_loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -50,7 +50,7 @@ def test_it_stops_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert about["images_per_second"] == 3 * 4 / 60
 
 
-def test_what_it_hands_over_is_what_quality_reads(tmp_path: Path) -> None:
+def test_plain_loop_output_is_readable_by_quality(tmp_path: Path) -> None:
     generator, about = plain_loop.train(minutes=0, images_wanted=16, batch=16, seed=0)
     plain_loop.write_pictures(tmp_path, plain_loop.draw(generator, CAPTIONS, seed=0), about)
     took = {field.name for field in fields(TrainingCost)}

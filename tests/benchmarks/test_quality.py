@@ -16,7 +16,7 @@ from imagen_pl.errors import UserError
 from tests.helpers.runs import Tiny
 
 
-def test_what_a_run_took_is_read_from_its_folder(trained: Tiny) -> None:
+def test_costs_of_a_run_are_read_from_its_folder(trained: Tiny) -> None:
     model = load(trained.run, "cpu")
     took = quality.training_cost(trained.run, model)
     held = torch.load(trained.run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
@@ -31,21 +31,21 @@ def test_what_a_run_took_is_read_from_its_folder(trained: Tiny) -> None:
     assert 0.1 < took.peak_memory_gb < 100
 
 
-def test_of_a_release_little_is_known(trained: Tiny) -> None:
+def test_costs_of_a_release_are_unknown(trained: Tiny) -> None:
     folder = load(trained.run, "cpu").save("release")
     took = quality.training_cost(folder, load(folder, "cpu"))
     assert took.generator_parameters > 0
     assert took.discriminator_parameters is took.images_per_second is took.peak_memory_gb is None
 
 
-def test_costs_are_told_where_they_are_known() -> None:
+def test_known_costs_are_in_the_table() -> None:
     took = quality.TrainingCost(61_280, 127.96, 3_500_000, 1_600_000, 1.04)
     assert quality.cost(took) == "128.0 | 61,280 | 3.50 M + 1.60 M | 1.0 GiB"
     assert quality.cost(quality.TrainingCost(generator_parameters=3_500_000)) == " |  | 3.50 M | "
     assert quality.cost(None).count("|") == 3
 
 
-def test_pictures_of_another_program_are_taken_in_the_protocol_s_order(tmp_path: Path) -> None:
+def test_images_of_other_programs_are_read_in_protocol_order(tmp_path: Path) -> None:
     pictures = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
     np.save(tmp_path / quality.PICTURES, pictures)
     reference = SimpleNamespace(asked=[5, 6, 7], seed=0, resolution=4)
@@ -54,7 +54,7 @@ def test_pictures_of_another_program_are_taken_in_the_protocol_s_order(tmp_path:
         quality.read_drawn(tmp_path, SimpleNamespace(asked=[5, 6, 7], seed=1, resolution=4))
 
 
-def test_a_sheet_shows_the_same_captions_by_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sheet_has_the_same_captions_for_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
     count = 40  # of train, as many of test, and one of composition between them
     splits = ["train"] * count + ["composition"] + ["test"] * count
     pictures = [SimpleNamespace(split=split, caption=f"{split} {k}") for k, split in enumerate(splits)]
@@ -73,7 +73,7 @@ def test_a_sheet_shows_the_same_captions_by_each_model(monkeypatch: pytest.Monke
     assert labels[16] == "runs/a"
 
 
-def test_real_images_of_the_nearest_training_caption_are_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_training_caption_baseline_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test subject k has the caption vector and nearly the image of training subject 99 - k of its style."""
     count = 100
     vectors = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))

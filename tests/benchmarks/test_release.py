@@ -16,14 +16,14 @@ from tests.helpers.networks import pairs
 from tests.models.test_image_prior import tiny_prior
 
 
-def test_the_card_has_what_scripts_print_by_the_model_s_own_name() -> None:
+def test_card_has_the_scores_under_the_model_s_name() -> None:
     printed = "200 prompts, seed 0\n\n| | style |\n|---|---|\n| imagen_pl/released/emoji | 47% |\n"
     assert release.told(printed, Path("imagen_pl/released/emoji")) == (
         "200 prompts, seed 0\n\n| | style |\n|---|---|\n| emoji | 47% |"
     )
 
 
-def test_the_worst_are_those_whose_real_image_is_far_behind_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worst_examples_have_real_images_that_rank_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawings near their own real image rank 0, one that looks like another's ranks last."""
     real = torch.tensor([[3.0, 0.0], [0.0, 3.0], [-3.0, 0.0], [0.0, -3.0], [9.0, 9.0]])
     drawn = torch.tensor([[2.0, 0.1], [0.1, 2.0], [2.0, 0.2], [0.1, -2.0], [-9.0, -9.0]])
@@ -51,7 +51,7 @@ def write_run(folder: Path, commands: list[str], commit: str, stem: str | None) 
     return folder
 
 
-def test_the_card_gives_commands_times_and_commits_of_both_halves(tmp_path: Path) -> None:
+def test_card_has_commands_times_and_commits_of_both_runs(tmp_path: Path) -> None:
     first = ["imagen-pl fit --config a.yaml", "imagen-pl fit --config runs/a/config.yaml --ckpt_path last"]
     write_run(tmp_path / "runs/a", first, "0123456789", None)
     stem = "runs/a/checkpoints/last.ckpt"
@@ -73,13 +73,13 @@ def test_the_card_gives_commands_times_and_commits_of_both_halves(tmp_path: Path
     assert told.count("(2 x cpu, bf16-mixed, seed 3, commit ") == 2
 
 
-def test_a_card_needs_the_run_that_the_generator_started_from(tmp_path: Path) -> None:
+def test_card_needs_the_run_of_init_from(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "emoji")
     with pytest.raises(SystemExit, match="emoji is no run's folder"):
         release.with_stems(run)
 
 
-def test_a_prior_from_before_its_components_were_kept_learns_them_again(
+def test_prior_without_components_is_fitted_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the same images; by others its weights are found to differ, and it stays as it was."""
@@ -109,7 +109,7 @@ def test_a_prior_from_before_its_components_were_kept_learns_them_again(
     release.complete(other, text)  # one that has them is not looked at
 
 
-def test_the_card_gives_the_scores_of_refined_pictures(tmp_path: Path) -> None:
+def test_card_has_the_scores_of_refined_images(tmp_path: Path) -> None:
     score = {"fd": 12.345, "kd": 0.00567, "test_retrieval": {"top1": 0.25, "top5": 0.5}}
     found = {"scores": [score], "captions": {"train": 900, "test": 300}, "reals": 4107}
     (tmp_path / "refined.json").write_text(json.dumps(found))
@@ -119,7 +119,7 @@ def test_the_card_gives_the_scores_of_refined_pictures(tmp_path: Path) -> None:
     assert "of 300 test subjects 50.0% are among the first five of 100 (25.0% first)" in told
 
 
-def test_what_is_too_large_does_not_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "load", lambda *_: None)
     monkeypatch.setattr(release, "with_stems", lambda _: [])
     monkeypatch.setattr(

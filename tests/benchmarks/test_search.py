@@ -55,7 +55,7 @@ def kinds_of_terms(words: list[str]) -> list[str]:
     return [term.class_path for term in TrainingCLI(words, run=False).config.model.losses]
 
 
-def test_the_study_s_files_exist_and_every_choice_is_understood() -> None:
+def test_study_files_exist_and_every_choice_parses() -> None:
     from imagen_pl.cli.training_cli import TrainingCLI
 
     space = search.read_space(search.STUDY)
@@ -79,7 +79,7 @@ def test_the_study_s_files_exist_and_every_choice_is_understood() -> None:
             }
 
 
-def test_trials_are_taken_from_the_list_and_recorded(
+def test_trials_come_from_the_list_and_are_recorded(
     study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: list[list[str]] = []
@@ -101,7 +101,7 @@ def test_trials_are_taken_from_the_list_and_recorded(
     assert "| 1 | noise: 0.3 | 20 | 140.0 | 0.200 |" in search.table(search.open_study(study_file), space)
 
 
-def test_a_trial_that_broke_off_is_failed_and_its_place_taken_again(
+def test_interrupted_trial_is_marked_failed_and_repeated(
     study_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = search.read_space(study_file)
@@ -121,7 +121,7 @@ def test_a_trial_that_broke_off_is_failed_and_its_place_taken_again(
     ]
 
 
-def test_trials_side_by_side_share_the_cores_and_one_that_fails_lets_the_others_be(
+def test_parallel_trials_share_cores_and_fail_independently(
     study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[str] = []
@@ -149,7 +149,7 @@ def test_trials_side_by_side_share_the_cores_and_one_that_fails_lets_the_others_
         search.main()
 
 
-def test_a_choice_that_is_not_there_is_told(study_file: Path) -> None:
+def test_unknown_choice_raises(study_file: Path) -> None:
     study_file.write_text(SPACE.replace('first: [{}, {noise: "0.3"}]', 'first: [{noise: "7"}]'))
 
     with pytest.raises(SystemExit, match="noise: 7 is no choice"):

@@ -33,7 +33,7 @@ def patch(picture: Tensor, colour: tuple[int, int, int], rows: slice, columns: s
     return picture
 
 
-def test_there_are_two_hundred_prompts_with_one_rule_each(judge: words.PromptJudge) -> None:
+def test_two_hundred_prompts_have_one_rule_each(judge: words.PromptJudge) -> None:
     prompts = words.read_prompts()
     assert len({p.prompt for p in prompts}) == 200
     assert min(Counter(p.kind for p in prompts).values()) >= 10
@@ -52,7 +52,7 @@ def test_held_out_prompts_are_held_out(judge: words.PromptJudge) -> None:
             assert judge.reference.pictures[judge.places[p.like]].split == splits[p.kind], p
 
 
-def test_the_leading_colour() -> None:
+def test_dominant_colour_is_found() -> None:
     assert words.leading_colour(blank()) is None
     for name, colour in words.COLOURS.items():
         assert words.leading_colour(patch(blank(), colour, slice(8, 24), slice(8, 24))) == name
@@ -62,7 +62,7 @@ def test_the_leading_colour() -> None:
     assert words.leading_colour(two) == "blue"
 
 
-def test_things_are_counted() -> None:
+def test_objects_are_counted() -> None:
     assert words.count_things(blank()) == 0
     three = blank()
     for column in (1, 12, 23):
@@ -85,7 +85,7 @@ def test_rules_on_pixels_hold_for_real_images(judge: words.PromptJudge) -> None:
     assert not judge.right(wrong, light, torch.zeros(48))
 
 
-def test_a_picture_is_like_its_own_subject_and_not_like_another(judge: words.PromptJudge) -> None:
+def test_image_matches_its_own_subject_only(judge: words.PromptJudge) -> None:
     prompt = words.Prompt("held-out subject", "rose, noto style", like="rose, noto style")
     own, other = (judge.places[f"{name}, noto style"] for name in ("rose", "robot"))
     real = judge.reference.images
@@ -102,7 +102,7 @@ def test_negations_and_empty_pictures(judge: words.PromptJudge) -> None:
     assert not judge.right(prompt, blank(), nothing)
 
 
-def test_the_table_gives_shares_of_right_and_shuffled_prompts(judge: words.PromptJudge) -> None:
+def test_table_has_shares_for_true_and_shuffled_prompts(judge: words.PromptJudge) -> None:
     prompts = [
         words.Prompt("swap", f"{colour} heart, noto style", colour=colour) for colour in ("red", "blue")
     ]
@@ -115,7 +115,7 @@ def test_the_table_gives_shares_of_right_and_shuffled_prompts(judge: words.Promp
     assert words.grid(prompts, pictures, marks).size[0] > 150
 
 
-def test_another_prompt_of_the_same_kind() -> None:
+def test_shuffled_prompt_has_the_same_rule() -> None:
     prompts = words.read_prompts()
     turned = words.turn_within_kinds(prompts)
     assert sorted(turned) == list(range(200))

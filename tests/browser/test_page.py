@@ -102,7 +102,7 @@ def draw(page: Any, prompt: str) -> Any:
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_a_prompt_becomes_pictures(browser: Any, url: str, size: dict[str, int], tmp_path: Path) -> None:
+def test_prompt_gives_images(browser: Any, url: str, size: dict[str, int], tmp_path: Path) -> None:
     page = visit(browser, url, size)
     pictures = draw(page, "a cat, fluent style")
     assert pictures.count() == 8
@@ -123,7 +123,7 @@ def test_a_prompt_becomes_pictures(browser: Any, url: str, size: dict[str, int],
     page.close()
 
 
-def test_an_empty_prompt_is_told(browser: Any, url: str) -> None:
+def test_empty_prompt_shows_an_error(browser: Any, url: str) -> None:
     page = visit(browser, url, WIDE)
     page.get_by_label("Prompt", exact=True).first.fill("   ")
     page.get_by_role("button", name="Draw", exact=True).click()
@@ -131,7 +131,7 @@ def test_an_empty_prompt_is_told(browser: Any, url: str) -> None:
     page.close()
 
 
-def test_words_are_changed_and_a_film_is_made(browser: Any, url: str) -> None:
+def test_edit_and_interpolation_work(browser: Any, url: str) -> None:
     page = visit(browser, url, WIDE)
     page.get_by_role("tab", name="Change words").click()
     page.get_by_role("button", name="Draw both").click()
@@ -160,7 +160,9 @@ def upload(page: Any, file: Path) -> None:
     raise AssertionError(f"the page never showed {file.name}")
 
 
-def test_an_upload_is_captioned_and_a_bomb_is_refused(browser: Any, url: str, tmp_path: Path) -> None:
+def test_upload_is_captioned_and_decompression_bomb_is_refused(
+    browser: Any, url: str, tmp_path: Path
+) -> None:
     noise(20, 12).save(tmp_path / "good.png")
     (tmp_path / "bomb.png").write_bytes(png_of(10_000, 10_000))
     page = visit(browser, url, WIDE)

@@ -172,7 +172,7 @@ IDS = ["all", "newest", "newest for a while", "groups in turn", "every block in 
 
 
 @pytest.mark.parametrize(("policy", "expected"), POLICIES, ids=IDS)
-def test_what_stands_still_does_so_to_the_bit_and_all_else_learns(policy: BlockPolicy, expected: Any) -> None:
+def test_frozen_blocks_do_not_change_and_all_others_train(policy: BlockPolicy, expected: Any) -> None:
     """At every batch, through stages and fades."""
     moved, told = Moved(), Remember()
     trained = run(system(), BlockwiseTraining(policy), END, moved, logger=told, log_every_n_steps=1)
@@ -189,14 +189,14 @@ def test_what_stands_still_does_so_to_the_bit_and_all_else_learns(policy: BlockP
         assert counts == {c + s: len(expected(c) - DISCRIMINATOR) for c, s in sizes.items()}
 
 
-def test_it_does_not_matter_which_callback_comes_first() -> None:
+def test_order_of_callbacks_does_not_matter() -> None:
     moved = Moved()
     callbacks = [BlockwiseTraining(FreezeOldBlocks()), growing(), moved, until(48)]
     train(system(), END, callbacks, max_steps=10**6)
     assert moved.by_clock == {clock: newest(clock) for clock in range(0, 48, 8)}
 
 
-def test_all_learn_equals_no_turns() -> None:
+def test_train_all_blocks_equals_no_callback() -> None:
     states = []
     for turns in (None, BlockwiseTraining()):
         trained = run(system(), turns)
@@ -222,7 +222,7 @@ def test_resumed_equals_uninterrupted(policy: BlockPolicy, tmp_path: Path) -> No
         assert again.by_clock == {c: blocks for c, blocks in moved.by_clock.items() if c >= clock}
 
 
-def test_a_fresh_discriminator_starts_from_its_first_weights_at_each_growth() -> None:
+def test_fresh_discriminator_is_reset_to_initial_weights_at_each_stage() -> None:
     """With what the terms learn beside it, and without moments."""
     trained = system(generator_optimizer=sgd(0.0), discriminator_optimizer=adam())
     learnt = [*trained.discriminator.named_parameters(), *trained.losses.named_parameters()]
@@ -239,7 +239,7 @@ def test_a_fresh_discriminator_starts_from_its_first_weights_at_each_growth() ->
     assert [clock for clock, fresh in anew.items() if fresh] == list(BEGIN)
 
 
-def test_factors_scale_the_steps_of_their_blocks_alone() -> None:
+def test_learning_rate_factors_scale_only_their_blocks() -> None:
     """With plain SGD a step is as long as its rate, so the first step's length tells it."""
     factors = {"discriminator": 2.0, "discriminator.8": 0.25, "generator.8": 0.0, "generator.16": 0.5}
     ways: list[dict[str, Tensor]] = []
@@ -266,7 +266,7 @@ def test_factors_scale_the_steps_of_their_blocks_alone() -> None:
     assert told.column("train/d_lr") == {8: 0.01}  # before the factors
 
 
-def test_a_stem_from_another_run_stands_still_from_the_start() -> None:
+def test_blocks_from_init_from_are_frozen_from_the_start() -> None:
     now = ScheduleState(0, 0, 32, None)
     running = BLOCKS[3:]
     assert list(FreezeOldBlocks(stem_resolution=8).learners(running, now)) == [
@@ -275,13 +275,13 @@ def test_a_stem_from_another_run_stands_still_from_the_start() -> None:
     assert list(FreezeOldBlocks().learners(running, now)) == running
 
 
-def test_blocks_that_a_stage_skips_are_new_as_well() -> None:
+def test_blocks_of_skipped_resolutions_count_as_new() -> None:
     running = [Block("generator", name) for name in ("shared", "8", "16", "32")]
     learn = FreezeOldBlocks().learners(running, ScheduleState(200, 160, 32, before=8))
     assert [str(b) for b in learn] == ["generator.16", "generator.32"]
 
 
-def test_a_block_that_its_network_froze_is_not_thawed() -> None:
+def test_blocks_frozen_by_their_network_stay_frozen() -> None:
     trained = system()
     for parameter in trained.discriminator.blocks()[8].parameters():
         parameter.requires_grad_(False)
@@ -295,7 +295,7 @@ def test_a_block_that_its_network_froze_is_not_thawed() -> None:
         run(trained, BlockwiseTraining(Alternate(0.016, [["discriminator.8"]])), 64)
 
 
-def test_moments_that_growth_forgets_may_be_those_of_a_block_that_stands_still() -> None:
+def test_growth_can_reset_optimizer_state_of_frozen_blocks() -> None:
     moments: dict[int, set[Block]] = {}
 
     def record(trained: TextToImageGAN, batch: Any) -> None:
@@ -310,7 +310,7 @@ def test_moments_that_growth_forgets_may_be_those_of_a_block_that_stands_still()
     assert newest & moments[72] == {Block("discriminator", "16")}
 
 
-def test_compiled_blocks_have_room_for_learning_and_standing_still() -> None:
+def test_compiled_blocks_can_be_trained_and_frozen() -> None:
     """Blocks share their class's code: of four a network, up to 17 versions were compiled in turns, not 8."""
     with torch._dynamo.config.patch(recompile_limit=8):
         system(compile=True)
@@ -341,7 +341,7 @@ def test_compiled_blocks_have_room_for_learning_and_standing_still() -> None:
         ),
     ],
 )
-def test_names_that_do_not_exist_stop_before_the_first_batch(turns: BlockwiseTraining, message: str) -> None:
+def test_unknown_block_names_raise_before_the_first_batch(turns: BlockwiseTraining, message: str) -> None:
     trained = system()
     with pytest.raises(UserError) as error:
         run(trained, turns)
@@ -362,12 +362,12 @@ def test_names_that_do_not_exist_stop_before_the_first_batch(turns: BlockwiseTra
         (lambda: Alternate(kimg=1, groups=[]), "groups must name at least one block each"),
     ],
 )
-def test_settings_that_cannot_be_right(make: Any, message: str) -> None:
+def test_invalid_settings_raise(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_the_bar_and_the_log_say_what_learns() -> None:
+def test_progress_bar_and_log_name_the_trained_blocks() -> None:
     out, told = io.StringIO(), Remember()
     bar = RunProgress(file=out, log_every_s=0.0)
     policy = FreezeOldBlocks(kimg=0.016)
@@ -397,7 +397,7 @@ def test_the_bar_and_the_log_say_what_learns() -> None:
     assert numbers[56] > numbers[40]
 
 
-def test_the_bars_letters() -> None:
+def test_trained_blocks_are_abbreviated() -> None:
     running = [Block("generator", "shared"), Block("generator", "8"), Block("discriminator", "8")]
     assert short(running, frozenset(running[:1])) == "G shared"
     assert short(running, frozenset(running[:2])) == "G"

@@ -10,7 +10,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_one_row_a_clock_with_images_seen_first(tmp_path: Path) -> None:
+def test_one_row_per_image_count_with_images_seen_first(tmp_path: Path) -> None:
     log = MetricsCSV(tmp_path / "run")
     log.log_metrics({"train/d_loss": 1.5}, 64)
     log.log_metrics({"val/fid": 200.0}, 64)
@@ -22,7 +22,7 @@ def test_one_row_a_clock_with_images_seen_first(tmp_path: Path) -> None:
     assert (second["images_seen"], second["train/g_loss"], second["val/fid"]) == ("128", "3.0", "")
 
 
-def test_a_resumed_run_goes_on_and_replaces_what_it_repeats(tmp_path: Path) -> None:
+def test_resumed_run_appends_and_replaces_repeated_rows(tmp_path: Path) -> None:
     log = MetricsCSV(tmp_path)
     for clock in (64, 128, 192):
         log.log_metrics({"a": clock}, clock)
@@ -36,12 +36,12 @@ def test_a_resumed_run_goes_on_and_replaces_what_it_repeats(tmp_path: Path) -> N
     ]
 
 
-def test_a_run_that_logged_nothing_leaves_the_file_alone(tmp_path: Path) -> None:
+def test_run_without_values_does_not_change_the_file(tmp_path: Path) -> None:
     MetricsCSV(tmp_path / "run").finalize("failed")
     assert not (tmp_path / "run").exists()
 
 
-def test_progress_speaks_of_time_as_people_do() -> None:
+def test_progress_formats_durations() -> None:
     assert [duration(s) for s in (7, 750, 11100, 183900)] == ["0:07", "12:30", "3:05:00", "2 d 03:05"]
     assert bar(0.25, 8) == "██░░░░░░"
     assert bar(1.5, 4) == "████"

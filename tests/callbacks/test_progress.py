@@ -55,7 +55,7 @@ def run(
     return out.getvalue()
 
 
-def test_a_file_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_to_a_file_is_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = run(monkeypatch, io.StringIO()).splitlines()
     assert lines[0] == "██░░░░░░░░░░░░░░░░░░   8% stage 1/2 · 8 px · 0.0 kimg · 80 images/s · 0:01 left"
     assert (
@@ -72,7 +72,7 @@ def test_a_file_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\r" not in "".join(lines)
 
 
-def test_a_terminal_has_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_has_one_updated_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     text = run(monkeypatch, Terminal())
     shown = [part for part in text.split("\r") if part.strip()]
@@ -84,7 +84,7 @@ def test_a_terminal_has_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) -
     assert text.endswith("\n")
 
 
-def test_lines_come_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_printed_at_the_given_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, out = Clock(monkeypatch), io.StringIO()
     bars = RunProgress(file=out, log_every_s=0.35)
     trainer = tiny_trainer(96, [clock.tick, bars], STAGES, enable_progress_bar=True)
@@ -101,14 +101,14 @@ def test_lines_come_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"max_steps": -1, "max_epochs": 2}, "██░░░░░░░░░░░░░░░░░░   8% stage 1/2 .* 0:01 left"),
     ],
 )
-def test_of_several_limits_the_first_to_end_the_run_counts(
+def test_remaining_time_uses_the_first_limit_reached(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], expected: str
 ) -> None:
     lines = run(monkeypatch, io.StringIO(), **settings).splitlines()
     assert re.match(expected, lines[0]), lines[0]
 
 
-def test_a_limit_of_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_limit_gives_the_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
     timer = Timer(duration={"hours": 1})
     monkeypatch.setattr(timer, "time_elapsed", lambda stage="train": 900.0)
     monkeypatch.setattr(timer, "time_remaining", lambda stage="train": 2700.0)
@@ -118,7 +118,7 @@ def test_a_limit_of_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[0].endswith("45:00 left")
 
 
-def test_validation_beyond_the_limit_of_time_is_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_after_the_time_limit_shows_100_percent(monkeypatch: pytest.MonkeyPatch) -> None:
     timer = Timer(duration={"hours": 1})
     monkeypatch.setattr(timer, "time_elapsed", lambda stage="train": 3700.0)
     monkeypatch.setattr(timer, "time_remaining", lambda stage="train": -100.0)
@@ -126,13 +126,13 @@ def test_validation_beyond_the_limit_of_time_is_the_whole_way(monkeypatch: pytes
     assert progress._way_to_go(trainer, progress._Start(0.0, 0, 0), 1.0, 0) == (1.0, 0.0)
 
 
-def test_where_no_end_is_known_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_remaining_time_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = AtEachBatch(after=lambda system, _: setattr(system.trainer, "should_stop", True))
     lines = run(monkeypatch, io.StringIO(), callbacks=(stop,), max_steps=-1).splitlines()
     assert lines[0] == "stage 1/2 · 8 px · 0.0 kimg · 80 images/s"
 
 
-def test_a_pause_for_validation_does_not_slow_the_speed_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_does_not_count_in_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, out = Clock(monkeypatch), io.StringIO()
 
     class Pause(AtEachBatch):
@@ -146,7 +146,7 @@ def test_a_pause_for_validation_does_not_slow_the_speed_told(monkeypatch: pytest
     assert set(speeds) == {"80"}
 
 
-def test_a_disabled_bar_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disabled_bar_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, out = Clock(monkeypatch), io.StringIO()
     bars = RunProgress(file=out)
     bars.disable()
@@ -155,7 +155,7 @@ def test_a_disabled_bar_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert out.getvalue() == ""
 
 
-def test_an_error_leaves_the_terminal_on_a_fresh_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_starts_on_a_new_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("broken")
 

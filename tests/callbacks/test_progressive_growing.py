@@ -51,7 +51,7 @@ class Ones(Penalty):
         return logit_fn(real, text).mean(1) * 0 + 1
 
 
-def test_all_parts_grow_on_one_clock() -> None:
+def test_networks_data_and_metrics_grow_together() -> None:
     """Resolution, batch size, both networks and the faded real images, at every batch."""
     watcher = Watcher()
     system = tiny_system(augment=watcher)
@@ -81,7 +81,7 @@ def test_all_parts_grow_on_one_clock() -> None:
     assert clocks[-1] == 240
 
 
-def test_blocks_beyond_the_growth_stand_still_and_the_others_learn() -> None:
+def test_inactive_blocks_do_not_change_and_active_ones_train() -> None:
     system = tiny_system()
     before = weights_of(system)
     trainer = train(system, 96)  # into the fade of 16 px
@@ -150,9 +150,7 @@ def moments(system: TextToImageGAN) -> list[set[int]]:
 
 @pytest.mark.parametrize("reset", [True, False])
 @pytest.mark.parametrize("fade_kimg", [0.032, 0.064], ids=["fades, then settles", "fades all the stage"])
-def test_moments_of_the_newest_blocks_are_forgotten_when_their_fade_ends(
-    reset: bool, fade_kimg: float
-) -> None:
+def test_optimizer_state_of_new_blocks_is_reset_when_their_fade_ends(reset: bool, fade_kimg: float) -> None:
     stages = [
         Stage(8, kimg=0.032, batch_size=8),
         Stage(16, kimg=0.064, batch_size=8, fade_kimg=fade_kimg),
@@ -187,7 +185,7 @@ def test_moments_of_the_newest_blocks_are_forgotten_when_their_fade_ends(
         ),
     ],
 )
-def test_stages_that_do_not_fit_stop_before_the_first_batch(
+def test_invalid_stages_raise_before_the_first_batch(
     stages: list[Stage], settings: dict[str, Any], message: str
 ) -> None:
     system = tiny_system(**settings)
@@ -209,7 +207,7 @@ def test_stages_that_do_not_fit_stop_before_the_first_batch(
         ([Stage(8, kimg=1, batch_size=4, fade_kimg=2)], r"stages\[0\].fade_kimg 2 is not between 0 and"),
     ],
 )
-def test_stages_that_cannot_be_trained(stages: list[Stage], message: str) -> None:
+def test_invalid_stages_raise(stages: list[Stage], message: str) -> None:
     with pytest.raises(UserError, match=f"ProgressiveGrowing: {message}"):
         ProgressiveGrowing(stages)
 

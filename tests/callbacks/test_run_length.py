@@ -84,7 +84,7 @@ def fit(
     return system, batches, trainer
 
 
-def test_a_limit_of_images_ends_the_run_and_its_shares_are_images() -> None:
+def test_max_images_ends_the_run_and_shares_are_of_it() -> None:
     system, batches, _ = fit(RunLength(max_images=160))
     assert system.images_seen == 160
     assert batches.count() == {8: 5, 16: 5, 32: 20}
@@ -99,14 +99,14 @@ def test_a_limit_of_images_ends_the_run_and_its_shares_are_images() -> None:
     assert fades == pytest.approx([min(i / 10, 1) for i in range(20)])
 
 
-def test_a_limit_of_steps_shares_out_the_steps() -> None:
+def test_shares_of_max_steps() -> None:
     """Lightning counts two steps a batch."""
     system, batches, _ = fit(RunLength(), max_steps=2 * 40)
     assert batches.count() == {8: 10, 16: 10, 32: 20}
     assert system.images_seen == 240
 
 
-def test_a_limit_of_time_shares_out_the_time_whatever_each_size_takes(
+def test_shares_of_max_time_hold_at_any_speed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(monkeypatch)
@@ -119,7 +119,7 @@ def test_a_limit_of_time_shares_out_the_time_whatever_each_size_takes(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_that_read_ahead_serve_the_right_stage(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefetching_workers_use_the_right_stage(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """`Batches` compares every batch with the network; the stages are planned while the workers read."""
     clock = Clock(monkeypatch)
     data = {"num_workers": workers, "epoch_kimg": 10.0}
@@ -134,7 +134,7 @@ def test_even_a_run_that_is_too_short_reaches_its_last_stage(monkeypatch: pytest
     assert min(batches.count().values()) >= 3
 
 
-def test_a_resume_goes_on_to_the_bit(tmp_path: Path) -> None:
+def test_resumed_run_equals_uninterrupted_to_the_bit(tmp_path: Path) -> None:
     def system() -> TextToImageGAN:
         return tiny_system(learning_rate_schedule=Cosine(1.0, 0.25, share=1.0))
 
@@ -148,9 +148,7 @@ def test_a_resume_goes_on_to_the_bit(tmp_path: Path) -> None:
     assert_same(weights_of(resumed), weights_of(whole))
 
 
-def test_a_resume_with_more_time_goes_on_with_the_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_with_more_time_extends_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It never goes back to an earlier stage, and its learning rate does not rise again."""
     at = tmp_path / "at.ckpt"
     clock = Clock(monkeypatch)
@@ -176,7 +174,7 @@ def test_a_run_cut_short_and_resumed_with_more_images_keeps_its_stages_in_order(
     assert later.count() == {16: 6, 32: 52}
 
 
-def test_time_counts_from_the_start_of_fit_and_leaves_room_for_validation(
+def test_max_time_includes_setup_and_validation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(monkeypatch)
@@ -197,7 +195,7 @@ def test_time_counts_from_the_start_of_fit_and_leaves_room_for_validation(
     assert 5 + 0.1 * len(batches.rows) < 26
 
 
-def test_shares_need_an_end_of_the_run() -> None:
+def test_shares_need_a_limit() -> None:
     with pytest.raises(UserError, match=r"which has no end: give it one with --trainer.max_time"):
         fit(RunLength())
     system = tiny_system(learning_rate_schedule=Cosine(1.0, 0.25, share=1.0))
@@ -205,7 +203,7 @@ def test_shares_need_an_end_of_the_run() -> None:
         fit(RunLength(), stages=FIXED, system=system)
 
 
-def test_a_run_that_cannot_reach_its_last_stage_says_so_at_its_start(
+def test_unreachable_last_stage_is_warned_of_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[tuple[int, str]] = []
@@ -221,7 +219,9 @@ def test_a_run_that_cannot_reach_its_last_stage_says_so_at_its_start(
     assert "--growth.kimg_scale 0.45" in line
 
 
-def test_a_run_of_limited_time_says_so_after_twenty_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_last_stage_in_max_time_is_warned_of_after_20_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     told: list[tuple[int, str]] = []
     system, clock = tiny_system(), Clock(monkeypatch)
     monkeypatch.setattr(run_length, "say", lambda trainer, line: told.append((system.images_seen, line)))
@@ -232,7 +232,7 @@ def test_a_run_of_limited_time_says_so_after_twenty_batches(monkeypatch: pytest.
     assert "this run will see about 400 images and end at 8 px" in line
 
 
-def test_a_run_that_reaches_its_last_stage_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reachable_last_stage_gives_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(run_length, "say", lambda trainer, line: told.append(line))
     fit(RunLength(max_images=80), stages=FIXED)
@@ -240,7 +240,7 @@ def test_a_run_that_reaches_its_last_stage_is_silent(monkeypatch: pytest.MonkeyP
     assert told == []
 
 
-def test_a_checkpoint_of_lightnings_own_timer_keeps_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elapsed_time_of_a_lightning_timer_checkpoint_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(monkeypatch)
     length = RunLength(max_time="00:00:01:00")
     timer = {"time_elapsed": {"train": 45.0}}
@@ -248,7 +248,7 @@ def test_a_checkpoint_of_lightnings_own_timer_keeps_its_time(monkeypatch: pytest
     assert length.time_remaining() == 15
 
 
-def test_a_share_is_a_line_through_the_latest_measurement() -> None:
+def test_shares_follow_the_latest_measured_speed() -> None:
     share = RunShare()
     assert (share(0), share(10**9), share.images_at(0.5)) == (0, 0, float("inf"))
     share.measure(0, 1000)
@@ -271,22 +271,22 @@ def test_a_share_is_a_line_through_the_latest_measurement() -> None:
         ([Stage(8, batch_size=4), Stage(16, kimg=1, batch_size=4)], r"stages\[0\] has no length"),
     ],
 )
-def test_shares_that_cannot_be_planned(stages: list[Stage], message: str) -> None:
+def test_invalid_shares_raise(stages: list[Stage], message: str) -> None:
     with pytest.raises(UserError, match=f"ProgressiveGrowing: .*{message}"):
         ProgressiveGrowing(stages)
 
 
-def test_a_scale_of_kimg_does_not_go_with_shares() -> None:
+def test_kimg_scale_and_shares_exclude_each_other() -> None:
     with pytest.raises(UserError, match="kimg_scale changes stages given in kimg"):
         ProgressiveGrowing(list(SHARES), kimg_scale=0.5)
 
 
-def test_a_schedule_needs_a_length() -> None:
+def test_schedule_by_share_needs_a_limit() -> None:
     with pytest.raises(ValueError, match="Linear has no length: give kimg, thousands of images, or share"):
         Linear(0.0, 1.0)
 
 
-def test_shares_count_where_a_recipe_has_kimg_too() -> None:
+def test_shares_take_precedence_over_kimg() -> None:
     """An overlay's list takes over what its items leave out, so the recipe's kimg stays beside the shares."""
     system = tiny_system(learning_rate_schedule=Linear(1.0, 0.0, kimg=1.0, share=1.0))
     stages = (

@@ -70,7 +70,7 @@ def warnings_of(
     return said
 
 
-def test_a_run_that_is_too_slow_for_its_time_says_what_it_will_see_and_what_to_do() -> None:
+def test_too_slow_run_is_warned_with_its_expected_images_and_advice() -> None:
     (line,) = warnings_of(limit_s=40, max_steps=-1)
 
     assert line == (
@@ -82,13 +82,13 @@ def test_a_run_that_is_too_slow_for_its_time_says_what_it_will_see_and_what_to_d
     )
 
 
-def test_it_is_said_once_and_after_twenty_batches() -> None:
+def test_warning_comes_once_after_20_batches() -> None:
     assert warnings_of(images=19 * 8, limit_s=40) == []
     assert len(warnings_of(images=20 * 8, limit_s=40)) == 1
     assert len(warnings_of(images=60 * 8, limit_s=60, max_steps=-1)) == 1
 
 
-def test_a_run_that_sees_half_of_it_says_nothing() -> None:
+def test_run_that_reaches_half_of_its_images_gives_no_warning() -> None:
     assert warnings_of(limit_s=63, max_steps=-1) == []  # 504 of 1,000
 
 
@@ -113,7 +113,7 @@ def test_validation_is_not_part_of_the_speed() -> None:
     assert "at 8 images/s" in line
 
 
-def test_batches_that_take_long_are_measured_for_half_a_minute() -> None:
+def test_slow_batches_are_measured_for_30_seconds() -> None:
     (line,) = warnings_of(limit_s=300, clock=FakeTime(batch_s=70), max_steps=-1)
 
     assert "at 0.11 images/s this run will see about 34 images" in line
@@ -129,7 +129,7 @@ def test_limits_of_steps_and_of_epochs_are_known_without_a_clock() -> None:
     assert "let it run longer (--trainer.max_epochs 13)" in line
 
 
-def test_each_limit_that_is_too_low_is_named() -> None:
+def test_every_too_low_limit_is_named() -> None:
     (line,) = warnings_of(images=240, limit_s=40)
 
     assert "let it run longer (--trainer.max_steps 250 --trainer.max_time 00:00:03:00)" in line
@@ -153,11 +153,11 @@ def test_a_later_stage_is_measured_too() -> None:
 
 
 @pytest.mark.parametrize("schedule", [None, Constant(1.0)])
-def test_a_recipe_without_an_end_says_nothing(schedule: Schedule | None) -> None:
+def test_recipe_without_an_end_gives_no_warning(schedule: Schedule | None) -> None:
     assert warnings_of(limit_s=30, schedule=schedule) == []
 
 
-def test_a_run_without_an_end_and_a_dry_run_say_nothing(tmp_path: Path) -> None:
+def test_endless_run_and_dry_run_give_no_warning(tmp_path: Path) -> None:
     class Stop(Callback):
         def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
             trainer.should_stop = trainer.global_step >= 50
@@ -174,7 +174,7 @@ def test_a_run_without_an_end_and_a_dry_run_say_nothing(tmp_path: Path) -> None:
     assert warnings_of(limit_s=30, fast_dev_run=25) == []
 
 
-def test_float32_is_advised_where_bfloat16_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_is_advised_if_bfloat16_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slow_recipe, "bfloat16_support", lambda device: Support(False, "it is a test"))
 
     (line,) = warnings_of(limit_s=40, precision="bf16-mixed")
@@ -184,7 +184,7 @@ def test_float32_is_advised_where_bfloat16_is_slow(monkeypatch: pytest.MonkeyPat
     assert "32-true" not in line
 
 
-def test_numbers_are_written_for_people_and_for_the_command_line() -> None:
+def test_numbers_are_formatted_for_text_and_for_the_command_line() -> None:
     assert [round_to_two_digits(n) for n in (0, 7, 768, 11_776, 48_900)] == [1, 7, 770, 12_000, 49_000]
     assert days_to_seconds(61) == "00:00:02:00"
     assert days_to_seconds(90_000) == "01:01:00:00"

@@ -59,7 +59,7 @@ def started(**settings: Any) -> WandbArtifacts:
         ({"last": 160}, [("last", ["last"], 160)]),
     ],
 )
-def test_each_state_is_handed_over_once(
+def test_each_checkpoint_is_uploaded_once(
     clocks: dict[str, int], expected: Logged, logged: Logged, tmp_path: Path
 ) -> None:
     trainer, callback = write(tmp_path, **clocks), started()
@@ -69,7 +69,7 @@ def test_each_state_is_handed_over_once(
     assert logged == expected
 
 
-def test_a_new_best_goes_up_at_most_so_often(logged: Logged, tmp_path: Path) -> None:
+def test_new_best_is_uploaded_at_a_limited_rate(logged: Logged, tmp_path: Path) -> None:
     for minutes, expected in ((0.0, [80, 120]), (60.0, []), (None, [])):
         logged.clear()
         callback = started(best_every_minutes=minutes)
@@ -81,7 +81,7 @@ def test_a_new_best_goes_up_at_most_so_often(logged: Logged, tmp_path: Path) -> 
         assert all(aliases == ["best"] for _, aliases, _ in logged)
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for(
+def test_unresponsive_server_does_not_block_training(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = threading.Event()
@@ -95,7 +95,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
     assert callback._beside.wait(60)  # else it may go on beside the next test
 
 
-def test_an_error_is_told_and_the_next_thing_is_tried(
+def test_upload_error_is_reported_and_later_uploads_are_tried(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tried = []
@@ -113,7 +113,7 @@ def test_an_error_is_told_and_the_next_thing_is_tried(
     assert "training is not touched: no route to host" in caplog.text
 
 
-def test_only_the_main_process_of_a_real_run_says_anything() -> None:
+def test_only_the_main_process_of_a_real_run_uploads() -> None:
     for is_global_zero, fast_dev_run in ((False, False), (True, True)):
         callback = WandbArtifacts()
         trainer = SimpleNamespace(is_global_zero=is_global_zero, fast_dev_run=fast_dev_run)
@@ -121,12 +121,12 @@ def test_only_the_main_process_of_a_real_run_says_anything() -> None:
         assert callback._run is None
 
 
-def test_its_setting_is_checked() -> None:
+def test_invalid_setting_raises() -> None:
     with pytest.raises(UserError, match="best_every_minutes -1 must be 0 or more"):
         WandbArtifacts(best_every_minutes=-1)
 
 
-def test_online_the_data_are_an_input_of_the_run_by_the_public_call() -> None:
+def test_data_artifact_is_marked_as_used_by_the_run() -> None:
     used: list[tuple[Any, list[str]]] = []
     run = SimpleNamespace(
         offline=False, use_artifact=lambda artifact, aliases: used.append((artifact, aliases))

@@ -43,7 +43,7 @@ def clocks(seen: list[Any]) -> list[int]:
     return found
 
 
-def test_the_best_and_the_last_are_kept_with_the_data_they_are_from(tiny: Tiny) -> None:
+def test_best_and_last_checkpoints_are_artifacts_linked_to_their_data(tiny: Tiny) -> None:
     done = fit([*tiny.words, *TRACKED], WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
     (seen,) = written(tiny.run)
@@ -88,7 +88,7 @@ def test_the_best_and_the_last_are_kept_with_the_data_they_are_from(tiny: Tiny) 
     assert Path("heart.png").is_file()
 
 
-def test_a_resumed_run_goes_on_under_the_same_id(tiny: Tiny) -> None:
+def test_resumed_run_keeps_its_id(tiny: Tiny) -> None:
     words = [*tiny.words, *TRACKED]
     for more in (["--trainer.max_steps", "44"], ["--ckpt_path", "last"]):
         done = fit([*words, *more], WANDB_MODE="offline")
@@ -119,7 +119,7 @@ def test_a_resumed_run_goes_on_under_the_same_id(tiny: Tiny) -> None:
     assert "Would sync 2 run(s)" in listed.stdout + listed.stderr
 
 
-def test_a_new_best_is_offered_while_training_goes_on(tiny: Tiny) -> None:
+def test_new_best_is_uploaded_during_training(tiny: Tiny) -> None:
     often = {"class_path": "WandbArtifacts", "init_args": {"best_every_minutes": 0}}
     words = ["--trainer.callbacks", json.dumps([often]), "--trainer.max_steps", "88"]
     done = fit([*tiny.words, *TRACKED, *words, "--checkpoint.mode", "max"], WANDB_MODE="offline")
@@ -132,7 +132,7 @@ def test_a_new_best_is_offered_while_training_goes_on(tiny: Tiny) -> None:
     assert all("best" in aliases and "last" not in aliases for _, aliases in early)
 
 
-def test_a_trial_of_a_sweep_has_a_folder_and_the_id_of_its_own(tiny: Tiny) -> None:
+def test_sweep_trial_has_its_own_folder_and_id(tiny: Tiny) -> None:
     words = [*tiny.words, *TRACKED, "--trainer.max_steps", "8", "--trainer.callbacks=null"]
     for trial in ("t1", "t2"):
         done = fit(words, WANDB_MODE="offline", WANDB_SWEEP_ID="s1", WANDB_RUN_ID=trial)
@@ -143,7 +143,7 @@ def test_a_trial_of_a_sweep_has_a_folder_and_the_id_of_its_own(tiny: Tiny) -> No
         assert json.loads(Path(f"runs/tiny-{trial}/run.json").read_text())["id"] == trial
 
 
-def test_training_goes_on_where_nothing_can_be_handed_over(tiny: Tiny) -> None:
+def test_training_continues_if_uploads_fail(tiny: Tiny) -> None:
     Path("full").write_text("no folder")
     done = fit([*tiny.words, *TRACKED], WANDB_MODE="offline", WANDB_DATA_DIR=str(Path("full/data").resolve()))
     assert done.returncode == 0, done.stderr

@@ -67,7 +67,7 @@ def a_single_image(folder: Path) -> None:
     ],
     ids=["missing", "empty", "no_captions", "empty_captions", "one_pixel", "single"],
 )
-def test_nothing_to_train_on(
+def test_data_without_training_images_gives_one_line_error(
     tiny: Tiny,
     capsys: pytest.CaptureFixture[str],
     make: Callable[[Path], None],
@@ -124,7 +124,7 @@ def test_every_kind_of_image_trains(tiny: Tiny, caplog: pytest.LogCaptureFixture
     assert not [r.getMessage() for r in caplog.records if "skipped" in r.getMessage()]
 
 
-def test_an_unknown_encoder_offline(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_encoder_offline_gives_one_line_error(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model.text_encoder.init_args.name", "nobody/no-such-encoder"]
     assert main(["fit", *tiny.words, *words]) == 2
     assert capsys.readouterr().err == (
@@ -133,7 +133,7 @@ def test_an_unknown_encoder_offline(tiny: Tiny, capsys: pytest.CaptureFixture[st
     )
 
 
-def test_a_machine_without_a_network_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_machine_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
     from imagen_pl.models.text.encoder import FrozenTextEncoder
@@ -158,7 +158,9 @@ def test_a_machine_without_a_network_is_not_asked_again_and_again(monkeypatch: p
     assert asked == [True]
 
 
-def test_a_folder_that_holds_no_encoder(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_without_an_encoder_gives_one_line_error(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("encoder").mkdir()
     assert main(["fit", *tiny.words, "--model.text_encoder.init_args.name", "encoder"]) == 2
     told = capsys.readouterr().err
@@ -181,7 +183,9 @@ def test_an_encoder_of_another_width_names_the_setting(
     )
 
 
-def test_stages_that_the_networks_do_not_have(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_stage_resolutions_give_one_line_error(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--growth.stages", '[{"resolution": 16, "kimg": 1, "batch_size": 4}]']
     assert main(["fit", *tiny.words, *words]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
@@ -189,7 +193,7 @@ def test_stages_that_the_networks_do_not_have(tiny: Tiny, capsys: pytest.Capture
     assert "model.generator.init_args.channels" in told
 
 
-def test_a_device_that_is_not_there(
+def test_missing_device_gives_one_line_error(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

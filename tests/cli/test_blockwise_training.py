@@ -27,7 +27,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return held
 
 
-def test_turns_by_yaml_stand_in_the_runs_configuration_and_in_its_numbers(tiny: Tiny) -> None:
+def test_policy_from_yaml_is_in_the_saved_configuration_and_the_logs(tiny: Tiny) -> None:
     words = overlay(
         blockwise_training={"policy": NEWEST, "learning_rate_factors": {"discriminator.shared": 0.5}}
     )

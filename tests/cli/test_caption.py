@@ -81,7 +81,7 @@ def numbers_of(run: Path) -> list[dict[str, str]]:
 # ---------------------------------------------------------------------- fit-captioner
 
 
-def test_a_captioner_is_trained_and_kept(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_captioner_is_trained_and_saved(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit-captioner", *words]) == 0
     told, run = capsys.readouterr(), Path("runs/reader")
     assert "Trained on 96 images, val/caption_ce" in told.out
@@ -105,7 +105,7 @@ def test_a_captioner_is_trained_and_kept(words: list[str], capsys: pytest.Captur
     assert_same({name: held[name] for name in own}, dict(own))
 
 
-def test_a_resume_goes_on_to_the_bit(words: list[str], photos: Path) -> None:
+def test_resumed_captioner_equals_uninterrupted_to_the_bit(words: list[str], photos: Path) -> None:
     assert main(["fit-captioner", *words, "--name", "whole"]) == 0
     assert main(["fit-captioner", *words, "--name", "parts", "--model.kimg", "0.048"]) == 0
     assert main(["fit-captioner", *words, "--name", "parts", "--ckpt_path", "last"]) == 0
@@ -116,7 +116,7 @@ def test_a_resume_goes_on_to_the_bit(words: list[str], photos: Path) -> None:
     assert_same(parts["optimizer_states"], whole["optimizer_states"])
 
 
-def test_an_earlier_run_is_not_written_over(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_earlier_run_is_not_overwritten(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit-captioner", *words]) == 0
     assert main(["fit-captioner", *words]) == 2
     assert "runs/reader already holds a run: add --ckpt_path last to resume it" in capsys.readouterr().err
@@ -132,7 +132,7 @@ class Interrupt(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_keeps_what_is_there(
+def test_ctrl_c_saves_the_captioner(
     words: list[str], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = captioner_config(photos)
@@ -146,7 +146,7 @@ def test_ctrl_c_keeps_what_is_there(
     assert torch.load("runs/reader/checkpoints/last.ckpt", weights_only=True)["images_seen"] == 64
 
 
-def test_without_validation_the_last_is_kept(words: list[str]) -> None:
+def test_without_validation_the_last_captioner_is_saved(words: list[str]) -> None:
     assert main(["fit-captioner", *words, "--data.val_fraction", "0"]) == 0
     assert json.loads(Path("runs/reader/config.json").read_text())["images_seen"] == 96
 
@@ -168,7 +168,7 @@ def test_bad_input_of_fit_captioner_gives_one_line(
     assert error.count("\n") == 1
 
 
-def test_there_is_no_discriminator_to_look_with(
+def test_discriminator_features_are_refused_in_standalone_training(
     words: list[str], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = captioner_config(photos)
@@ -200,7 +200,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_line_a_picture(reader_once: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_per_image(reader_once: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     pictures = sorted(map(str, photos.glob("*.png")))[:2]
     assert main(["caption", str(reader_once), *pictures]) == 0
@@ -212,7 +212,7 @@ def test_a_line_a_picture(reader_once: Path, photos: Path, capsys: pytest.Captur
     assert beams == [{"image": n, "caption": captioner.caption(Path(n), num_beams=3)} for n in pictures]
 
 
-def test_drawn_captions_follow_picture_and_seed(
+def test_sampled_captions_depend_on_image_and_seed(
     reader_once: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
@@ -226,7 +226,7 @@ def test_drawn_captions_follow_picture_and_seed(
 
 
 @pytest.mark.parametrize("features", ["pixels", "discriminator"])
-def test_the_captioner_of_a_run(
+def test_captioner_of_a_run_captions(
     features: str, tiny: Tiny, photos: Path, bert: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = {
@@ -256,7 +256,7 @@ def test_the_captioner_of_a_run(
         assert torch.equal(captioner.discriminator.to_final.weight, held["discriminator.to_final.weight"])  # type: ignore[union-attr]
 
 
-def test_the_checkpoint_of_a_captioners_run(reader_once: Path) -> None:
+def test_checkpoint_of_a_captioner_run_captions(reader_once: Path) -> None:
     last = load_captioner(reader_once / "checkpoints/last.ckpt", "cpu")
     assert last.resolution == 8
 
@@ -296,7 +296,9 @@ def test_bad_input_of_caption_gives_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_model_without_a_captioner(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_without_a_captioner_gives_one_line_error(
+    trained: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     noise(20, 12).save("picture.png")
     assert main(["caption", str(trained.run), "picture.png"]) == 2
     error = capsys.readouterr().err
@@ -306,7 +308,9 @@ def test_a_model_without_a_captioner(trained: Tiny, capsys: pytest.CaptureFixtur
     assert error.count("\n") == 1
 
 
-def test_damaged_captioners(reader_once: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_captioner_gives_one_line_error(
+    reader_once: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     noise(20, 12).save(tmp_path / "picture.png")
     for name, content, message in (
         ("config.json", b"{", "config.json cannot be read (JSONDecodeError"),

@@ -197,7 +197,7 @@ def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_offline")
 @pytest.mark.parametrize("name", [name for name in FILES if name not in (CAPTIONER, SWEEP)])
-def test_every_file_trains(
+def test_every_config_trains(
     name: str,
     encoders: dict[str, Path],
     tmp_path: Path,
@@ -255,7 +255,7 @@ def test_every_file_trains(
 
 
 @pytest.mark.usefixtures("_offline")
-def test_the_captioners_file_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captioner_config_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     changes = {
         "model": {"kimg": 0.016},
@@ -274,7 +274,7 @@ def test_the_captioners_file_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_stages_as_they_stand(name: str) -> None:
+def test_stages_of_the_configs(name: str) -> None:
     stages = [Stage(**stage) for stage in read(name)["growth"]["stages"]]
     check_stages(stages)
     for network in ("generator", "discriminator"):
@@ -284,7 +284,7 @@ def test_stages_as_they_stand(name: str) -> None:
 
 
 @pytest.mark.parametrize("taken", [[0, 3, 3], [0, 0]])
-def test_a_list_as_long_takes_over_what_its_items_leave_out(
+def test_equally_long_list_keeps_settings_that_its_items_leave_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[int]
 ) -> None:
     """As docs/faq.md and --help say: growing.yaml has three stages, the last two with fades of 3."""
@@ -329,7 +329,7 @@ def test_scripts_are_bash(script: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_torchrun_asks_for_what_it_needs(tmp_path: Path) -> None:
+def test_torchrun_script_checks_its_arguments(tmp_path: Path) -> None:
     script = str(CONFIGS / "cluster/torchrun.sh")
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)

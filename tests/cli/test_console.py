@@ -42,13 +42,13 @@ def console() -> Console:
     return run
 
 
-def test_a_report_is_written(trained: Tiny, console: Console) -> None:
+def test_grow_report_command_writes_a_report(trained: Tiny, console: Console) -> None:
     done = console("grow-report", trained.run)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{trained.run}/report.html: ")
 
 
-def test_a_captioner_is_trained_and_captions(
+def test_fit_captioner_and_caption_commands_work(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -64,14 +64,14 @@ def test_a_captioner_is_trained_and_captions(
     assert Path("bare/picture.txt").is_file() or "1 without a caption" in done.stdout
 
 
-def test_the_emoji_are_rebuilt(packages: Path, tmp_path: Path, console: Console) -> None:
+def test_data_emoji_command_builds_the_data_set(packages: Path, tmp_path: Path, console: Console) -> None:
     out = tmp_path / "emoji.parquet"
     done = console("data", "emoji", "--size", "64", "--out", out, "--packages", packages)
     assert done.returncode == 0, done.stderr
     assert f"{parquet.read_table(out).num_rows} images of 64 px in {out}" in done.stdout
 
 
-def test_a_hub_that_is_not_there_is_told_in_one_line(trained: Tiny, console: Console) -> None:
+def test_unreachable_hub_gives_one_line_error(trained: Tiny, console: Console) -> None:
     """What is uploaded: test_push.py."""
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"}
     done = console("push", trained.run, "me/tiny", **nowhere)
@@ -80,7 +80,7 @@ def test_a_hub_that_is_not_there_is_told_in_one_line(trained: Tiny, console: Con
 
 
 @pytest.mark.slow
-def test_the_page_is_served_until_ctrl_c(trained: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_is_served_until_ctrl_c(trained: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a proxy is set, which knows nothing of this machine."""
     pytest.importorskip("gradio")
     for name in ("http_proxy", "HTTP_PROXY"):

@@ -25,7 +25,7 @@ COMMAND = Path(sys.executable).parent / "imagen-pl"
 # ---------------------------------------------------------------------- shards
 
 
-def test_a_model_is_trained_on_what_was_written(
+def test_model_trains_on_the_written_captions(
     tiny: Tiny, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "shards", str(photos), "--out", "shards", "--size_images", "4"]) == 0
@@ -45,7 +45,7 @@ def test_a_model_is_trained_on_what_was_written(
     assert torch.load(tiny.run / "checkpoints/last.ckpt", weights_only=True)["images_seen"] == 48
 
 
-def test_the_installed_command(photos: Path, tmp_path: Path) -> None:
+def test_installed_command_writes_captions(photos: Path, tmp_path: Path) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(COMMAND), "data", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300
@@ -99,7 +99,7 @@ def caption(folder: Path, reader: Path, *words: str) -> int:
     return main(["data", "captions", str(folder), "--captioner", str(reader), "--device", "cpu", *words])
 
 
-def test_a_caption_beside_each_picture(
+def test_every_image_gets_a_caption_file(
     reader: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
@@ -120,15 +120,13 @@ def test_a_caption_beside_each_picture(
     )
 
 
-def test_beams_are_handed_on(reader: Path, pictures: Path) -> None:
+def test_num_beams_is_passed_to_the_captioner(reader: Path, pictures: Path) -> None:
     assert caption(pictures, reader, "--num_beams", "3") == 0
     describer = load_captioner(reader, "cpu")
     assert captions_of(pictures)["train/0.png"] == (describer.caption(pictures / "train/0.png", 3),)
 
 
-def test_captions_that_are_there_are_left_alone(
-    reader: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_existing_captions_are_kept(reader: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures / "train/0.txt").write_text("by hand\n")
     (pictures / "train/1.txt").write_text(" \n")  # as good as none
     write_metadata(pictures, [{"file_name": "train/2.png", "text": "by metadata"}])
@@ -146,14 +144,14 @@ def test_captions_that_are_there_are_left_alone(
     assert captions_of(pictures)["train/2.png"] == ("by metadata",)
 
 
-def test_pictures_of_one_name_share_a_caption(reader: Path, pictures: Path) -> None:
+def test_images_with_the_same_stem_share_a_caption(reader: Path, pictures: Path) -> None:
     noise(20, 12).save(pictures / "train/0.jpg")
     assert caption(pictures, reader) == 0
     found = captions_of(pictures)
     assert found["train/0.jpg"] == found["train/0.png"]
 
 
-def test_a_broken_off_run_goes_on(
+def test_interrupted_captioning_continues(
     reader: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "_BATCH", 1)
@@ -180,7 +178,7 @@ def test_a_broken_off_run_goes_on(
     assert len(captions_of(pictures)) == 5
 
 
-def test_unreadable_pictures_are_named_once_and_counted(
+def test_unreadable_images_are_named_once_and_counted(
     reader: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (pictures / "train/1.png").write_bytes(b"no picture")
@@ -196,7 +194,7 @@ def test_unreadable_pictures_are_named_once_and_counted(
     assert not (pictures / "train/1.txt").exists()
 
 
-def test_a_captioner_that_says_nothing(
+def test_empty_captions_are_counted_and_not_written(
     reader: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
@@ -251,7 +249,9 @@ def test_a_captioner_must_be_named(pictures: Path, capsys: pytest.CaptureFixture
     )
 
 
-def test_from_pictures_to_shards(reader: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_are_captioned_and_sharded(
+    reader: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The two verbs one after the other."""
     assert caption(pictures, reader) == 0
     assert main(["data", "shards", "mine", "--out", "shards"]) == 0

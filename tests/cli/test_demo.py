@@ -30,7 +30,7 @@ def studio(trained_once: Path, tmp_path: Path) -> Studio:
 # ------------------------------------------------------------------ without the page
 
 
-def test_pictures_are_files_that_say_where_they_come_from(studio: Studio) -> None:
+def test_images_are_files_with_metadata(studio: Studio) -> None:
     drawn = studio.draw("  a red\nheart ", 7, 0.5, 1.5, 3)
     assert [label for _, label in drawn] == ["seed 7", "seed 8", "seed 9"]
     expected = studio.model.sample("a red heart", seed=7, num_images=3, truncation=0.5, guidance=1.5)
@@ -43,7 +43,7 @@ def test_pictures_are_files_that_say_where_they_come_from(studio: Studio) -> Non
             assert found.resize((8, 8), Image.Resampling.NEAREST).tobytes() == picture.tobytes()
 
 
-def test_pictures_may_be_refined(studio: Studio) -> None:
+def test_images_can_be_refined(studio: Studio) -> None:
     ((file, _),) = studio.draw("a cat", 7, 1.0, 1.0, 1, 10)
     (expected,) = studio.model.sample("a cat", seed=7, refine=10)
     with Image.open(file) as found:
@@ -57,12 +57,12 @@ def test_an_edit_keeps_the_latents(studio: Studio) -> None:
     assert len(labels) == 8
 
 
-def test_a_film_comes_back(studio: Studio) -> None:
+def test_animation_has_frames_both_ways(studio: Studio) -> None:
     with Image.open(studio.film("a red heart", "a cat", 0, 1.0, 1.0, 4)) as film:
         assert film.n_frames == 8
 
 
-def test_old_files_go(studio: Studio) -> None:
+def test_old_files_are_deleted(studio: Studio) -> None:
     old, new = (
         Path(studio.draw("a cat", 0, 1.0, 1.0, 1)[0][0]),
         Path(studio.draw("a cat", 1, 1.0, 1.0, 1)[0][0]),
@@ -90,7 +90,7 @@ def test_old_files_go(studio: Studio) -> None:
         (("a cat", 0, 1.0, 1.0, 1, 50), "refine 50 is more than this page allows, 40"),
     ],
 )
-def test_what_comes_from_outside_is_checked(studio: Studio, given: tuple[Any, ...], said: str) -> None:
+def test_invalid_input_raises(studio: Studio, given: tuple[Any, ...], said: str) -> None:
     with pytest.raises(UserError, match=said):
         studio.draw(*given)
     assert not list(studio.folder.glob("*.png"))
@@ -122,14 +122,14 @@ def png_of(width: int, height: int) -> bytes:
     ],
     ids=["100 megapixels", "bomb", "text", "empty", "11 MB"],
 )
-def test_uploads_are_judged_by_their_header(tmp_path: Path, data: bytes, said: str) -> None:
+def test_too_large_uploads_are_refused_by_their_header(tmp_path: Path, data: bytes, said: str) -> None:
     file = tmp_path / "upload.png"
     file.write_bytes(data)
     with pytest.raises(UserError, match=said):
         check_upload(file)
 
 
-def test_a_good_upload_passes(tmp_path: Path) -> None:
+def test_valid_upload_is_accepted(tmp_path: Path) -> None:
     made = io.BytesIO()
     noise(20, 12).save(made, "PNG")
     (tmp_path / "upload.png").write_bytes(made.getvalue())
@@ -163,7 +163,7 @@ def test_a_client_draws_edits_and_films(client: Any) -> None:
     assert Path(client.predict("a red heart", "a cat", 0, 1.0, 1.0, 4, api_name="/interpolate")).is_file()
 
 
-def test_the_guidance_slider_is_next_under_truncation_and_starts_at_one(studio: Studio) -> None:
+def test_guidance_slider_is_below_truncation_and_starts_at_one(studio: Studio) -> None:
     gradio = pytest.importorskip("gradio")
     sliders = [b for b in build_page(studio).blocks.values() if isinstance(b, gradio.Slider)]
     truncation, guidance = sliders[:2]
@@ -174,7 +174,7 @@ def test_the_guidance_slider_is_next_under_truncation_and_starts_at_one(studio: 
 
 
 @pytest.mark.parametrize("prior", [True, False])
-def test_the_refine_slider_is_there_where_a_prior_is(studio: Studio, prior: bool) -> None:
+def test_refine_slider_is_visible_with_a_prior(studio: Studio, prior: bool) -> None:
     gradio = pytest.importorskip("gradio")
     if not prior:
         studio.model.generator.prior = None  # type: ignore[union-attr]
@@ -184,14 +184,14 @@ def test_the_refine_slider_is_there_where_a_prior_is(studio: Studio, prior: bool
 
 
 @pytest.mark.slow
-def test_a_client_is_told_its_mistakes(client: Any) -> None:
+def test_client_gets_error_messages(client: Any) -> None:
     with pytest.raises(Exception, match="write a prompt first"):
         client.predict(" ", 7, 1.0, 1.0, 2, api_name="/draw")
     with pytest.raises(Exception, match="greater than maximum"):
         client.predict("a cat", 7, 1.0, 1.0, 10_000, api_name="/draw")
 
 
-def test_without_gradio_one_line_says_what_to_install(
+def test_missing_gradio_gives_one_line_error(
     trained_once: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import sys
@@ -210,7 +210,7 @@ def test_without_gradio_one_line_says_what_to_install(
         ({"no_proxy": "*"}, "*"),
     ],
 )
-def test_the_page_is_asked_for_past_proxies(
+def test_own_page_is_requested_without_a_proxy(
     set_before: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is exempt already stays so; the whole of it: tests/cli/test_console.py."""

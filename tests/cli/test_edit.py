@@ -42,7 +42,7 @@ def apart(a: Image.Image, b: Image.Image) -> int:
 
 @pytest.mark.parametrize(("guidance", "refine"), [(1.0, 0), (2.0, 0), (1.0, 30)])
 @pytest.mark.parametrize("loop", [False, True])
-def test_keyframes_are_what_sample_draws(
+def test_keyframes_equal_the_images_of_sample(
     model: TextToImage, loop: bool, guidance: float, refine: int
 ) -> None:
     keyframes = [(HEART, 3), (CAT, 3), ("a cat", 4)]
@@ -63,7 +63,7 @@ def test_steps_are_even_and_small(model: TextToImage) -> None:
     assert max(between) < whole
 
 
-def test_slerp_keeps_to_the_circle() -> None:
+def test_slerp_interpolates_direction_and_length() -> None:
     draw = torch.Generator().manual_seed(0)
     a, b = torch.randn(5, 16, generator=draw), 3 * torch.randn(5, 16, generator=draw)
     assert torch.allclose(slerp(a, b, torch.zeros(5)), a, atol=1e-5)
@@ -75,7 +75,7 @@ def test_slerp_keeps_to_the_circle() -> None:
     assert torch.allclose(slerp(a, a, torch.full((5,), 0.3)), a, atol=1e-5)
 
 
-def test_tokens_of_one_caption_alone_fade() -> None:
+def test_tokens_of_the_other_caption_fade() -> None:
     def text(tokens: int, value: float) -> TextFeatures:
         mask = torch.arange(3)[None] < tokens
         return TextFeatures(torch.full((1, 3, 2), value) * mask[..., None], mask, torch.full((1, 2), value))
@@ -88,7 +88,7 @@ def test_tokens_of_one_caption_alone_fade() -> None:
     assert quarter.pooled[0].tolist() == [1.25, 1.25]
 
 
-def test_too_few_keyframes(model: TextToImage) -> None:
+def test_too_few_keyframes_raise(model: TextToImage) -> None:
     with pytest.raises(UserError, match="name two keyframes"):
         interpolate(model, [(HEART, 0)])
     with pytest.raises(UserError, match="frames 0 must be 1 or more"):
@@ -99,7 +99,9 @@ def test_too_few_keyframes(model: TextToImage) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp"])
-def test_an_animation(trained: Tiny, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interpolate_writes_an_animation(
+    trained: Tiny, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["interpolate", str(trained.run), HEART, CAT, "--frames", "4", "--fps", "10", "--loop"]
     assert main([*words, "--out", f"out/film.{kind}"]) == 0
     assert capsys.readouterr().out == f"out/film.{kind}: 8 frames, 0.8 s\n"
@@ -114,7 +116,7 @@ def test_an_animation(trained: Tiny, kind: str, capsys: pytest.CaptureFixture[st
         assert apart(frames[0], drawn) <= 1
 
 
-def test_a_video_of_latents(trained: Tiny) -> None:
+def test_interpolate_writes_a_video_between_latents(trained: Tiny) -> None:
     words = ["interpolate", str(trained.run), HEART, "--num_latents", "3", "--frames", "4"]
     assert main([*words, "--out", "film.mp4"]) == 0
     with av.open("film.mp4") as film:
@@ -126,7 +128,7 @@ def test_a_video_of_latents(trained: Tiny) -> None:
     assert np.abs(pixels(frames[0]) - pixels(drawn)).mean() < 12
 
 
-def test_without_av_one_line_says_what_to_install(
+def test_missing_av_gives_one_line_error(
     trained: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
@@ -146,7 +148,7 @@ def test_without_av_one_line_says_what_to_install(
         ([HEART, CAT, "--guidance", "30"], "guidance 30.0 is not between 0 and 10"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_bad_input_of_interpolate_gives_one_line(
     words: list[str], said: str, trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["interpolate", str(trained.run), *words]) == 2
@@ -159,7 +161,7 @@ def test_bad_input_is_one_line(
 # ------------------------------------------------------------------ edit
 
 
-def test_an_edit_is_a_sheet_of_the_same_latents(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edit_sheet_has_the_same_latents(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["edit", str(trained.run), HEART, "--to", CAT, "a cat", "--num_images", "2", "--seed", "5"]
     assert main(words) == 0
     assert "edit.png: one row per latent, seeds from 5" in capsys.readouterr().out
@@ -201,7 +203,7 @@ def test_edits_and_drafts_refine(trained: Tiny) -> None:
     assert apart(first, model.sample(HEART, refine=30)[0]) <= 1
 
 
-def test_bad_edits_are_one_line(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_of_edit_gives_one_line(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["edit", str(trained.run), HEART, "--to", CAT]
     assert main([*words, "--out", "edit.gif"]) == 2
     assert "--out edit.gif must be a .png, .webp or .jpg file" in capsys.readouterr().err
@@ -213,7 +215,7 @@ def test_bad_edits_are_one_line(trained: Tiny, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "jpg"])
-def test_pictures_say_where_they_come_from(trained: Tiny, kind: str) -> None:
+def test_images_have_provenance_metadata(trained: Tiny, kind: str) -> None:
     words = ["sample", str(trained.run), HEART, "ein Herz ♥", "--seed", "7", "--format", kind]
     assert main([*words, "--singles", "single", "--out", f"grid.{kind}"]) == 0
     for file, prompt in ((f"single/000001.{kind}", "ein Herz ♥"), (f"grid.{kind}", f"{HEART}\nein Herz ♥")):
@@ -229,7 +231,7 @@ def test_pictures_say_where_they_come_from(trained: Tiny, kind: str) -> None:
         assert told["software"].startswith("imagen_pl ")
 
 
-def test_json_is_a_line_a_picture(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_is_one_line_per_image(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["sample", str(trained.run), HEART, CAT, "--json"]
     assert main([*words, "--singles", "single"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

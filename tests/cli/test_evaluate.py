@@ -20,7 +20,9 @@ def evaluated(trained: Tiny) -> list[str]:
     return ["evaluate", str(trained.run), "--split", "train", "--distractors", "3"]
 
 
-def test_scores_report_and_sheet(evaluated: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_writes_scores_report_and_sheet(
+    evaluated: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*evaluated, "--out", "found"]) == 0
     told = capsys.readouterr().out
     found = json.loads(Path("found/evaluation.json").read_text())
@@ -42,7 +44,7 @@ def test_scores_report_and_sheet(evaluated: list[str], capsys: pytest.CaptureFix
         assert min(sheet.size) > 100
 
 
-def test_a_long_wait_is_announced_and_training_images_are_sampled(
+def test_long_wait_is_announced_and_training_images_are_sampled(
     trained: Tiny, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("imagen_pl.cli.evaluation._LONG_WAIT_S", -1.0)
@@ -54,7 +56,7 @@ def test_a_long_wait_is_announced_and_training_images_are_sampled(
     assert json.loads(Path("evaluation/evaluation.json").read_text())["training_images"] == 5
 
 
-def test_the_same_twice(evaluated: list[str]) -> None:
+def test_evaluation_is_deterministic(evaluated: list[str]) -> None:
     """The second time real images' features come from the cache."""
     for out in ("first", "second"):
         assert main([*evaluated, "--out", out]) == 0
@@ -72,7 +74,7 @@ def test_the_same_twice(evaluated: list[str]) -> None:
     assert plain["scores"][0]["frechet"] != refined["scores"][0]["frechet"]
 
 
-def test_held_out_images_are_those_of_training(trained: Tiny, photos: Path) -> None:
+def test_held_out_images_equal_those_of_training(trained: Tiny, photos: Path) -> None:
     """A folder has no split: the same images are held out as in training, by their names."""
     assert main(["evaluate", str(trained.run), "--val_fraction", "0.25", "--data", str(photos)]) == 0
     found = json.loads(Path("evaluation/evaluation.json").read_text())
@@ -81,7 +83,7 @@ def test_held_out_images_are_those_of_training(trained: Tiny, photos: Path) -> N
     assert found["scores"][0]["memorisation"]["ratio"] > 0
 
 
-def test_a_release_and_a_clip(evaluated: list[str], trained: Tiny, tmp_path: Path) -> None:
+def test_release_is_scored_with_clip(evaluated: list[str], trained: Tiny, tmp_path: Path) -> None:
     load(trained.run).save("release")
     clip = save_clip(tmp_path / "clip")
     words = ["evaluate", "release", *evaluated[2:], "--clip", str(clip)]
@@ -104,7 +106,7 @@ def test_a_release_and_a_clip(evaluated: list[str], trained: Tiny, tmp_path: Pat
         (["--extractors", "no/such-network"], "no/such-network"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_bad_input_gives_one_line(
     words: list[str], said: str, evaluated: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*evaluated, *words]) == 2
@@ -113,7 +115,7 @@ def test_bad_input_is_one_line(
     assert told.strip().count("\n") == 0
 
 
-def test_a_teacher_is_refused(
+def test_network_used_in_training_is_refused_as_extractor(
     evaluated: list[str], trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     release = load(trained.run).save("release")

@@ -18,7 +18,9 @@ from tests.helpers.runs import Tiny
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch-export"])
-def test_its_own_readme_draws(trained: Tiny, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_in_the_exported_readme_draws(
+    trained: Tiny, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The code in the export's README runs as it stands, without imagen_pl."""
     assert main(["export", str(trained.run), "--to", kind, "--out", "out"]) == 0
     told = capsys.readouterr().out
@@ -51,7 +53,9 @@ def test_onnx_draws_what_sample_draws_for_any_number_of_captions(trained: Tiny) 
         torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
 
 
-def test_half_is_half_as_large_and_nearly_the_same(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_half_precision_is_half_as_large_and_nearly_equal(
+    trained: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["export", str(trained.run), "--to", "safetensors", "--out", "whole"]) == 0
     assert "images differ by 0.0e+00 at most" in capsys.readouterr().out
     assert main(["export", str(trained.run), "--to", "safetensors", "--half", "--out", "half"]) == 0
@@ -60,7 +64,7 @@ def test_half_is_half_as_large_and_nearly_the_same(trained: Tiny, capsys: pytest
     assert load("half").resolution == 8
 
 
-def test_what_draws_otherwise_is_told(
+def test_differing_export_is_reported(
     trained: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = exporting._open_torch
@@ -73,7 +77,7 @@ def test_what_draws_otherwise_is_told(
     assert "what was written draws otherwise: images differ by 1.0e-01" in capsys.readouterr().err
 
 
-def test_bad_input_is_one_line(
+def test_bad_input_gives_one_line(
     trained: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["export", str(trained.run), "--to"]

@@ -28,7 +28,7 @@ def read(path: Path) -> dict[str, object]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def test_a_run_leaves_its_folder(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_folder_has_all_files(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *tiny.words]) == 0
     run = tiny.run
     assert (run / "checkpoints/last.ckpt").is_file()
@@ -72,7 +72,7 @@ def test_diversity_and_memorisation_are_scores_of_validation(tiny: Tiny) -> None
 
 
 @pytest.mark.parametrize(("given", "drawn"), [("null", 12), ("[]", 0), ("[a cat]", 1)])
-def test_the_grid_draws_the_data_s_own_captions_unless_others_are_named(
+def test_sample_grid_uses_captions_of_the_data_by_default(
     tiny: Tiny,
     photos: Path,
     given: str,
@@ -182,7 +182,7 @@ def test_checkpoints_hold_the_clock_and_the_configuration(trained: Tiny) -> None
     assert "hyper_parameters" not in checkpoint
 
 
-def test_an_existing_run_is_not_written_over(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_run_is_not_overwritten(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     before = (trained.run / "checkpoints/last.ckpt").read_bytes()
     assert main(["fit", *trained.words]) == 2
     told = capsys.readouterr().err
@@ -215,7 +215,7 @@ def test_a_resumed_run_takes_the_new_learning_rate_and_keeps_the_old_configurati
     assert yaml.safe_load(kept.read_text())["model"]["generator_optimizer"]["init_args"]["lr"] == 0.001
 
 
-def test_existing_resume_starts_or_goes_on(tiny: Tiny) -> None:
+def test_existing_resume_starts_or_continues(tiny: Tiny) -> None:
     words = ["fit", *tiny.words, "--existing", "resume"]
     assert main([*words, "--trainer.max_steps", "8"]) == 0
     assert read(tiny.run / "checkpoints/last.ckpt")["images_seen"] == 16
@@ -265,19 +265,19 @@ def test_bad_input_gives_one_line(
     assert message in told
 
 
-def test_a_configuration_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_configuration_gives_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit"]) == 2
     assert capsys.readouterr().err.startswith("error: name a configuration with --config")
 
 
-def test_a_failed_start_does_not_block_the_name(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_start_does_not_reserve_the_run_name(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *tiny.words, "--data.source.path", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
     assert main(["fit", *tiny.words, "--trainer.max_steps", "4"]) == 0
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate"])
-def test_a_checkpoint_of_another_architecture(
+def test_checkpoint_of_another_architecture_gives_one_line_error(
     verb: str, trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--ckpt_path", "last", "--model.generator.init_args.style_dim", "12"]
@@ -289,7 +289,7 @@ def test_a_checkpoint_of_another_architecture(
     assert "more differ" in told
 
 
-def test_a_corrupt_checkpoint(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_corrupt_checkpoint_gives_one_line_error(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     path = trained.run / "checkpoints/last.ckpt"
     path.write_bytes(path.read_bytes()[:1000])
     assert main(["fit", *trained.words, "--ckpt_path", str(path)]) == 2
@@ -332,7 +332,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_checkpoint(
 # ---------------------------------------------------------------------- signals
 
 
-def test_a_hurried_stop_says_what_there_is_to_resume(
+def test_second_ctrl_c_says_what_is_saved(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As at the second Ctrl-C, which waits for nothing."""

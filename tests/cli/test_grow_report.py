@@ -13,7 +13,7 @@ from imagen_pl.cli.main import main
 from tests.helpers.runs import Tiny
 
 
-def test_a_page_that_is_complete_in_itself(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_is_self_contained(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["grow-report", str(trained.run)]) == 0
     assert re.match(
         r"runs/tiny/report.html: \d+ rows of numbers, [\d,]+ images seen\n", capsys.readouterr().out
@@ -28,14 +28,14 @@ def test_a_page_that_is_complete_in_itself(trained: Tiny, capsys: pytest.Capture
     assert "imagen-pl fit --config tiny.yaml" in page
 
 
-def test_names_are_no_markup(trained: Tiny) -> None:
+def test_names_are_escaped(trained: Tiny) -> None:
     odd = trained.run.with_name("<b>run")
     trained.run.rename(odd)
     assert main(["grow-report", str(odd), "--out", "page.html"]) == 0
     assert "<h1>&lt;b&gt;run</h1>" in Path("page.html").read_text()
 
 
-def test_stages_are_where_the_resolution_changes() -> None:
+def test_stages_start_where_the_resolution_changes() -> None:
     rows = [
         {"images_seen": 100.0 * k, **({"growth/resolution": r} if r else {})}
         for k, r in enumerate((4, 4, 0, 8, 8))
@@ -43,7 +43,7 @@ def test_stages_are_where_the_resolution_changes() -> None:
     assert stages_of(rows) == [StageStart(0, 4), StageStart(300, 8)]
 
 
-def test_bad_input_is_one_line(
+def test_bad_input_gives_one_line(
     trained: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["grow-report", "nowhere"]) == 2

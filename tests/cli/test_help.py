@@ -43,7 +43,9 @@ def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("verb", sorted({" ".join(_words(line)) for line in EXAMPLES.splitlines()}))
-def test_a_verb_s_help_ends_with_its_examples_whole(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_verb_ends_with_its_unwrapped_examples(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*verb.split(), "--help"]) == 0
     told = capsys.readouterr().out.splitlines()
     own = [f"  {line}" for line in EXAMPLES.splitlines() if " ".join(_words(line)) == verb]
@@ -53,7 +55,7 @@ def test_a_verb_s_help_ends_with_its_examples_whole(verb: str, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("line", EXAMPLES.splitlines())
-def test_examples_are_understood(line: str) -> None:
+def test_examples_parse(line: str) -> None:
     verb, *words = shlex.split(line, comments=True)[1:]
     if verb == "data":
         assert verbs._parser().parse_args(words).run
@@ -75,7 +77,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"imagen-pl {__version__}\n"
 
 
-def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_verb_gives_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert capsys.readouterr().err.startswith(
         "error: unknown verb 'train': use plan, fit, validate, test, predict, sample, sheet, variants, "

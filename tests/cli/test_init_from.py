@@ -31,7 +31,7 @@ def larger() -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "release"])
-def test_a_run_starts_from_the_stem_of_another(
+def test_run_starts_from_the_weights_of_init_from(
     trained: Tiny, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     stem = load(trained.run)
@@ -112,7 +112,9 @@ def test_a_discriminator_that_does_not_fit_is_one_line(
     assert error.startswith("error: release released cannot be read: discriminator.safetensors: ")
 
 
-def test_a_stem_that_is_not_there_or_does_not_fit(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_or_mismatched_init_from_gives_one_line_error(
+    trained: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["fit", *trained.words, "--name", "other"]
     assert main([*words, "--model.generator.init_from", "runs/nothing"]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
@@ -124,7 +126,7 @@ def test_a_stem_that_is_not_there_or_does_not_fit(trained: Tiny, capsys: pytest.
     assert "give this generator the other's settings up to 8 px" in told
 
 
-def test_a_new_kind_of_block_by_its_class_path(tiny: Tiny) -> None:
+def test_custom_block_by_class_path_trains(tiny: Tiny) -> None:
     block = {"class_path": "tests.helpers.blocks.LoudBlock", "init_args": {"gain": 3.0}}
     words = overlay(model={"generator": {"init_args": {"block": block}}})
     assert main(["fit", *tiny.words, *words, *FEW]) == 0
@@ -135,7 +137,9 @@ def test_a_new_kind_of_block_by_its_class_path(tiny: Tiny) -> None:
         assert [(block.gain, block.plan.resolution) for block in blocks] == [(3.0, 4), (3.0, 8)]
 
 
-def test_a_block_that_is_none_is_told(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_class_that_is_not_a_block_gives_one_line_error(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--model.generator.block", "torch.nn.Identity"]
     assert main(["fit", *tiny.words, *words]) == 2
     told = capsys.readouterr().err
@@ -143,7 +147,7 @@ def test_a_block_that_is_none_is_told(tiny: Tiny, capsys: pytest.CaptureFixture[
     assert told.count("\n") == 1
 
 
-def test_the_shipped_model_is_taken_to_other_pictures(
+def test_released_model_is_fine_tuned_on_other_images(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the command in configs/experiment/finetune.yaml, with the stages cut to a batch each."""

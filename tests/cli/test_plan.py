@@ -137,7 +137,7 @@ def test_a_step_s_time_is_a_mean_over_steps_with_and_without_penalties() -> None
     assert timer.seconds_a_step(every=4) == pytest.approx(1.5)  # (3 + 1 + 1 + 1) / 4, without the first two
 
 
-def test_files_that_exist_are_kept(
+def test_existing_files_are_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -46,7 +46,7 @@ def kept_in(run: Path) -> tuple[str, str, Any]:
 
 
 @pytest.mark.parametrize(("instructions", "chosen"), [("avx512_bf16", "bf16-mixed"), (None, "32-true")])
-def test_a_run_takes_the_machines_format_and_keeps_it(
+def test_run_uses_the_machine_s_precision_and_saves_it(
     tiny: Tiny, cpu: Any, capsys: pytest.CaptureFixture[str], instructions: str | None, chosen: str
 ) -> None:
     cpu(instructions)
@@ -57,7 +57,7 @@ def test_a_run_takes_the_machines_format_and_keeps_it(
     assert kept_in(tiny.run) == (chosen, chosen, None)
 
 
-def test_a_resume_keeps_the_format_with_a_warning_where_it_is_slow_until_another_is_named(
+def test_resume_keeps_the_precision_with_a_warning_if_slow_unless_set(
     tiny: Tiny, cpu: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cpu("amx_bf16")
@@ -82,7 +82,7 @@ def test_a_resume_keeps_the_format_with_a_warning_where_it_is_slow_until_another
     assert lines_about_precision(capsys)[0].startswith("Precision: 32-true, as in the checkpoint")
 
 
-def test_validation_takes_the_checkpoints_format(
+def test_validation_uses_the_checkpoint_s_precision(
     trained: Tiny, cpu: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cpu("amx_bf16")
@@ -92,7 +92,7 @@ def test_validation_takes_the_checkpoints_format(
     assert lines_about_precision(capsys)[0].startswith("Precision: 32-true, as in the checkpoint")
 
 
-def test_a_captioner_takes_the_machines_format_and_keeps_it(
+def test_captioner_uses_the_machine_s_precision_and_saves_it(
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -118,19 +118,19 @@ def test_a_captioner_takes_the_machines_format_and_keeps_it(
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda f: f.name)
-def test_no_recipe_names_a_format(file: Path) -> None:
+def test_no_recipe_sets_the_precision(file: Path) -> None:
     assert "precision" not in yaml.safe_load(file.read_text(encoding="utf-8")).get("trainer", {})
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "fit-captioner"])
-def test_help_says_what_is_used_without_a_setting(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_the_default_precision(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
 
     text = "".join(capsys.readouterr().out.split())  # lines may break at hyphens
     assert "Without--trainer.precision,bf16-mixedisusedwherethemachineisfastinbfloat16" in text
 
 
-def test_a_plugin_of_the_trainer_decides(tiny: Tiny, cpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_precision_plugin_takes_precedence(tiny: Tiny, cpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
     cpu("amx_bf16")
     config = yaml.safe_load(Path("tiny.yaml").read_text())
     config["trainer"]["plugins"] = [

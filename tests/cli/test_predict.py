@@ -61,7 +61,9 @@ def test_test_scores_the_test_split(
     assert yaml.safe_load((trained.run / "config.yaml").read_text())["data"]["val_split"] == "validation"
 
 
-def test_test_without_a_test_split_is_one_line(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_without_a_test_split_gives_one_line_error(
+    trained: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["test", "--config", str(trained.run / "config.yaml")]) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ")
@@ -69,7 +71,7 @@ def test_test_without_a_test_split_is_one_line(trained: Tiny, capsys: pytest.Cap
     assert told.count("\n") == 1
 
 
-def test_a_model_that_has_not_grown_up_draws_at_its_full_size_on_request(
+def test_partly_grown_model_draws_at_full_size_on_request(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", *tiny.words, "--max_images", "16"]) == 0

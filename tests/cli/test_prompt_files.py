@@ -13,7 +13,7 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def test_txt_has_a_prompt_a_line(tmp_path: Path) -> None:
+def test_txt_has_one_prompt_per_line(tmp_path: Path) -> None:
     path = write(tmp_path, "p.txt", "a red heart\n\n  cupcake, noto style  \n# 1 medal\n")
     prompts = read_prompts(path)
     assert [(p.text, p.line) for p in prompts] == [
@@ -68,14 +68,14 @@ def test_jsonl_keeps_nested_fields(tmp_path: Path) -> None:
         ("p.yaml", "a: b\n", "use a file that ends in .txt"),
     ],
 )
-def test_bad_files_are_told_in_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_bad_files_give_one_line_error(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as told:
         read_prompts(write(tmp_path, name, text))
     assert "\n" not in str(told.value)
     assert name in str(told.value)
 
 
-def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+def test_missing_file_and_folder_give_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
         read_prompts(tmp_path / "none.txt")
     folder = tmp_path / "folder.txt"

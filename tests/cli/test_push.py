@@ -80,7 +80,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_model_goes_to_the_hub_and_comes_back(
+def test_pushed_model_can_be_loaded_from_the_hub(
     trained: Tiny, hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("evaluation.json").write_text(json.dumps(EVALUATION))
@@ -196,7 +196,7 @@ def test_only_a_source_that_declares_it_has_settings_and_captions_published(
     assert "secret" not in (release / "README.md").read_text()
 
 
-def test_the_emoji_s_makers_are_named() -> None:
+def test_card_names_the_emoji_s_authors() -> None:
     described = {
         "resolution": 32,
         "imagen_pl": "0.1.0",
@@ -213,7 +213,7 @@ def test_the_emoji_s_makers_are_named() -> None:
     assert "None were measured." in card
 
 
-def test_a_card_tells_several_splits_and_further_sections() -> None:
+def test_card_has_several_splits_and_further_sections() -> None:
     described = {
         "resolution": 32,
         "imagen_pl": "0.1.0",
@@ -234,7 +234,7 @@ def test_a_card_tells_several_splits_and_further_sections() -> None:
     assert card.index("## Scores") < card.index("## How it was made\n\nBy hand.") < card.index("## Limits")
 
 
-def test_bad_input_is_one_line(
+def test_bad_input_gives_one_line(
     trained: Tiny, hub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["push", str(trained.run)]

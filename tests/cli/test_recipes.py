@@ -33,7 +33,7 @@ def differences(measured: Any, now: Any, where: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", MEASURED)
-def test_a_recipe_in_full_is_as_measured(
+def test_recipe_settings_equal_those_of_the_measured_run(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -71,7 +71,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("refine", ["0", "1"])
-def test_drawing_with_the_model_that_ships_imports_torch_and_nothing_else_heavy(
+def test_drawing_with_the_released_model_imports_torch_and_nothing_else_heavy(
     refine: str, tmp_path: Path
 ) -> None:
     code, error, imported = _imported(

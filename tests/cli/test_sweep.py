@@ -50,7 +50,7 @@ def agent_words(sweep: dict[str, Any], chosen: dict[str, Any]) -> list[str]:
     return words[3:]
 
 
-def test_it_is_a_sweep(sweep: dict[str, Any]) -> None:
+def test_sweep_file_is_valid(sweep: dict[str, Any]) -> None:
     assert sweep.keys() == TOP
     assert sweep["method"] in ("bayes", "random", "grid")
     assert sweep["metric"] == {"name": "val/fd_efficientnet_lite1", "goal": "minimize"}
@@ -70,7 +70,7 @@ def test_it_is_a_sweep(sweep: dict[str, Any]) -> None:
             assert parameter["min"] > 0 or "log" not in parameter["distribution"]
 
 
-def test_it_uses_the_project_and_the_score_of_its_files(sweep: dict[str, Any]) -> None:
+def test_sweep_uses_the_project_and_metric_of_its_configs(sweep: dict[str, Any]) -> None:
     files = [word for word in sweep["command"] if word.endswith(".yaml")]
     base, tracking = (yaml.safe_load((REPOSITORY / file).read_text()) for file in files)
     assert sweep["project"] == tracking["trainer"]["logger"][0]["init_args"]["project"]
@@ -78,7 +78,7 @@ def test_it_uses_the_project_and_the_score_of_its_files(sweep: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("place", range(3))
-def test_every_trial_is_understood(
+def test_every_trial_s_arguments_parse(
     sweep: dict[str, Any], place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the real parser, with the networks made and each value where it belongs."""

@@ -69,7 +69,7 @@ def test_wandb_offline_gets_numbers_over_images_seen_and_captioned_pictures(tiny
     assert yaml.safe_load((tiny.run / "config.yaml").read_text())["name"] == "tiny"
 
 
-def test_wandb_without_a_key_is_told_in_one_line(tiny: Tiny, tmp_path: Path) -> None:
+def test_wandb_without_a_key_gives_one_line_error(tiny: Tiny, tmp_path: Path) -> None:
     words = [*tiny.words, *add_logger("WandbLogger", project="test")]
     done = fit(words, HOME=str(tmp_path / "home"), NETRC=str(tmp_path / "netrc"))
     assert done.returncode == 2
@@ -97,19 +97,19 @@ def test_tensorboard_gets_numbers_and_grids_over_images_seen(tiny: Tiny) -> None
     assert [e.step for e in events.Images("samples")] == [104, 160]
 
 
-def test_lightnings_csv_stays_in_the_run(tiny: Tiny) -> None:
+def test_csv_logger_writes_into_the_run_folder(tiny: Tiny) -> None:
     words = ["--trainer.max_steps", "8", *add_logger("CSVLogger", save_dir="elsewhere")]
     assert main(["fit", *tiny.words, *words]) == 0
     assert (tiny.run / "csv/metrics.csv").is_file()
     assert (tiny.run / "metrics.csv").is_file()
 
 
-def test_without_loggers_there_are_no_numbers(tiny: Tiny) -> None:
+def test_without_loggers_no_metrics_are_written(tiny: Tiny) -> None:
     assert main(["fit", *tiny.words, "--trainer.max_steps", "8", "--trainer.logger", "false"]) == 0
     assert not (tiny.run / "metrics.csv").exists()
 
 
-def test_the_record_names_commit_versions_and_every_start(trained: Tiny) -> None:
+def test_run_record_has_commit_versions_and_every_start(trained: Tiny) -> None:
     words = ["--ckpt_path", "last", "--trainer.max_steps", "60"]
     before = json.loads((trained.run / "run.json").read_text())
     assert main(["fit", *trained.words, *words]) == 0

@@ -43,7 +43,7 @@ def test_each_pass_is_another_permutation_of_all_rows() -> None:
     assert Shuffle(10, seed=4)(np.arange(30)).tolist() != rows.tolist()
 
 
-def test_groups_take_one_turn_a_pass_and_their_rows_are_drawn_alike() -> None:
+def test_each_group_occurs_once_a_pass_with_uniformly_drawn_rows() -> None:
     groups = [[0], [1, 2, 3], [4], [5, 6]]
     group_of = {row: i for i, group in enumerate(groups) for row in group}
     numbers = np.arange(4 * 600)
@@ -64,7 +64,7 @@ def test_groups_of_one_row_are_the_plain_order() -> None:
     assert alone.tolist() == Shuffle(10, seed=3)(numbers).tolist()
 
 
-def test_order_by_its_definition() -> None:
+def test_order_equals_its_definition() -> None:
     expected = [np.random.default_rng([3, n // 10]).permutation(10)[n % 10] for n in range(40)]
     assert Shuffle(10, seed=3)(np.arange(40)).tolist() == expected
 
@@ -84,7 +84,7 @@ def test_resumed_order_equals_the_uninterrupted_one() -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_together_see_what_one_sees(world_size: int) -> None:
+def test_processes_together_get_the_samples_of_one_process(world_size: int) -> None:
     parts = [plans(0, rank, world_size) for rank in range(world_size)]
     together = [samples([part[i] for part in parts]) for i in range(len(parts[0]))]
     assert together == [samples([plan]) for plan in plans(0)]

@@ -48,7 +48,7 @@ def expected_split(hexcode: str, style: str) -> str:
     return "train"
 
 
-def test_counts(shipped: list[dict[str, Any]]) -> None:
+def test_number_of_images_by_split_and_style(shipped: list[dict[str, Any]]) -> None:
     assert Counter(row["split"] for row in shipped) == {
         "train": 8587, "validation": 1207, "test": 886, "composition": 264,
     }  # fmt: skip
@@ -68,7 +68,7 @@ def test_no_subject_is_in_two_splits(shipped: list[dict[str, Any]]) -> None:
     assert len(splits) == 1913
 
 
-def test_composition_holds_hands_that_training_never_shows(shipped: list[dict[str, Any]]) -> None:
+def test_composition_has_subject_style_pairs_absent_from_training(shipped: list[dict[str, Any]]) -> None:
     trained = {(row["subject"], row["style"]) for row in shipped if row["split"] == "train"}
     kept = {(row["subject"], row["style"]) for row in shipped if row["split"] == "composition"}
     assert kept
@@ -90,7 +90,7 @@ def test_captions_and_pictures(shipped: list[dict[str, Any]]) -> None:
     assert Image.open(io.BytesIO(cupcake["image"]["bytes"])).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_notices_lie_beside_it() -> None:
+def test_licence_notices_are_included() -> None:
     notice = (SHIPPED.parent / "NOTICE.md").read_text()
     assert all(word in notice for word in ("Microsoft", "Apache-2.0", "creativecommons.org/licenses/by/4.0"))
     assert (SHIPPED.parent / "APACHE-2.0.txt").is_file()
@@ -105,7 +105,7 @@ def test_datasets_opens_it(tmp_path: Path) -> None:
     assert rows[0]["caption"] == "grinning face, fluent style"
 
 
-def test_source_gives_the_splits_and_chosen_styles() -> None:
+def test_source_has_the_splits_and_chosen_styles() -> None:
     splits = EmojiSource().load(SkippedImages())
     assert {name: len(rows) for name, rows in splits.items()} == {
         "train": 8587, "validation": 1207, "test": 886, "composition": 264,
@@ -119,7 +119,7 @@ def test_source_gives_the_splits_and_chosen_styles() -> None:
     assert two.image(rows[0])[8:12] == b"WEBP"  # type: ignore[index]
 
 
-def test_tags_name_training_images_alone_and_half_of_the_time() -> None:
+def test_tag_captions_are_half_of_the_training_captions_only() -> None:
     plain, tagged = (EmojiSource(tag_captions=tags).load(SkippedImages()) for tags in (False, True))
     for split in ("validation", "test", "composition"):
         assert [row.captions for row in tagged[split]] == [row.captions for row in plain[split]]
@@ -224,7 +224,7 @@ def test_build_is_refused_with_one_line(
     assert not out.exists()
 
 
-def test_npm_that_is_missing_or_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_failing_npm_gives_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"npm is not installed, .* with --packages"):
         build_emoji(tmp_path / "e.parquet")
@@ -257,14 +257,14 @@ def test_npm_fetches_pinned_versions(packages: Path, tmp_path: Path, monkeypatch
     ]
 
 
-def test_split_of_is_the_rule() -> None:
+def test_split_of_equals_the_documented_rule() -> None:
     for number in range(500):
         subject = f"1f{number:03x}"
         for style in ("fluent", "noto", "twemoji"):
             assert split_of(subject, style) == expected_split(subject, style)  # type: ignore[arg-type]
 
 
-def test_a_file_of_large_images_says_which_drawings_are_missing() -> None:
+def test_missing_drawings_of_large_images_are_reported() -> None:
     counts = Counter(
         {("train", "fluent"): 3372, ("train", "noto"): 3580, ("test", "noto"): 1, ("train", "twemoji"): 3782}
     )

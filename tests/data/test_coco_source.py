@@ -27,7 +27,7 @@ def write_coco(file: Path, names: list[str], captions: int = 5) -> Path:
     return file
 
 
-def test_the_folder_as_coco_ships_it(tmp_path: Path) -> None:
+def test_original_coco_folder_is_read(tmp_path: Path) -> None:
     write_images(tmp_path / "train2017", ["a.png", "b.png"])
     write_images(tmp_path / "val2017", ["c.png"])
     write_coco(tmp_path / "annotations/captions_train2017.json", ["a.png", "b.png"])
@@ -42,7 +42,7 @@ def test_the_folder_as_coco_ships_it(tmp_path: Path) -> None:
     assert source.image(splits["validation"][0]) == tmp_path / "val2017/c.png"
 
 
-def test_one_file_with_its_images_named(tmp_path: Path) -> None:
+def test_single_json_file_with_an_images_folder_is_read(tmp_path: Path) -> None:
     write_images(tmp_path / "pictures", ["a.png", "b.png"])
     file = write_coco(tmp_path / "captions_val2014.json", ["a.png", "b.png"])
     splits = CocoSource(str(file), images=str(tmp_path / "pictures")).load(SkippedImages())
@@ -72,7 +72,7 @@ def test_images_without_captions_and_missing_files_are_counted(tmp_path: Path) -
     assert data._rows.problems.summary() == "1 missing (gone.png), 1 without a caption (silent.png)"
 
 
-def test_bad_coco(tmp_path: Path) -> None:
+def test_bad_coco_files_give_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere.json does not exist"):
         module(CocoSource(str(tmp_path / "nowhere.json"))).setup()
     with pytest.raises(

@@ -117,7 +117,7 @@ def test_epochs_stages_and_validation_under_lightning(workers: int) -> None:
     assert [resolution for kind, resolution, *_ in looker.shown if kind == "val"] == [16, 16]
 
 
-def test_workers_serve_what_the_main_process_serves() -> None:
+def test_workers_give_the_same_batches_as_the_main_process() -> None:
     shown = [
         fit(module(WithSplits(16), num_workers=n, caption_dropout=0.3), epochs=3)[0].shown for n in (0, 2)
     ]
@@ -129,7 +129,7 @@ def test_validation_follows_growth() -> None:
     assert [resolution for kind, resolution, *_ in looker.shown if kind == "val"] == [8, 8, 16, 16]
 
 
-def test_resumed_run_goes_on_with_the_same_samples(tmp_path: Path) -> None:
+def test_resumed_run_continues_with_the_same_samples(tmp_path: Path) -> None:
     whole, _ = fit(module(WithSplits(16)), epochs=4)
     first, run = fit(module(WithSplits(16)), epochs=2)
     run.save_checkpoint(tmp_path / "run.ckpt")
@@ -137,7 +137,7 @@ def test_resumed_run_goes_on_with_the_same_samples(tmp_path: Path) -> None:
     assert first.shown + second.shown == whole.shown
 
 
-def test_cache_changes_nothing_but_the_work() -> None:
+def test_cached_images_equal_decoded_ones() -> None:
     def served(cache_mb: float) -> list[CaptionedBatch]:
         data = module(Solid(10), val_fraction=0, cache_mb=cache_mb, horizontal_flip=True)
         loader = data.train_dataloader()
@@ -193,7 +193,7 @@ def test_example_captions_are_from_all_over_the_training_rows() -> None:
     assert data.example_captions(1000) == every
 
 
-def test_half_of_the_captions_to_watch_are_held_out() -> None:
+def test_half_of_the_example_captions_are_held_out() -> None:
     data = module(WithSplits(40))
     data.setup("fit")
     found = data.captions_to_watch(6)
@@ -231,7 +231,7 @@ def test_flips(tmp_path: Path) -> None:
         assert least <= left <= most
 
 
-def test_text_features_travel_with_the_batch() -> None:
+def test_batches_contain_text_features() -> None:
     data = module(Solid(10), val_fraction=0.2)
     data.run_state.text_lookup = Lengths()
     for loader in (data.train_dataloader(), data.val_dataloader()):
@@ -319,7 +319,7 @@ class Grouped(Solid):
         return {"train": rows, "validation": rows}
 
 
-def test_balanced_groups_are_seen_and_scored_as_often_as_single_images() -> None:
+def test_balanced_groups_are_sampled_and_scored_like_single_images() -> None:
     data = module(Grouped(30), balance_groups=True, epoch_kimg=0.11, batch_size=11)
     seen = [int(level) for batch in data.train_dataloader() for level in batch.images[:, 0, 0, 0]]
     assert len(seen) == 110
@@ -376,7 +376,7 @@ def test_settings_are_checked_at_once(settings: dict[str, object], message: str)
         module(Solid(10), **settings)
 
 
-def test_one_image_cannot_be_parted() -> None:
+def test_single_image_cannot_be_split() -> None:
     with pytest.raises(UserError, match=r"solid has 1 image: give at least 2, or data.val_fraction 0"):
         module(Solid(1)).setup()
     assert len(module(Solid(1), val_fraction=0)._rows.train) == 1
@@ -387,7 +387,7 @@ def test_overfit_batches_is_refused() -> None:
         trainer(1, overfit_batches=1).fit(Looker(), module(Solid(10)))
 
 
-def test_workers_by_default() -> None:
+def test_default_number_of_workers() -> None:
     small = CaptionedImages(Solid(4), resolution=8)
     assert small.train_dataloader().num_workers == 0
     large = CaptionedImages(Solid(4), resolution=8, cache_mb=0)

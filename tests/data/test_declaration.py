@@ -42,5 +42,5 @@ def test_a_declaration_is_read_from_a_description_without_opening_data() -> None
         {"class_path": EMOJI, "init_args": {"no_such_argument": 1}},
     ],
 )
-def test_what_cannot_be_constructed_declares_nothing(described: dict[str, object] | None) -> None:
+def test_sources_that_cannot_be_constructed_declare_nothing(described: dict[str, object] | None) -> None:
     assert declaration_of(described) == SourceDeclaration()

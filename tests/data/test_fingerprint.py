@@ -17,7 +17,7 @@ def version(path: Path, **settings: float) -> dict[str, object]:
     return CaptionedImages(FolderSource(str(path)), resolution=16, val_fraction=0.25, **settings).version()  # type: ignore[arg-type]
 
 
-def test_it_is_of_the_data_not_of_where_they_lie(tmp_path: Path) -> None:
+def test_fingerprint_does_not_depend_on_the_location(tmp_path: Path) -> None:
     first = write_photos(tmp_path / "a/photos", 12, 16)
     moved = shutil.copytree(first, tmp_path / "b/photos")
 
@@ -32,7 +32,7 @@ def test_it_is_of_the_data_not_of_where_they_lie(tmp_path: Path) -> None:
     assert str(tmp_path) not in repr(known)
 
 
-def test_it_changes_with_a_caption_an_image_and_a_file(tmp_path: Path) -> None:
+def test_fingerprint_changes_with_a_caption_an_image_and_a_file(tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos", 12, 16)
     digests = {version(folder)["digest"]}
     some = sorted(folder.glob("*.txt"))[0]
@@ -88,7 +88,7 @@ def test_pairs_of_a_stream_change_with_its_shards(tmp_path: Path) -> None:
     assert write(0) != write(10)
 
 
-def test_a_stream_is_named_by_its_shards(tmp_path: Path) -> None:
+def test_fingerprint_of_a_stream_is_that_of_its_shards(tmp_path: Path) -> None:
     for shard in range(3):
         image = encoded(noise(16, 16, seed=shard), "JPEG")
         write_tar(tmp_path / f"{shard:03}.tar", {"0.jpg": image, "0.txt": b"noise"})

@@ -66,30 +66,30 @@ def test_metadata_and_text_files_can_be_mixed_and_a_column_chosen(tmp_path: Path
     assert load(tmp_path, caption_column="title") == {"train": {"a.png": ("yes",), "b.png": ("b",)}}
 
 
-def test_hidden_files_are_left_alone(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     write_photos(tmp_path, 1)
     write_photos(tmp_path / ".thumbnails", 2)
     (tmp_path / "._000.png").write_bytes(b"not an image")
     assert list(load(tmp_path)["train"]) == ["000.png"]
 
 
-def test_missing_path(tmp_path: Path) -> None:
+def test_missing_path_gives_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere does not exist: check the path$"):
         module(FolderSource(str(tmp_path / "nowhere"))).setup()
 
 
-def test_file_instead_of_a_folder(tmp_path: Path) -> None:
+def test_file_instead_of_a_folder_gives_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "data.parquet").touch()
     with pytest.raises(UserError, match=r"is a file, not a folder of images: use .*ParquetSource"):
         module(FolderSource(str(tmp_path / "data.parquet"))).setup()
 
 
-def test_empty_folder(tmp_path: Path) -> None:
+def test_empty_folder_gives_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no images \(.*\.jpg.*\): check the path"):
         module(FolderSource(str(tmp_path))).setup()
 
 
-def test_no_captions(tmp_path: Path) -> None:
+def test_folder_without_captions_gives_one_line_error(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.png", "b.png"])
     with pytest.raises(UserError, match=r"none of its 2 images has a caption: write metadata.jsonl there"):
         module(FolderSource(str(tmp_path))).setup()
@@ -116,7 +116,7 @@ def test_bad_metadata_names_the_line(tmp_path: Path, name: str, text: str, messa
         module(FolderSource(str(tmp_path))).setup()
 
 
-def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_gives_one_line_error(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.png"])
     (tmp_path / "a.txt").write_bytes("Käse".encode("latin-1"))
     with pytest.raises(UserError, match=r"a.txt cannot be read as UTF-8 text"):
@@ -143,7 +143,7 @@ def test_problems_are_counted_and_named_once(tmp_path: Path, caplog: pytest.LogC
     ]
 
 
-def test_only_bad_images(tmp_path: Path) -> None:
+def test_only_bad_images_give_one_line_error(tmp_path: Path) -> None:
     write_photos(tmp_path, 5)
     for image in tmp_path.glob("*.png"):
         image.write_bytes(encoded(Image.new("RGB", (1, 1))))
@@ -175,7 +175,7 @@ def test_truncated_jpeg_is_replaced_by_the_next_image(
     assert int(loader.dataset.broken.sum()) == 2  # type: ignore[attr-defined]
 
 
-def test_only_truncated_images(tmp_path: Path) -> None:
+def test_only_truncated_images_give_one_line_error(tmp_path: Path) -> None:
     write_photos(tmp_path, 3)
     for image in tmp_path.glob("*.png"):
         image.write_bytes(truncated_jpeg())
@@ -184,7 +184,7 @@ def test_only_truncated_images(tmp_path: Path) -> None:
         next(iter(data.train_dataloader()))
 
 
-def test_every_kind_of_png_and_jpeg_is_served(tmp_path: Path) -> None:
+def test_every_kind_of_png_and_jpeg_is_decoded(tmp_path: Path) -> None:
     grey16 = Image.new("I;16", (16, 16), 65535)
     palette = Image.new("P", (16, 16), 0)
     palette.putpalette([255, 255, 255])

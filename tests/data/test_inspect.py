@@ -17,7 +17,7 @@ from imagen_pl.errors import UserError
 from tests.helpers.image_files import encoded, truncated_jpeg, write_photos, write_tar
 
 
-def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = write_photos(tmp_path / "photos", 7)
     Image.new("RGB", (72, 48), "red").save(photos / "wide.png")
     (photos / "wide.txt").write_text("a wide picture " + "word " * 60 + "\na second caption")
@@ -57,7 +57,7 @@ def test_images_that_fit_skips_as_too_small_are_reported(tmp_path: Path) -> None
     assert "1 smaller than 32 px (flat.png)" in "\n".join(report.lines())
 
 
-def test_emoji(tmp_path: Path) -> None:
+def test_report_of_the_emoji(tmp_path: Path) -> None:
     report = inspect_source("emoji", tmp_path / "sheet.png", limit=50)
     assert report.splits == {"train": 8587, "validation": 1207, "test": 886, "composition": 264}
     assert report.distinct_captions == 10_944
@@ -69,7 +69,7 @@ def test_emoji(tmp_path: Path) -> None:
     assert report.sheet.is_file()
 
 
-def test_kinds_are_guessed_from_the_path(tmp_path: Path) -> None:
+def test_source_is_guessed_from_the_path(tmp_path: Path) -> None:
     def kind(path: Path | str) -> str:
         return type(guess_source(str(path))).__name__
 
@@ -106,7 +106,7 @@ def test_shards_are_read_up_to_the_limit(tmp_path: Path) -> None:
     assert not inspect_source(str(tmp_path), limit=20).truncated
 
 
-def test_coco_report(tmp_path: Path) -> None:
+def test_report_of_coco(tmp_path: Path) -> None:
     write_photos(tmp_path, 2)
     content = {
         "images": [{"id": i, "file_name": f"00{i}.png"} for i in range(2)],

@@ -92,7 +92,7 @@ def test_groups_by_a_column(tmp_path: Path) -> None:
         ParquetSource(file, group_column="kind").load(SkippedImages())
 
 
-def test_bad_parquet(tmp_path: Path) -> None:
+def test_bad_parquet_gives_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere.parquet does not exist"):
         module(ParquetSource(str(tmp_path / "nowhere.parquet"))).setup()
     with pytest.raises(UserError, match=r"holds no \.parquet files"):
@@ -146,7 +146,7 @@ def test_datasets_from_files_and_from_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quiet_hub")
-def test_datasets_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_unreadable_data_sets_give_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"datasets cannot open nobody/nothing: \S+"):
         module(HuggingFaceSource("nobody/nothing")).setup()
     file = write(tmp_path / "x.parquet", picture=[picture(1)], text=["a"])

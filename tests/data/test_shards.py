@@ -74,7 +74,7 @@ def splits(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_same_images_and_captions_by_the_same_splits(splits: Path, tmp_path: Path) -> None:
+def test_shards_have_the_same_images_captions_and_splits(splits: Path, tmp_path: Path) -> None:
     done = write(splits, tmp_path / "shards", size_images=8)
     assert pairs_of(tmp_path / "shards") == pairs_of(splits)
     assert done.images == {"train": 30, "validation": 5, "test": 2}
@@ -108,7 +108,7 @@ def test_coco_and_parquet(tmp_path: Path) -> None:
     assert pairs_of(tmp_path / "b") == {"train": Counter(rows[:3]), "test": Counter(rows[3:])}
 
 
-def test_the_library_reads_them(splits: Path, tmp_path: Path) -> None:
+def test_webdataset_library_reads_the_shards(splits: Path, tmp_path: Path) -> None:
     write(splits, tmp_path / "shards", size_images=8)
     shards = str(tmp_path / "shards/train-{000000..000003}.tar")
     samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil"))
@@ -121,7 +121,7 @@ def test_the_library_reads_them(splits: Path, tmp_path: Path) -> None:
     assert picture.convert("RGB").getpixel((5, 5)) == (255, 0, 0)
 
 
-def test_mixed_by_the_seed_and_the_same_to_the_bit(tmp_path: Path) -> None:
+def test_shards_are_shuffled_by_seed_and_reproducible_to_the_bit(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "mine", 40)
 
     def shards(name: str, seed: int) -> list[bytes]:
@@ -143,7 +143,7 @@ def test_mixed_by_the_seed_and_the_same_to_the_bit(tmp_path: Path) -> None:
     assert min(numbers) < 10
 
 
-def test_about_as_large_as_asked(tmp_path: Path) -> None:
+def test_shards_have_about_the_given_size(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     for i in range(40):
@@ -163,7 +163,7 @@ def test_two_train_shards_unless_there_is_a_validation_split(splits: Path, tmp_p
     assert "no validation: data.val_fraction of the train shards will be held out" in "\n".join(done.lines())
 
 
-def test_what_cannot_be_read_is_skipped_and_counted(tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped_and_counted(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "mine", 8)
     (photos / "001.png").write_bytes(b"no image")
     (photos / "002.png").write_bytes(truncated_jpeg())
@@ -183,7 +183,7 @@ def test_what_cannot_be_read_is_skipped_and_counted(tmp_path: Path) -> None:
     }
 
 
-def test_bad_images_among_many_do_not_tear_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_images_leave_no_gaps_in_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it was not seen beforehand that a whole shard's images are bad."""
     monkeypatch.setattr(module, "_TRIED", 2)
 
@@ -197,7 +197,7 @@ def test_bad_images_among_many_do_not_tear_gaps(tmp_path: Path, monkeypatch: pyt
     assert sum(pairs_of(tmp_path / "shards")["train"].values()) == 6
 
 
-def test_odd_names_of_splits_are_read_as_themselves(tmp_path: Path) -> None:
+def test_unusual_split_names_are_kept(tmp_path: Path) -> None:
     class Named(Solid):
         def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
             rows = super().load(problems)["train"]
@@ -211,7 +211,7 @@ def test_odd_names_of_splits_are_read_as_themselves(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- mistakes, and what breaks off
 
 
-def test_bad_input_of_shard_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_of_shards_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = write_photos(tmp_path / "mine", 3)
     single = write_photos(tmp_path / "single", 2)
     (single / "001.png").write_bytes(b"bad")
@@ -256,7 +256,9 @@ class Breaking(Solid):
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_a_broken_off_run_leaves_nothing(made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_writing_leaves_no_files(
+    made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_PART", 1)
     out = tmp_path / "shards"
     if made:
@@ -269,9 +271,7 @@ def test_a_broken_off_run_leaves_nothing(made: bool, tmp_path: Path, monkeypatch
     assert write_shards(Solid(12), out, size_images=2).images == {"train": 12}
 
 
-def test_shards_are_whole_before_they_have_their_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, seen = tmp_path / "shards", []
     monkeypatch.setattr(module, "_PART", 1)
 
@@ -290,7 +290,7 @@ def test_shards_are_whole_before_they_have_their_names(
     check()
 
 
-def test_several_captions_as_json(tmp_path: Path) -> None:
+def test_several_captions_are_written_as_json(tmp_path: Path) -> None:
     write_images(tmp_path / "mine", ["a.png", "b.png"])
     write_metadata(
         tmp_path / "mine", [{"file_name": f"{n}.png", "captions": [f"{n} é", f"the {n}"]} for n in "ab"]

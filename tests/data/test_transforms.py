@@ -22,7 +22,7 @@ def levels(image: torch.Tensor) -> list[int]:
     return flat[:, 0].tolist()
 
 
-def test_crop_keeps_the_middle_square() -> None:
+def test_crop_keeps_the_centre_square() -> None:
     wide = Image.new("RGB", (60, 20), "red")
     wide.paste("blue", (20, 0, 40, 20))
     red, green, blue = decode(encoded(wide), 8)[:, :, 1:-1]
@@ -30,7 +30,7 @@ def test_crop_keeps_the_middle_square() -> None:
     assert max(red.max(), green.max()) < 5
 
 
-def test_pad_keeps_all_of_it_on_the_background() -> None:
+def test_pad_keeps_the_whole_image_on_the_background() -> None:
     padded = decode(encoded(Image.new("RGB", (32, 16), "red")), 8, "pad", parse_background("lime"))
     assert padded.shape == (3, 8, 8)
     assert levels(padded[:, 2:6]) == [255, 0, 0]
@@ -55,7 +55,7 @@ def test_large_jpeg_decoded_small_matches_the_full_decode() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("fit", ["crop", "pad"])
-def test_exif_rotation(orientation: int, fit: str) -> None:
+def test_exif_rotation_is_applied(orientation: int, fit: str) -> None:
     upright = Image.new("RGB", (16, 16), "white")
     upright.paste("red", (0, 0, 8, 8))
     upright.paste("blue", (8, 0, 16, 8))
@@ -151,7 +151,7 @@ def test_unreadable_files_raise_what_callers_catch(tmp_path: Path) -> None:
         read_size(b"no image at all")
 
 
-def test_background_that_is_no_colour() -> None:
+def test_invalid_background_raises() -> None:
     with pytest.raises(
         UserError, match=r"background 'whitish' is no colour: use a name as white, or #rrggbb"
     ):

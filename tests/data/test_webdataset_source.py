@@ -85,7 +85,7 @@ def test_workers_share_the_shards_and_follow_the_clock(tmp_path: Path) -> None:
     assert of_worker[0] | of_worker[1] == {0, 1, 2, 3}  # shard 4 is held out
 
 
-def test_a_pass_shows_every_image_once(tmp_path: Path) -> None:
+def test_every_image_occurs_once_a_pass(tmp_path: Path) -> None:
     captions = stream(write_shards(tmp_path, 8), buffer=0)
     assert sorted(map(int, captions)) == list(range(64))
 
@@ -100,7 +100,7 @@ def test_order_is_shuffled_and_depends_on_the_start_alone(tmp_path: Path) -> Non
     assert sum(neighbours) < 32
 
 
-def test_what_to_watch_is_held_out_of_the_stream(tmp_path: Path) -> None:
+def test_example_captions_are_held_out_of_the_stream(tmp_path: Path) -> None:
     data = data_of(write_shards(tmp_path, 4), val_fraction=0.25)
     found = data.captions_to_watch(6)
     held_out = {row.captions[0] for row in data._rows.validation}
@@ -129,7 +129,7 @@ def test_validation_from_shards_of_its_own_or_from_the_last(tmp_path: Path) -> N
     assert data.fingerprint != both.fingerprint
 
 
-def test_shards_of_a_folder_are_of_the_split_that_they_are_called_by(tmp_path: Path) -> None:
+def test_shard_names_in_a_folder_give_the_split(tmp_path: Path) -> None:
     shard = {"a.png": encoded(Image.new("RGB", (8, 8))), "a.txt": b"a"}
     named = ("train-000000", "train-000001", "val_0", "composition-000000")
     for name in named:
@@ -150,7 +150,7 @@ def test_shards_of_a_folder_are_of_the_split_that_they_are_called_by(tmp_path: P
     assert stems(WebDatasetSource(str(tmp_path / "free"))) == {"train": ["flowers-0", "val-0"]}
 
 
-def test_captions_in_json_and_of_a_chosen_ending(tmp_path: Path) -> None:
+def test_captions_from_json_and_from_a_chosen_suffix(tmp_path: Path) -> None:
     image = encoded(Image.new("RGB", (8, 8)))
     files = {
         "a.jpg": image, "a.json": json.dumps({"id": 1, "caption": "from json"}).encode(),
@@ -168,7 +168,7 @@ def test_captions_in_json_and_of_a_chosen_ending(tmp_path: Path) -> None:
     assert captions(WebDatasetSource(shard, caption_key="alt")) == [(), ("from alt",), ()]
 
 
-def test_bad_images_are_told_of_once_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_images_are_warned_of_once_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     good = encoded(Image.new("RGB", (16, 16)))
     files = {"good.png": good, "good.txt": b"0", "silent.png": good, "orphan.txt": b"no image"}
     for i in range(3):
@@ -192,14 +192,14 @@ def test_bad_images_are_told_of_once_and_skipped(tmp_path: Path, caplog: pytest.
     ]
 
 
-def test_shard_cut_off_gives_what_it_has(tmp_path: Path) -> None:
+def test_truncated_shard_gives_its_complete_images(tmp_path: Path) -> None:
     write_shards(tmp_path, 2)
     whole = (tmp_path / "000.tar").read_bytes()
     (tmp_path / "000.tar").write_bytes(whole[: len(whole) // 2 + 100])
     assert len(set(stream(tmp_path, buffer=0))) > 8
 
 
-def test_bad_shards(tmp_path: Path) -> None:
+def test_bad_shards_give_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere does not exist"):
         data_of(tmp_path / "nowhere").setup()
     with pytest.raises(UserError, match=r"002.tar does not exist"):

@@ -18,7 +18,7 @@ Ranks = Callable[[str], list[Outcome]]
 
 
 @pytest.mark.parametrize("name", ["uncoupled", "accumulated", "everything", "resumed", *worker.POLICIES])
-def test_weights_averages_and_moments_are_equal_in_both(ranks: Ranks, name: str) -> None:
+def test_weights_moving_averages_and_optimizer_state_are_equal_in_both(ranks: Ranks, name: str) -> None:
     """After every batch of every stage, to the bit."""
     first, second = ranks(name)
     start = worker.MIDDLE_OF_A_FADE if name == "resumed" else 0
@@ -54,7 +54,7 @@ def test_gradients_equal_those_of_one_process_with_twice_the_batch(
             torch.testing.assert_close(gradient, expected[parameter], atol=1e-6, rtol=0)
 
 
-def test_both_serve_the_images_that_one_would(ranks: Ranks, alone: Outcome) -> None:
+def test_both_together_get_the_images_of_one_process(ranks: Ranks, alone: Outcome) -> None:
     first, second = (outcome["numbers"] for outcome in ranks("uncoupled"))
     assert [a + b for a, b in zip(first, second, strict=True)] == alone["numbers"]
     assert all(len(a) == len(b) for a, b in zip(first, second, strict=True))
@@ -73,7 +73,7 @@ def test_scores_equal_those_of_one_process(ranks: Ranks, alone: Outcome) -> None
     assert min(first["real_seen"], second["real_seen"]) > 0
 
 
-def test_a_resume_equals_the_run_that_went_on(ranks: Ranks) -> None:
+def test_resumed_run_equals_uninterrupted(ranks: Ranks) -> None:
     """Saved in the middle of a fade; both processes go on with their own images and random numbers."""
     for whole, resumed in zip(ranks("everything"), ranks("resumed"), strict=True):
         assert len(resumed["numbers"]) == 4
@@ -83,7 +83,7 @@ def test_a_resume_equals_the_run_that_went_on(ranks: Ranks) -> None:
 
 
 @pytest.mark.parametrize("name", worker.POLICIES)
-def test_what_stands_still_does_so_in_both(ranks: Ranks, name: str) -> None:
+def test_frozen_blocks_are_frozen_in_both(ranks: Ranks, name: str) -> None:
     """To the bit, at every batch; what never learns has no moments."""
     begins = (48, 112)  # a new block is not heard yet at its first batch, and the discriminator starts anew
     for outcome in ranks(name):
@@ -114,7 +114,7 @@ def block_of(name: str) -> str:
     return f"{network}.{rest[1] if rest[0] == 'grown' else 'shared'}"
 
 
-def test_a_loss_that_spoils_one_process_stops_both(ranks: Ranks) -> None:
+def test_non_finite_loss_in_one_process_stops_both(ranks: Ranks) -> None:
     """Both name it, neither waits for the other, and no weight is harmed."""
     for outcome in ranks("stopped"):
         assert outcome["stopped"].startswith("d_loss became nan at 48 images seen (16 px)")

@@ -82,7 +82,7 @@ def test_long_commands_are_wrapped(page: Path) -> None:
     assert [line for line in lines if len(line) > width] == []
 
 
-def test_pages_load_nothing_from_the_network() -> None:
+def test_pages_load_no_external_files() -> None:
     for page in PAGES:
         assert "```mermaid" not in page.read_text(), f"{page.name}: mermaid is loaded from a network"
 
@@ -128,7 +128,7 @@ def numbers(rows: list[dict[str, str]], name: str) -> list[float]:
     return [float(row[name]) for row in rows if row.get(name)]
 
 
-def test_the_page_has_four_examples() -> None:
+def test_page_has_four_examples() -> None:
     assert sorted(EXAMPLES) == sorted(
         f"{n}.{e}" for n in ("squeezing", "warm", "discs", "spread") for e in ("py", "yaml")
     )

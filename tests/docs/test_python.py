@@ -11,7 +11,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_program_trains_grows_and_draws(photos: Path, tmp_path: Path) -> None:
+def test_documented_program_trains_grows_and_draws(photos: Path, tmp_path: Path) -> None:
     words = [sys.executable, str(ROOT / "docs/python.py"), str(photos), "32"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -19,7 +19,7 @@ def test_the_program_trains_grows_and_draws(photos: Path, tmp_path: Path) -> Non
         assert picture.size == (16, 16)
 
 
-def test_the_page_names_the_program_and_every_class_that_it_shows() -> None:
+def test_page_names_the_program_and_its_classes() -> None:
     page, program = (ROOT / "docs/python.md").read_text(), (ROOT / "docs/python.py").read_text()
     assert "docs/python.py" in page
     for name in ("ProgressiveGrowing", "RunLength", "CaptionedImages", "FolderSource", "TextToImageGAN"):

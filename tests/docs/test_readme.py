@@ -115,7 +115,7 @@ def shortened(command: str) -> str:
     return command
 
 
-def test_the_first_commands_are_the_two_of_make() -> None:
+def test_first_commands_are_those_of_the_makefile() -> None:
     assert COMMANDS[:2] == ["make quickstart", "make test"]
 
 
@@ -144,5 +144,5 @@ def test_python_of_the_readme_runs(clone: Path) -> None:
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_links_lead_somewhere(target: str) -> None:
+def test_links_have_existing_targets(target: str) -> None:
     assert (ROOT / target).exists()

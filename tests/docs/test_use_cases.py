@@ -40,7 +40,7 @@ def brief(trained: Tiny) -> Path:
 # ------------------------------------------------------------------ sheet
 
 
-def test_a_page_of_drafts(trained: Tiny, brief: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_html_sheet_of_drafts(trained: Tiny, brief: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(trained.run)
     assert main(["sheet", run, str(brief), "--num_images", "2", "--out", "out/drafts.html"]) == 0
     assert capsys.readouterr().out == "out/drafts.html: 4 drafts of 8 px for 2 prompts\n"
@@ -56,7 +56,7 @@ def test_a_page_of_drafts(trained: Tiny, brief: Path, capsys: pytest.CaptureFixt
     assert "http" not in page
 
 
-def test_a_row_s_command_draws_it_again(trained: Tiny, brief: Path) -> None:
+def test_printed_command_reproduces_a_row(trained: Tiny, brief: Path) -> None:
     words = ["sheet", str(trained.run), str(brief), "--num_images", "1", "--truncation", "0.5"]
     assert main([*words, "--out", "drafts.html"]) == 0
     page = Path("drafts.html").read_text()
@@ -81,7 +81,7 @@ def pdf_text(data: bytes) -> str:
     return told.replace("\0", "fl")
 
 
-def test_a_pdf_of_drafts(trained: Tiny, brief: Path) -> None:
+def test_pdf_sheet_of_drafts(trained: Tiny, brief: Path) -> None:
     for n, pages in ((1, 1), (4, 1), (13, 2)):
         words = ["sheet", str(trained.run), str(brief), "--num_images", str(n)]
         assert main([*words, "--out", f"{n}.pdf"]) == 0
@@ -97,7 +97,7 @@ def test_a_pdf_of_drafts(trained: Tiny, brief: Path) -> None:
     assert Path("4.pdf").read_bytes() == first
 
 
-def test_a_pdf_without_matplotlib_is_one_line(
+def test_missing_matplotlib_gives_one_line_error(
     trained: Tiny, brief: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -109,7 +109,7 @@ def test_a_pdf_without_matplotlib_is_one_line(
 # ------------------------------------------------------------------ variants
 
 
-def test_variants_are_a_row_a_subject_and_a_column_a_style(
+def test_variants_have_a_row_per_subject_and_a_column_per_style(
     trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["variants", str(trained.run), "heart", "{style}", "--styles", "flat", "oil", "--num_images", "1"]
@@ -140,7 +140,9 @@ def test_styles_are_those_that_the_data_source_declares(
 
 
 @pytest.mark.parametrize("kind", ["png", "webp"])
-def test_cut_outs_have_opacity(trained: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transparent_images_have_an_alpha_channel(
+    trained: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The tiny model knows no white: let it draw a square on it.
     square = Image.new("RGB", (8, 8), "white")
     square.paste((200, 30, 40), (2, 2, 6, 6))
@@ -201,6 +203,6 @@ def test_the_pages_commands_run_and_their_pictures_are_small(page: Path, trained
         assert (page.parent / picture).stat().st_size < 200_000
 
 
-def test_the_page_shows_the_brief_as_it_is() -> None:
+def test_page_contains_the_example_brief() -> None:
     brief = (ROOT / "docs/use-cases/brief.csv").read_text()
     assert f"```csv\n{brief}```" in (ROOT / "docs/use-cases/drafts.md").read_text()

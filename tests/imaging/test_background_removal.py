@@ -46,7 +46,7 @@ def test_an_anti_aliased_disc_is_recovered(colour: tuple[int, int, int]) -> None
     assert np.abs(cut[..., :3].astype(int) - colour)[shows].max() < 20
 
 
-def test_noise_in_the_white_is_background_and_the_edge_stays_soft() -> None:
+def test_noisy_white_is_background_and_edges_stay_soft() -> None:
     covered = disc(24, 24, 15)
     noise = np.random.default_rng(0).normal(0, 6, (SIDE, SIDE, 3))
     cut = matte(pixels(laid((220, 40, 60), covered) + noise))
@@ -55,7 +55,7 @@ def test_noise_in_the_white_is_background_and_the_edge_stays_soft() -> None:
     assert np.abs(cut[..., 3] / 255 - covered).max() < 0.15
 
 
-def test_white_inside_is_not_background() -> None:
+def test_enclosed_white_is_not_background() -> None:
     face, eye = disc(24, 24, 18), disc(24, 24, 7)
     picture = pixels(laid(np.full((SIDE, SIDE, 3), 255.0), eye, laid((255, 204, 50), face)))
     cut = matte(picture)
@@ -63,7 +63,7 @@ def test_white_inside_is_not_background() -> None:
     assert np.abs(cut[..., 3] / 255 - face).max() < 0.08
 
 
-def test_a_pale_rim_inside_a_dark_line_and_a_dark_spot_keep_the_edge() -> None:
+def test_pale_rims_and_dark_spots_keep_their_edge() -> None:
     face, spot, inner = disc(24, 24, 18), disc(24, 40, 2), disc(24, 24, 16.5)
     yellow = laid((255, 204, 50), face)
     spotted = matte(pixels(laid((90, 40, 20), spot, yellow)))
@@ -72,7 +72,7 @@ def test_a_pale_rim_inside_a_dark_line_and_a_dark_spot_keep_the_edge() -> None:
     assert np.abs(outlined[..., 3] / 255 - face).max() < 0.15
 
 
-def test_a_thin_line_holds_and_a_faint_speck_goes() -> None:
+def test_thin_lines_are_kept_and_faint_specks_removed() -> None:
     picture = np.full((16, 16, 3), 255, np.uint8)
     picture[8, 3:13] = (10, 20, 30)
     picture[2, 2] = 240
@@ -81,14 +81,14 @@ def test_a_thin_line_holds_and_a_faint_speck_goes() -> None:
     assert opacity.astype(bool).sum() == 10
 
 
-def test_below_what_is_transparent_lies_the_subject_s_colour() -> None:
+def test_transparent_pixels_have_the_subject_s_colour() -> None:
     picture = np.full((16, 16, 3), 255, np.uint8)
     picture[4:12, 4:12] = (30, 90, 200)
     cut = matte(picture)
     assert cut[0, 0].tolist() == [30, 90, 200, 0]
 
 
-def test_all_subject_and_all_white() -> None:
+def test_images_without_background_or_subject() -> None:
     assert (matte(np.full((8, 8, 3), 90, np.uint8))[..., 3] == 255).all()
     assert (matte(np.full((8, 8, 3), 255, np.uint8))[..., 3] == 0).all()
     assert remove_background(Image.new("L", (8, 6), 90)).size == (8, 6)

@@ -31,7 +31,7 @@ def test_grid_places_pictures_row_by_row_above_their_labels() -> None:
     assert label.min() < 120  # there are letters under the first picture
 
 
-def test_long_labels_break_and_end_in_an_ellipsis() -> None:
+def test_long_labels_wrap_and_end_in_an_ellipsis() -> None:
     face = font(11)
     lines = wrap(
         "a very long caption that goes on and on and never ends, in fluent style, at night", 96, face

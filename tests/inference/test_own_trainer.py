@@ -15,7 +15,7 @@ from tests.helpers.training import tiny_system, train
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_a_checkpoint_of_ones_own_trainer_draws_what_the_trained_module_draws(tmp_path: Path) -> None:
+def test_checkpoint_of_a_plain_trainer_draws_the_module_s_images(tmp_path: Path) -> None:
     gan = tiny_system()
     trainer = train(gan, 24)
     checkpoint = tmp_path / "own.ckpt"
@@ -29,7 +29,7 @@ def test_a_checkpoint_of_ones_own_trainer_draws_what_the_trained_module_draws(tm
         assert np.array_equal(np.asarray(mine), np.asarray(theirs))
 
 
-def test_without_the_module_the_error_names_the_way(tmp_path: Path) -> None:
+def test_missing_module_error_says_how_to_load(tmp_path: Path) -> None:
     trainer = train(tiny_system(), 8)
     checkpoint = tmp_path / "own.ckpt"
     trainer.save_checkpoint(checkpoint)
@@ -38,6 +38,6 @@ def test_without_the_module_the_error_names_the_way(tmp_path: Path) -> None:
         load(checkpoint, device="cpu")
 
 
-def test_a_model_of_a_module_cannot_be_saved_as_a_release(tmp_path: Path) -> None:
+def test_model_from_a_module_cannot_be_saved_as_a_release(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="class paths, which a release needs"):
         TextToImage.from_module(tiny_system()).save(tmp_path / "release")

@@ -43,7 +43,7 @@ def close(a: Image.Image, b: Image.Image) -> bool:
     return int(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max()) <= 1
 
 
-def test_importing_the_package_stays_cheap() -> None:
+def test_importing_the_package_imports_nothing_heavy() -> None:
     program = (
         "import sys, imagen_pl, imagen_pl.cli.main; "
         "print([m for m in ('torch', 'lightning') if m in sys.modules])"
@@ -53,7 +53,7 @@ def test_importing_the_package_stays_cheap() -> None:
     assert imagen_pl.load is load
 
 
-def test_pictures_depend_on_prompt_and_seed_alone(model: TextToImage) -> None:
+def test_images_depend_on_prompt_and_seed_alone(model: TextToImage) -> None:
     pictures = model.sample(["a red heart", "a cat"], seed=7, num_images=3)
     assert len(pictures) == 6
     assert all(p.size == (8, 8) and p.mode == "RGB" for p in pictures)
@@ -67,12 +67,12 @@ def test_pictures_depend_on_prompt_and_seed_alone(model: TextToImage) -> None:
     assert model.sample([], seed=7) == []
 
 
-def test_many_pictures_come_in_several_batches(model: TextToImage) -> None:
+def test_many_images_are_drawn_in_several_batches(model: TextToImage) -> None:
     pictures = model.sample("a cat", seed=0, num_images=70)
     assert close(pictures[69], model.sample("a cat", seed=69)[0])
 
 
-def test_truncation_draws_towards_the_mean(model: TextToImage) -> None:
+def test_truncation_moves_images_towards_the_mean(model: TextToImage) -> None:
     def spread(truncation: float) -> float:
         pictures = model.sample("a cat", num_images=16, truncation=truncation)
         return float(np.stack([np.asarray(p, np.float32) for p in pictures]).std(0).mean())
@@ -84,7 +84,7 @@ def test_truncation_draws_towards_the_mean(model: TextToImage) -> None:
         model.sample("a cat", num_images=0)
 
 
-def test_guidance_of_one_is_the_plain_picture_and_leaves_other_captions_unread(model: TextToImage) -> None:
+def test_guidance_of_one_equals_no_guidance_and_encodes_no_other_caption(model: TextToImage) -> None:
     plain = model.sample(["a red heart", "a cat"], 3, 2, refine=0)
     assert all(
         same(a, b)
@@ -104,7 +104,7 @@ def test_guidance_of_one_is_the_plain_picture_and_leaves_other_captions_unread(m
         model.sample("a cat", guidance=float("nan"))
 
 
-def test_guidance_leads_away_from_what_the_model_learnt_to_draw_without_words(
+def test_guidance_moves_away_from_the_unconditional_style(
     trained_once: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """From "" after caption dropout; else from the mean style of training captions."""
@@ -129,7 +129,7 @@ def test_guidance_leads_away_from_what_the_model_learnt_to_draw_without_words(
     assert "which this model may not have been trained with" in caplog.messages[0]
 
 
-def test_a_generator_without_guidance_draws_and_says_so(model: TextToImage) -> None:
+def test_generator_without_guidance_draws_and_refuses_guidance(model: TextToImage) -> None:
     class Plain(type(model.generator)):  # type: ignore[misc]
         def forward(self, z, text, growth=None, truncation=1.0):  # type: ignore[no-untyped-def]
             return super().forward(z, text, growth, truncation)
@@ -184,7 +184,7 @@ def test_a_run_gives_its_best_checkpoint(trained: Tiny) -> None:
     assert torch.equal(weights(trained.run), weights(last))
 
 
-def test_what_cannot_be_loaded_is_told_in_one_line(trained: Tiny, tmp_path: Path) -> None:
+def test_unloadable_models_give_one_line_error(trained: Tiny, tmp_path: Path) -> None:
     path = trained.run / "checkpoints/last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
 
@@ -210,7 +210,7 @@ def test_what_cannot_be_loaded_is_told_in_one_line(trained: Tiny, tmp_path: Path
     fails(path, "cannot be read: it is damaged")
 
 
-def test_damaged_releases(model: TextToImage, tmp_path: Path) -> None:
+def test_damaged_releases_give_one_line_error(model: TextToImage, tmp_path: Path) -> None:
     folder = model.save(tmp_path / "release")
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[:100])
@@ -228,7 +228,7 @@ def test_damaged_releases(model: TextToImage, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- imagen-pl sample
 
 
-def test_sample_draws_a_row_a_prompt(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sample_draws_one_row_per_prompt(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["a red heart", "a cat", "--num_images", "3", "--seed", "7", "--out", "out/x.png"]
     assert main(["sample", str(trained.run), *words, "--singles", "single"]) == 0
     assert "out/x.png: 6 pictures of 8 px" in capsys.readouterr().out
@@ -241,7 +241,7 @@ def test_sample_draws_a_row_a_prompt(trained: Tiny, capsys: pytest.CaptureFixtur
     assert all(same(Image.open(f"single/{n}"), e) for n, e in zip(names, expected, strict=True))
 
 
-def test_guidance_is_drawn_with_and_told_in_the_file(trained: Tiny) -> None:
+def test_guidance_is_used_and_in_the_file_s_metadata(trained: Tiny) -> None:
     words = ["sample", str(trained.run), "a cat", "--guidance", "2.5", "--singles", "single", "--seed", "4"]
     assert main(words) == 0
     with Image.open("single/000000.png") as picture:
@@ -257,7 +257,7 @@ def test_guidance_is_drawn_with_and_told_in_the_file(trained: Tiny) -> None:
         assert same(picture, load(trained.run).sample("a cat", guidance=0.0)[0])
 
 
-def test_pictures_are_refined_by_default_where_the_generator_has_a_prior(trained: Tiny) -> None:
+def test_images_are_refined_by_default_with_a_prior(trained: Tiny) -> None:
     model = load(trained.run)
     assert model.refine_steps(None) == 20
     assert same(model.sample("a cat")[0], model.sample("a cat", refine=20)[0])
@@ -281,7 +281,7 @@ def test_an_empty_prompt_is_refused(trained: Tiny, capsys: pytest.CaptureFixture
         assert "prompt 2 of 2 is empty: write what to draw" in capsys.readouterr().err
 
 
-def test_refined_pictures_are_those_of_sample_and_the_file_says_so(trained: Tiny) -> None:
+def test_refined_images_equal_those_of_sample_and_are_in_the_metadata(trained: Tiny) -> None:
     words = ["sample", str(trained.run), "a cat", "--refine", "3", "--singles", "single", "--seed", "4"]
     assert main(words) == 0
     model = load(trained.run)
@@ -302,7 +302,7 @@ def test_sample_writes_sample_png_by_default(trained: Tiny) -> None:
     assert Image.open("sample.png").height < labelled
 
 
-def test_a_file_of_prompts_becomes_a_data_set(trained: Tiny) -> None:
+def test_file_of_prompts_gives_a_data_set(trained: Tiny) -> None:
     rows = [
         {"prompt": "a red heart", "id": 5, "tags": ["x", "y"]},
         {"prompt": "a cat", "seed": 99, "id": 6, "file_name": "old.png"},
@@ -356,7 +356,7 @@ def test_the_folder_opens_as_a_hugging_face_imagefolder(
         (["--prompts", "p.txt", "--out", "d", "--guidance", "11"], "--guidance 11.0 is not between 0 and 10"),
     ],
 )
-def test_sample_tells_mistakes_in_one_line(
+def test_bad_input_of_sample_gives_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -374,14 +374,14 @@ def test_sample_tells_mistakes_in_one_line(
     assert told.count("\n") == 1
 
 
-def test_sample_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sample_without_prompts_gives_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "nowhere", "a cat"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: there is no run, checkpoint or release nowhere; emoji ships")
     assert told.count("\n") == 1
 
 
-def test_a_text_adapter_comes_along(tiny: Tiny, tmp_path: Path) -> None:
+def test_text_adapter_is_saved_and_loaded(tiny: Tiny, tmp_path: Path) -> None:
     """It is a part of the generator: of its average, its checkpoint and its release."""
     adapter = {
         "class_path": "TextAdapter",

@@ -48,7 +48,7 @@ def asked() -> tuple[TextFeatures, Tensor]:
     return text_features(6, dim=16), torch.randn(6, 5)
 
 
-def test_a_style_and_its_drawing_are_the_generator_in_two_halves(asked: tuple[TextFeatures, Tensor]) -> None:
+def test_style_and_draw_together_equal_forward(asked: tuple[TextFeatures, Tensor]) -> None:
     text, z = asked
     generator = with_prior()
     how = (0.5, 1.5, text_features(3, dim=16, seed=7))
@@ -58,7 +58,9 @@ def test_a_style_and_its_drawing_are_the_generator_in_two_halves(asked: tuple[Te
         assert torch.equal(generator.draw(style, text, growth), generator(z, text, growth, *how))
 
 
-def test_the_prior_tells_how_far_pictures_are_from_its_guess(asked: tuple[TextFeatures, Tensor]) -> None:
+def test_prior_distance_is_that_between_image_and_predicted_features(
+    asked: tuple[TextFeatures, Tensor],
+) -> None:
     """Against plain linear algebra."""
     pooled, images = pairs()
     prior = tiny_prior(seen_dim=4)
@@ -79,7 +81,7 @@ def test_the_prior_tells_how_far_pictures_are_from_its_guess(asked: tuple[TextFe
     torch.testing.assert_close(off.double(), expected, atol=2e-3, rtol=0)
 
 
-def test_refined_pictures_are_nearer_to_their_guess_and_not_to_others(
+def test_refined_images_are_nearer_to_their_own_prediction_only(
     asked: tuple[TextFeatures, Tensor],
 ) -> None:
     text, z = asked
@@ -101,7 +103,7 @@ def test_refined_pictures_are_nearer_to_their_guess_and_not_to_others(
     assert off[0] - off[40] > 0.1 > others[0] - others[1]
 
 
-def test_each_picture_is_refined_alone(asked: tuple[TextFeatures, Tensor]) -> None:
+def test_each_image_is_refined_independently(asked: tuple[TextFeatures, Tensor]) -> None:
     text, z = asked
     generator = with_prior()
     together = refine(generator, text, z, 5)
@@ -144,7 +146,7 @@ def test_each_step_is_reported_with_the_batch_size(asked: tuple[TextFeatures, Te
     assert reported[3:] == [2, 2]
 
 
-def test_it_works_on_what_inference_mode_has_made(asked: tuple[TextFeatures, Tensor]) -> None:
+def test_inference_mode_tensors_can_be_refined(asked: tuple[TextFeatures, Tensor]) -> None:
     text, z = asked
     generator = with_prior()
     expected = refine(generator, text, z, 5)
@@ -154,12 +156,12 @@ def test_it_works_on_what_inference_mode_has_made(asked: tuple[TextFeatures, Ten
 
 
 @pytest.mark.parametrize("steps", [-1, 1.5, MAX_STEPS + 1, None, float("nan")])
-def test_steps_out_of_range(steps: float | None) -> None:
+def test_steps_out_of_range_raise(steps: float | None) -> None:
     with pytest.raises(UserError, match=f"refine {steps} is not a whole number from 0 to {MAX_STEPS}"):
         check_refine(steps)
 
 
-def test_without_a_prior_it_is_told() -> None:
+def test_missing_prior_gives_one_line_error() -> None:
     generator = small_generator()
     assert not can_refine(generator)
     with pytest.raises(UserError, match="has no prior"):
@@ -203,7 +205,7 @@ def test_a_prior_saved_without_components_is_loaded_but_cannot_refine(
         refinable(system.ema.generator)
 
 
-def test_a_release_holds_what_it_needs(tmp_path: Path) -> None:
+def test_release_contains_the_prior_s_components(tmp_path: Path) -> None:
     generator = with_prior()
     model = TextToImage(generator, TinyText(), GROWN, {"format": 1, "generator": {}, "text_encoder": {}})
     model.save(tmp_path, torch.float16)
@@ -221,7 +223,7 @@ def test_a_release_holds_what_it_needs(tmp_path: Path) -> None:
     assert apart[0] < 1 < apart[1]
 
 
-def test_another_number_of_components_or_another_network_is_told(tmp_path: Path) -> None:
+def test_other_components_or_backbone_give_one_line_error(tmp_path: Path) -> None:
     generator = with_prior()
     held = generator.state_dict()
     other = with_prior(prior=tiny_prior(seen_dim=3, thumbnail_dim=4)).state_dict()
@@ -234,7 +236,7 @@ def test_another_number_of_components_or_another_network_is_told(tmp_path: Path)
         refinable(generator)
 
 
-def test_guidance_stays(asked: tuple[TextFeatures, Tensor]) -> None:
+def test_refinement_keeps_guidance(asked: tuple[TextFeatures, Tensor]) -> None:
     text, z = asked
     generator = with_prior()
     assert generator.prior is not None
@@ -244,7 +246,7 @@ def test_guidance_stays(asked: tuple[TextFeatures, Tensor]) -> None:
     torch.testing.assert_close(unmoved, generator(z, text, GROWN, *how), atol=1e-3, rtol=1e-3)
 
 
-def test_a_backbone_that_inference_mode_has_read_can_still_teach() -> None:
+def test_backbone_loaded_in_inference_mode_still_gives_gradients() -> None:
     backbone = TimmBackbone("efficientnet_lite0", 32, [3])
     with torch.inference_mode():
         backbone.load()

@@ -43,14 +43,16 @@ def hearts(trained: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return folder
 
 
-def test_it_is_found_by_its_name_and_draws(hearts: Path) -> None:
+def test_released_model_is_found_by_name_and_draws(hearts: Path) -> None:
     assert main(["sample", "hearts", "a red heart"]) == 0
     assert load("hearts", "cpu").sample("a red heart")[0].tobytes() == (
         load(hearts, "cpu").sample("a red heart")[0].tobytes()
     )
 
 
-def test_it_captions_if_it_holds_a_captioner(hearts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_released_model_captions_if_it_has_a_captioner(
+    hearts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     noise(8).save("picture.png")
     assert main(["caption", "hearts", "picture.png"]) == 0
     assert capsys.readouterr().out.startswith("picture.png: ")
@@ -61,7 +63,7 @@ def test_it_captions_if_it_holds_a_captioner(hearts: Path, capsys: pytest.Captur
     assert "is a release without a captioner" in capsys.readouterr().err
 
 
-def test_a_folder_of_its_name_comes_first_only_if_it_holds_a_model(
+def test_local_folder_of_its_name_takes_precedence_only_with_a_model(
     hearts: Path, trained: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
     model_paths._warn_once.cache_clear()
@@ -78,7 +80,7 @@ def test_a_folder_of_its_name_comes_first_only_if_it_holds_a_model(
     assert caplog.text.count("ships") == 2  # named by its path, there is nothing to say
 
 
-def test_near_names_are_suggested_for_a_wrong_one(hearts: Path, trained: Tiny) -> None:
+def test_similar_names_are_suggested(hearts: Path, trained: Tiny) -> None:
     def message(name: str) -> str:
         with pytest.raises(UserError) as error:
             load(name)
@@ -110,7 +112,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_shipped_model_draws_offline(offline: None) -> None:
+def test_released_model_draws_offline(offline: None) -> None:
     assert main(["sample", "emoji", "a cupcake, fluent style", "--out", "cupcake.png"]) == 0
     with Image.open("cupcake.png") as picture:
         assert min(picture.size) >= 128
@@ -123,9 +125,7 @@ def test_the_shipped_model_draws_offline(offline: None) -> None:
     assert blue[2] > blue[0]
 
 
-def test_the_shipped_captioner_reads_a_picture_offline(
-    offline: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_released_captioner_captions_offline(offline: None, capsys: pytest.CaptureFixture[str]) -> None:
     load("emoji", "cpu").sample("red heart, noto style")[0].save("heart.png")
     capsys.readouterr()
     assert main(["caption", "emoji", "heart.png"]) == 0
@@ -134,7 +134,7 @@ def test_the_shipped_captioner_reads_a_picture_offline(
     assert said.rstrip().endswith(" style")
 
 
-def test_it_is_small_and_says_what_it_is() -> None:
+def test_release_is_small_and_has_a_card() -> None:
     assert sum(file.stat().st_size for file in EMOJI.rglob("*") if file.is_file()) < 50e6
     card = (EMOJI / "README.md").read_text()
     for title in ("Data", "Recipe", "Scores", "How it was made", "The captioner", "Where it fails", "Limits"):

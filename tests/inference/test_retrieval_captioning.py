@@ -34,7 +34,7 @@ def test_each_training_image_gets_its_own_caption_also_from_a_file(tmp_path: Pat
         load_any_captioner(tmp_path)
 
 
-def test_the_released_captioner_knows_its_own_training_pictures(
+def test_released_captioner_finds_captions_of_training_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The trained captioner called the red heart a japanese button."""

@@ -34,7 +34,7 @@ def _relu(x: float) -> float:
         (Relativistic(), lambda a, b: _softplus(-(a - b)), lambda a, b: _softplus(-(b - a))),
     ],
 )
-def test_formula(loss: AdversarialLoss, discriminator, generator) -> None:  # type: ignore[no-untyped-def]
+def test_losses_equal_their_formulas(loss: AdversarialLoss, discriminator, generator) -> None:  # type: ignore[no-untyped-def]
     def by_hand(formula) -> Tensor:  # type: ignore[no-untyped-def]
         rows = [
             [formula(*pair) for pair in zip(*row, strict=True)]
@@ -46,7 +46,7 @@ def test_formula(loss: AdversarialLoss, discriminator, generator) -> None:  # ty
     torch.testing.assert_close(loss.generator(B, A), by_hand(generator))
 
 
-def test_hand_made_numbers() -> None:
+def test_losses_of_hand_computed_logits() -> None:
     """Once with the result written down, so that formula and code cannot be wrong alike."""
     one = torch.tensor([[1.0]])
 
@@ -60,7 +60,7 @@ def test_hand_made_numbers() -> None:
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 @pytest.mark.parametrize("size", [1e4, 1e9])
-def test_huge_logits_are_finite_both_ways(loss: AdversarialLoss, size: float) -> None:
+def test_huge_logits_give_finite_losses_and_gradients(loss: AdversarialLoss, size: float) -> None:
     for a, b in ((size, -size), (-size, size), (size, size), (-size, -size)):
         real = torch.full((1, 2), a, requires_grad=True)
         fake = torch.full((1, 2), b, requires_grad=True)
@@ -86,7 +86,7 @@ def test_the_discriminator_widens_the_margin_and_the_generator_narrows_it(loss: 
     assert (pull < 0).all()  # the generator raises b
 
 
-def test_hinge_leaves_what_is_clear_alone() -> None:
+def test_hinge_has_no_gradient_beyond_the_margin() -> None:
     real, fake = torch.full((1, 1), 3.0, requires_grad=True), torch.full((1, 1), -3.0, requires_grad=True)
 
     slopes = torch.autograd.grad(Hinge().discriminator(real, fake).sum(), [real, fake])
@@ -94,7 +94,7 @@ def test_hinge_leaves_what_is_clear_alone() -> None:
     assert not any(slope.any() for slope in slopes)
 
 
-def test_relativistic_sees_differences_alone() -> None:
+def test_relativistic_loss_depends_on_differences_alone() -> None:
     loss = Relativistic()
 
     torch.testing.assert_close(loss.discriminator(A + 7, B + 7), loss.discriminator(A, B))
@@ -102,7 +102,7 @@ def test_relativistic_sees_differences_alone() -> None:
     torch.testing.assert_close(loss.generator(B, A), loss.discriminator(B, A))
 
 
-def test_relativistic_asks_for_the_reals() -> None:
+def test_relativistic_generator_loss_needs_real_logits() -> None:
     assert [loss.compares for loss in LOSSES] == [False, False, False, True]
     with pytest.raises(ValueError, match="the relativistic loss compares: give real_logits too"):
         Relativistic().generator(B)

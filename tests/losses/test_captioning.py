@@ -69,7 +69,7 @@ def fit(system: TextToImageGAN, images: int, *args: Any, **settings: Any) -> Non
 # ------------------------------------------------------------------ what it gives
 
 
-def test_it_is_the_captioners_cross_entropy() -> None:
+def test_loss_is_the_captioner_s_cross_entropy() -> None:
     term, images = tiny_captioning(tiny_captioner(dropout=0.5)), inputs()
     loss = teach(term, images)
     captioner = term.captioner.eval()
@@ -78,7 +78,7 @@ def test_it_is_the_captioners_cross_entropy() -> None:
     assert term.take_notes().keys() == {"unweighted"}
 
 
-def test_on_real_images_it_tells_how_well_others_captions_fit() -> None:
+def test_real_images_log_the_loss_of_shuffled_captions() -> None:
     term, images = tiny_captioning(), inputs()
     loss = term.training_loss(images)
     captioner = term.captioner
@@ -89,7 +89,7 @@ def test_on_real_images_it_tells_how_well_others_captions_fit() -> None:
     torch.testing.assert_close(term.averages, torch.stack([loss.mean(), shuffled]).detach())
 
 
-def test_dropped_captions_neither_teach_nor_count() -> None:
+def test_dropped_captions_do_not_count() -> None:
     whole, dropped = tiny_captioning(), tiny_captioning()
     few, many = inputs(6), inputs(8, empty=2)
     many.images[:6] = few.images
@@ -99,7 +99,7 @@ def test_dropped_captions_neither_teach_nor_count() -> None:
     torch.testing.assert_close(dropped.averages[0], whole.averages[0])
 
 
-def test_a_share_of_the_images() -> None:
+def test_share_selects_part_of_the_images() -> None:
     half, whole = tiny_captioning(share=0.5), tiny_captioning()
     many = inputs(8)
     few = LossInputs(many.images[:4], many.features, many.text, many.growth, many.captions[:4])
@@ -111,7 +111,7 @@ def test_a_share_of_the_images() -> None:
             tiny_captioning(share=share)
 
 
-def test_a_lone_image_has_no_neighbour() -> None:
+def test_single_image_has_no_shuffled_caption() -> None:
     term = tiny_captioning()
     assert is_finite(term.training_loss(inputs(1)))
     assert not term.measured
@@ -173,13 +173,13 @@ class Movers(Callback):
         self.by_optimizer[trainer.optimizers.index(optimizer)].append(moved)
 
 
-def test_each_step_moves_its_own_network_alone() -> None:
+def test_each_step_trains_its_own_network_only() -> None:
     movers = Movers()
     fit(tiny_system(losses=[tiny_captioning()]), 32, [movers])
     assert movers.by_optimizer == [[{"discriminator"}] * 4, [{"generator"}] * 4, [{"losses"}] * 4]
 
 
-def test_the_generator_learns_from_it_and_the_captioner_does_not() -> None:
+def test_generator_step_trains_the_generator_only() -> None:
     term = tiny_captioning()
     images = inputs()
     images.images.requires_grad_()
@@ -190,7 +190,7 @@ def test_the_generator_learns_from_it_and_the_captioner_does_not() -> None:
     assert all(parameter.grad is None for parameter in term.parameters())
 
 
-def test_its_numbers_are_logged_and_its_weight_follows_the_stages() -> None:
+def test_loss_is_logged_and_its_weight_follows_the_stages() -> None:
     told = Remember()
     system = tiny_system(losses=[tiny_captioning(from_resolution=16)])
     fit(system, 96, logger=told, log_every_n_steps=1)
@@ -200,7 +200,7 @@ def test_its_numbers_are_logged_and_its_weight_follows_the_stages() -> None:
     assert told.column("train/g_caption_ce_unweighted") == told.column("train/g_caption_ce")
 
 
-def test_a_batch_in_parts_teaches_the_captioner_as_a_whole_one() -> None:
+def test_accumulated_batches_equal_a_whole_batch() -> None:
     runs = []
     for accumulate in (1, 2):
         system = tiny_system(losses=[tiny_captioning(generator_weight=0.0)], accumulate=accumulate)
@@ -211,7 +211,7 @@ def test_a_batch_in_parts_teaches_the_captioner_as_a_whole_one() -> None:
 
 
 @pytest.mark.parametrize(("features", "looks"), [(None, 4), (DiscriminatorFeatures(8, 8), 5)])
-def test_the_discriminator_is_asked_only_where_its_maps_are_read(
+def test_discriminator_features_are_computed_only_if_needed(
     features: DiscriminatorFeatures | None, looks: int
 ) -> None:
     """Real and fake images in its own step, both in the generator's; the captioner's adds one or none."""
@@ -229,14 +229,14 @@ def test_the_discriminator_is_asked_only_where_its_maps_are_read(
     assert len(calls) == looks
 
 
-def test_in_half_precision() -> None:
+def test_loss_is_finite_in_half_precision() -> None:
     term = tiny_captioning(tiny_captioner(features=DiscriminatorFeatures(channels=8)))
     fit(tiny_system(losses=[term]), 16, precision="bf16-mixed")
     assert is_finite(term.averages)
     assert term.averages.any()
 
 
-def test_maps_that_the_discriminator_has_not_stop_at_once() -> None:
+def test_missing_discriminator_maps_raise_at_once() -> None:
     term = tiny_captioning(tiny_captioner(features=DiscriminatorFeatures(channels=3)))
     with pytest.raises(UserError, match=r"features\.channels is 3, .* 8 px has 8: set it to 8"):
         tiny_system(losses=[term])
@@ -256,7 +256,7 @@ def earlier(tmp_path: Path) -> Path:
     return save_weights(captioner, tmp_path / "captioner").parent
 
 
-def test_a_frozen_captioner_stays_as_it_is(earlier: Path) -> None:
+def test_frozen_captioner_does_not_change(earlier: Path) -> None:
     told = Remember()
     term = tiny_captioning(captioner_from=str(earlier), freeze=True)
     system = tiny_system(losses=[term])
@@ -273,7 +273,7 @@ def test_a_frozen_captioner_stays_as_it_is(earlier: Path) -> None:
     assert "train/caption_ce_grad_norm" not in {name for _, row in told.rows for name in row}
 
 
-def test_an_earlier_captioner_goes_on_learning(earlier: Path) -> None:
+def test_loaded_captioner_is_trained_further(earlier: Path) -> None:
     term = tiny_captioning(captioner_from=str(earlier))
     before = tiny_captioning(captioner_from=str(earlier))
     before.prepare(list)
@@ -282,7 +282,7 @@ def test_an_earlier_captioner_goes_on_learning(earlier: Path) -> None:
     assert not torch.equal(term.captioner.norm.weight, before.captioner.norm.weight)
 
 
-def test_freezing_asks_for_an_earlier_one(tmp_path: Path) -> None:
+def test_freeze_needs_captioner_from(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="freeze needs a trained captioner: name one"):
         tiny_captioning(freeze=True)
     with pytest.raises(UserError, match=r"there is no captioner\.safetensors"):
@@ -296,7 +296,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "imagen_pl.losses.captioning"]
 
 
-def test_it_says_once_that_a_captioner_without_knowledge_teaches_nothing(
+def test_untrained_captioner_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     term = tiny_captioning()
@@ -314,7 +314,7 @@ def test_it_says_once_that_a_captioner_without_knowledge_teaches_nothing(
     assert "\n" not in line
 
 
-def test_it_says_nothing_of_one_that_reads(caplog: pytest.LogCaptureFixture) -> None:
+def test_trained_captioner_gives_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     term, images = tiny_captioning(), inputs()
     term.captioner.prepare(lambda: list(WORDS) * 2)
     optimizer = adam(1e-2)(term.parameters())
@@ -329,7 +329,7 @@ def test_it_says_nothing_of_one_that_reads(caplog: pytest.LogCaptureFixture) -> 
     assert not warnings(caplog)
 
 
-def test_the_margin_goes_with_a_resume() -> None:
+def test_measured_margin_is_saved_in_the_checkpoint() -> None:
     first, second = tiny_captioning(), tiny_captioning()
     for step in range(3):
         first.training_loss(inputs(seed=step))

@@ -55,7 +55,7 @@ def inputs(images: Tensor, captions: list[str]) -> LossInputs:
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_vectors_are_those_that_transformers_gives(folders: dict[str, Path], family: str) -> None:
+def test_vectors_equal_those_of_transformers(folders: dict[str, Path], family: str) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     encoder, path = TransformersDualEncoder(str(folders[family])), str(folders[family])
@@ -75,7 +75,7 @@ def test_vectors_are_those_that_transformers_gives(folders: dict[str, Path], fam
     assert texts.std(0).mean() > 1e-3
 
 
-def test_a_caption_is_read_once_and_whatever_its_neighbours(
+def test_captions_are_encoded_once_and_independently(
     clip: TransformersDualEncoder, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A resumed run meets captions in other company; its numbers are the same to the bit."""
@@ -109,7 +109,7 @@ def test_cached_captions_are_dropped_before_they_fill_the_memory(
     assert torch.equal(clip.texts(CAPTIONS[:2], device), first)
 
 
-def test_what_is_no_dual_encoder_is_one_line(tmp_path: Path) -> None:
+def test_model_that_is_not_a_dual_encoder_gives_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dual encoder nobody/nothing: there is no such folder") as told:
         TransformersDualEncoder("nobody/nothing").load()
     assert "\n" not in str(told.value)
@@ -131,7 +131,7 @@ def test_guidance_is_one_minus_the_cosine(clip: TransformersDualEncoder) -> None
     torch.testing.assert_close(guidance.take_notes()["cosine"], cosines.mean())
 
 
-def test_dropped_captions_guide_nothing(clip: TransformersDualEncoder) -> None:
+def test_dropped_captions_give_no_loss(clip: TransformersDualEncoder) -> None:
     guidance, images = ImageTextGuidance(clip), pictures().requires_grad_()
 
     loss = guidance(small_discriminator(), NonSaturating(), inputs(images, ["red heart", "", "", "heart"]))
@@ -142,7 +142,7 @@ def test_dropped_captions_guide_nothing(clip: TransformersDualEncoder) -> None:
     assert (loss[1:3] == 0).all()
 
 
-def test_pictures_come_to_fit_their_captions(clip: TransformersDualEncoder) -> None:
+def test_guidance_trains_images_to_match_their_captions(clip: TransformersDualEncoder) -> None:
     """Descent on eight pictures raises each one's cosine with its own caption."""
     captions = [
         f"{colour} {thing}" for colour in ("red", "blue") for thing in ("heart", "cat", "cupcake", "a")
@@ -165,7 +165,7 @@ def test_pictures_come_to_fit_their_captions(clip: TransformersDualEncoder) -> N
     assert (cosines().diag() > 0.85).all()
 
 
-def test_the_encoder_learns_nothing_and_is_not_saved(clip: TransformersDualEncoder) -> None:
+def test_encoder_is_frozen_and_not_saved(clip: TransformersDualEncoder) -> None:
     guidance, images = ImageTextGuidance(clip), pictures().requires_grad_()
 
     guidance(small_discriminator(), NonSaturating(), inputs(images, CAPTIONS)).sum().backward()
@@ -175,7 +175,7 @@ def test_the_encoder_learns_nothing_and_is_not_saved(clip: TransformersDualEncod
     assert all(p.grad is None and not p.requires_grad for p in clip._network.parameters())
 
 
-def test_it_counts_in_the_generators_step_from_its_resolution(clip: TransformersDualEncoder) -> None:
+def test_loss_applies_in_the_generator_step_from_its_resolution(clip: TransformersDualEncoder) -> None:
     guidance = ImageTextGuidance(clip, generator_weight=0.2)
     assert [guidance.weight("generator", 0, side) for side in (8, 16, 32, 64)] == [0, 0, 0.2, 0.2]
     assert guidance.weight("discriminator", 0, 64) == 0
@@ -190,7 +190,7 @@ def taught(maps: list[int] | None = None) -> BackboneGuidance:
     return BackboneGuidance(backbone, text_dim=16, embed_dim=16, from_resolution=8)
 
 
-def test_linear_maps_learn_eight_pairs_and_then_guide() -> None:
+def test_linear_maps_fit_eight_pairs_and_then_guide() -> None:
     guidance = taught()
     captions = [f"{i} of eight" for i in range(8)]
     real = inputs(pictures(8), captions)
@@ -213,7 +213,7 @@ def test_linear_maps_learn_eight_pairs_and_then_guide() -> None:
     assert images.grad.flatten(1).any(1).all()
 
 
-def test_only_the_linear_maps_are_learnt_and_saved() -> None:
+def test_only_the_linear_maps_are_trained_and_saved() -> None:
     guidance = taught()
     assert set(guidance.state_dict()) == {
         "image.weight",
@@ -255,7 +255,7 @@ def test_a_guided_run_resumes_to_the_bit(kind: str, folders: dict[str, Path], tm
     assert not all(torch.equal(mine, theirs) for mine, theirs in drawn)
 
 
-def test_scoring_by_a_teacher_is_told_and_refused(
+def test_scoring_with_a_training_network_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = tiny_system(losses=[taught([0])], metrics=[FrechetDistance(kernel_images=0)])

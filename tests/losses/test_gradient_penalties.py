@@ -64,14 +64,14 @@ class SmoothJudge(nn.Module):
 
 
 @by_name
-def test_gradients_on_a_smooth_judge(penalty: Penalty) -> None:
+def test_gradients_for_a_smooth_function(penalty: Penalty) -> None:
     text = text_features(3, dtype=torch.float64)
 
     _check_twice(penalty, SmoothJudge(2), _images(3, 2, 0), _images(3, 2, 1), text)
 
 
 @by_name
-def test_gradients_on_the_real_discriminator(penalty: Penalty) -> None:
+def test_gradients_for_the_discriminator(penalty: Penalty) -> None:
     discriminator = small_discriminator({4: 4, 8: 4}, heads_at=[8], minibatch_stddev=2).double()
     awaken(discriminator)
     text = text_features(2, dtype=torch.float64)
@@ -80,7 +80,7 @@ def test_gradients_on_the_real_discriminator(penalty: Penalty) -> None:
 
 
 @by_name
-def test_it_is_right_in_the_middle_of_a_fade(penalty: Penalty) -> None:
+def test_penalty_is_correct_during_a_fade(penalty: Penalty) -> None:
     discriminator = small_discriminator({4: 4, 8: 4}, heads_at=[8]).double()
     awaken(discriminator)
 
@@ -97,7 +97,7 @@ def test_it_is_right_in_the_middle_of_a_fade(penalty: Penalty) -> None:
 
 
 @by_name
-def test_every_weight_of_the_discriminator_is_reached(penalty: Penalty) -> None:
+def test_every_weight_of_the_discriminator_gets_gradients(penalty: Penalty) -> None:
     """Attention beyond the plain product's reach included: the fused kernel has no second derivative."""
     discriminator = small_discriminator({4: 4, 8: 4, 16: 4, 32: 4}, heads_at=[16], self_attention_at=[32])
     awaken(discriminator)
@@ -119,7 +119,7 @@ def _quadratic(images: Images, text: TextFeatures) -> Tensor:
     return torch.stack([size, size + 5], dim=1)
 
 
-def test_values_of_a_quadratic_judge() -> None:
+def test_values_for_a_quadratic_function() -> None:
     real, fake, text = _images(4, 4, 0), _images(4, 4, 1), text_features(4, dtype=torch.float64)
 
     r1, r2 = R1(1.0)(_quadratic, real, fake, text), R2(1.0)(_quadratic, real, fake, text)
@@ -128,7 +128,7 @@ def test_values_of_a_quadratic_judge() -> None:
     torch.testing.assert_close(r2, 2 * fake.square().sum((1, 2, 3)))
 
 
-def test_the_mean_over_the_heads_is_what_slopes() -> None:
+def test_penalty_is_of_the_mean_over_the_heads() -> None:
     """Two heads of opposite slope have no slope together."""
 
     def logits(images: Images, text: TextFeatures) -> Tensor:
@@ -161,7 +161,7 @@ def test_wasserstein_penalty_lies_between_real_and_fake() -> None:
     torch.testing.assert_close(value, (length - 1).square())
 
 
-def test_wasserstein_penalty_asks_for_a_slope_of_one() -> None:
+def test_wasserstein_penalty_is_the_squared_distance_of_the_gradient_norm_from_one() -> None:
     def logits(images: Images, text: TextFeatures) -> Tensor:
         return images[:, 0, 0, :1] * 3
 
@@ -184,7 +184,7 @@ def test_matching_aware_penalty_is_the_sixth_power_over_images_and_words() -> No
 
 
 @by_name
-def test_a_flat_judge_has_finite_gradients(penalty: Penalty) -> None:
+def test_constant_function_has_finite_gradients(penalty: Penalty) -> None:
     logit_fn = SmoothJudge(2)
     for parameter in logit_fn.parameters():
         torch.nn.init.zeros_(parameter)
@@ -195,7 +195,7 @@ def test_a_flat_judge_has_finite_gradients(penalty: Penalty) -> None:
     assert all(torch.isfinite(p.grad).all() for p in logit_fn.parameters() if p.grad is not None)
 
 
-def test_the_given_images_are_left_as_they_are() -> None:
+def test_input_images_are_not_changed() -> None:
     real, fake = _images(2, 2, 0), _images(2, 2, 1)
 
     R1(1.0)(_quadratic, real, fake, text_features(2, dtype=torch.float64))
@@ -214,12 +214,12 @@ def test_weight_follows_a_power_law_through_two_points() -> None:
     assert weight(512) > 150 > weight(128) > 0.5 > weight(16) > 0
 
 
-def test_a_penalty_s_weight_is_a_number_or_a_law() -> None:
+def test_weight_is_a_number_or_a_power_law() -> None:
     assert R1(3.0).weight_at(64) == 3.0
     assert R2(PerResolution(8, 1.0, 16, 4.0)).weight_at(16) == pytest.approx(4.0)
 
 
-def test_every_is_kept_and_checked() -> None:
+def test_every_is_stored_and_checked() -> None:
     assert R1(1.0).every == 1
     assert R1(1.0, every=16).every == 16
     with pytest.raises(ValueError, match="every 0 must be 1 or more"):

@@ -158,7 +158,7 @@ def reach(
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_gradients_reach_only_what_they_should(name: str, encoder: FrozenTextEncoder) -> None:
+def test_gradients_reach_only_the_intended_parameters(name: str, encoder: FrozenTextEncoder) -> None:
     settings, *expected = TABLE[name]
 
     reached = reach(encoder, name.partition(",")[0], settings())
@@ -166,14 +166,14 @@ def test_gradients_reach_only_what_they_should(name: str, encoder: FrozenTextEnc
     assert reached == dict(zip(STEPS, expected, strict=True))
 
 
-def test_the_table_would_show_a_leak(encoder: FrozenTextEncoder) -> None:
+def test_unintended_gradient_would_be_detected(encoder: FrozenTextEncoder) -> None:
     """A term that forgets to be left out of the generator's step is caught."""
     reached = reach(encoder, "mismatch", {"losses": [MismatchedCaptions(1.0, generator_weight=1.0)]})
 
     assert reached["generator"] == G != TABLE["mismatch"][2]
 
 
-def test_every_term_has_its_row() -> None:
+def test_every_loss_term_is_in_the_table() -> None:
     """Of those that the package brings; one that is added without a row is told here."""
     missing = {term.name for term in _every(LossTerm) if "name" in vars(term)} - TABLE.keys()
     missing |= {penalty.name for penalty in _every(Penalty) if "name" in vars(penalty)} - TABLE.keys()

@@ -75,7 +75,7 @@ def test_perceptual_matching_is_the_distance_of_maps_by_their_size() -> None:
         assert float(loss[i]) == pytest.approx(sum(terms) / 2, rel=1e-5)
 
 
-def test_a_share_of_the_batch_is_compared_as_it_would_be_alone() -> None:
+def test_share_of_the_batch_equals_the_smaller_batch() -> None:
     fake, real = _images(0, count=5), _images(1, count=5)
 
     loss = _loss(PerceptualMatching(Halves(), share=0.5), fake, real)
@@ -84,13 +84,13 @@ def test_a_share_of_the_batch_is_compared_as_it_would_be_alone() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5])
-def test_a_share_is_more_than_nothing_and_at_most_all(share: float) -> None:
+def test_share_is_above_0_and_at_most_1(share: float) -> None:
     with pytest.raises(ValueError, match=f"share {share} must be more than 0 and at most 1"):
         PerceptualMatching(Halves(), share=share)
 
 
 @pytest.mark.parametrize("term", [PixelMatching(), PerceptualMatching(TimmBackbone(size=32))])
-def test_a_step_down_the_slope_comes_nearer(term: LossTerm) -> None:
+def test_gradient_step_reduces_the_distance(term: LossTerm) -> None:
     fake, real = _images(0).requires_grad_(), _images(1)
     before = _loss(term, fake, real)
     (slope,) = torch.autograd.grad(before.sum(), fake)
@@ -100,7 +100,7 @@ def test_a_step_down_the_slope_comes_nearer(term: LossTerm) -> None:
     assert (after < before).all()
 
 
-def test_a_frozen_network_is_no_part_of_the_term() -> None:
+def test_frozen_network_is_not_a_submodule() -> None:
     term = PerceptualMatching(TimmBackbone(size=32))
 
     assert list(term.parameters()) == []
@@ -108,12 +108,12 @@ def test_a_frozen_network_is_no_part_of_the_term() -> None:
 
 
 @pytest.mark.parametrize("term", [PixelMatching(), PerceptualMatching(Halves())])
-def test_real_images_are_asked_for(term: LossTerm) -> None:
+def test_missing_real_images_raise(term: LossTerm) -> None:
     with pytest.raises(ValueError, match="matching compares: give the real images too"):
         _loss(term, _images(0), None)
 
 
-def test_the_system_gives_each_fake_the_real_image_of_its_own_caption() -> None:
+def test_generated_images_are_paired_with_the_real_image_of_their_caption() -> None:
     """Faded as the generator's own; the weight follows its schedule."""
     served: list[Tensor] = []
     compared: list[tuple[Tensor, float]] = []

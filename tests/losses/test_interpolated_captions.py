@@ -79,7 +79,7 @@ def drawn(unseen: InterpolatedCaptionLoss, images: Tensor, text: TextFeatures) -
     return losses, painter.asked[0]
 
 
-def test_losses_are_the_cosine_between_what_is_seen_and_what_is_guessed() -> None:
+def test_losses_are_cosine_distances_to_predicted_features() -> None:
     pooled, images = pairs()
     unseen = tiny_unseen(share=1.0)
     unseen.regression.fit([(pooled[:10], images[:10]), (pooled[10:], images[10:])])
@@ -102,7 +102,7 @@ def test_losses_are_the_cosine_between_what_is_seen_and_what_is_guessed() -> Non
     np.testing.assert_allclose(losses.numpy(), 1 - cosine, atol=2e-3)
 
 
-def test_right_images_cost_less_than_those_of_other_captions() -> None:
+def test_images_of_the_own_caption_have_less_loss() -> None:
     pooled, images = pairs(200)
     unseen = tiny_unseen(200, share=1.0, ridge=0.1)
     unseen.regression.fit([(pooled, images)])
@@ -113,7 +113,7 @@ def test_right_images_cost_less_than_those_of_other_captions() -> None:
     assert own.mean() < 0.7 * other.mean()
 
 
-def test_captions_between_are_between_and_hold_the_words_of_both() -> None:
+def test_interpolated_captions_have_the_tokens_of_both() -> None:
     torch.manual_seed(0)
     one, other = text_features(3, dim=16, seed=1), text_features(3, tokens=4, dim=16, seed=2)
     between = mixed(one, other)
@@ -128,14 +128,14 @@ def test_captions_between_are_between_and_hold_the_words_of_both() -> None:
 
 
 @pytest.mark.parametrize(("share", "asked"), [(0.25, 2), (0.5, 4), (1.0, 8), (0.01, 1)])
-def test_it_asks_for_a_share_of_the_batch(share: float, asked: int) -> None:
+def test_share_selects_part_of_the_batch(share: float, asked: int) -> None:
     pooled, images = pairs()
     unseen = tiny_unseen(share=share)
     unseen.regression.fit([(pooled, images)])
     assert len(drawn(unseen, images, texts(pooled[:8]))[0]) == asked
 
 
-def test_a_generator_learns_of_it_what_captions_never_drawn_look_like() -> None:
+def test_generator_learns_images_of_unseen_captions() -> None:
     """Taught by nothing else, it draws held-out captions nearer to their guesses than to others'."""
     pooled, images = pairs(64)
     unseen = tiny_unseen(64, share=1.0, ridge=0.1)
@@ -166,7 +166,7 @@ def test_a_generator_learns_of_it_what_captions_never_drawn_look_like() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_few_images_leave_out_what_they_cannot_tell(count: int) -> None:
+def test_few_images_limit_the_components(count: int) -> None:
     """Else rounding would be blown up to the size of what is known."""
     pooled, images = pairs(count)
     unseen = tiny_unseen(share=1.0, seen_dim=8)
@@ -193,7 +193,7 @@ def test_autocast_leaves_the_projection_in_float32() -> None:
     assert torch.equal(cast, plain)
 
 
-def test_a_size_of_vectors_that_is_not_the_encoders() -> None:
+def test_wrong_text_dim_raises() -> None:
     with pytest.raises(
         ValueError, match=r"InterpolatedCaptionLoss.text_dim is 24, but the discriminator's text_dim is 16"
     ):
@@ -204,7 +204,7 @@ def test_a_size_of_vectors_that_is_not_the_encoders() -> None:
     "settings",
     [{"captions": 0}, {"seen_dim": 0}, {"ridge": 0.0}, {"sharpness": -1.0}, {"share": 0.0}, {"share": 1.5}],
 )
-def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+def test_settings_out_of_range_raise(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"InterpolatedCaptionLoss.{next(iter(settings))} "):
         tiny_unseen(**settings)
 
@@ -220,7 +220,7 @@ def trained(
     return system
 
 
-def test_it_sees_the_training_set_before_the_first_batch() -> None:
+def test_regression_is_fitted_before_the_first_batch() -> None:
     data = tiny_data(24)
     system = trained(8, tiny_unseen(), data=data)
     expected = tiny_unseen().regression
@@ -231,7 +231,7 @@ def test_it_sees_the_training_set_before_the_first_batch() -> None:
     assert system.teacher_networks() == ["tiny"]
 
 
-def test_each_part_of_a_batch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_accumulated_part_has_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     forward = InterpolatedCaptionLoss.forward
 
@@ -246,7 +246,7 @@ def test_each_part_of_a_batch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(value.isfinite().all() for value in weights_of(system.generator).values())
 
 
-def test_it_teaches_the_generator_and_leaves_the_discriminators_step_alone() -> None:
+def test_loss_applies_in_the_generator_step_only() -> None:
     without, taught = trained(8), trained(8, tiny_unseen())
     assert_same(weights_of(taught.discriminator), weights_of(without.discriminator))
     moved = weights_of(taught.generator)
@@ -254,7 +254,7 @@ def test_it_teaches_the_generator_and_leaves_the_discriminators_step_alone() -> 
 
 
 @pytest.mark.parametrize("settings", [{"generator_weight": 0.0}, {"from_resolution": 64}])
-def test_what_does_not_count_changes_nothing(settings: dict[str, Any]) -> None:
+def test_zero_weight_changes_nothing(settings: dict[str, Any]) -> None:
     assert_same(weights_of(trained(16, tiny_unseen(**settings)).generator), weights_of(trained(16).generator))
 
 
@@ -263,7 +263,9 @@ def test_the_weight_may_follow_a_schedule() -> None:
     assert [unseen.weight("generator", *at) for at in ((500, 16), (500, 8), (1000, 32))] == [1.0, 0.0, 0.0]
 
 
-def test_a_resume_takes_it_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_loads_the_regression_from_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = tiny_system(losses=[tiny_unseen()])
     train(whole, 16, [SaveAt({8: tmp_path / "middle.ckpt"})])
     monkeypatch.setattr(preparation, "KernelRidgeFit", lambda *_: pytest.fail("it was fitted again"))
@@ -272,7 +274,7 @@ def test_a_resume_takes_it_from_the_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert_same(weights_of(resumed), weights_of(whole))
 
 
-def test_it_is_solved_anew_where_a_training_starts_from_a_stem(tmp_path: Path) -> None:
+def test_regression_is_fitted_again_with_init_from(tmp_path: Path) -> None:
     train(tiny_system(), 8, [SaveAt({8: tmp_path / "first.ckpt"})])
     system = tiny_system(generator={"init_from": str(tmp_path / "first.ckpt")}, losses=[tiny_unseen()])
     train(system, 8)

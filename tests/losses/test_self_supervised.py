@@ -22,7 +22,7 @@ from tests.helpers.tasks import NAMES
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_rotation_knows_each_way_up_from_the_others() -> None:
+def test_rotations_are_four_classes() -> None:
     """The bright corner of an upright image is its top left; a head that knows it is always right."""
     images = torch.full((8, 3, SIDE, SIDE), -1.0)
     images[:, :, 0, 0] = 1
@@ -41,7 +41,7 @@ def test_rotation_knows_each_way_up_from_the_others() -> None:
     assert [int((turned[:, 0, y, x] > 0).sum()) for y in (0, -1) for x in (0, -1)] == [2, 2, 2, 2]
 
 
-def test_rotation_turns_a_single_image_every_way() -> None:
+def test_single_image_is_rotated_in_all_four_ways() -> None:
     images, ways = torch.full((1, 3, SIDE, SIDE), -1.0), set()
     images[:, :, 0, 0] = 1
     for seed in range(20):
@@ -61,7 +61,7 @@ class Itself(nn.Module):
         return x
 
 
-def test_reconstruction_asks_for_the_image_at_half_its_side_and_for_the_quarter_that_was_shown() -> None:
+def test_reconstruction_targets_are_the_half_size_image_and_the_crop() -> None:
     task = Reconstruction(3, 3, image_resolution=SIDE, share=1.0)
     task.whole, task.part = Itself(), Itself()
     images = noise()
@@ -74,7 +74,7 @@ def test_reconstruction_asks_for_the_image_at_half_its_side_and_for_the_quarter_
     assert [round(float(notes[name]), 5) for name in ("whole", "part")] == [0.25, 0.25]
 
 
-def test_quarters_are_the_image_s_own() -> None:
+def test_crops_come_from_the_image() -> None:
     x = noise(4)
     places = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]])
 
@@ -85,7 +85,7 @@ def test_quarters_are_the_image_s_own() -> None:
         assert torch.equal(quarters[i], x[i, :, rows, columns])
 
 
-def test_a_decoder_draws_at_every_size_on_its_way() -> None:
+def test_decoder_has_an_output_at_every_size() -> None:
     decoder = Decoder(5, width=16, doublings=2)
     for side in (8, 16, 32):
         assert decoder(torch.zeros(2, 5, 8, 8), side).shape == (2, 3, side, side)
@@ -106,7 +106,7 @@ class Colours(Backbone):
     _channels = _maps = _normalisation = None  # type: ignore[assignment]
 
 
-def test_a_backbone_adds_its_own_distance() -> None:
+def test_backbone_adds_a_perceptual_distance() -> None:
     red, green = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)
     red[:, 0], green[:, 1] = 1, 1
 
@@ -133,7 +133,7 @@ def test_a_backbone_adds_its_own_distance() -> None:
     ],
     ids=["white", "grey", "blue", "red", "cyan"],
 )
-def test_opponent_colours(
+def test_opponent_colours_equal_their_formula(
     rgb: tuple[float, float, float], grey: float, blue_yellow: float, red_cyan: float
 ) -> None:
     image = torch.tensor(rgb).float()[None, :, None, None].expand(1, 3, 2, 2)
@@ -144,7 +144,7 @@ def test_opponent_colours(
     torch.testing.assert_close(colours[0, :, 0, 0], torch.tensor([blue_yellow, red_cyan]).float())
 
 
-def test_colour_is_told_from_grey_at_each_place() -> None:
+def test_colours_are_predicted_from_grey_at_each_position() -> None:
     task, discriminator, images = Colorization(map_channels=3, share=1.0), Sees(pyramid), noise()
     with torch.no_grad():
         task.head.weight.zero_()
@@ -169,7 +169,7 @@ class Negative(Augment):
         return -images
 
 
-def test_views_find_each_other_by_how_alike_they_are() -> None:
+def test_views_are_matched_by_similarity() -> None:
     """Views that meet in the same place: the answer follows from the temperature and the batch alone."""
     images = torch.zeros(4, 3, SIDE, SIDE)
     images[:, 0].flatten(1)[:, :4] = torch.eye(4)
@@ -188,7 +188,7 @@ def test_views_find_each_other_by_how_alike_they_are() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("share", "asked"), [(1.0, 8), (0.25, 2), (0.3, 2), (0.01, 1)])
-def test_a_share_of_the_images_is_asked_about(name: str, share: float, asked: int) -> None:
+def test_share_selects_part_of_the_images(name: str, share: float, asked: int) -> None:
     discriminator, looks = learner(), []
     look = discriminator.extract_features
     discriminator.extract_features = lambda images, growth: looks.append(len(images)) or look(images, growth)  # type: ignore

@@ -62,7 +62,7 @@ def overfit(name: str) -> tuple[SelfSupervisedTask, Discriminator]:
     ("name", "floor"),
     [("rotation", 0.02), ("reconstruction", 0.12), ("colorization", 0.25), ("instance", 0.15)],
 )
-def test_each_learns_eight_images_by_heart(name: str, floor: float) -> None:
+def test_each_task_overfits_eight_images(name: str, floor: float) -> None:
     """To a small part of what it cost at first, whatever is asked of them."""
     unseen = range(1000, 1005)
     before = losses_of(task_for(name), learner(), unseen)
@@ -79,7 +79,7 @@ def test_each_learns_eight_images_by_heart(name: str, floor: float) -> None:
     ("name", "chance"),
     [("rotation", math.log(4)), ("instance", math.log(8))],
 )
-def test_each_starts_at_chance(name: str, chance: float) -> None:
+def test_each_task_starts_at_chance(name: str, chance: float) -> None:
     """On images that it knows nothing of."""
     task, discriminator = task_for(name), learner()
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_each_starts_at_chance(name: str, chance: float) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_shows_the_generator_a_way_down(name: str) -> None:
+def test_each_task_gives_the_generator_useful_gradients(name: str) -> None:
     """A few steps of a generator against what was learnt; neither task nor discriminator moves."""
     task, discriminator = overfit(name)
     generator, text = small_generator({4: 8, 8: 8, 16: 8}), text_features(8)
@@ -141,7 +141,7 @@ def test_weights_by_step_and_resolution(
     assert task.weight("discriminator", 0, from_resolution // 2) == 0
 
 
-def test_a_weight_can_follow_the_clock() -> None:
+def test_weight_can_follow_a_schedule() -> None:
     task = Colorization(generator_weight=Linear(0.0, 1.0, kimg=1.0))
     assert [task.weight("generator", seen, 32) for seen in (0, 500, 2000)] == [0.0, 0.5, 1.0]
 
@@ -190,7 +190,7 @@ def test_a_weight_can_follow_the_clock() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_told_before_the_first_batch(
+def test_mismatched_sizes_raise_before_the_first_batch(
     task: Callable[[], SelfSupervisedTask], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -212,7 +212,7 @@ def test_the_contrastive_term_s_sizes_are_checked_too(sizes: tuple[int, int], me
 # ------------------------------------------------------------------ in the whole system
 
 
-def test_all_train_together_and_are_logged() -> None:
+def test_all_tasks_train_together_and_are_logged() -> None:
     """Augmented, in bfloat16, in parts, through the growth: every loss and note is there and finite."""
     told = Remember()
     system = tiny_system(losses=tiny_tasks(), augment=DiffAugment(), accumulate=2, penalties=[R1(0.5)])
@@ -237,7 +237,7 @@ def test_all_train_together_and_are_logged() -> None:
     assert all(not torch.equal(before[k], after[k]) for k in before if not k.endswith("probability"))
 
 
-def test_a_task_alone_moves_nothing_where_it_has_no_weight() -> None:
+def test_task_without_weight_trains_nothing() -> None:
     runs = []
     for tasks in ([], [tiny_task("rotation", generator_weight=0.0)]):
         for task in tasks:

@@ -55,7 +55,7 @@ def _like(text: TextFeatures, noise: float = 0.0) -> ImageFeatures:
 
 
 @pytest.mark.parametrize("adversarial", [NonSaturating(), Hinge(), Relativistic()])
-def test_mismatch_takes_the_neighbour_s_caption_for_the_fake(adversarial) -> None:  # type: ignore[no-untyped-def]
+def test_mismatch_pairs_images_with_the_neighbour_s_caption(adversarial) -> None:  # type: ignore[no-untyped-def]
     text = text_features(4)
     seen = _like(text, noise=0.5)
 
@@ -66,7 +66,7 @@ def test_mismatch_takes_the_neighbour_s_caption_for_the_fake(adversarial) -> Non
     torch.testing.assert_close(loss, adversarial.discriminator(own, wrong))
 
 
-def test_mismatch_is_small_where_words_fit_and_large_where_they_do_not() -> None:
+def test_mismatch_loss_is_small_for_matching_captions() -> None:
     text = text_features(4)
     text.pooled = 3 * torch.eye(6)[:4]
 
@@ -77,7 +77,7 @@ def test_mismatch_is_small_where_words_fit_and_large_where_they_do_not() -> None
     assert swapped.min() > fits.max()
 
 
-def test_mismatch_teaches_the_discriminator_to_read() -> None:
+def test_mismatch_trains_the_discriminator_to_use_captions() -> None:
     discriminator = small_discriminator()
     images, text = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), text_features(4)
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-2)
@@ -122,7 +122,7 @@ def test_contrastive_equals_cross_entropy_written_out(contrastive: ImageTextCont
         assert float(loss[i].detach()) == pytest.approx((by_image + by_caption) / 2, rel=1e-4)
 
 
-def test_a_caption_of_its_own_is_the_best_answer(contrastive: ImageTextContrastive) -> None:
+def test_own_caption_has_the_lowest_contrastive_loss(contrastive: ImageTextContrastive) -> None:
     text = text_features(6)
     text.pooled = torch.eye(6)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_a_caption_of_its_own_is_the_best_answer(contrastive: ImageTextContrasti
     assert min(losses[1:]) > 5
 
 
-def test_contrastive_pulls_to_the_own_caption_and_pushes_from_the_others(
+def test_contrastive_gradients_pull_to_the_own_caption(
     contrastive: ImageTextContrastive,
 ) -> None:
     text = text_features(4)
@@ -153,14 +153,14 @@ def test_contrastive_pulls_to_the_own_caption_and_pushes_from_the_others(
     assert (towards[~torch.eye(4, dtype=torch.bool)] < 0).all()
 
 
-def test_contrastive_teaches_its_own_parameters(contrastive: ImageTextContrastive) -> None:
+def test_contrastive_trains_its_own_parameters(contrastive: ImageTextContrastive) -> None:
     text = text_features(4)
     contrastive(Dot(), NonSaturating(), inputs(_like(text, 1.0), text)).sum().backward()
 
     assert all(p.grad is not None and p.grad.any() for p in contrastive.parameters())
 
 
-def test_contrastive_is_held_below_a_scale_of_100(contrastive: ImageTextContrastive) -> None:
+def test_contrastive_scale_is_at_most_100(contrastive: ImageTextContrastive) -> None:
     text = text_features(2)
     with torch.no_grad():
         contrastive.log_scale.fill_(50.0)
@@ -196,7 +196,7 @@ def test_feature_matching_equals_its_formula() -> None:
         assert float(loss[i]) == pytest.approx(sum(terms) / 3, rel=1e-5)
 
 
-def test_feature_matching_draws_the_fake_to_the_real() -> None:
+def test_feature_matching_pulls_generated_to_real_features() -> None:
     real = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     fake = torch.zeros(2, 6, requires_grad=True)
 
@@ -213,7 +213,7 @@ def test_feature_matching_is_finite_beside_dead_features() -> None:
     assert torch.isfinite(loss).all()
 
 
-def test_feature_matching_asks_for_the_real_ones() -> None:
+def test_feature_matching_needs_real_features() -> None:
     text = text_features(2)
     with pytest.raises(ValueError, match=r"feature matching compares: it needs inputs\.real_features"):
         FeatureMatching()(Dot(), Relativistic(), inputs(_like(text), text))
@@ -228,7 +228,7 @@ def test_feature_matching_asks_for_the_real_ones() -> None:
         (FeatureMatching(3.0), "feature_matching", True, (0.0, 3.0)),
     ],
 )
-def test_what_the_system_asks_of_each(
+def test_inputs_that_each_term_needs(
     loss: LossTerm, name: str, needs_pairs: bool, weights: tuple[float, float]
 ) -> None:
     assert (loss.name, loss.needs_pairs) == (name, needs_pairs)

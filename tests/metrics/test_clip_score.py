@@ -26,7 +26,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_clip(tmp_path_factory.mktemp("clip") / "clip")
 
 
-def test_cmmd_is_called_so_with_its_own_network_alone(clip_folder: Path) -> None:
+def test_name_cmmd_is_used_for_its_own_network_only(clip_folder: Path) -> None:
     small = DualEncoderFeatures(TransformersDualEncoder(str(clip_folder)))
     large = DualEncoderFeatures(TransformersDualEncoder("openai/clip-vit-large-patch14-336"))
     assert GaussianDiscrepancy().named(small) == ("mmd_clip",)
@@ -34,7 +34,7 @@ def test_cmmd_is_called_so_with_its_own_network_alone(clip_folder: Path) -> None
     assert GaussianDiscrepancy(sigma=5).named(large) == ("mmd_clip_vit_large_patch14_336",)
 
 
-def test_features_of_clip_are_its_own(clip_folder: Path) -> None:
+def test_clip_features_equal_those_of_transformers(clip_folder: Path) -> None:
     encoder = TransformersDualEncoder(str(clip_folder))
     extractor = DualEncoderFeatures(encoder)
     images = images_of(3, seed=0)
@@ -65,7 +65,7 @@ def test_features_of_dinov2_are_its_first_token(tmp_path: Path) -> None:
     assert extractor.frechet_name == "fd_dinov2_tiny"
 
 
-def test_a_network_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_network_gives_one_line_error(tmp_path: Path) -> None:
     problem = TransformersFeatures(str(tmp_path / "none")).prepare()
     assert problem is not None
     assert "none" in problem
@@ -86,7 +86,7 @@ class _Bare(nn.Module):
         return getattr(found := self.model.get_text_features(*args, **kwargs), "pooler_output", found)
 
 
-def test_clip_score_is_torchmetrics_(tmp_path: Path) -> None:
+def test_clip_score_equals_torchmetrics(tmp_path: Path) -> None:
     """Of a CLIP with the preprocessing that is published with CLIP, picture by picture."""
     from torchmetrics.functional.multimodal import clip_score
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, CLIPProcessor

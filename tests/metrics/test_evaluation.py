@@ -44,7 +44,7 @@ def test_memorisation_of_points_on_a_line() -> None:
     assert found.training_images == 2
 
 
-def test_copies_of_training_images_are_told_from_new_ones() -> None:
+def test_copies_of_training_images_are_detected() -> None:
     train, held_out = features(300, 0), features(200, 1)
     copies = memorisation(train[:100] + features(100, 3, spread=0.01), held_out, train)
     new = memorisation(features(200, 2), held_out, train)
@@ -54,7 +54,7 @@ def test_copies_of_training_images_are_told_from_new_ones() -> None:
     assert new.near < 0.05
 
 
-def test_an_evaluation_of_the_real_images_themselves() -> None:
+def test_real_images_get_the_best_scores() -> None:
     real = features(60, 0)
     subjects = [f"thing {i}" for i in range(60)]
     found = evaluate_features(
@@ -71,7 +71,7 @@ def test_an_evaluation_of_the_real_images_themselves() -> None:
     assert Evaluation.of_json(json.loads(json.dumps(asdict(found)))) == found
 
 
-def test_an_evaluation_comes_back_from_its_file() -> None:
+def test_evaluation_can_be_loaded_from_its_file() -> None:
     real = features(60, 0)
     found = evaluate_features(
         Blocks(), pictures=features(60, 1), paired=real, real=real, train=features(30, 2),
@@ -82,7 +82,7 @@ def test_an_evaluation_comes_back_from_its_file() -> None:
     assert Evaluation.of_json(json.loads(json.dumps(asdict(found)))) == found
 
 
-def test_what_needs_more_images_is_left_out() -> None:
+def test_scores_that_need_more_images_are_left_out() -> None:
     few = features(3, 0)
     found = evaluate_features(
         Blocks(), pictures=few, paired=few, real=few, subjects=["a", "b", "c"], styles=[""] * 3

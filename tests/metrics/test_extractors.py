@@ -38,7 +38,9 @@ def noise(count: int, side: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize(
     ("extractor_class", "side"), [(EfficientNetLite0, 224), (EfficientNetLite0, 97), (EfficientNetLite1, 65)]
 )
-def test_lites_are_the_wheels_networks(extractor_class: type[EfficientNetLite0], side: int) -> None:
+def test_lite_networks_equal_the_packages_networks(
+    extractor_class: type[EfficientNetLite0], side: int
+) -> None:
     """Weights are assigned to layers by their order: this checks that each is in the right place."""
     extractor = extractor_class()
     extractor.load()
@@ -54,7 +56,7 @@ def test_lites_are_the_wheels_networks(extractor_class: type[EfficientNetLite0],
     assert torch.equal(ours, theirs)
 
 
-def test_lite0_sees_images_as_pillow_resizes_them(lite0: EfficientNetLite0) -> None:
+def test_lite0_resizes_like_pillow(lite0: EfficientNetLite0) -> None:
     """At 224 px by bilinear interpolation, as (level - 127) / 128."""
     rows, columns = np.mgrid[0:40, 0:40]
     smooth = np.stack([rows * 6, columns * 6, (rows + columns) * 3], -1).astype(np.uint8)
@@ -70,7 +72,7 @@ def test_lite0_sees_images_as_pillow_resizes_them(lite0: EfficientNetLite0) -> N
     assert (seen[0][0] - theirs).abs().max() <= 1.01 / 128  # Pillow rounds to whole levels
 
 
-def test_lite1_sees_images_at_its_own_size() -> None:
+def test_lite1_resizes_to_its_own_size() -> None:
     seen = []
     extractor = EfficientNetLite1()
     extractor.load()
@@ -97,7 +99,7 @@ def test_lite0_gives_frozen_float_features(lite0: EfficientNetLite0) -> None:
     assert not any(p.requires_grad for p in network.parameters())
 
 
-def test_many_images_go_through_in_parts(lite0: EfficientNetLite0) -> None:
+def test_many_images_are_processed_in_batches(lite0: EfficientNetLite0) -> None:
     images = noise(1, 8).expand(35, -1, -1, -1)
     features = lite0(images)
     assert features.shape == (35, 1280)
@@ -137,7 +139,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-def test_inception_offline_is_one_line() -> None:
+def test_inception_offline_gives_one_line_error() -> None:
     with pytest.raises(UserError) as told:
         InceptionV3().load()
     assert str(told.value) == (
@@ -148,7 +150,7 @@ def test_inception_offline_is_one_line() -> None:
     assert problem == str(told.value)
 
 
-def test_fid_and_kid_equal_those_of_others(inception_weights: Path, tmp_path: Path) -> None:
+def test_fid_and_kid_equal_reference_implementations(inception_weights: Path, tmp_path: Path) -> None:
     """On the same images, with the same (random) weights: torch-fidelity's features and KID, scipy's root."""
     import torch_fidelity
     from scipy.linalg import sqrtm
@@ -163,7 +165,7 @@ def test_fid_and_kid_equal_those_of_others(inception_weights: Path, tmp_path: Pa
     assert metric.prepare(str(inception_weights)) is None
     for images, is_real in ((real, True), (fake, False)):
         metric.update(images, [""] * 12, real=is_real)
-    scores = metric.compute("test_fid_and_kid_equal_those_of_others")
+    scores = metric.compute("test_fid_and_kid_equal_reference_implementations")
     assert set(scores) == {"fid", "kid"}
     kid = torch_fidelity.calculate_metrics(
         input1=str(tmp_path / "real"),
@@ -188,13 +190,15 @@ def test_fid_and_kid_equal_those_of_others(inception_weights: Path, tmp_path: Pa
     assert scores["fid"] == pytest.approx(fid, rel=1e-3)
 
 
-def test_missing_file_of_weights_is_one_line(tmp_path: Path) -> None:
+def test_missing_weights_file_gives_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.fid_weights .*none\.pth: there is no such file"):
         FrechetDistance(InceptionV3()).prepare(str(tmp_path / "none.pth"))
 
 
 @pytest.mark.parametrize("spoil", ["cut", "text", "empty"])
-def test_damaged_file_of_weights_is_one_line(inception_weights: Path, tmp_path: Path, spoil: str) -> None:
+def test_damaged_weights_file_gives_one_line_error(
+    inception_weights: Path, tmp_path: Path, spoil: str
+) -> None:
     file = tmp_path / "spoilt.pth"
     whole = inception_weights.read_bytes()
     file.write_bytes(
@@ -206,7 +210,7 @@ def test_damaged_file_of_weights_is_one_line(inception_weights: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("content", [{"weight": torch.zeros(3)}, [torch.zeros(3)], torch.zeros(3)])
-def test_other_weights_are_one_line(tmp_path: Path, content: Any) -> None:
+def test_other_weights_give_one_line_error(tmp_path: Path, content: Any) -> None:
     file = tmp_path / "other.pth"
     torch.save(content, file)
     with pytest.raises(UserError, match=r"other\.pth does not hold the weights of FID's Inception"):
@@ -231,7 +235,7 @@ class _Attack:
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
-def test_code_in_a_file_of_weights_does_not_run(tmp_path: Path, kind: str) -> None:
+def test_code_in_a_weights_file_is_not_executed(tmp_path: Path, kind: str) -> None:
     file, trace = tmp_path / "attack.pth", tmp_path / "trace"
     if kind == "pickle":
         file.write_bytes(pickle.dumps(_Attack(str(trace))))
@@ -244,7 +248,7 @@ def test_code_in_a_file_of_weights_does_not_run(tmp_path: Path, kind: str) -> No
     assert trace.exists()  # the attack is a real one
 
 
-def test_other_weights_give_other_kept_statistics(inception_weights: Path, tmp_path: Path) -> None:
+def test_cached_statistics_depend_on_the_weights(inception_weights: Path, tmp_path: Path) -> None:
     copied = tmp_path / "copied.pth"
     copied.write_bytes(inception_weights.read_bytes())
     assert InceptionV3(str(copied)).fingerprint == InceptionV3(str(inception_weights)).fingerprint
@@ -256,7 +260,7 @@ def test_other_weights_give_other_kept_statistics(inception_weights: Path, tmp_p
 # ------------------------------------------------------------------ names
 
 
-def test_only_inceptions_distance_is_called_fid() -> None:
+def test_name_fid_is_used_for_inception_only() -> None:
     assert FrechetDistance(InceptionV3()).scores == ("fid", "kid")
     assert FrechetDistance().scores == ("fd_efficientnet_lite0", "kd_efficientnet_lite0")
     assert FrechetDistance(kernel_images=0).scores == ("fd_efficientnet_lite0",)

@@ -91,7 +91,7 @@ def near(images: Tensor, seed: int = 5, spread: int = 30) -> Tensor:
     return (images.long() + noise).clamp(0, 255).to(torch.uint8)
 
 
-def test_each_equals_its_function() -> None:
+def test_each_metric_equals_its_function() -> None:
     real, fake = images_of(40, seed=0), images_of(40, seed=1, shift=40)
     a, b = (Blocks()(images) for images in (real, fake))
 
@@ -103,7 +103,7 @@ def test_each_equals_its_function() -> None:
     assert found["mmd_blocks"] == gaussian_discrepancy(a, b)
 
 
-def test_retrieval_finds_what_captions_name_and_by_chance_what_they_do_not() -> None:
+def test_retrieval_is_at_chance_for_unrelated_images() -> None:
     real = images_of(40, seed=0)
     metric = FeatureScores([CaptionRetrieval(distractors=19)], Blocks())
 
@@ -116,7 +116,7 @@ def test_retrieval_finds_what_captions_name_and_by_chance_what_they_do_not() -> 
     assert right["mrr_blocks"] > 0.9 > 0.5 > wrong["mrr_blocks"]
 
 
-def test_a_caption_s_style() -> None:
+def test_style_is_parsed_from_a_caption() -> None:
     assert subject_and_style("waving hand, medium tone, noto style", ", ") == (
         "waving hand, medium tone",
         "noto style",
@@ -125,7 +125,7 @@ def test_a_caption_s_style() -> None:
     assert subject_and_style("a dog, a cat", None) == ("a dog, a cat", "")
 
 
-def test_too_few_for_one_score_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_images_for_one_score_leave_the_others(caplog: pytest.LogCaptureFixture) -> None:
     real = images_of(8, seed=0)
     with caplog.at_level(logging.WARNING):
         found = score(FeatureScores(EVERY, Blocks()), real, near(real))
@@ -135,7 +135,7 @@ def test_too_few_for_one_score_leaves_the_others(caplog: pytest.LogCaptureFixtur
     assert "distractors need 10" in caplog.text
 
 
-def test_real_images_are_seen_once_and_kept() -> None:
+def test_features_of_real_images_are_computed_once_and_cached() -> None:
     real, fake = images_of(40, seed=0), near(images_of(40, seed=0))
     metric = FeatureScores(EVERY, Blocks())
     found = score(metric, real, fake)
@@ -147,7 +147,7 @@ def test_real_images_are_seen_once_and_kept() -> None:
     assert FeatureScores(EVERY, Blocks(), images=20).needs_real("key")
 
 
-def test_a_damaged_file_is_computed_anew(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_cache_file_is_computed_again(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     real, fake = images_of(40, seed=0), near(images_of(40, seed=0))
     found = score(FeatureScores(EVERY, Blocks()), real, fake)
     (file,) = (cache / "real").iterdir()
@@ -157,7 +157,7 @@ def test_a_damaged_file_is_computed_anew(cache: Path, caplog: pytest.LogCaptureF
     assert "is damaged" in caplog.text
 
 
-def test_the_first_so_many_are_compared() -> None:
+def test_number_of_compared_images_is_limited() -> None:
     real, fake = images_of(40, seed=0), near(images_of(40, seed=0))
     few = score(FeatureScores(EVERY, Blocks(), images=24), real, fake)
     assert few == score(FeatureScores(EVERY, Blocks()), real[:24], fake[:24], key="24")
@@ -209,7 +209,7 @@ def test_diversity_is_of_the_first_captions_drawn_again() -> None:
     assert alone.compute("key")["diversity_blocks"] == pytest.approx(diversity(several[:20], Blocks()(real)))
 
 
-def test_memorisation_looks_at_training_images_once(cache: Path) -> None:
+def test_training_images_are_read_once_for_memorisation(cache: Path) -> None:
     real, fake, train = images_of(40, seed=0), images_of(40, seed=1), images_of(70, seed=2)
     copies = near(train[:40], spread=2)
 
@@ -233,7 +233,7 @@ def test_memorisation_looks_at_training_images_once(cache: Path) -> None:
     assert other.needs_training("another set") == 50
 
 
-def test_images_of_training_are_shown_once_a_resolution_and_not_for_a_trial_run(tmp_path: Path) -> None:
+def test_training_images_are_read_once_per_resolution_and_not_in_sanity_checks(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", count=12, side=16)
     data = CaptionedImages(FolderSource(str(tmp_path / "photos")), resolution=16, num_workers=0)
     data.setup()
@@ -267,7 +267,7 @@ def test_without_training_images_memorisation_is_left_out(caplog: pytest.LogCapt
     assert "there are no images of training apart from those of validation" in caplog.text
 
 
-def test_bad_settings_are_told() -> None:
+def test_bad_settings_raise() -> None:
     with pytest.raises(UserError, match="pictures 1 must be 2 or more"):
         Diversity(pictures=1)
     with pytest.raises(UserError, match="must name one or more"):
@@ -315,7 +315,7 @@ def no_other(_: int) -> Tensor:
     raise AssertionError("one picture a caption is enough")
 
 
-def test_another_number_of_processes_looks_at_real_images_anew() -> None:
+def test_cache_depends_on_the_number_of_processes() -> None:
     """Rows are dealt out in turn, so that what two processes keep stands in another order."""
 
     def start(world_size: int) -> tuple[Validation, FeatureScores]:
@@ -351,7 +351,7 @@ def test_another_number_of_processes_looks_at_real_images_anew() -> None:
 
 
 @pytest.mark.slow
-def test_they_order_blurs_and_noise() -> None:
+def test_metrics_rank_blur_and_noise() -> None:
     """On the shipped emoji, 120 of one hand, by EfficientNet-Lite0."""
     source = EmojiSource(styles=["noto"])
     rows = source.load(SkippedImages())["train"][:240:2]

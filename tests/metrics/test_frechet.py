@@ -185,12 +185,12 @@ def test_score_equals_torchmetrics() -> None:
     assert found["kd_blocks"] == pytest.approx(float(kernel.compute()[0]), rel=1e-4)
 
 
-def test_identical_sets_are_at_no_distance() -> None:
+def test_identical_sets_have_distance_zero() -> None:
     images = images_of(40, seed=0)
     assert score(FrechetDistance(Blocks(), kernel_images=0), images, images)["fd_blocks"] < 1e-6
 
 
-def test_generated_images_are_forgotten_between_validations() -> None:
+def test_generated_images_are_reset_between_validations() -> None:
     metric = FrechetDistance(Blocks())
     real = images_of(40, seed=0)
     score(metric, real, images_of(40, seed=2, shift=200))
@@ -198,7 +198,7 @@ def test_generated_images_are_forgotten_between_validations() -> None:
     assert again == pytest.approx(score(FrechetDistance(Blocks()), real, images_of(40, seed=1)))
 
 
-def test_the_first_so_many_images_make_the_kernel_distance() -> None:
+def test_kernel_distance_uses_the_first_kernel_images() -> None:
     real, fake = images_of(40, seed=0), images_of(30, seed=1)
     found = score(FrechetDistance(Blocks(), kernel_images=20), real, fake, batch=8)
     a, b = (Blocks()(images[:20]).double() for images in (real, fake))
@@ -212,7 +212,7 @@ def test_kernel_images_is_checked(kernel_images: int) -> None:
 
 
 @pytest.mark.parametrize(("real", "fake"), [(1, 20), (20, 1), (0, 0), (20, 0)])
-def test_too_few_images_are_no_number_and_a_warning(
+def test_too_few_images_give_nan_and_a_warning(
     real: int, fake: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     metric = FrechetDistance(Blocks())
@@ -223,7 +223,7 @@ def test_too_few_images_are_no_number_and_a_warning(
     assert f"{real} real and {fake} generated images are too few to compare" in caplog.text
 
 
-def test_that_few_images_make_it_too_large_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_bias_of_few_images_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     metric, real = FrechetDistance(Blocks()), images_of(20, seed=0)
     with caplog.at_level(logging.WARNING):
         for seed in (1, 2):
@@ -233,12 +233,12 @@ def test_that_few_images_make_it_too_large_is_told_once(caplog: pytest.LogCaptur
     assert told.startswith("val/fd_blocks is of 30 pictures against 20 real images: so few make it too large")
 
 
-def test_validation_without_real_images_is_not_kept(cache: Path) -> None:
+def test_empty_real_statistics_are_not_cached(cache: Path) -> None:
     score(FrechetDistance(Blocks()), images_of(0, seed=0), images_of(20, seed=1))
     assert FrechetDistance(Blocks()).needs_real("key")
 
 
-def test_it_orders_blurs_and_noise() -> None:
+def test_distances_rank_blur_and_noise() -> None:
     """On the shipped emoji, 60 against 60 others, by EfficientNet-Lite0."""
     source = EmojiSource(styles=["noto"])
     rows = source.load(SkippedImages())["train"][:120]
@@ -262,7 +262,7 @@ def test_it_orders_blurs_and_noise() -> None:
 # ------------------------------------------------------------------ statistics of real images
 
 
-def test_real_images_are_seen_once_and_kept(cache: Path) -> None:
+def test_real_statistics_are_computed_once_and_cached(cache: Path) -> None:
     real, fake = images_of(40, seed=0), images_of(30, seed=1)
     first = FrechetDistance(Blocks())
     found = score(first, real, fake)
@@ -277,7 +277,7 @@ def test_real_images_are_seen_once_and_kept(cache: Path) -> None:
     assert len(list((cache / "real").iterdir())) == 1
 
 
-def test_another_key_or_setting_is_computed_anew() -> None:
+def test_cache_depends_on_key_and_settings() -> None:
     real, fake = images_of(40, seed=0), images_of(30, seed=1)
     metric = FrechetDistance(Blocks())
     score(metric, real, fake, key="8 px")
@@ -294,7 +294,9 @@ def test_another_key_or_setting_is_computed_anew() -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "other tensors"])
-def test_a_damaged_file_is_computed_anew(cache: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_cache_file_is_computed_again(
+    cache: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     real, fake = images_of(40, seed=0), images_of(30, seed=1)
     found = score(FrechetDistance(Blocks()), real, fake)
     (file,) = (cache / "real").iterdir()
@@ -312,7 +314,7 @@ def test_a_damaged_file_is_computed_anew(cache: Path, damage: str, caplog: pytes
     assert not FrechetDistance(Blocks()).needs_real("key")  # it is whole again
 
 
-def test_a_folder_that_cannot_be_written_costs_only_time(
+def test_unwritable_cache_is_not_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real, fake = images_of(40, seed=0), images_of(30, seed=1)

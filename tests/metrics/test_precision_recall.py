@@ -25,7 +25,7 @@ def points(count: int, seed: int, shift: float = 0.0) -> Tensor:
 REAL = torch.tensor([[0.0], [1.0], [3.0], [10.0]])
 
 
-def test_by_hand() -> None:
+def test_scores_equal_hand_computed_values() -> None:
     fake = torch.tensor([[0.5], [4.5], [20.0], [-3.0]])  # balls of 3.5, 4, 15.5 and 3.5
     # 0.5 lies in two real balls, 4.5 in two (3±2, 10±7), 20 and -3 in none.
     assert precision_and_recall(REAL, fake, neighbours=1)[0] == 2 / 4
@@ -56,7 +56,7 @@ def test_density_and_coverage_equal_a_loop() -> None:
     assert ours == pytest.approx(expected)
 
 
-def test_equal_images_are_at_no_distance() -> None:
+def test_equal_images_have_distance_zero() -> None:
     """Also far from the origin, where a product of matrices is not exact."""
     images = points(50, 0, shift=300.0)
     assert nearest(images, images).max() == 0
@@ -76,7 +76,7 @@ def test_a_copy_of_one_image_has_precision_and_no_recall() -> None:
     assert coverage < 0.2
 
 
-def test_blocks_of_rows_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_rows_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = points(50, 0), points(40, 1, shift=0.5)
     whole = (*precision_and_recall(real, fake), *density_and_coverage(real, fake))
     monkeypatch.setattr("imagen_pl.metrics.precision_recall._ROWS", 7)
@@ -87,7 +87,7 @@ def test_blocks_of_rows_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parted == pytest.approx(distances, rel=1e-9)
 
 
-def test_too_few_images_are_told() -> None:
+def test_too_few_images_raise() -> None:
     with pytest.raises(UserError, match="4 images have no 5th neighbour each"):
         density_and_coverage(REAL, REAL)
     with pytest.raises(UserError, match=r"nothing to compare them with \(0\)"):

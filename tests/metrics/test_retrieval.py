@@ -25,7 +25,7 @@ def labels(subjects: int) -> tuple[list[int], list[str]]:
     return [i // 2 for i in range(2 * subjects)], STYLES * subjects
 
 
-def test_true_images_are_found_and_opposite_ones_are_last() -> None:
+def test_own_images_rank_first_and_opposite_ones_last() -> None:
     real = corners(40)
     found = retrieval_accuracy(real, real, *labels(20), distractors=9)
     assert found == Retrieval(top1=1, top5=1, mrr=1, queries=40, candidates=10)
@@ -34,7 +34,7 @@ def test_true_images_are_found_and_opposite_ones_are_last() -> None:
     assert found == Retrieval(top1=0, top5=0, mrr=pytest.approx(0.1), queries=40, candidates=10)
 
 
-def test_ranks_of_a_hand_made_set() -> None:
+def test_ranks_equal_hand_computed_values() -> None:
     """Four real images at four sides of a square; every picture lies near a known order of them."""
     real = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
     # The nearest of each in order: 0 1 3 2; 0 1 3 2; 1 2 0 3; 2 1 3 0.
@@ -46,7 +46,7 @@ def test_ranks_of_a_hand_made_set() -> None:
     assert found.mrr == pytest.approx((1 + 1 / 2 + 1 / 2 + 1 / 3) / 4)
 
 
-def test_the_mean_is_taken_off() -> None:
+def test_features_are_centred() -> None:
     """Without that, a picture with the common vector alone would be near to all."""
     real = corners(6)
     pictures = 0.01 * (real - 100) + 0.01 * (real - 100).mean(0) + real.mean(0)
@@ -77,7 +77,7 @@ def test_ties_count_against() -> None:
     assert retrieval_accuracy(broken, real, range(10), ["s"] * 10, distractors=9).mrr == pytest.approx(0.1)
 
 
-def test_noise_is_found_by_chance() -> None:
+def test_noise_is_at_chance() -> None:
     draw = torch.Generator().manual_seed(0)
     real, pictures = (torch.randn(4000, 16, generator=draw) for _ in range(2))
     found = retrieval_accuracy(pictures, real, range(4000), ["s"] * 4000)
@@ -87,7 +87,7 @@ def test_noise_is_found_by_chance() -> None:
     assert found.mrr == pytest.approx(sum(1 / k for k in range(1, 101)) / 100, abs=0.01)
 
 
-def test_shuffled_captions_part_every_picture_from_its_subject() -> None:
+def test_shuffled_captions_change_every_subject() -> None:
     real = corners(40)
     found = retrieval_accuracy(real, real, *labels(20), distractors=19, shuffled=True)
     assert found.top1 == 0
@@ -99,7 +99,7 @@ def test_shuffled_captions_part_every_picture_from_its_subject() -> None:
     assert found.top1 == 0
 
 
-def test_pictures_that_heed_the_style_alone_score_alike_when_shuffled() -> None:
+def test_images_that_match_only_the_style_score_equally_when_shuffled() -> None:
     """What the score is beside for: here it is not the caption's subject that makes it."""
     draw = torch.Generator().manual_seed(0)
     real = torch.randn(600, 8, generator=draw)
@@ -110,7 +110,7 @@ def test_pictures_that_heed_the_style_alone_score_alike_when_shuffled() -> None:
     assert honest.top5 == pytest.approx(shuffled.top5, abs=0.04)
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
+def test_retrieval_depends_on_the_seed_alone() -> None:
     draw = torch.Generator().manual_seed(0)
     real = torch.randn(300, 8, generator=draw)
     pictures = real + torch.randn(300, 8, generator=draw)
@@ -125,7 +125,7 @@ def test_the_seed_decides_and_nothing_else() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_too_few_subjects_are_told() -> None:
+def test_too_few_subjects_raise() -> None:
     real = corners(6)
     with pytest.raises(UserError, match="style noto holds 3 subjects: 99 distractors need 100"):
         retrieval_accuracy(real, real, *labels(3))
@@ -138,7 +138,7 @@ def test_too_few_subjects_are_told() -> None:
 # ------------------------------------------------------------------ the protocol
 
 
-def test_the_protocol_draws_captions_of_each_split_and_style() -> None:
+def test_protocol_samples_captions_of_each_split_and_style() -> None:
     pictures, encoded = protocol.read_pictures()
     assert len(pictures) == len(encoded) == 5107
     assert len({(p.subject, p.style) for p in pictures}) == len(pictures)  # one skin tone

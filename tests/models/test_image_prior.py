@@ -44,7 +44,7 @@ def by_numpy(prior: ImagePrior, pooled: Tensor, images: Tensor, asked: Tensor) -
     return [between @ inverse @ (f - f.mean(0)) for f in (seen, thumbnails)]
 
 
-def test_guesses_are_those_of_kernel_ridge_regression() -> None:
+def test_predictions_equal_kernel_ridge_regression() -> None:
     """With all components kept: lengths and angles of guesses are those of the plain regression's."""
     pooled, images = pairs()
     asked = pairs(9, seed=1)[0]
@@ -62,7 +62,7 @@ def test_guesses_are_those_of_kernel_ridge_regression() -> None:
         np.testing.assert_allclose(part @ part.T, expected, rtol=2e-3, atol=2e-3)
 
 
-def test_each_part_has_a_mean_square_of_one_over_what_is_known() -> None:
+def test_each_part_of_the_prediction_has_unit_mean_square() -> None:
     pooled, images = pairs()
     prior = tiny_prior()
     prior.fit([(pooled, images)])
@@ -71,7 +71,7 @@ def test_each_part_has_a_mean_square_of_one_over_what_is_known() -> None:
         assert float(part.square().mean()) == pytest.approx(1, abs=1e-3)
 
 
-def test_it_keeps_the_components_that_say_most() -> None:
+def test_components_with_most_variance_are_kept() -> None:
     pooled, images = pairs()
     prior = tiny_prior(seen_dim=2)
     prior.fit([(pooled, images)])
@@ -83,7 +83,7 @@ def test_it_keeps_the_components_that_say_most() -> None:
     assert guess[:, 0].std() > guess[:, 1].std()
 
 
-def test_room_that_is_not_filled_changes_nothing() -> None:
+def test_unused_rows_change_nothing() -> None:
     pooled, images = pairs()
     exact, roomy = tiny_prior(24), tiny_prior(40)
     for prior in (exact, roomy):
@@ -91,7 +91,7 @@ def test_room_that_is_not_filled_changes_nothing() -> None:
     torch.testing.assert_close(roomy(pooled), exact(pooled))
 
 
-def test_it_guesses_images_of_captions_that_it_has_not_seen() -> None:
+def test_unseen_captions_are_predicted() -> None:
     pooled, images = pairs(200)
     held_out, truth = pairs(50, seed=1)
     colours = truth[:, :, 0, 0].double()
@@ -109,13 +109,13 @@ def test_it_guesses_images_of_captions_that_it_has_not_seen() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 25])
-def test_a_number_of_captions_that_it_cannot_learn_from(count: int) -> None:
+def test_too_few_or_too_many_captions_raise(count: int) -> None:
     with pytest.raises(UserError, match=f"of 24 captions cannot be fitted to {count}"):
         tiny_prior().fit([pairs(count)])
 
 
 @pytest.mark.parametrize("settings", [{"captions": 0}, {"seen_dim": 0}, {"ridge": 0.0}, {"sharpness": -1.0}])
-def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+def test_settings_out_of_range_raise(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"ImagePrior.{next(iter(settings))} "):
         tiny_prior(**settings)
 
@@ -139,7 +139,7 @@ def test_a_prior_for_other_vectors_is_refused() -> None:
         small_generator(prior=tiny_prior())
 
 
-def test_pictures_follow_the_guess() -> None:
+def test_images_depend_on_the_prediction() -> None:
     generator, z = drawer(), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = generator(z, text_features())
@@ -148,12 +148,12 @@ def test_pictures_follow_the_guess() -> None:
     assert (before - after).abs().mean() > 1e-3
 
 
-def test_nothing_in_it_learns() -> None:
+def test_prior_has_no_trainable_parameters() -> None:
     generator = drawer()
     assert not list(generator.get_submodule("prior").parameters())
 
 
-def test_guidance_leads_away_from_the_guesses_too() -> None:
+def test_guidance_includes_the_prior() -> None:
     generator, z = drawer(), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     text = text_features()
     with torch.no_grad():
@@ -177,7 +177,7 @@ def prior_of(trained: TextToImageGAN) -> ImagePrior:
     return prior
 
 
-def test_a_training_shows_it_the_images_before_the_first_batch() -> None:
+def test_prior_is_fitted_before_the_first_batch() -> None:
     trained = system()
     data = tiny_data(24)
     train(trained, 8, data=data)
@@ -192,7 +192,7 @@ def test_a_training_shows_it_the_images_before_the_first_batch() -> None:
     assert trained.teacher_networks() == ["tiny"]
 
 
-def test_a_resume_takes_it_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_loads_the_prior_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = system()
     train(first, 16, [SaveAt({8: tmp_path / "middle.ckpt"})])
     monkeypatch.setattr(preparation, "KernelRidgeFit", lambda *_: pytest.fail("it was fitted again"))
@@ -215,7 +215,7 @@ def test_more_captions_than_it_has_room_for() -> None:
     assert prior_of(trained).get_buffer("known").any(1).all()
 
 
-def test_a_backbone_that_cannot_be_had_is_told_before_the_first_batch(
+def test_unavailable_backbone_raises_before_the_first_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def missing(*_: Any) -> None:
@@ -228,7 +228,7 @@ def test_a_backbone_that_cannot_be_had_is_told_before_the_first_batch(
     assert trained.images_seen == 0
 
 
-def test_a_stem_brings_its_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_from_loads_the_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = system()
     train(first, 8, [SaveAt({8: tmp_path / "first.ckpt"})])
     monkeypatch.setattr(preparation, "KernelRidgeFit", lambda *_: pytest.fail("it was fitted"))
@@ -238,7 +238,7 @@ def test_a_stem_brings_its_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert torch.equal(prior_of(second).state_dict()[name], value)
 
 
-def test_another_sharpness_does_not_reach_what_was_solved(tmp_path: Path) -> None:
+def test_changed_sharpness_does_not_affect_a_fitted_prior(tmp_path: Path) -> None:
     first = system()
     train(first, 8, [SaveAt({8: tmp_path / "first.ckpt"})])
     second = tiny_system(generator={"prior": tiny_prior(sharpness=9.0)})
@@ -247,7 +247,7 @@ def test_another_sharpness_does_not_reach_what_was_solved(tmp_path: Path) -> Non
     assert torch.equal(prior_of(second)(vectors), prior_of(first)(vectors))
 
 
-def test_pairs_are_one_a_group_with_their_first_caption() -> None:
+def test_one_pair_per_group_with_its_first_caption() -> None:
     class Grouped(Speckled):
         def load(self, problems: Any) -> dict[str, list[Row]]:
             splits = super().load(problems)

@@ -57,7 +57,7 @@ class Fixed(Discriminator):
         return {}
 
 
-def test_all_judge_and_the_first_serves_the_rest() -> None:
+def test_logits_come_from_all_and_features_from_the_first() -> None:
     both, text = joint().eval(), text_features()
     first, second = both.discriminators
 
@@ -74,7 +74,7 @@ def test_all_judge_and_the_first_serves_the_rest() -> None:
     assert both.resolutions == (4, 8, 16)
 
 
-def test_perceptual_matching_compares_what_the_discriminator_saw() -> None:
+def test_perceptual_matching_reuses_the_discriminator_s_features() -> None:
     """Equal to a look of its own, slopes too, without one."""
     both, text = joint().eval(), text_features()
     fakes = [IMAGES.flip(0).requires_grad_() for _ in range(2)]
@@ -97,7 +97,7 @@ def test_perceptual_matching_compares_what_the_discriminator_saw() -> None:
     assert not PerceptualMatching(BACKBONE).needs_pairs
 
 
-def test_perceptual_matching_is_shown_the_real_images_where_the_game_does_not_compare() -> None:
+def test_perceptual_matching_gets_real_features_with_any_adversarial_loss() -> None:
     logged = Remember()
     term = PerceptualMatching()
     logit_fn = projected([8, 16, 32], 16)
@@ -136,7 +136,7 @@ def test_each_has_its_share_of_the_loss(
     torch.testing.assert_close(loss, expected[0] * own[0] + expected[1] * own[1])
 
 
-def test_penalties_and_matching_go_by_the_first() -> None:
+def test_penalties_and_matching_use_the_first() -> None:
     both, text = joint(), text_features()
     first = both.first
     images = IMAGES.clone().requires_grad_()
@@ -160,7 +160,7 @@ def test_gradients_of_both_reach_the_images() -> None:
     assert not torch.allclose(*slopes)
 
 
-def test_what_does_not_fit_together_is_named() -> None:
+def test_mismatched_discriminators_raise() -> None:
     with pytest.raises(
         UserError, match=r"discriminators\[1\]\.resolutions is \(8, 16\), the first one's \(4,"
     ):

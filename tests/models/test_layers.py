@@ -45,7 +45,7 @@ def test_real_tokens_change_the_map(words: CrossAttention) -> None:
 
 
 @pytest.mark.parametrize("tokens", [5, 300])
-def test_an_empty_caption_is_finite_both_ways(words: CrossAttention, tokens: int) -> None:
+def test_empty_caption_gives_finite_output_and_gradients(words: CrossAttention, tokens: int) -> None:
     x = torch.randn(2, 8, 4, 4, requires_grad=True)
 
     out = words(x, torch.zeros(2, tokens, 6), torch.zeros(2, tokens, dtype=torch.bool))
@@ -57,14 +57,14 @@ def test_an_empty_caption_is_finite_both_ways(words: CrossAttention, tokens: int
     assert all(torch.isfinite(p.grad).all() for p in words.parameters() if p.grad is not None)
 
 
-def test_attention_starts_silent() -> None:
+def test_attention_starts_as_the_identity() -> None:
     x, text = torch.randn(2, 8, 4, 4), text_features(2)
 
     assert torch.equal(SelfAttention(8)(x), x)
     assert torch.equal(CrossAttention(8, 6)(x, text.tokens, text.mask), x)
 
 
-def test_attention_refuses_channels_that_heads_cannot_share() -> None:
+def test_attention_refuses_channels_not_divisible_by_heads() -> None:
     with pytest.raises(ValueError, match="4 heads share evenly, not 6"):
         SelfAttention(6)
     with pytest.raises(ValueError, match="4 heads share evenly, not 10"):
@@ -98,7 +98,7 @@ def test_attention_s_second_derivative_is_finite_where_the_map_is_flat() -> None
 
 
 @pytest.mark.parametrize("side", [4, 20])
-def test_attention_is_near_in_bfloat16(side: int) -> None:
+def test_attention_in_bfloat16_is_near_float32(side: int) -> None:
     torch.manual_seed(0)
     layer = SelfAttention(8)
     awaken(layer)
@@ -127,7 +127,7 @@ def test_upsampling_is_bilinear() -> None:
     assert upsample(row)[0, 0, 0].tolist() == [0, 1, 3, 4]
 
 
-def test_fade_in_goes_from_the_coarse_picture_to_the_picture() -> None:
+def test_fade_in_interpolates_from_the_coarse_to_the_full_image() -> None:
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     coarse = upsample(downsample(images))
 
@@ -149,7 +149,7 @@ def test_layers_keep_the_variance_through_the_activation(make: Callable[..., nn.
     assert 0.85 < float(out.detach().square().mean()) < 1.15
 
 
-def test_zero_layers_start_silent() -> None:
+def test_zero_initialised_layers_give_zero() -> None:
     assert not conv(4, 4, 3, zero=True)(torch.randn(1, 4, 4, 4)).any()
     assert not linear(4, 4, zero=True)(torch.randn(1, 4)).any()
 
@@ -165,7 +165,7 @@ def test_zero_layers_start_silent() -> None:
         ({8: 8, 4: 8}, "4 follows 8"),
     ],
 )
-def test_widths_that_cannot_be_built(channels: dict[int, int], message: str) -> None:
+def test_invalid_channels_raise(channels: dict[int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_channels(channels)
 

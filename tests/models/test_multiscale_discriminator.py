@@ -20,7 +20,7 @@ def _images(resolution: int, b: int = 4) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("resolution", list(WIDE))
-def test_every_resolution_judges_and_learns(resolution: int) -> None:
+def test_every_resolution_gives_logits_and_gradients(resolution: int) -> None:
     discriminator = small_discriminator(WIDE, heads_at=[], minibatch_stddev=2)
     awaken(discriminator)
     images = _images(resolution).requires_grad_()
@@ -44,7 +44,7 @@ def test_every_resolution_judges_and_learns(resolution: int) -> None:
     assert all(p.grad is not None and p.grad.any() for p in discriminator.main_head.parameters())
 
 
-def test_a_fade_goes_from_the_coarser_look_to_the_grown_one() -> None:
+def test_fade_interpolates_from_the_coarser_features() -> None:
     discriminator = small_discriminator(heads_at=[])
     text, images = text_features(), _images(16)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_the_smallest_resolution_has_nothing_to_fade_from() -> None:
 
 
 @pytest.mark.parametrize(("resolution", "heads"), [(4, 1), (8, 2), (16, 3)])
-def test_each_scale_that_runs_has_its_head(resolution: int, heads: int) -> None:
+def test_each_active_scale_has_its_head(resolution: int, heads: int) -> None:
     discriminator = small_discriminator(heads_at=[16, 8])
     awaken(discriminator)
 
@@ -74,7 +74,7 @@ def test_each_scale_that_runs_has_its_head(resolution: int, heads: int) -> None:
     assert all(not torch.allclose(logits[:, 0], logits[:, k]) for k in range(1, heads))
 
 
-def test_look_then_judge_equals_forward() -> None:
+def test_features_then_logits_equal_forward() -> None:
     discriminator = small_discriminator(minibatch_stddev=4)
     text, images, growth = text_features(), _images(16), Growth(16, 0.7)
 
@@ -86,7 +86,7 @@ def test_look_then_judge_equals_forward() -> None:
     assert seen.final.shape == (4, discriminator.final_dim)
 
 
-def test_one_look_serves_other_captions() -> None:
+def test_features_can_be_reused_for_other_captions() -> None:
     discriminator = small_discriminator()
     text, images = text_features(), _images(16)
 
@@ -124,7 +124,7 @@ def test_projection_is_the_papers_formula() -> None:
         )
 
 
-def test_images_do_not_touch_each_other_unless_their_variety_is_told() -> None:
+def test_images_are_independent_without_minibatch_stddev() -> None:
     text, images = text_features(), _images(16)
     others = torch.cat([images[:1], 5 * images[1:]])
 
@@ -135,7 +135,7 @@ def test_images_do_not_touch_each_other_unless_their_variety_is_told() -> None:
             assert torch.allclose(alone, among, rtol=1e-4, atol=1e-5) == equal
 
 
-def test_minibatch_stddev_tells_a_collapsed_batch_from_a_varied_one() -> None:
+def test_minibatch_stddev_detects_a_collapsed_batch() -> None:
     discriminator = small_discriminator(minibatch_stddev=4, heads_at=[])
     text = text_features(1)[torch.zeros(4, dtype=torch.int64)]
     one = _images(16, 1)
@@ -155,7 +155,7 @@ def test_minibatch_stddev_takes_any_batch(batch: int) -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_it_judges_1024_px() -> None:
+def test_works_at_1024_px() -> None:
     channels = {4: 4, 8: 4, 16: 4, 32: 4, 64: 2, 128: 2, 256: 1, 512: 1, 1024: 1}
     discriminator = MultiscaleDiscriminator(channels, text_dim=6, final_dim=8)
 
@@ -165,7 +165,7 @@ def test_it_judges_1024_px() -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_bfloat16_is_finite_and_near() -> None:
+def test_bfloat16_is_finite_and_near_float32() -> None:
     discriminator = small_discriminator(minibatch_stddev=2)
     awaken(discriminator)
     text, images = text_features(), _images(16)
@@ -179,14 +179,14 @@ def test_bfloat16_is_finite_and_near() -> None:
     torch.testing.assert_close(low, discriminator(images, text, Growth(16, 0.5)), rtol=0.1, atol=0.1)
 
 
-def test_images_of_another_size_are_named() -> None:
+def test_images_of_another_size_raise() -> None:
     with pytest.raises(ValueError, match="images of 8 px were given at growth 16 px"):
         small_discriminator()(_images(8), text_features(), Growth(16))
     with pytest.raises(ValueError, match="images of 4 px were given at growth 16 px"):
         small_discriminator()(_images(4), text_features())
 
 
-def test_an_unknown_resolution_is_named() -> None:
+def test_unknown_resolution_raises() -> None:
     with pytest.raises(ValueError, match=r"resolution 64 is not one of \(4, 8, 16\)"):
         small_discriminator()(_images(64), text_features(), Growth(64))
 
@@ -199,7 +199,7 @@ def test_an_unknown_resolution_is_named() -> None:
         ({"channels": {8: 8, 4: 8}}, "4 follows 8"),
     ],
 )
-def test_what_cannot_be_built_is_named(settings: dict, message: str) -> None:
+def test_invalid_settings_raise(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small_discriminator(**settings)
 

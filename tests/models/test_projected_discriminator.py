@@ -38,7 +38,7 @@ def pictures(side: int = 16, count: int = 4, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("resolution", [4, 8, 16, 32])
-def test_every_resolution_judges_and_teaches(resolution: int) -> None:
+def test_every_resolution_gives_logits_and_gradients(resolution: int) -> None:
     discriminator = projected()
     images = pictures(resolution).requires_grad_()
 
@@ -53,7 +53,7 @@ def test_every_resolution_judges_and_teaches(resolution: int) -> None:
     assert all(p.grad is not None and p.grad.any() for p in heads.values())
 
 
-def test_it_sees_maps_of_each_side_and_a_vector() -> None:
+def test_features_are_maps_of_each_side_and_a_vector() -> None:
     discriminator = projected(max_channels=30)
 
     seen = discriminator.extract_features(pictures(16), Growth(16))
@@ -70,7 +70,7 @@ def test_it_sees_maps_of_each_side_and_a_vector() -> None:
     assert seen.final.shape == (4, 8)
 
 
-def test_one_look_serves_several_captions() -> None:
+def test_features_can_be_reused_for_several_captions() -> None:
     """Nothing is convolved again for another caption."""
     discriminator, text = projected(), text_features()
     seen = discriminator.extract_features(pictures(16), Growth(16))
@@ -85,7 +85,7 @@ def test_one_look_serves_several_captions() -> None:
     assert not torch.equal(matched, mismatched)
 
 
-def test_the_heads_alone_are_learnt_and_saved() -> None:
+def test_only_the_heads_are_trained_and_saved() -> None:
     discriminator = projected()
 
     assert {name.split(".")[0] for name, _ in discriminator.named_parameters()} == {"heads", "to_final"}
@@ -96,7 +96,7 @@ def test_the_heads_alone_are_learnt_and_saved() -> None:
     assert all(p.grad is None for p in BACKBONE._network.parameters())
 
 
-def test_mixing_is_the_papers_written_out() -> None:
+def test_mixing_equals_the_paper_s_formula() -> None:
     mixing = FixedMixing(BACKBONE, max_channels=20, seed=3)
     maps = BACKBONE(pictures(32))
 
@@ -112,7 +112,7 @@ def test_mixing_is_the_papers_written_out() -> None:
         assert 0.3 < mine.square().mean().sqrt() < 3  # the heads meet numbers near one
 
 
-def test_mixing_follows_its_seed_and_leaves_other_random_numbers_alone() -> None:
+def test_mixing_depends_on_its_seed_and_keeps_the_random_state() -> None:
     before = torch.random.get_rng_state()
     a, same, other = (FixedMixing(BACKBONE, 20, seed).state_dict() for seed in (0, 0, 1))
 
@@ -130,7 +130,7 @@ def test_captions_matter_to_every_head() -> None:
     assert (moved.abs().amax(0) > 1e-4).all()
 
 
-def test_samples_do_not_touch_each_other() -> None:
+def test_samples_are_independent() -> None:
     discriminator = projected().eval()
     images, text = pictures(16), text_features()
 
@@ -174,7 +174,7 @@ def test_maps_of_one_side_each_have_a_head() -> None:
     assert seen.maps[4].shape == (4, 256, 4, 4)
 
 
-def test_wrong_sizes_are_named() -> None:
+def test_wrong_sizes_raise() -> None:
     discriminator = projected(resolutions=[8, 16])
     with pytest.raises(ValueError, match="images of 16 px were given at growth 8 px"):
         discriminator.extract_features(pictures(16), Growth(8))
@@ -203,7 +203,7 @@ def eight() -> tuple[Tensor, TextFeatures]:
     return torch.cat([filled, squares]), text
 
 
-def test_it_teaches_a_generator_eight_pictures() -> None:
+def test_generator_overfits_eight_images_against_it() -> None:
     """Alone, without penalties; the margin between reals and fakes stays small."""
     real, text = eight()
     growth, adversarial, mismatch = Growth(8), Hinge(), MismatchedCaptions()
@@ -242,7 +242,7 @@ def test_it_teaches_a_generator_eight_pictures() -> None:
     assert max(margins) < 3
 
 
-def test_it_tells_wrong_captions_from_right_ones() -> None:
+def test_wrong_captions_get_lower_logits() -> None:
     real, text = eight()
     backbone = TimmBackbone("efficientnet_lite0", size=16, maps=[0, 1])
     discriminator = projected(backbone=backbone, resolutions=[8], head_channels=32)

@@ -27,7 +27,7 @@ def latents() -> Tensor:
 
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("resolution", list(WIDE))
-def test_every_resolution_draws_and_learns(
+def test_every_resolution_gives_images_and_gradients(
     resolution: int, output: Literal["sum", "last"], latents: Tensor
 ) -> None:
     generator = small_generator(WIDE, output=output)
@@ -55,9 +55,7 @@ def test_every_resolution_draws_and_learns(
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_a_fade_goes_from_the_coarser_picture_to_the_grown_one(
-    output: Literal["sum", "last"], latents: Tensor
-) -> None:
+def test_fade_interpolates_from_the_coarser_image(output: Literal["sum", "last"], latents: Tensor) -> None:
     generator = small_generator(output=output).eval()
     text = text_features()
     with torch.no_grad():
@@ -77,7 +75,7 @@ def test_without_growth_it_draws_the_largest(latents: Tensor) -> None:
     )
 
 
-def test_it_draws_1024_px() -> None:
+def test_works_at_1024_px() -> None:
     channels = {4: 4, 8: 4, 16: 4, 32: 4, 64: 2, 128: 2, 256: 1, 512: 1, 1024: 1}
     generator = StyleGenerator(channels, text_dim=6, latent_dim=5, style_dim=8).eval()
 
@@ -88,14 +86,14 @@ def test_it_draws_1024_px() -> None:
     assert torch.isfinite(image).all()
 
 
-def test_it_may_start_at_any_resolution(latents: Tensor) -> None:
+def test_lowest_resolution_can_be_any(latents: Tensor) -> None:
     generator = small_generator({16: 8, 32: 4}, text_attention_at=[], self_attention_at=[])
 
     assert generator.resolutions == (16, 32)
     assert generator(latents, text_features(), Growth(16)).shape == (4, 3, 16, 16)
 
 
-def test_truncation_to_zero_leaves_only_the_words(latents: Tensor) -> None:
+def test_truncation_to_zero_leaves_only_the_caption(latents: Tensor) -> None:
     generator = small_generator().eval()
     generator.track(torch.randn(64, 5, generator=torch.Generator().manual_seed(1)))
     one_caption, captions = text_features(1)[torch.zeros(4, dtype=torch.int64)], text_features(4)
@@ -111,7 +109,9 @@ def test_truncation_to_zero_leaves_only_the_words(latents: Tensor) -> None:
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-def test_guidance_of_one_changes_no_bit_and_reads_no_other_caption(latents: Tensor, adapted: bool) -> None:
+def test_guidance_of_one_equals_no_guidance_and_reads_no_other_caption(
+    latents: Tensor, adapted: bool
+) -> None:
     generator = small_generator(text_adapter=TextAdapter(TEXT_DIM, 8) if adapted else None).eval()
     awaken(generator)
     mapped = []
@@ -129,7 +129,7 @@ def test_guidance_of_one_changes_no_bit_and_reads_no_other_caption(latents: Tens
         )
 
 
-def test_guidance_is_on_a_line_through_the_mean_style_of_what_it_leads_away_from(latents: Tensor) -> None:
+def test_guidance_extrapolates_from_the_mean_unconditional_style(latents: Tensor) -> None:
     generator = small_generator(text_adapter=TextAdapter(TEXT_DIM, 8)).eval()
     awaken(generator)
     text, others = text_features(4), text_features(3, seed=9)
@@ -151,7 +151,7 @@ def test_guidance_is_on_a_line_through_the_mean_style_of_what_it_leads_away_from
     torch.testing.assert_close(found, truncated)  # with the same, truncated latents
 
 
-def test_without_guidance_only_the_tokens_speak(latents: Tensor) -> None:
+def test_guidance_zero_leaves_only_the_tokens(latents: Tensor) -> None:
     """At 0 the style is that of `unconditional_text`; attention still reads the caption's own tokens."""
     generator, text, other = small_generator().eval(), text_features(4), text_features(1, seed=9)
     awaken(generator)
@@ -166,7 +166,7 @@ def test_without_guidance_only_the_tokens_speak(latents: Tensor) -> None:
         )
 
 
-def test_guidance_from_nowhere_is_told(latents: Tensor) -> None:
+def test_guidance_without_unconditional_text_raises(latents: Tensor) -> None:
     with pytest.raises(ValueError, match="give unconditional_text"):
         small_generator()(latents, text_features(), guidance=2.0)
 
@@ -192,7 +192,7 @@ def test_tokens_matter_beside_the_pooled_vector(latents: Tensor) -> None:
         assert not torch.allclose(generator(latents, text), generator(latents, other), atol=1e-3)
 
 
-def test_samples_do_not_touch_each_other(latents: Tensor) -> None:
+def test_samples_are_independent(latents: Tensor) -> None:
     generator = small_generator().eval()
     awaken(generator)
     text = text_features()
@@ -216,7 +216,7 @@ def test_noise_is_for_training_alone(latents: Tensor) -> None:
         assert torch.equal(generator(latents, text), generator(latents, text))
 
 
-def test_noise_starts_silent(latents: Tensor) -> None:
+def test_noise_starts_at_zero(latents: Tensor) -> None:
     generator = small_generator(noise=True)
 
     assert torch.equal(generator(latents, text_features()), generator(latents, text_features()))
@@ -258,7 +258,7 @@ def test_style_mixing_changes_training_alone(latents: Tensor) -> None:
         torch.testing.assert_close(mixing.eval()(latents, text), plain.eval()(latents, text))
 
 
-def test_style_mixing_touches_the_share_that_it_is_told() -> None:
+def test_style_mixing_changes_the_given_share() -> None:
     generator = small_generator(style_mixing=0.25)
     z = torch.randn(1000, 5, generator=torch.Generator().manual_seed(0))
     text = text_features(1)[torch.zeros(1000, dtype=torch.int64)]
@@ -285,7 +285,7 @@ def test_track_moves_the_mean_towards_the_latents() -> None:
     assert "latent_mean" in generator.state_dict()
 
 
-def test_latents_count_by_their_direction() -> None:
+def test_only_the_direction_of_latents_counts() -> None:
     """z is normalised first (arXiv:1710.10196, appendix A.1), so no latent lies far outside."""
     generator = small_generator().eval()
     z, text = torch.randn(4, 5), text_features()
@@ -310,7 +310,7 @@ def test_without_mapping_layers_the_style_may_have_another_size() -> None:
     assert generator(torch.randn(2, 5), text_features(2), truncation=0.5).shape == (2, 3, 4, 4)
 
 
-def test_bfloat16_is_finite_and_near(latents: Tensor) -> None:
+def test_bfloat16_is_finite_and_near_float32(latents: Tensor) -> None:
     generator = small_generator(noise=False)
     awaken(generator)
     text = text_features()
@@ -335,12 +335,12 @@ def test_bfloat16_is_finite_and_near(latents: Tensor) -> None:
         ({"channels": {4: 8, 16: 8}}, "16 follows 4"),
     ],
 )
-def test_what_cannot_be_built_is_named(settings: dict, message: str) -> None:
+def test_invalid_settings_raise(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small_generator(**settings)
 
 
-def test_an_unknown_resolution_is_named(latents: Tensor) -> None:
+def test_unknown_resolution_raises(latents: Tensor) -> None:
     with pytest.raises(ValueError, match=r"resolution 64 is not one of \(4, 8, 16\)"):
         small_generator()(latents, text_features(), Growth(64))
 

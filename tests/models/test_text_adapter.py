@@ -33,7 +33,7 @@ def same(a: TextFeatures, b: TextFeatures) -> bool:
 
 
 @pytest.mark.parametrize("heads", [0, 2])
-def test_it_starts_as_the_identity(heads: int) -> None:
+def test_adapter_starts_as_the_identity(heads: int) -> None:
     text = text_features(4)
 
     assert same(adapter(heads, awake=False)(text), text)
@@ -43,7 +43,7 @@ def test_it_starts_as_the_identity(heads: int) -> None:
 
 
 @pytest.mark.parametrize("heads", [0, 2])
-def test_both_networks_start_as_they_are_without_it(heads: int) -> None:
+def test_networks_with_a_new_adapter_equal_those_without(heads: int) -> None:
     text, images = text_features(4), torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     z = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     generators = [small_generator(), small_generator(text_adapter=adapter(heads, awake=False))]
@@ -75,7 +75,7 @@ def test_padding_changes_nothing_and_stays_zero() -> None:
     assert not plain.tokens[~text.mask].any()
 
 
-def test_an_empty_caption_is_finite_both_ways() -> None:
+def test_empty_caption_gives_finite_output_and_gradients() -> None:
     text = TextFeatures(
         torch.zeros(2, 3, TEXT_DIM), torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, TEXT_DIM)
     )
@@ -90,7 +90,7 @@ def test_an_empty_caption_is_finite_both_ways() -> None:
 
 
 @pytest.mark.parametrize(("heads", "mixes"), [(0, False), (2, True)])
-def test_attention_lets_words_look_at_each_other(heads: int, mixes: bool) -> None:
+def test_attention_mixes_tokens(heads: int, mixes: bool) -> None:
     text, made = text_features(2), adapter(heads)  # the second caption has two tokens
     other = TextFeatures(text.tokens.clone(), text.mask, text.pooled)
     other.tokens[1, 0] *= -1
@@ -121,7 +121,7 @@ def test_a_penalty_on_the_caption_goes_through_it(heads: int) -> None:
     assert up.grad.any()
 
 
-def test_it_learns_what_a_frozen_reader_cannot() -> None:
+def test_adapter_fits_what_frozen_features_cannot() -> None:
     """Captions that lie close together are told apart by a fixed head, by moving them alone."""
     text = text_features(4)
     text.pooled = text.pooled[:1] + 0.3 * text.pooled
@@ -142,7 +142,7 @@ def test_it_learns_what_a_frozen_reader_cannot() -> None:
     assert float(loss().detach()) < 0.1
 
 
-def test_it_belongs_to_no_block_and_follows_into_the_average() -> None:
+def test_adapter_is_in_no_block_and_in_the_moving_average() -> None:
     generator = small_generator(text_adapter=adapter())
     own = {id(p) for p in generator.text_adapter.parameters()}  # type: ignore[union-attr]
     groups = ManualOptimization.by_block(generator, "generator")
@@ -159,13 +159,13 @@ def test_it_belongs_to_no_block_and_follows_into_the_average() -> None:
 
 
 @pytest.mark.parametrize("network", [small_generator, small_discriminator])
-def test_another_size_is_told(network: type) -> None:
+def test_other_text_dim_raises(network: type) -> None:
     message = r"text_adapter.init_args.text_dim is 384, but its network's text_dim is 6: set it to 6"
     with pytest.raises(ValueError, match=message):
         network(text_adapter=TextAdapter())
 
 
-def test_it_trains_with_both_networks_and_resumes(tmp_path: Path) -> None:
+def test_adapter_trains_in_both_networks_and_resumes(tmp_path: Path) -> None:
     def made() -> dict[str, TextAdapter]:
         torch.manual_seed(0)
         return {"text_adapter": TextAdapter(16, hidden_dim=8, attention_heads=2)}

@@ -38,7 +38,7 @@ def test_features_are_equal_to_the_bit(by_transformers: FrozenTextEncoder) -> No
     assert ours.fingerprint == by_transformers.fingerprint  # caches of captions stay valid
 
 
-def test_reading_it_draws_no_random_numbers() -> None:
+def test_loading_keeps_the_random_state() -> None:
     state = torch.get_rng_state()
 
     FrozenTextEncoder().encode(["a red heart"])
@@ -47,7 +47,7 @@ def test_reading_it_draws_no_random_numbers() -> None:
 
 
 @pytest.mark.parametrize("change", [{"hidden_act": "relu"}, {"model_type": "roberta"}, {"is_decoder": True}])
-def test_other_models_are_left_to_transformers(
+def test_other_models_use_transformers(
     change: dict[str, object], by_transformers: FrozenTextEncoder, tmp_path: Path
 ) -> None:
     source, folder = Path(by_transformers._path), tmp_path / "model"
@@ -63,7 +63,7 @@ def test_other_models_are_left_to_transformers(
     assert read_config(folder) is None
 
 
-def test_a_folder_without_a_fast_tokenizer_is_left_to_transformers(
+def test_folder_without_a_fast_tokenizer_uses_transformers(
     by_transformers: FrozenTextEncoder, tmp_path: Path
 ) -> None:
     for name in ("config.json", "model.safetensors", "vocab.txt"):

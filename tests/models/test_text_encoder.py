@@ -70,7 +70,7 @@ def test_related_sentences_are_nearer(shipped: FrozenTextEncoder, sentence: str,
     assert F.cosine_similarity(a, b, dim=0) > F.cosine_similarity(a, c, dim=0) + 0.2
 
 
-def test_it_needs_no_network_and_is_frozen(shipped: FrozenTextEncoder) -> None:
+def test_default_encoder_works_offline_and_is_frozen(shipped: FrozenTextEncoder) -> None:
     features = shipped.encode(["a"])
     assert not features.tokens.requires_grad
     assert not features.pooled.requires_grad
@@ -106,7 +106,7 @@ def test_lengths_are_those_of_the_tokens_that_the_network_reads(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_company_changes_nothing(folders: dict[str, Path], family: str) -> None:
+def test_features_do_not_depend_on_the_batch(folders: dict[str, Path], family: str) -> None:
     encoder = FrozenTextEncoder(str(folders[family]))
     alone = encoder.encode(["blue cat"])
     padded = encoder.encode(["a cupcake , a red heart , a blue cat", "blue cat"])
@@ -117,7 +117,7 @@ def test_company_changes_nothing(folders: dict[str, Path], family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_long_captions_are_cut(folders: dict[str, Path], family: str) -> None:
+def test_long_captions_are_truncated(folders: dict[str, Path], family: str) -> None:
     # RoBERTa's first place is kept for padding; T5's are without end.
     longest = {"roberta": POSITIONS - 1, "t5": 64}.get(family, POSITIONS)
     encoder = FrozenTextEncoder(str(folders[family]))
@@ -128,7 +128,7 @@ def test_long_captions_are_cut(folders: dict[str, Path], family: str) -> None:
     assert features.tokens.shape == (1, 6, WIDTH)
 
 
-def test_of_clip_the_text_half_is_loaded_with_its_pooled_vector(folders: dict[str, Path]) -> None:
+def test_clip_loads_only_its_text_half_and_pooled_vector(folders: dict[str, Path]) -> None:
     from transformers import AutoTokenizer, CLIPModel
 
     tokenizer = AutoTokenizer.from_pretrained(folders["clip"])
@@ -143,7 +143,7 @@ def test_of_clip_the_text_half_is_loaded_with_its_pooled_vector(folders: dict[st
     torch.testing.assert_close(ours.pooled[0], ours.tokens[0, 4], atol=1e-5, rtol=0)
 
 
-def test_siglip_is_read_as_it_was_trained(folders: dict[str, Path]) -> None:
+def test_siglip_reads_padded_captions_as_in_its_training(folders: dict[str, Path]) -> None:
     """Filled up to its full length, without a mask: its pooled vector is that of the last place."""
     from transformers import AutoTokenizer, SiglipModel
 
@@ -158,7 +158,7 @@ def test_siglip_is_read_as_it_was_trained(folders: dict[str, Path]) -> None:
     torch.testing.assert_close(F.normalize(ours), F.normalize(theirs), atol=1e-5, rtol=0)
 
 
-def test_of_t5_the_encoder_alone_is_loaded(folders: dict[str, Path]) -> None:
+def test_t5_loads_only_its_encoder(folders: dict[str, Path]) -> None:
     encoder = FrozenTextEncoder(str(folders["t5"]))
     encoder.encode(["cat"])
     assert not any("decoder" in name for name, _ in encoder.network.named_parameters())
@@ -167,7 +167,7 @@ def test_of_t5_the_encoder_alone_is_loaded(folders: dict[str, Path]) -> None:
 # ------------------------------------------------------------------ odd input
 
 
-def test_odd_captions_give_numbers(shipped: FrozenTextEncoder, bert: FrozenTextEncoder) -> None:
+def test_unusual_captions_give_finite_features(shipped: FrozenTextEncoder, bert: FrozenTextEncoder) -> None:
     odd = ["", " ", "🧁🎃", "two\nlines\tand\x00nul", "\ud83d half a pair", "x" * 5000, "né́e 日本"]
     for encoder in (shipped, bert):
         features = encoder.encode(odd)
@@ -186,7 +186,7 @@ def test_zero_vectors_stay_zero() -> None:
     assert scaled[1].square().mean() == pytest.approx(1)
 
 
-def test_features_of_padding_that_are_no_numbers_are_zero(bert: FrozenTextEncoder) -> None:
+def test_nan_features_of_padding_become_zero(bert: FrozenTextEncoder) -> None:
     """Some attention gives NaN where a row is all padding."""
     plain = bert.network.forward
 
@@ -204,7 +204,7 @@ def test_features_of_padding_that_are_no_numbers_are_zero(bert: FrozenTextEncode
 # ------------------------------------------------------------------ what goes wrong
 
 
-def test_unknown_name_while_offline_is_one_line() -> None:
+def test_unknown_name_offline_gives_one_line_error() -> None:
     with pytest.raises(UserError) as told:
         FrozenTextEncoder("nobody/no-such-encoder")
     assert str(told.value) == (
@@ -213,7 +213,7 @@ def test_unknown_name_while_offline_is_one_line() -> None:
     )
 
 
-def test_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
+def test_folder_without_a_model_gives_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the folder holds no model that transformers opens") as told:
         FrozenTextEncoder(str(tmp_path))
     assert "\n" not in str(told.value)
@@ -223,7 +223,7 @@ def test_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_damaged_weights_are_one_line(tmp_path: Path) -> None:
+def test_damaged_weights_give_one_line_error(tmp_path: Path) -> None:
     weights = save_bert(tmp_path) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="the folder holds no model that transformers opens") as told:
@@ -231,7 +231,7 @@ def test_damaged_weights_are_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_missing_weights_are_not_made_up(tmp_path: Path) -> None:
+def test_missing_weights_raise(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     weights = save_clip(tmp_path) / "model.safetensors"
@@ -262,7 +262,9 @@ def test_fingerprint_is_the_same_in_another_process(folders: dict[str, Path]) ->
     assert told.stdout.strip() == FrozenTextEncoder(str(folders["bert"])).fingerprint
 
 
-def test_fingerprint_tells_apart_whatever_changes_features(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_fingerprint_changes_with_everything_that_changes_features(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file
 
     first = FrozenTextEncoder(str(folders["bert"])).fingerprint

@@ -26,7 +26,7 @@ def _slow(x: Tensor, group: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("b", "group", "used"), [(8, 4, 4), (6, 2, 2), (4, 4, 4), (6, 4, 6)])
-def test_each_image_is_told_of_its_group(b: int, group: int, used: int) -> None:
+def test_each_image_gets_the_stddev_of_its_group(b: int, group: int, used: int) -> None:
     """A batch of 6 has no groups of 4, so all 6 are one group."""
     x = torch.randn(b, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
@@ -38,7 +38,7 @@ def test_each_image_is_told_of_its_group(b: int, group: int, used: int) -> None:
     torch.testing.assert_close(out[:, 3], numbers[:, None, None].expand(b, 2, 2), rtol=1e-4, atol=1e-4)
 
 
-def test_equal_images_show_no_variety() -> None:
+def test_equal_images_have_stddev_zero() -> None:
     x = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0)).repeat(4, 1, 1, 1)
 
     assert append_stddev(x, 4)[:, 3].abs().max() < 1e-3

@@ -39,7 +39,7 @@ def test_modulated_convolution_equals_one_kernel_a_sample(kernel_size: int, demo
     torch.testing.assert_close(out, _one_kernel_a_sample(layer, x, style), rtol=1e-5, atol=1e-5)
 
 
-def test_its_gradients_are_the_same_too() -> None:
+def test_gradients_equal_those_of_one_kernel_a_sample() -> None:
     torch.manual_seed(0)
     layer = ModulatedConv2d(4, 4, 3, style_dim=5).double()
     x, style = torch.randn(2, 4, 4, 4, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)

@@ -9,7 +9,7 @@ from imagen_pl.planning.data_profile import profile
 from tests.helpers.planning import write_set, write_shards
 
 
-def test_a_caption_an_image(tmp_path: Path) -> None:
+def test_one_caption_per_image(tmp_path: Path) -> None:
     found = profile(str(write_set(tmp_path / "photos", 100, width=48, height=32)))
 
     assert (found.images, found.side) == (95, 32)  # the rest is held out
@@ -18,19 +18,19 @@ def test_a_caption_an_image(tmp_path: Path) -> None:
     assert found.source_class == "imagen_pl.data.sources.folder.FolderSource"
 
 
-def test_many_images_a_caption(tmp_path: Path) -> None:
+def test_many_images_per_caption(tmp_path: Path) -> None:
     found = profile(str(write_set(tmp_path / "photos", 40, width=16, height=16, images_a_caption=20)))
 
     assert (found.images_per_caption, found.shared) == (20, 1)
 
 
-def test_several_captions_an_image(tmp_path: Path) -> None:
+def test_several_captions_per_image(tmp_path: Path) -> None:
     found = profile(str(write_set(tmp_path / "photos", 20, width=16, height=16, captions=5)))
 
     assert (found.captions_per_image, found.images_per_caption, found.shared) == (5, 1, 0)
 
 
-def test_near_alike_emoji_count_once_and_their_file_is_not_named() -> None:
+def test_near_duplicate_emoji_count_once() -> None:
     found = profile("emoji")
 
     assert (found.images, found.groups, found.side, found.source_args) == (8587, 4457, 64, {})
@@ -49,7 +49,7 @@ def test_one_shard_holds_nothing_out(tmp_path: Path) -> None:
     assert (found.images, found.validates) == (10, False)
 
 
-def test_images_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_images_are_counted(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "photos", 3, width=16, height=16)
     for file in folder.glob("*.png"):
         file.write_bytes(b"no image")

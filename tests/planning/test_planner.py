@@ -112,13 +112,13 @@ def test_pictures_are_no_larger_than_the_images() -> None:
         assert plan.design.resolution == resolution
 
 
-def test_a_resolution_asked_for_is_kept() -> None:
+def test_given_resolution_is_kept() -> None:
     assert make_plan(folder_of(5_000), Budget(0.1, resolution=64), machine(26)).design.resolution == 64
     with pytest.raises(UserError, match="half of the images in my_photos have less than 24 px"):
         make_plan(folder_of(100, side=24), Budget(1, resolution=64), machine(26))
 
 
-def test_a_guess_that_was_too_fast_is_corrected_by_measuring() -> None:
+def test_too_optimistic_estimate_is_corrected_by_measuring() -> None:
     """Wide networks are ten times as slow here as their arithmetic says."""
     honest = machine(78)
 

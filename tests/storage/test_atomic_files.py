@@ -17,7 +17,7 @@ def _fail_within(path: Path, error: BaseException) -> None:
         raise error
 
 
-def test_a_file_takes_its_name_once_it_is_whole(tmp_path: Path) -> None:
+def test_file_gets_its_name_when_complete(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "weights.bin"
 
     with atomic_write(path) as file:
@@ -29,7 +29,7 @@ def test_a_file_takes_its_name_once_it_is_whole(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["weights.bin"]
 
 
-def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "weights.bin"
     path.write_bytes(b"old")
 
@@ -44,7 +44,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error", [RuntimeError("broken"), KeyboardInterrupt(), PermissionError(errno.EACCES, "no")]
 )
-def test_a_failure_passes_through_and_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
+def test_error_propagates_and_keeps_the_old_file(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "weights.bin"
     path.write_bytes(b"old")
 
@@ -60,7 +60,7 @@ def test_a_failure_passes_through_and_leaves_the_old_file(tmp_path: Path, error:
 @pytest.mark.parametrize(
     ("old", "kept"), [(b"old", "the one before it is whole"), (None, "nothing was written")]
 )
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path, code: int, old: bytes | None, kept: str) -> None:
+def test_full_disk_gives_one_line_error(tmp_path: Path, code: int, old: bytes | None, kept: str) -> None:
     path = tmp_path / "weights.bin"
     if old is not None:
         path.write_bytes(old)
@@ -75,7 +75,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, code: int, old: bytes |
     assert [p.name for p in tmp_path.iterdir()] == ([] if old is None else ["weights.bin"])
 
 
-def test_a_full_disk_is_seen_behind_another_error(tmp_path: Path) -> None:
+def test_full_disk_is_recognised_behind_another_error(tmp_path: Path) -> None:
     """Torch's writer raises its own error from the system's."""
 
     def write() -> None:
@@ -88,7 +88,7 @@ def test_a_full_disk_is_seen_behind_another_error(tmp_path: Path) -> None:
         write()
 
 
-def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("IMAGEN_PL_CACHE", "~/here")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

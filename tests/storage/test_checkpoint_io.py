@@ -26,7 +26,7 @@ def checkpoint(value: float, size: int = 1000) -> dict[str, object]:
     return {"state_dict": {"w": torch.full((size,), value)}, "images_seen": 5}
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it_whole(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
     path, files = tmp_path / "last.ckpt", AtomicCheckpointIO()
     files.save_checkpoint(checkpoint(1.0), path)
     with largest_file(20_000), pytest.raises(UserError) as told:
@@ -65,7 +65,7 @@ def damaged(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "empty", "text", "zeros"])
 @pytest.mark.parametrize("mmap", [True, False])
-def test_damaged_files_are_told_in_one_line(tmp_path: Path, how: str, mmap: bool) -> None:
+def test_damaged_files_give_one_line_error(tmp_path: Path, how: str, mmap: bool) -> None:
     path = tmp_path / "last.ckpt"
     damaged(path, how)
     with pytest.raises(UserError, match="cannot be read: it is damaged") as told:
@@ -74,7 +74,7 @@ def test_damaged_files_are_told_in_one_line(tmp_path: Path, how: str, mmap: bool
     assert "\n" not in str(told.value)
 
 
-def test_a_missing_or_foreign_checkpoint(tmp_path: Path) -> None:
+def test_missing_or_foreign_checkpoint_gives_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
         read_checkpoint(tmp_path / "none.ckpt")
     torch.save({"model": {}}, tmp_path / "other.ckpt")
@@ -82,7 +82,7 @@ def test_a_missing_or_foreign_checkpoint(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "other.ckpt")
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (Path(tmp_path / "ran").write_text, ("yes",))

@@ -23,7 +23,7 @@ def test_an_empty_or_failed_run_may_be_repeated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", ["checkpoints/last.ckpt", "samples/000001kimg.png", "metrics.csv"])
-def test_a_run_that_holds_something_is_not_written_over(tmp_path: Path, kept: str) -> None:
+def test_run_with_files_is_not_overwritten(tmp_path: Path, kept: str) -> None:
     run = RunFolder(tmp_path / "a")
     touch(run.path / kept)
     with pytest.raises(UserError) as told:
@@ -85,7 +85,9 @@ def test_checkpoint_takes_a_path_or_a_run_and_names_what_is_missing(tmp_path: Pa
         ({"SLURM_PROCID": "3"}, False),
     ],
 )
-def test_which_process_writes(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], main: bool) -> None:
+def test_only_the_main_process_writes(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], main: bool
+) -> None:
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

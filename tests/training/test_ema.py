@@ -33,9 +33,7 @@ def generator() -> StyleGenerator:
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 50, 200, 1000])
-def test_half_is_gone_after_the_half_life_whatever_the_batch(
-    generator: StyleGenerator, batch_size: int
-) -> None:
+def test_half_of_the_weight_is_lost_after_the_half_life(generator: StyleGenerator, batch_size: int) -> None:
     ema = GeneratorEMA(generator, halflife_kimg=1.0, ramp=1e9)
     _fill(ema.generator, 1.0)
     _fill(generator, 0.0)
@@ -46,7 +44,7 @@ def test_half_is_gone_after_the_half_life_whatever_the_batch(
     assert _value(ema) == pytest.approx(0.5, abs=1e-4)
 
 
-def test_it_equals_a_scalar_reference_through_changing_batches(generator: StyleGenerator) -> None:
+def test_average_equals_a_scalar_reference(generator: StyleGenerator) -> None:
     ema = GeneratorEMA(generator, halflife_kimg=0.5, ramp=0.2)
     _fill(ema.generator, 3.0)
     reference, seen = 3.0, 0
@@ -61,7 +59,7 @@ def test_it_equals_a_scalar_reference_through_changing_batches(generator: StyleG
         assert _value(ema) == pytest.approx(reference, abs=1e-5), step
 
 
-def test_the_ramp_forgets_the_first_weights_soon(generator: StyleGenerator) -> None:
+def test_ramp_drops_the_initial_weights_early(generator: StyleGenerator) -> None:
     def kept(ramp: float) -> float:
         ema = GeneratorEMA(generator, halflife_kimg=1000.0, ramp=ramp)
         _fill(ema.generator, 1.0)
@@ -93,7 +91,7 @@ def test_buffers_are_copied_not_averaged(generator: StyleGenerator) -> None:
     assert torch.equal(ema.generator.get_buffer("latent_mean"), generator.latent_mean)
 
 
-def test_it_stays_in_evaluation_mode_and_learns_nothing_itself() -> None:
+def test_average_stays_in_evaluation_mode_without_gradients() -> None:
     generator = small_generator(noise=True, style_mixing=0.9)
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
@@ -110,7 +108,7 @@ def test_it_stays_in_evaluation_mode_and_learns_nothing_itself() -> None:
     assert torch.equal(ema.generator(z, text, Growth(16)), ema.generator(z, text, Growth(16)))
 
 
-def test_it_is_a_copy_and_leaves_the_generator_alone(generator: StyleGenerator) -> None:
+def test_average_is_a_copy_of_the_generator(generator: StyleGenerator) -> None:
     ema = GeneratorEMA(generator, halflife_kimg=1.0)
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     _fill(ema.generator, 5.0)

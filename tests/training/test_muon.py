@@ -30,7 +30,7 @@ def stepped(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, steps: in
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8)])
-def test_singular_values_of_very_different_size_come_near_one_and_the_directions_stay(
+def test_orthogonalisation_brings_singular_values_near_one(
     shape: tuple[int, int],
 ) -> None:
     u, _, v = torch.linalg.svd(noise(*shape), full_matrices=False)
@@ -46,9 +46,7 @@ def test_singular_values_of_very_different_size_come_near_one_and_the_directions
 
 @pytest.mark.parametrize("shape", [(24, 100), (100, 24), (24, 36)])
 @pytest.mark.parametrize("decades", [1, 8])
-def test_the_way_by_the_gram_matrix_gives_what_newton_schulz_on_the_matrix_gives(
-    shape: tuple[int, int], decades: int
-) -> None:
+def test_gram_matrix_iteration_equals_newton_schulz(shape: tuple[int, int], decades: int) -> None:
     u, _, v = torch.linalg.svd(noise(*shape).double(), full_matrices=False)
     matrix = (u * torch.logspace(0, -decades, min(shape)).double()) @ v
     x = matrix if shape[0] < shape[1] else matrix.T
@@ -62,7 +60,7 @@ def test_the_way_by_the_gram_matrix_gives_what_newton_schulz_on_the_matrix_gives
     torch.testing.assert_close(found.double(), x if shape[0] < shape[1] else x.T, atol=1e-3, rtol=0)
 
 
-def test_a_direction_is_used_again_until_the_nth_step() -> None:
+def test_direction_is_reused_until_the_nth_step() -> None:
     weight, other = (nn.Parameter(torch.zeros(8, 12)) for _ in range(2))
     thrifty, thorough = Muon([weight], lr=0.1, every=3), Muon([other], lr=0.1)
     moves, wanted = [], []
@@ -81,7 +79,7 @@ def test_a_direction_is_used_again_until_the_nth_step() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
-def test_matrices_move_as_by_torch(shape: tuple[int, int]) -> None:
+def test_matrices_are_updated_as_by_torch_s_muon(shape: tuple[int, int]) -> None:
     ours, theirs = (nn.Parameter(noise(*shape, seed=9)) for _ in range(2))
     settings: dict[str, Any] = {"lr": 0.1, "momentum": 0.9}
     reference = torch.optim.Muon([theirs], weight_decay=0.0, adjust_lr_fn="match_rms_adamw", **settings)
@@ -113,7 +111,7 @@ def test_a_step_is_as_large_as_the_docstring_says() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (4, 1, 1), (1, 1, 8)])
-def test_vectors_move_as_by_adam_with_axes_to_spare_too(shape: tuple[int, ...]) -> None:
+def test_vectors_are_updated_as_by_adam_with_extra_axes_too(shape: tuple[int, ...]) -> None:
     ours, theirs = (nn.Parameter(noise(*shape, seed=9)) for _ in range(2))
     reference = torch.optim.Adam([theirs], lr=0.1, betas=(0.5, 0.9))
 
@@ -122,7 +120,7 @@ def test_vectors_move_as_by_adam_with_axes_to_spare_too(shape: tuple[int, ...]) 
     torch.testing.assert_close(moved, stepped(reference, theirs))
 
 
-def test_each_group_has_its_rate_and_what_has_no_gradient_rests() -> None:
+def test_each_group_has_its_learning_rate_and_missing_gradients_are_skipped() -> None:
     slow, fast, resting = (nn.Parameter(torch.zeros(8, 8)) for _ in range(3))
     both = Muon([{"params": [slow, resting]}, {"params": [fast], "lr": 0.2}], lr=0.1)
     slow.grad = fast.grad = noise(8, 8)
@@ -144,7 +142,7 @@ def test_each_group_has_its_rate_and_what_has_no_gradient_rests() -> None:
         ({"every": 0}, "every 0 must be 1 or more"),
     ],
 )
-def test_settings_that_make_no_sense_are_told(settings: dict[str, Any], told: str) -> None:
+def test_invalid_settings_raise(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=f"Muon: {told}"):
         Muon([nn.Parameter(noise(2, 2))], **settings)
 
@@ -154,7 +152,7 @@ def by_muon(every: int = 1) -> TextToImageGAN:
 
 
 @pytest.mark.parametrize(("precision", "every"), [("32-true", 1), ("32-true", 4), ("bf16-mixed", 1)])
-def test_a_training_goes_on_to_the_bit(tmp_path: Path, precision: Any, every: int) -> None:
+def test_resumed_training_equals_uninterrupted_to_the_bit(tmp_path: Path, precision: Any, every: int) -> None:
     whole, first, second = (by_muon(every) for _ in range(3))
     before = weights_of(whole.generator)
 
@@ -172,7 +170,7 @@ def test_a_training_goes_on_to_the_bit(tmp_path: Path, precision: Any, every: in
 
 
 @pytest.mark.parametrize(("before", "after"), [("Adam", "Muon"), ("Muon", "Adam")])
-def test_a_checkpoint_of_another_optimizer_is_told(tmp_path: Path, before: str, after: str) -> None:
+def test_checkpoint_of_another_optimizer_raises(tmp_path: Path, before: str, after: str) -> None:
     kinds = {"Adam": lambda: tiny_system(generator_optimizer=adam()), "Muon": by_muon}
     train(kinds[before](), 16, [SaveAt({16: tmp_path / "a.ckpt"})])
 

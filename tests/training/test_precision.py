@@ -106,7 +106,7 @@ def test_float16_with_two_optimizers_and_one_scaler() -> None:
     assert norms[1] == pytest.approx(norms[0], rel=0.03)
 
 
-def test_float16_leaves_out_steps_that_overflow() -> None:
+def test_float16_skips_steps_that_overflow() -> None:
     """The scaler starts far too high, finds its size, and no weight is harmed on the way."""
     settings = float16(start=2.0**40)
     system, gradients = attentive(), StepGradients()
@@ -145,7 +145,7 @@ def test_channels_last_changes_the_layout_alone() -> None:
     "backend",
     ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)],  # a C++ compiler takes minutes
 )
-def test_compiled_blocks_equal_eager_ones_and_fades_do_not_compile_anew(
+def test_compiled_blocks_equal_eager_ones_and_fades_do_not_recompile(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_default = nn.Module.compile

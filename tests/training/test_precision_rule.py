@@ -93,7 +93,7 @@ def test_a_cpu_takes_bfloat16_if_it_has_instructions_for_it(
     ("amx", "avx512_bf16", "chosen"),
     [(True, False, "bf16-mixed"), (False, True, "bf16-mixed"), (False, False, "32-true")],
 )
-def test_earlier_versions_of_torch_are_asked_for_each_instruction(
+def test_earlier_versions_of_torch_are_queried_per_instruction(
     monkeypatch: pytest.MonkeyPatch, amx: bool, avx512_bf16: bool, chosen: str
 ) -> None:
     stub_cpu(monkeypatch)
@@ -134,7 +134,7 @@ def test_without_onednn_a_cpu_is_slow_in_bfloat16(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("bfloat16", "chosen"), [(150.0, "bf16-mixed"), (20.0, "32-true")])
-def test_on_arm_a_race_decides(monkeypatch: pytest.MonkeyPatch, bfloat16: float, chosen: str) -> None:
+def test_on_arm_a_benchmark_decides(monkeypatch: pytest.MonkeyPatch, bfloat16: float, chosen: str) -> None:
     stub_cpu(monkeypatch, avx512_f=False, bf16=True)
     stub_race(monkeypatch, 100.0, bfloat16)
 
@@ -217,7 +217,7 @@ def test_a_format_that_is_slow_here_gets_a_warning_with_the_measured_ratio(
 
 
 @pytest.mark.parametrize("name", ["32-true", "64-true", "32"])
-def test_float32_gets_no_warning_and_no_race(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_float32_gets_no_warning_and_no_benchmark(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     stub_cpu(monkeypatch)
     monkeypatch.setattr(precision, "race_formats", refuse_race)
 
@@ -249,7 +249,7 @@ def test_a_checkpoint_says_its_format(checkpoint: dict[str, Any], kept: str | No
     assert kept_precision(checkpoint) == kept
 
 
-def test_the_race_times_both_formats_here() -> None:
+def test_benchmark_times_both_formats() -> None:
     race = race_formats("cpu")
 
     assert race.float32 > 0
@@ -257,6 +257,6 @@ def test_the_race_times_both_formats_here() -> None:
     assert race.slowdown == race.float32 / race.bfloat16
 
 
-def test_this_machine_gets_an_answer() -> None:
+def test_this_machine_gets_a_precision() -> None:
     assert bfloat16_support("cpu").reason
     assert isinstance(choose_precision(), PrecisionChoice)

@@ -158,7 +158,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return Whole(trace, state(system), paths)
 
 
-def test_the_run_shows_what_the_tests_compare(whole: Whole) -> None:
+def test_compared_run_covers_growth_fades_and_augmentation(whole: Whole) -> None:
     clocks = sorted(whole.trace.by_clock)
     assert clocks[-1] == END
     assert len(clocks) == batches_until(END)

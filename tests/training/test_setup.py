@@ -54,7 +54,7 @@ def test_captions_are_encoded_once_and_come_with_the_batch() -> None:
         assert torch.equal(text.tokens, expected.tokens)
 
 
-def test_the_next_run_encodes_nothing() -> None:
+def test_next_run_reuses_the_cached_features() -> None:
     counts = []
     for count in (10, 10, 12):
         encoder = TinyText()
@@ -63,7 +63,7 @@ def test_the_next_run_encodes_nothing() -> None:
     assert counts == [sorted(f"number {i}" for i in range(10)), [], ["number 10", "number 11"]]
 
 
-def test_cached_words_train_as_fresh_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_features_train_like_fresh_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """The features of the step are the captions' own, whether they come with the batch or not."""
     runs = []
     for cached in (True, False):
@@ -80,7 +80,7 @@ def test_cached_words_train_as_fresh_ones_do(monkeypatch: pytest.MonkeyPatch) ->
         assert torch.equal(value, without[name]), name
 
 
-def test_a_stream_is_encoded_in_the_step(tmp_path: Path) -> None:
+def test_captions_of_a_stream_are_encoded_in_the_step(tmp_path: Path) -> None:
     for shard in range(3):
         files: dict[str, bytes] = {}
         for i in range(shard * 8, shard * 8 + 8):
@@ -105,7 +105,7 @@ def test_a_stream_is_encoded_in_the_step(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").rglob("*.sqlite"))
 
 
-def test_the_cache_goes_with_the_encoder() -> None:
+def test_cache_depends_on_the_encoder() -> None:
     """Another encoder's features are another file."""
     small, large = TinyText(max_tokens=2), TinyText(max_tokens=8)
     first, second = (TextCache.build(encoder, ["a long caption"]) for encoder in (small, large))
@@ -134,7 +134,7 @@ class Missing(MeanColour):
         raise AssertionError("it was left out")
 
 
-def test_a_score_that_cannot_be_had_is_left_out_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_unavailable_score_is_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     told, missing = Remember(), Missing()
     system = tiny_system(metrics=[missing, MeanColour()])
     data = tiny_data(val_fraction=0.2, epoch_kimg=0.016)
@@ -151,7 +151,7 @@ def test_a_score_that_cannot_be_had_is_left_out_with_one_line(caplog: pytest.Log
 
 
 @pytest.mark.parametrize("others", [[], [MeanColour()]], ids=["no score is left", "others are left"])
-def test_checkpoints_are_kept_where_their_score_cannot_be_had(
+def test_checkpoints_are_saved_if_their_score_is_unavailable(
     others: list[MeanColour], tmp_path: Path
 ) -> None:
     system = tiny_system(metrics=[Missing(), *others])
@@ -163,7 +163,7 @@ def test_checkpoints_are_kept_where_their_score_cannot_be_had(
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
-def test_a_score_that_nobody_knows_stops_at_the_first_validation(tmp_path: Path) -> None:
+def test_unknown_monitored_score_raises_at_the_first_validation(tmp_path: Path) -> None:
     keep = KeepCheckpoints(monitor="val/fid")
     data = tiny_data(val_fraction=0.2, epoch_kimg=0.016)
     settings: dict[str, Any] = {"enable_checkpointing": True, "default_root_dir": str(tmp_path)}

@@ -29,7 +29,7 @@ from tests.helpers.training import (
 FADING = (Stage(8, kimg=0.016, batch_size=8), Stage(16, kimg=1.0, batch_size=8, fade_kimg=0.032))
 
 
-def test_what_is_logged_at_each_batch() -> None:
+def test_values_logged_at_each_batch() -> None:
     told, gradients = Remember(), StepGradients()
     system = tiny_system(
         adversarial=Relativistic(),
@@ -61,7 +61,7 @@ def test_what_is_logged_at_each_batch() -> None:
     assert system.step_logger.status.keys() >= expected - {"images_seen"}
 
 
-def test_numbers_come_now_and_then() -> None:
+def test_values_are_logged_every_n_steps() -> None:
     told = Remember()
     train(tiny_system(), 80, stages=FADING, logger=told, log_every_n_steps=4)
     assert list(told.column("train/d_loss")) == [8, 40, 72]
@@ -123,7 +123,7 @@ def test_validation_scores_the_average_on_the_held_out_captions() -> None:
     assert (fakes.int() - expected.int()).abs().max() <= 1  # whatever the batch size
 
 
-def test_real_images_are_taken_in_once_for_each_resolution() -> None:
+def test_real_images_are_read_once_per_resolution() -> None:
     metric = Keeping()
     system = tiny_system(metrics=[metric])
     stages = (Stage(8, kimg=0.064, batch_size=8), Stage(16, kimg=1.0, batch_size=8))
@@ -140,7 +140,7 @@ def test_real_images_are_taken_in_once_for_each_resolution() -> None:
     assert [images.shape[-1] for images in metric.fakes] == [8] * 4 + [16] * 2
 
 
-def test_another_selection_of_real_images_has_another_key() -> None:
+def test_cache_key_depends_on_the_selection_of_real_images() -> None:
     keys = []
     for limit, batch_size in ((1.0, 2), (1.0, 3), (1, 2), (1, 3), (2, 2)):
         metric = MeanColour()
@@ -151,7 +151,7 @@ def test_another_selection_of_real_images_has_another_key() -> None:
     assert len(set(keys)) == 4
 
 
-def test_the_look_before_training_is_not_scored() -> None:
+def test_sanity_check_is_not_scored() -> None:
     """Two batches are not the whole set: neither scores nor statistics may come of them."""
     told, metric = Remember(), Keeping()
     data = tiny_data(epoch_kimg=0.032, val_fraction=0.5, val_batch_size=2)

@@ -36,7 +36,7 @@ def checkpoint(path: Path, grown_to: int = 16, **settings: Any) -> dict[str, tor
 
 
 @pytest.mark.parametrize("grown_to", [8, 16])
-def test_it_takes_what_both_have_and_the_other_has_learnt(grown_to: int, tmp_path: Path) -> None:
+def test_shared_parameters_are_loaded(grown_to: int, tmp_path: Path) -> None:
     held = checkpoint(tmp_path / "other.ckpt", grown_to)
     generator = small_generator({**OTHER, 32: 4}, noise=True)
     first = weights_of(generator)
@@ -50,7 +50,7 @@ def test_it_takes_what_both_have_and_the_other_has_learnt(grown_to: int, tmp_pat
     assert not any("noise" in name or name.startswith("grown.32.") for name in taken)
 
 
-def test_the_larger_ones_blocks_are_left_behind(tmp_path: Path) -> None:
+def test_blocks_of_a_larger_model_are_ignored(tmp_path: Path) -> None:
     held = checkpoint(tmp_path / "other.ckpt")
     generator = small_generator({4: 8, 8: 8})
     assert initialise(generator, small_discriminator(), tmp_path / "other.ckpt").blocks == [4, 8]
@@ -65,7 +65,7 @@ def test_the_larger_ones_blocks_are_left_behind(tmp_path: Path) -> None:
         ({"mapping_layers": 3}, r"mapping.latent_layers.2.weight \(8, 8\) is not here"),
     ],
 )
-def test_what_differs_is_named(other: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_differing_shapes_are_named(other: dict[str, Any], message: str, tmp_path: Path) -> None:
     checkpoint(tmp_path / "other.ckpt", **other)
     generator = small_generator(OTHER)
     before = weights_of(generator)
@@ -124,7 +124,7 @@ def test_a_discriminator_of_another_class_is_left_out(tmp_path: Path) -> None:
     assert_same(weights_of(discriminator), before)
 
 
-def test_training_starts_from_the_stem_and_a_resume_does_not_look_for_it(tmp_path: Path) -> None:
+def test_training_starts_from_init_from_and_a_resume_does_not_read_it(tmp_path: Path) -> None:
     """Grown on from 16 to 32 px with the stem frozen, as in StyleGAN-XL; average and generator alike."""
     other, middle = tmp_path / "other.ckpt", tmp_path / "middle.ckpt"
     stages = [Stage(32, kimg=1, batch_size=4)]
@@ -155,7 +155,7 @@ def test_training_starts_from_the_stem_and_a_resume_does_not_look_for_it(tmp_pat
     assert {n.split(".")[2] for n in moved if n.startswith("generator.grown")} == {"32"}
 
 
-def test_what_taught_the_stem_has_taught_what_starts_from_it(
+def test_teacher_networks_of_init_from_are_inherited(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told of, and handed on by checkpoints and by a resume."""
