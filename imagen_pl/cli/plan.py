@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
     from imagen_pl.storage.atomic_files import atomic_write
 
     quieten()
-    guess_source(options.source)  # says at once that it is not there
+    guess_source(options.source)  # a source that does not exist is reported at once
     measure, gpus = _measure(options.gpus, options.tflops)
     budget = Budget(options.hours, gpus, options.resolution)
     data = profile(options.source)
@@ -62,18 +62,16 @@ def run(argv: Sequence[str]) -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "plan",
-        "Write a configuration for a data set and a training time: look at the data, measure this machine's "
-        "speed for "
-        "about half a minute, and choose the resolution, widths, batch size, growth stages, penalty "
-        "weights, schedules "
-        "and losses by rules. Each setting in the file has a comment that says why. docs/planning.md lists "
-        "the rules.",
+        "Write a configuration for a data set and a training time. It reads the data, measures this "
+        "machine's speed for about half a minute, and chooses resolution, channels, batch size, growth "
+        "stages, penalty weights, schedules and losses by rules. Each setting in the file has a comment "
+        "that says why. docs/planning.md lists the rules.",
     )
     parser.add_argument(
         "source",
         help="a folder of captioned images, a .parquet file or a folder of them, COCO's captions JSON or "
         'folder, WebDataset shards ("shards/{000..099}.tar"), hf:NAME for a data set on the Hugging Face '
-        "hub, or emoji for the set that ships",
+        "hub, or emoji, which comes with this package",
     )
     parser.add_argument(
         "--hours", type=_positive, required=True, metavar="H", help="training time, as 8 or 0.13"
@@ -82,20 +80,20 @@ def make_parser() -> argparse.ArgumentParser:
         "--resolution",
         type=int,
         choices=RESOLUTIONS,
-        help="side of the pictures, px (default: the largest that the data and the time are enough for)",
+        help="side of the images, px (default: the largest for which data and time are enough)",
     )
     parser.add_argument(
         "--gpus",
         type=_count,
         metavar="N",
-        help="GPUs to train on, 0 for the CPU (default: all of this machine)",
+        help="GPUs to train on, 0 for the CPU (default: all GPUs of this machine)",
     )
     parser.add_argument(
         "--tflops",
         type=_positive,
         metavar="T",
-        help="plan for GPUs that are not in this machine: what one of them reaches in training, 10^12 "
-        f"operations a second (default: measure; {_USUAL_TFLOPS:g} where --gpus is given and there is none)",
+        help="plan for GPUs that are not in this machine: speed of one in training, 10^12 operations per "
+        f"second (default: measure; {_USUAL_TFLOPS:g} if --gpus is given and this machine has none)",
     )
     parser.add_argument("--name", type=_name, help="name of the file and of the run (default: the data's)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: configs/NAME.yaml)")
@@ -103,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def default_name(source: str) -> str:
-    """The data's own name: a folder's or file's without its ending; of shards, their folder's."""
+    """The name of the data: of the folder or file without its suffix; of shards, that of their folder."""
     path = Path(source.removeprefix("hf:"))
     if path.suffix == ".tar":
         path = path.parent
@@ -112,7 +110,7 @@ def default_name(source: str) -> str:
 
 
 def _measure(gpus: int | None, tflops: float | None) -> tuple[Measure, int]:
-    """How to find the speed, and how many GPUs to plan for."""
+    """The function that gives the speed, and the number of GPUs to plan for."""
     import torch
 
     from imagen_pl.planning import speed
@@ -123,22 +121,21 @@ def _measure(gpus: int | None, tflops: float | None) -> tuple[Measure, int]:
     gpus = present if gpus is None else gpus
     if tflops is None and (gpus == 0 or present):
         if gpus > present:
-            print(f"This machine has {present} of {gpus} GPUs: one is measured, and the others count alike.")
+            print(
+                f"This machine has {present} of {gpus} GPUs: one is measured, the others are assumed to be "
+                "equal."
+            )
         choice = choose_precision("gpu" if gpus else "cpu")
         print(f"Precision: {choice.name}, {choice.reason}.")
         print("Measuring this machine's speed, for about half a minute ...", flush=True)
         return speed.measure, gpus
     rate = tflops or _USUAL_TFLOPS
-    found = "is in this machine" if present else "is not in this machine"
-    print(
-        f"Speed is not measured but computed: {rate:g} TFLOP/s in training, by a device that {found} "
-        "(--tflops)."
-    )
+    print(f"The speed is not measured but computed, for {rate:g} TFLOP/s per GPU in training (--tflops).")
     return assume_speed(rate), gpus
 
 
 def _head(options: argparse.Namespace, out: Path, lines: Sequence[str]) -> str:
-    """The comment that begins the file: how it was made, how to use it, what to expect."""
+    """The comment at the top of the file: how it was made, how to use it, what to expect."""
     source = shlex.quote(options.source)
     return "\n".join(
         [

@@ -20,7 +20,7 @@ from imagen_pl.storage.model_paths import DESCRIPTION, DISCRIMINATOR_WEIGHTS, HU
 if TYPE_CHECKING:
     from imagen_pl.inference.pipeline import TextToImage
 
-# Drawn for the card with seed 0: nothing is picked.
+# Prompts of the samples on the card. Seed 0: the samples are not selected.
 _PROMPTS = (
     "red heart, fluent style",
     "blue square, twemoji style",
@@ -36,10 +36,11 @@ _PROMPTS = (
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "push",
-        description="Publish a model on the Hugging Face hub: half-precision weights, a card, and samples.",
+        description="Upload a model to the Hugging Face hub: half-precision weights, a card, and samples.",
         notes=(
-            "The model card is generated: read and complete it on the hub. The data's path and captions are "
-            "published only where the data source declares that they may be, as the emoji that ship do."
+            "The model card is generated: read it on the hub and complete it. The data's path and "
+            "captions are published only if the data source declares that they may be, as that of the "
+            "shipped emoji does."
         ),
     )
     add_model_argument(parser)
@@ -50,10 +51,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--license", default="mit", help="licence of the weights, as the hub spells it (default: mit)"
     )
     parser.add_argument(
-        "--evaluation", metavar="FILE", help="evaluation.json of `imagen-pl evaluate`, for the card's scores"
+        "--evaluation",
+        metavar="FILE",
+        help="evaluation.json of `imagen-pl evaluate`, for the scores on the card",
     )
     parser.add_argument(
-        "--prompts", nargs="+", metavar="PROMPT", help="prompts of the card's samples, drawn with seed 0"
+        "--prompts", nargs="+", metavar="PROMPT", help="prompts of the samples on the card, drawn with seed 0"
     )
     return parser
 
@@ -67,7 +70,7 @@ def push(arguments: argparse.Namespace) -> int:
     """Run the verb.
 
     Raises:
-        UserError: the name is malformed, nobody is logged in, or the hub refuses or cannot be reached.
+        UserError: the name is malformed, the user is not logged in, or the hub refuses or cannot be reached.
     """
     if not re.fullmatch(HUB_ID, arguments.hub_id):
         raise UserError(f"{arguments.hub_id} is not a name on the hub: give OWNER/NAME")

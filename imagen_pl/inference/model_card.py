@@ -1,4 +1,4 @@
-"""The page that goes with a published model: what it was made of, how good it is, and what it cannot do."""
+"""The model card of a published model: training data, recipe, scores and limits."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ The discriminator is included, for fine-tuning: `discriminator.safetensors`, {si
 with `--model.generator.init_from {name}` starts from both networks, if its own have the same sizes
 (`config.json`)."""
 _LIMITS = (
-    "It draws what its training pictures show and little else: subjects that it never saw come out worse, "
-    "and long sentences, numbers of things and negations are mostly not understood. It can repeat what is "
-    "biased in its data. Look at its pictures before you use them."
+    "The model generates what its training images show and little else: unseen subjects come out worse, and "
+    "long sentences, counts and negations are mostly not understood. It can reproduce biases of its training "
+    "data. Check the images before you use them."
 )
 
 
@@ -44,16 +44,16 @@ def model_card(
     further: Mapping[str, str] | None = None,
     discriminator_mb: float | None = None,
 ) -> str:
-    """Markdown with the head that the hub reads.
+    """The model card as Markdown, with the metadata that the hub reads.
 
     Args:
-        name: of the model, as it is loaded.
-        description: a release's config.json.
-        licence: of the weights, as the hub spells it.
-        evaluations: what `imagen-pl evaluate` wrote as evaluation.json, one a split; none says that nothing
-            was measured.
-        samples: a picture file beside the card.
-        further: sections by their titles, before that of the limits.
+        name: name of the model, as given to `load`.
+        description: content of the release's config.json.
+        licence: licence of the weights, as the hub spells it.
+        evaluations: contents of evaluation.json by `imagen-pl evaluate`, one for each split; without any, the
+            card says that nothing was measured.
+        samples: an image file beside the card.
+        further: further sections by their titles, before the section on limits.
         discriminator_mb: size of discriminator.safetensors, MB; None if the release has no discriminator.
     """
     head = {
@@ -80,7 +80,11 @@ def model_card(
 
 
 def read_evaluation(file: Path) -> dict[str, Any]:
-    """Raises UserError where it is not what `imagen-pl evaluate` writes."""
+    """The content of an evaluation.json.
+
+    Raises:
+        UserError: the file was not written by `imagen-pl evaluate` of this version.
+    """
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         _scores([found])
@@ -98,7 +102,7 @@ def _data(description: Mapping[str, Any]) -> str:
     if licence is not None:
         return licence
     kind = str(source.get("class_path", "")).rpartition(".")[2]
-    # Not the path: it may be private, and means nothing on another machine.
+    # Without the path, which may be private.
     return f"Captioned images, read by {kind or 'another program'}. Say here which, and under what licence."
 
 
@@ -107,15 +111,15 @@ def _recipe(description: Mapping[str, Any]) -> str:
         "generator": _short(description["generator"]),
         "text encoder": _short(description["text_encoder"]),
         "images seen": f"{description['images_seen']:,}",
-        "frozen networks that taught it": ", ".join(description.get("teacher_networks") or []) or "none",
+        "frozen networks used in training": ", ".join(description.get("teacher_networks") or []) or "none",
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
 def _short(network: Mapping[str, Any]) -> str:
     arguments = {k: v for k, v in (network.get("init_args") or {}).items() if v is not None and k != "name"}
-    told = ", ".join(f"{k} {v}" for k, v in arguments.items() if isinstance(v, (int, float, str, list)))
-    return f"{network['class_path'].rpartition('.')[2]}{' (' + told + ')' if told else ''}"
+    settings = ", ".join(f"{k} {v}" for k, v in arguments.items() if isinstance(v, (int, float, str, list)))
+    return f"{network['class_path'].rpartition('.')[2]}{' (' + settings + ')' if settings else ''}"
 
 
 def _scores(evaluations: Sequence[Mapping[str, Any]]) -> str:
@@ -126,14 +130,14 @@ def _scores(evaluations: Sequence[Mapping[str, Any]]) -> str:
         for each in evaluations
         for scores in each["scores"]
     ]
-    asked = "; ".join(
-        f"{each['pictures']:,} pictures, one a caption, against {each['real_images']:,} real images of the "
+    compared = "; ".join(
+        f"{each['pictures']:,} samples, one per caption, against {each['real_images']:,} real images of the "
         f"split {each['split']}, {each['resolution']} px, seed {each['seed']}"
         for each in evaluations
     )
-    lines = [f"By `imagen-pl evaluate`: {asked}.", "", *score_table(columns), ""]
+    lines = [f"By `imagen-pl evaluate`: {compared}.", "", *score_table(columns), ""]
     lines += [
-        f"CLIP score, split {each['split']}: {each['clip_score']:.2f}, of {name_in_scores(each['clip'])}.\n"
+        f"CLIP score, split {each['split']}: {each['clip_score']:.2f}, by {name_in_scores(each['clip'])}.\n"
         for each in evaluations
         if "clip_score" in each
     ]
@@ -141,5 +145,5 @@ def _scores(evaluations: Sequence[Mapping[str, Any]]) -> str:
     if fewest < FEW:
         lines.append(bias_of_few(fewest))
     if "inception_v3" not in [scores["extractor"] for each in evaluations for scores in each["scores"]]:
-        lines.append("None of these is FID: that is Inception's alone.")
+        lines.append("None of these is FID, which uses Inception features.")
     return "\n".join(lines).strip()

@@ -1,5 +1,4 @@
-"""What a plan has to know of a data set: how many images, how large, and how captions and images belong "
-"together."""
+"""Statistics of a data set for a plan: number and size of its images, and captions per image."""
 
 from __future__ import annotations
 
@@ -22,27 +21,27 @@ from imagen_pl.errors import UserError
 
 VAL_FRACTION = 0.05
 _HEADERS = 2000  # images whose size is read; of a stream, images that are read at all
-_KEPT = 64  # images of the sample with which the speed is measured
-_CUT = 0.75  # a middle square that keeps less than this of an image cuts off too much
+_KEPT = 64  # images in the sample for measuring the speed
+_CUT = 0.75  # a crop to the middle square that keeps less of an image than this counts in `cropped`
 
 
 @dataclass(frozen=True)
 class DataProfile:
-    """A data set in numbers.
+    """Statistics of a data set.
 
     path: as the user gave it.
     source_class: class path of the source, for `data.source`.
     source_args: its `init_args`.
     images: images to train on, validation held out.
-    groups: the same, with near-alike images (the skin tones of an emoji) counted once.
-    side: half of the images have a shorter side of this many px or more.
-    captions_per_image: mean number of captions an image has.
-    images_per_caption: mean number of images that a caption belongs to.
+    groups: the same, with groups of near-duplicates (the skin tones of an emoji) counted once.
+    side: median of the shorter side, px.
+    captions_per_image: mean number of captions per image.
+    images_per_caption: mean number of images per caption.
     shared: share of the images whose captions belong to other images as well, 0 to 1.
-    cropped: share of the images of which the middle square loses over a quarter, 0 to 1.
-    validates: some images are held out for scores, by the source or by `data.val_fraction`.
-    is_stream: images come in shards, and the counts are estimated from the first of them.
-    sample: rows from all over the set, to measure with.
+    cropped: share of the images that lose over a quarter to the middle square, 0 to 1.
+    validates: images are held out for validation, by the source or by `data.val_fraction`.
+    is_stream: the images are in shards, and the counts are estimated from the first ones.
+    sample: rows from all over the set, for measuring the speed.
     source: opens the rows of the sample.
     """
 
@@ -62,25 +61,25 @@ class DataProfile:
     source: Source | None = field(default=None, repr=False)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The statistics as text for the user."""
         about = "about " if self.is_stream else ""
-        alike = f" ({self.groups:,} without near-alike ones)" if self.groups < self.images else ""
+        alike = f" ({self.groups:,} without near-duplicates)" if self.groups < self.images else ""
         return [
             f"{self.path}: {about}{self.images:,} images to train on{alike}, half of them {self.side} px or "
             "more",
-            f"{self.captions_per_image:.1f} captions an image, {self.images_per_caption:.1f} images a "
-            "caption",
+            f"{self.captions_per_image:.1f} captions per image, {self.images_per_caption:.1f} images "
+            "per caption",
         ]
 
 
 def profile(path: str) -> DataProfile:
-    """Look at a data set: all captions, and the sizes of up to 2,000 images, of which only headers are read.
+    """Read a data set: all captions, and the sizes of up to 2,000 images (only their headers).
 
     Args:
         path: what `imagen-pl data inspect` takes.
 
     Raises:
-        UserError: the source is not there, or has no usable image.
+        UserError: the source does not exist, or has no usable image.
     """
     source = guess_source(path)
     if isinstance(source, StreamSource):
@@ -92,7 +91,7 @@ def profile(path: str) -> DataProfile:
     usable = [row for row, _ in sizes]
     if not usable:
         raise UserError(
-            f"{path}: no image of {len(rows)} can be read: look with imagen-pl data inspect {path}"
+            f"{path}: no image of {len(rows)} can be read: `imagen-pl data inspect {path}` says why"
         )
     validates = bool(loaded.validation) or len(rows) > 1
     train_share = 1.0 if loaded.validation or len(rows) < 2 else 1 - VAL_FRACTION
@@ -137,7 +136,7 @@ def _profile_stream(path: str, source: StreamSource) -> DataProfile:
         images = round(len(rows) * total_bytes / max(1, sum(len(row.place) for row in rows)))
     elif read:
         images = round(images * len(shards) / read)
-    opener = HeldRows(path, rows)
+    opener = SampleRows(path, rows)
     sizes = _sizes(opener, rows)
     if not sizes:
         raise UserError(f"{path}: no image can be used: {problems.summary() or 'there are no captions'}")
@@ -158,8 +157,8 @@ def _profile_stream(path: str, source: StreamSource) -> DataProfile:
     )
 
 
-class HeldRows(Source):
-    """Rows that are in memory, or that another source opens: a small data set to measure with."""
+class SampleRows(Source):
+    """A small data set for measuring the speed: rows in memory, or rows that another source opens."""
 
     def __init__(self, path: str, rows: Sequence[Row], source: Source | None = None) -> None:
         self.path, self.rows, self.source = path, rows, source
@@ -176,7 +175,8 @@ class HeldRows(Source):
 
 def _source(path: str, source: Source | StreamSource) -> dict[str, Any]:
     kind = type(source)
-    arguments = {} if path == "emoji" else {"path": source.path}  # it ships: no path of this machine
+    # The emoji ship with the package: no path of this machine.
+    arguments = {} if path == "emoji" else {"path": source.path}
     return {"source_class": f"{kind.__module__}.{kind.__name__}", "source_args": arguments}
 
 
@@ -212,7 +212,7 @@ def _of_captions(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _bytes_of(shard: str) -> int:
-    """Size of a shard on this machine's disk; 0 of one on the net."""
+    """Size of a shard on this machine's disk; 0 if it is on the network."""
     try:
         return os.path.getsize(shard)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a plan promises, and what it lacks, for people."""
+"""The expectations and warnings that `imagen-pl plan` prints."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from imagen_pl.planning import rules
 from imagen_pl.planning.planner import Plan
 
 _FEW_PASSES = 1.0
-_FEW_KIMG = 10.0  # two minutes of the quickstart: shapes, no more
+_FEW_KIMG = 10.0  # two minutes of the quickstart: blurred shapes
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    """What to expect of the run."""
+    """What to expect from the run: networks, images, speed, memory and the time of each stage."""
     design, speed = plan.design, plan.speed
     maps = ", ".join(
         map(str, rules.channels(design.base, design.resolution, rules.channel_cap(design.base)).values())
     )
-    kind = "adversarial training alone" if design.long_run else "a short run"
+    kind = "adversarial training only" if design.long_run else "a short run"
     yield (
-        f"Plan: {design.resolution} px, {maps} maps from 4 px on, batches of {plan.batch_size}; {kind}, "
+        f"Plan: {design.resolution} px, {maps} channels from 4 px on, batches of {plan.batch_size}; {kind}, "
         f"{_losses(plan)}"
     )
     memory = "" if speed.memory_gb is None else f", {speed.memory_gb:.1f} GB of memory"
     yield (
         f"Expect: {design.kimg * 1000:,.0f} images in {duration(plan.budget.hours)} at "
-        f"{speed.images_per_second:.3g} a second, {plan.passes:,.1f} passes over the data{memory}"
+        f"{speed.images_per_second:.3g} images/s, {plan.passes:,.1f} passes over the data{memory}"
     )
     stages = plan.hours_by_stage()
     if len(stages) > 1:
@@ -41,28 +41,29 @@ def lines(plan: Plan) -> Iterator[str]:
 
 
 def warnings(plan: Plan) -> Iterator[str]:
-    """What is too small, and what to do."""
+    """What is too small for good results, and what to do."""
     data, design = plan.data, plan.design
     if data.images < rules.FEW_IMAGES:
         yield (
-            f"{data.images:,} images are few: they will be learnt by heart. With more of them pictures vary "
-            "more; configs/experiment/finetune.yaml starts from the model that ships instead of from nothing"
+            f"{data.images:,} images are few: the networks will memorise them. More images give more "
+            "varied samples; configs/experiment/finetune.yaml starts from the shipped model instead of "
+            "random weights"
         )
     if plan.passes < _FEW_PASSES:
         yield (
-            f"the run sees {plan.passes:.0%} of the data: give more --hours, or expect only what is common "
-            "in it"
+            f"the run sees {plan.passes:.0%} of the data: give more --hours, or expect only its most common "
+            "subjects"
         )
     if design.kimg < _FEW_KIMG:
         yield (
-            f"{design.kimg * 1000:,.0f} images make blobs: the quickstart shows clear shapes after about "
+            f"{design.kimg * 1000:,.0f} images give blobs: the quickstart shows clear shapes after about "
             f"12,000; give {duration(plan.budget.hours * 12 / max(design.kimg, 1e-3))} or more"
         )
     elif design.kimg < 0.5 * plan.enough_kimg and plan.passes >= _FEW_PASSES:
         share = design.kimg / plan.enough_kimg
         yield (
-            f"the time is short: {share:.0%} of the {plan.enough_kimg:,.0f} thousand images that these "
-            "networks should see, and there are no smaller ones worth training"
+            f"the time is short: the run sees {share:.0%} of the {plan.enough_kimg:,.0f} thousand images "
+            "that these networks need, and they are already the narrowest worth training"
         )
     if data.side < design.resolution:
         yield (
@@ -81,12 +82,12 @@ def warnings(plan: Plan) -> Iterator[str]:
             "other programs"
         )
     if not data.validates:
-        yield "nothing can be held out, so no score will say how good the model is"
+        yield "there are too few images to hold some out, so there will be no validation scores"
 
 
 def _losses(plan: Plan) -> str:
     if plan.paired:
-        return "with losses that compare pictures with their captions' images"
+        return "with losses that compare samples with the real images of their captions"
     if plan.data.shared > rules.MOST_SHARED:
         return f"no paired losses, since {plan.data.shared:.0%} of the images share their captions"
     return "no paired losses"
@@ -106,7 +107,7 @@ def duration(hours: float) -> str:
 
 
 def _machine_gb() -> float:
-    """This machine's memory, GiB; 0 where it is not known."""
+    """This machine's memory, GiB; 0 if unknown."""
     if sys.platform == "win32":
         return 0.0
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

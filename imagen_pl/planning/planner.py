@@ -1,4 +1,4 @@
-"""The search of `imagen-pl plan`: which resolution and widths the time is enough for."""
+"""The search of `imagen-pl plan`: the resolution and the widths that fit the training time."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from imagen_pl.errors import UserError
 from imagen_pl.planning import rules
 from imagen_pl.planning.data_profile import DataProfile
 
-_MEASUREMENTS = 4  # most sizes to try
-_WORTH = 0.9  # of what the smaller networks see, so that an error of measuring does not decide
-# Of a long run's time, training; the rest is validation, samples and checkpoints.
+_MEASUREMENTS = 4  # at most so many designs are measured
+_ALMOST_ENOUGH = 0.9  # of `enough_kimg`: a small measurement error does not make the networks narrower
+# Share of a long run's time that is training; the rest is validation, samples and checkpoints.
 _TRAINING_SHARE = 0.95
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What there is to train with.
+    """Time and devices for training.
 
     hours: training time.
     gpus: GPUs on this machine; 0 trains on the CPU.
-    resolution: side of the finished pictures, px; None leaves it to the rules.
+    resolution: side of the images at the end, px; None chooses it by the rules.
     """
 
     hours: float
@@ -41,11 +41,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Design:
-    """What the search decides; all other settings follow by rules.
+    """The result of the search; all other settings follow from it by rules.
 
-    resolution: side of the finished pictures, px.
-    base: widths at 1 px, see `rules.channels`.
-    long_run: adversarial training alone, see `rules.is_long_run`.
+    resolution: side of the images at the end, px.
+    base: channels at 1 px, see `rules.channels`.
+    long_run: adversarial training only, see `rules.is_long_run`.
     kimg: thousands of images that the run sees.
     """
 
@@ -57,11 +57,11 @@ class Design:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a design reaches here.
+    """Speed of a design on this machine.
 
-    images_per_second: on all devices together, at the full size.
-    by_resolution: the same at each stage's size.
-    memory_gb: the most that one device held, or on the CPU this process; None if nothing was run.
+    images_per_second: of all devices together, at full size.
+    by_resolution: the same at the resolution of each stage.
+    memory_gb: peak memory of one device, or on the CPU of this process; None if it was not measured.
     """
 
     images_per_second: float
@@ -71,13 +71,13 @@ class Speed:
 
 @dataclass(frozen=True)
 class Plan:
-    """A design with its speed and what follows.
+    """A design with its speed and what follows from them.
 
-    data: what there is to learn from.
-    budget: what there is to train with.
-    design: networks and length.
-    speed: what was measured of it.
-    enough_kimg: what such networks should see.
+    data: the data set.
+    budget: time and devices.
+    design: networks and length of the run.
+    speed: speed of the design.
+    enough_kimg: number of images that such networks need, thousands.
     passes: passes over the data.
     """
 
@@ -117,15 +117,15 @@ Measure = Callable[[Plan], Speed]
 
 
 def make_plan(data: DataProfile, budget: Budget, measure: Measure) -> Plan:
-    """Find the largest pictures, then the widest networks, that see enough images in the time.
+    """Find the largest resolution, then the widest networks, that see enough images in the time.
 
     Args:
-        data: what to learn from.
-        budget: the time and the devices.
-        measure: times a plan's training steps here; called four times at most.
+        data: the data set.
+        budget: time and devices.
+        measure: times the training steps of a plan; called four times at most.
 
     Raises:
-        UserError: the images are smaller than half of the resolution asked for.
+        UserError: the images are smaller than half of the budget's resolution.
     """
     sizes = _resolutions(data, budget)
     search = _Search(data, budget, measure)
@@ -135,7 +135,7 @@ def make_plan(data: DataProfile, budget: Budget, measure: Measure) -> Plan:
     resolution = smallest
     for size in sizes:
         design = search.design(size, rules.narrowest(size, long_run), long_run)
-        if search.guessed_kimg(design) >= search.enough(design):
+        if search.estimated_kimg(design) >= search.enough(design):
             resolution = max(resolution, size)
     bases = [
         base
@@ -145,16 +145,16 @@ def make_plan(data: DataProfile, budget: Budget, measure: Measure) -> Plan:
     chosen = search.design(resolution, bases[0], long_run)
     for base in bases[1:]:
         wider = search.design(resolution, base, long_run)
-        if search.guessed_kimg(wider) >= search.enough(wider):
+        if search.estimated_kimg(wider) >= search.enough(wider):
             chosen = wider
     return search.settle(chosen, bases)
 
 
 def assume_speed(tflops: float) -> Measure:
-    """A speed from arithmetic alone, for GPUs that are not in this machine.
+    """Computes the speed from the number of operations, for GPUs that are not in this machine.
 
     Args:
-        tflops: what one of them reaches in training, in 10^12 operations a second.
+        tflops: speed of one GPU in training, 10^12 operations per second.
     """
 
     def measure(plan: Plan) -> Speed:
@@ -169,7 +169,7 @@ def assume_speed(tflops: float) -> Measure:
 
 
 class _Search:
-    """Measures designs, and guesses the speed of others from the nearest that was measured."""
+    """Measures designs, and estimates the speed of others from the measured one of the nearest cost."""
 
     def __init__(self, data: DataProfile, budget: Budget, measure: Measure) -> None:
         self.data, self.budget, self.measure = data, budget, measure
@@ -182,7 +182,7 @@ class _Search:
         return self.measured[key]
 
     def design(self, resolution: int, base: int, long_run: bool) -> Design:
-        """A design that sees just enough: its length is not known before it is measured."""
+        """A design that sees just enough images; the length is replaced once the speed is measured."""
         hours, images = self.budget.hours, self.data.images
         return Design(resolution, base, long_run, rules.enough_kimg(resolution, long_run, hours, images))
 
@@ -191,15 +191,15 @@ class _Search:
         return Plan(self.data, self.budget, design, speed, self.enough(design), passes)
 
     def kimg(self, design: Design, speed: Speed) -> float:
-        """What a design sees in the time, at its speeds by stage."""
+        """Thousands of images that a design sees in the time, at its speeds by stage."""
         seconds = 3600 * self.budget.hours * (_TRAINING_SHARE if design.long_run else 1.0)
         whole = rules.stages(design.resolution, 100.0, 32)
         shares = [(stage.resolution, stage.kimg / sum(s.kimg for s in whole)) for stage in whole]
         each_s = sum(share / speed.by_resolution[resolution] for resolution, share in shares)
         return seconds / each_s / 1000
 
-    def guessed_kimg(self, design: Design) -> float:
-        """What a design would see, by the measured one whose cost is nearest."""
+    def estimated_kimg(self, design: Design) -> float:
+        """An estimate of `kimg` from the measured design of the nearest cost."""
         wanted = rules.cost(design.base, design.resolution)
         resolution, base, long_run = min(
             self.measured, key=lambda key: abs(rules.cost(key[1], key[0]) - wanted)
@@ -213,25 +213,27 @@ class _Search:
         return rules.enough_kimg(design.resolution, design.long_run, self.budget.hours, self.data.images)
 
     def settle(self, design: Design, bases: list[int]) -> Plan:
-        """Measure the design, and take narrower networks where it is slower than was guessed."""
+        """Measure the design; if it is slower than estimated, take narrower networks."""
         while True:
             kimg = self.kimg(design, self.speed(design))
             narrower = [base for base in bases if base < design.base]
-            if kimg >= _WORTH * self.enough(design) or not narrower or len(self.measured) >= _MEASUREMENTS:
+            is_enough = kimg >= _ALMOST_ENOUGH * self.enough(design)
+            if is_enough or not narrower or len(self.measured) >= _MEASUREMENTS:
                 break
             candidates = [self.design(design.resolution, base, design.long_run) for base in narrower]
-            fitting = [one for one in candidates if self.guessed_kimg(one) >= self.enough(one)]
+            fitting = [one for one in candidates if self.estimated_kimg(one) >= self.enough(one)]
             design = (fitting or candidates[:1])[-1]
         return self.plan(replace(design, kimg=kimg), self.speed(design))
 
 
 def _resolutions(data: DataProfile, budget: Budget) -> list[int]:
-    """Sides to choose among, px, from small to large: those that half of the images have."""
+    """Resolutions to choose from, px, from small to large: up to the median size of the images."""
     if budget.resolution is not None:
         if data.side * 2 < budget.resolution:
             raise UserError(
                 f"--resolution {budget.resolution}: half of the images in {data.path} have less than "
-                f"{data.side} px, and training skips those under {budget.resolution // 2}: ask for less"
+                f"{data.side} px, and training skips those under {budget.resolution // 2}: choose a smaller "
+                "one"
             )
         return [budget.resolution]
     fitting = [size for size in rules.RESOLUTIONS if size <= data.side] or [rules.RESOLUTIONS[0]]

@@ -1,4 +1,4 @@
-"""A plan as a configuration: every setting with the reason for it."""
+"""A plan as a configuration, with the reason for every setting."""
 
 from __future__ import annotations
 
@@ -62,24 +62,28 @@ def _two_digits(share: float) -> float:
 
 def _samples(plan: Plan) -> Setting:
     every = min(rules.nice(plan.design.kimg / 2), 50)
-    return Setting("every_kimg", number(every), "A grid of samples every so many thousand images.")
+    return Setting("every_kimg", number(every), "Thousands of images between two grids of samples.")
 
 
 def _checkpoint(plan: Plan) -> Block:
     found = [
-        Setting("monitor", _monitor(plan), "The score that decides which checkpoint is kept as best.ckpt."),
-        Setting("mode", "min", "A distance: less is better."),
+        Setting("monitor", _monitor(plan), "The metric that selects best.ckpt."),
+        Setting("mode", "min", "A distance: lower is better."),
     ]
     if plan.budget.hours >= 1:
         every = rules.nice(plan.design.kimg / max(10 * plan.budget.hours, 20))
         found.append(
-            Setting("every_kimg", number(every), "Also write last.ckpt this often: about ten times an hour.")
+            Setting(
+                "every_kimg",
+                number(every),
+                "Thousands of images between two writes of last.ckpt: about ten an hour.",
+            )
         )
     return found
 
 
 def _extractor(plan: Plan) -> str:
-    """A model is never scored by the features that taught it."""
+    """The feature extractor of the metrics: never the network that trains the model."""
     return "EfficientNetLite1" if plan.paired else "EfficientNetLite0"
 
 
@@ -92,7 +96,7 @@ def _monitor(plan: Plan) -> str | None:
 def model(plan: Plan) -> Block:
     """The settings of the model; they do not depend on the plan's speed."""
     design = plan.design
-    clip = "Largest norm of a network's gradient: catches explosions."
+    clip = "Gradient norm above which a network is clipped."
     batch = plan.batch_size
     return [
         Setting("generator", generator(plan)),
@@ -121,15 +125,15 @@ def model(plan: Plan) -> Block:
         Setting(
             "ema_halflife_kimg",
             rules.ema_halflife_kimg(design.kimg),
-            "Half-life of the generator's average: 1.1 kimg^0.413, from the recipes; StyleGAN2-ADA takes "
-            f"{batch * 10 / 32:.3g} for batches of {batch}.",
+            "Half-life of the generator's moving average, thousands of images: 1.1 kimg^0.413, from the "
+            f"recipes; StyleGAN2-ADA uses {batch * 10 / 32:.3g} for batches of {batch}.",
         ),
         Setting(
             "metrics",
             _metrics(plan),
-            "Scores of validation."
+            "Validation metrics."
             if plan.data.validates
-            else "No image is held out: there is nothing to score.",
+            else "No image is held out, so there is nothing to compare with.",
         ),
     ]
 
@@ -137,21 +141,21 @@ def model(plan: Plan) -> Block:
 def _optimizers(plan: Plan) -> Block:
     cap = discriminator_cap(plan)
     lr = round(rules.adam_lr(cap), 6)
-    adam = f"2e-4 at 512 maps, inversely to the width (GAT); the widest here has {cap}."
+    adam = f"Learning rate 2e-4 at 512 channels, inverse to the width (GAT); the widest layer here has {cap}."
     if plan.design.long_run:
         optimizer = part("torch.optim.Adam", lr=lr, **_ADAM)
-        first = Setting("generator_optimizer", optimizer, f"R3GAN's. {adam}")
+        first = Setting("generator_optimizer", optimizer, f"Adam, as in R3GAN. {adam}")
         return [first, Setting("discriminator_optimizer", part("torch.optim.Adam", lr=lr, **_ADAM))]
     muon = part("imagen_pl.training.muon.Muon", lr=2e-3, momentum=0.95, **_ADAM)
     return [
-        Setting("generator_optimizer", muon, "Fits captions sooner than Adam in short runs, as measured."),
+        Setting("generator_optimizer", muon, "In short runs it fits captions sooner than Adam, as measured."),
         Setting("discriminator_optimizer", part("torch.optim.Adam", lr=lr, **_ADAM, fused=True), adam),
     ]
 
 
 def _schedule(plan: Plan) -> dict[str, Any]:
     found = {"start": 1.0, "end": 0.25, "share": 1.0}
-    # Rates above R3GAN's need it: Adam's first steps go in directions that it has seen once.
+    # Learning rates above R3GAN's need a warm-up: Adam's first steps rest on few gradients.
     return found if plan.design.long_run else {**found, "warmup_kimg": 1}
 
 
@@ -167,15 +171,15 @@ def _metrics(plan: Plan) -> Items:
         ]
 
     taught = (
-        "Another network than the one that teaches."
+        "Not the network that trains the model."
         if plan.paired
-        else "Its network is installed with this package."
+        else "Its features are those of a network that is installed with this package."
     )
     found = [(taught, by(_extractor(plan)))]
     if plan.design.long_run:
         found.append(
             (
-                "val/fid and val/kid, as papers report; the weights are downloaded once, if they can be.",
+                "val/fid and val/kid, as in papers; needs the Inception weights, which are downloaded once.",
                 by("InceptionV3"),
             )
         )
@@ -190,31 +194,40 @@ def _data(plan: Plan) -> Block:
     found = [Setting("source", source)]
     why = (
         f'"crop" keeps the middle square: {data.cropped:.0%} of the images lose over a quarter. '
-        '"pad" keeps them whole, with bars at the sides.'
+        '"pad" keeps the whole image and fills the sides.'
     )
     found.append(Setting("fit", "crop", why))
     if plan.design.long_run:
-        why = "Share of captions left out, so that guidance and drawing without a caption work."
+        why = "Share of captions replaced by an empty one, so that guidance works."
         found.append(Setting("caption_dropout", 0.05, why))
     if plan.budget.hours < 0.5:
         found.append(
-            Setting("epoch_kimg", 1000, "Validation, and so an epoch: once at the end, since it costs time.")
+            Setting(
+                "epoch_kimg",
+                1000,
+                "Length of an epoch, thousands of images; validation runs after each, here only at the "
+                "end, to save time.",
+            )
         )
     else:
         every = rules.nice(kimg / (100 if plan.design.long_run else 5))
         found.append(
             Setting(
-                "epoch_kimg", number(every), "Validation, and so an epoch, every so many thousand images."
+                "epoch_kimg",
+                number(every),
+                "Length of an epoch, thousands of images; validation runs after each.",
             )
         )
     if data.groups < data.images:
-        why = f"Near-alike images take turns: {data.images:,} count as {data.groups:,}."
+        why = f"Near-duplicates take turns: the {data.images:,} images count as {data.groups:,}."
         found.append(Setting("balance_groups", True, why))
     if data.validates:
         held = 2000 if plan.design.long_run else 500
-        found.append(Setting("val_samples", held, "Score at most so many held-out images, to save time."))
+        found.append(
+            Setting("val_samples", held, "Number of held-out images for validation, at most, to save time.")
+        )
     else:
-        found.append(Setting("val_fraction", 0, "There is too little to hold any of it out."))
+        found.append(Setting("val_fraction", 0, "There are too few images to hold some out."))
     return found
 
 
@@ -226,9 +239,13 @@ def _trainer(plan: Plan) -> Block:
         Setting(
             "accelerator",
             "gpu" if gpus else "auto",
-            "auto takes a GPU if there is one. Precision follows the machine: bf16-mixed where fast.",
+            "auto uses a GPU if there is one. Precision follows the machine: bf16-mixed where it is fast.",
         ),
-        Setting("devices", max(gpus, 1), "How many of them. The stages' batch_size counts all together."),
+        Setting(
+            "devices",
+            max(gpus, 1),
+            "Number of GPUs or CPU processes. batch_size above is the total over all of them.",
+        ),
         Setting(
             "max_time",
             clock,
@@ -237,7 +254,7 @@ def _trainer(plan: Plan) -> Block:
         Setting(
             "log_every_n_steps",
             50 if plan.design.long_run else 20,
-            "Numbers go to metrics.csv every so many batches.",
+            "Batches between two rows of metrics.csv.",
         ),
-        Setting("num_sanity_val_steps", 1, "Batches of validation before training: finds mistakes early."),
+        Setting("num_sanity_val_steps", 1, "Validation batches before training, to find mistakes early."),
     ]

@@ -14,16 +14,16 @@ _IMAGE = "imagen_pl.losses.image_matching"
 
 
 def penalty_interval(plan: Plan) -> int:
-    """Discriminator steps from one with penalties to the next."""
+    """Discriminator steps between two steps with penalties."""
     return 4 if plan.design.long_run else 8
 
 
 def why_penalties(plan: Plan) -> str:
     return (
-        "Squared gradients of the discriminator at real images (R1) and at generated ones (R2); the weight "
+        "Squared gradients of the discriminator at real images (R1) and at generated ones (R2). The weight "
         "grows with the resolution by a power law"
         + (" (R3GAN's)." if plan.design.long_run else " (the quickstart's and emoji64's).")
-        + f" Each {penalty_interval(plan)}th step, as many times as strong, to save time (StyleGAN2)."
+        + f" Every {penalty_interval(plan)}th step, that many times as strong, to save time (StyleGAN2)."
     )
 
 
@@ -49,24 +49,24 @@ def why_losses(plan: Plan) -> str:
     data = plan.data
     if plan.paired:
         return (
-            f"Losses that hold a picture against its caption's image fit: {1 - data.shared:.0%} of the "
-            f"images have captions of their own, and {plan.passes:.1f} passes over the data are too few to "
-            "learn them by heart."
+            f"With losses that compare a sample with the real image of its caption: {1 - data.shared:.0%} "
+            f"of the images have captions of their own, and {plan.passes:.1f} passes over the data are too "
+            "few to memorise them."
         )
     if data.shared > rules.MOST_SHARED:
         return (
-            f"None that holds a picture against its caption's image: {data.shared:.0%} of the images share "
-            f"a caption with others ({data.images_per_caption:.1f} images a caption), and such losses would "
-            "draw their mean."
+            f"None that compares a sample with the real image of its caption: {data.shared:.0%} of the "
+            f"images share a caption with others ({data.images_per_caption:.1f} images per caption), and "
+            "the generator would learn their mean."
         )
     if plan.passes >= rules.MANY_PASSES:
         return (
-            f"None that holds a picture against its caption's image: over {plan.passes:,.0f} passes they "
-            "would be learnt by heart."
+            f"None that compares a sample with the real image of its caption: over {plan.passes:,.0f} "
+            "passes the generator would memorise the images."
         )
     return (
-        "None that holds a picture against its caption's image: the time is enough for the adversarial loss "
-        "alone."
+        "None that compares a sample with the real image of its caption: the time is enough for the "
+        "adversarial loss alone."
     )
 
 
@@ -78,12 +78,12 @@ def losses(plan: Plan) -> Items:
     }
     found = [
         (
-            "A real image under another's caption counts as fake (GAN-CLS).",
+            "A real image with the caption of another one counts as fake (GAN-CLS).",
             part(f"{_TEXT}.MismatchedCaptions", discriminator_weight=1.0),
         ),
         (
-            "Images and captions meet in one space (CLIP's loss). Lower generator_weight if the pictures of "
-            "one caption look alike.",
+            "Contrastive loss between images and captions (as CLIP's). Lower generator_weight if the "
+            "samples of one caption look alike.",
             part(f"{_TEXT}.ImageTextContrastive", **contrastive),
         ),
     ]
@@ -94,11 +94,11 @@ def losses(plan: Plan) -> Items:
     backbone = part(BACKBONE, name="efficientnet_lite0", size=min(max(design.resolution, 32), 64))
     found += [
         (
-            "Near the real image in the discriminator's maps (pix2pixHD).",
+            "Match the discriminator features of a sample to those of the real image (pix2pixHD).",
             part(f"{_TEXT}.FeatureMatching", generator_weight=1.0),
         ),
         (
-            "And in its pixels: shapes and colours early, weaker when detail comes.",
+            "The same in pixels: right shapes and colours early, weaker when details are learnt.",
             [
                 Setting("class_path", f"{_IMAGE}.PixelMatching"),
                 Setting("init_args", [Setting("generator_weight", pixels)]),
@@ -108,7 +108,7 @@ def losses(plan: Plan) -> Items:
     if design.resolution >= 16:
         found.append(
             (
-                "And in the maps of a frozen network, which teaches subjects.",
+                "The same in the features of a pretrained network, which helps subjects.",
                 [
                     Setting("class_path", f"{_IMAGE}.PerceptualMatching"),
                     Setting(
@@ -130,7 +130,7 @@ def augment(plan: Plan) -> tuple[Any, str]:
     if not rules.needs_augmentation(images, plan.passes):
         few = images < rules.MANY_IMAGES
         why = f"{plan.passes:.2g} passes over the data are few" if few else f"{images:,} images are many"
-        return None, f"None: {why}, so that the discriminator does not learn them by heart."
+        return None, f"None: {why}, so the discriminator does not memorise them."
     adaptive = part(
         "imagen_pl.models.augment.DiffAugment",
         policy=["color", "translation", "cutout"],
@@ -139,7 +139,7 @@ def augment(plan: Plan) -> tuple[Any, str]:
         adapt_kimg=number(min(500.0, rules.nice(plan.design.kimg / 20))),
     )
     return adaptive, (
-        f"{plan.passes:,.0f} passes over {images:,} images: the discriminator sees altered images, so that "
-        "it does not learn them by heart; ADA's rule decides how often. Leave out color where captions name "
-        "colours and they come out wrong."
+        f"{plan.passes:,.0f} passes over {images:,} images: the discriminator sees augmented images, so "
+        "that it does not memorise them; ADA's rule sets the probability. Remove color if samples have "
+        "other colours than their captions say."
     )

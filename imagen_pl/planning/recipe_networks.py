@@ -1,4 +1,4 @@
-"""The networks of a plan: widths, attention, and what the discriminator reads."""
+"""The generator and the discriminator of a plan: channels, attention and heads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BACKBONE = "imagen_pl.models.pretrained.backbones.TimmBackbone"
 
 
 def has_prior(plan: Plan) -> bool:
-    """Short runs on paired data read a guess of the image; a long one learns it."""
+    """Whether the generator has an image prior: in short runs on paired data; long runs do without."""
     return plan.paired and plan.design.resolution >= 32
 
 
@@ -21,33 +21,37 @@ def generator(plan: Plan) -> Block:
         Setting(
             "channels",
             rules.channels(design.base, design.resolution, cap),
-            f"Feature maps at each resolution, min({cap}, {design.base:,} / px) as in StyleGAN2-ADA: the "
-            f"widest that see enough images in the time, {plan.enough_kimg:,.0f} thousand at best.",
+            f"Channels at each resolution, min({cap}, {design.base:,} / px) as in StyleGAN2-ADA: the widest "
+            f"networks that see enough images in the time ({plan.enough_kimg:,.0f} thousand, or nearly).",
+        ),
+        Setting("latent_dim", 64, "Size of the latent: why samples of one caption differ (R3GAN)."),
+        Setting(
+            "style_dim",
+            style_dim(plan),
+            "Size of the style vector: as many as the widest layer, between 256 and 512.",
         ),
         Setting(
-            "latent_dim", 64, "Size of the random vector that makes pictures of one caption differ (R3GAN)."
-        ),
-        Setting(
-            "style_dim", style_dim(plan), "Size of the style: the widest feature map, between 256 and 512."
-        ),
-        Setting(
-            "layers_per_block", 1, "Residual layers at each resolution. 2 draws finer, at twice the cost."
+            "layers_per_block",
+            1,
+            "Residual layers at each resolution. 2 gives finer detail at twice the cost.",
         ),
         Setting(
             "text_attention_at",
             rules.attention_to_words(design.resolution, design.long_run),
-            "Where pixels attend to the caption's words: more places follow captions better, and cost time.",
+            "Resolutions with attention from pixels to tokens. More follow captions better and cost time.",
         ),
     ]
     if design.long_run and design.resolution > 16:
         arguments.append(
             Setting(
-                "self_attention_at", [16], "Where pixels attend to each other: costs grow with resolution^4."
+                "self_attention_at",
+                [16],
+                "Resolutions with self-attention; its cost grows with resolution^4.",
             )
         )
     if has_prior(plan):
         arguments.append(
-            Setting("prior", _prior(plan), "A guess of what the image looks like, read beside the caption.")
+            Setting("prior", _prior(plan), "Predicts image features from the caption, as a further input.")
         )
     return [
         Setting("class_path", "imagen_pl.models.generators.style.StyleGenerator"),
@@ -64,7 +68,7 @@ def _prior(plan: Plan) -> Block:
             backbone,
             "Installed with this package. It reads the training images before the first run.",
         ),
-        Setting("captions", room, "How many captions of training it rests on: all, 8,192 at most."),
+        Setting("captions", room, "Number of training captions for the regression: all, 8,192 at most."),
     ]
     return [Setting("class_path", "imagen_pl.models.image_prior.ImagePrior"), Setting("init_args", arguments)]
 
@@ -82,12 +86,10 @@ def discriminator(plan: Plan) -> Block:
     design = plan.design
     smallest = 8 if design.long_run and design.resolution > 8 else 4
     widths = rules.channels(design.base, design.resolution, discriminator_cap(plan), smallest)
-    why = "As the generator's" + (
-        ", without 4." if smallest == 8 else ", half as wide where they are widest."
-    )
+    why = "As the generator's" + (", without 4." if smallest == 8 else ", at most half the channels.")
     arguments = [
         Setting("channels", widths, why),
-        Setting("final_dim", style_dim(plan), "Size of the vector that sums up an image."),
+        Setting("final_dim", style_dim(plan), "Size of the final feature vector of an image."),
     ]
     if design.long_run:
         coarse = [
@@ -95,14 +97,18 @@ def discriminator(plan: Plan) -> Block:
         ]
         if coarse:
             arguments.append(
-                Setting("heads_at", coarse, "Further logits from coarser maps: more signal for layout.")
+                Setting(
+                    "heads_at", coarse, "Further heads at coarser resolutions: more signal for the layout."
+                )
             )
         if design.resolution > 16:
             arguments.append(Setting("self_attention_at", [16], "As the generator's."))
     if not plan.paired:
         arguments.append(
             Setting(
-                "minibatch_stddev", 4, "Variety within 4 images is an input: works against collapse (ProGAN)."
+                "minibatch_stddev",
+                4,
+                "Group size of the minibatch standard deviation: prevents collapse (ProGAN).",
             )
         )
     return [

@@ -1,8 +1,8 @@
-"""The rules of `imagen-pl plan`: from data, time and speed to settings, as pure functions.
+"""The rules of `imagen-pl plan`: pure functions from data, time and speed to settings.
 
-Each says where it comes from: a paper, public code, or this project's own measurements and recipes
-("the quickstart", "folder64" and "coco256" are recipes under configs/experiment/).
-docs/planning.md has them in one table. kimg are thousands of images.
+Each names its source: a paper, public code, or this project's own measurements and recipes ("the quickstart",
+"folder64" and "coco256" are recipes under configs/experiment/). docs/planning.md lists them in a table. kimg
+are thousands of images.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 RESOLUTIONS = (8, 16, 32, 64, 128, 256)
-SMALLEST_USUAL = 32  # px: below it, only where the images themselves are smaller
-# Widths at 1 px, from which `channels` follow; each step costs about twice the time of two steps before.
+SMALLEST_USUAL = 32  # px; smaller only if the images are
+# Channels at 1 px, from which `channels` follow; two steps up take about twice the time.
 BASES = (512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576)
 
 _QUICKSTART_HOURS = 8 / 60
@@ -26,7 +26,7 @@ MOST_SHARED = 0.1
 
 
 def channel_cap(base: int) -> int:
-    """Widest feature map: twice as wide where `base` is eight times as large.
+    """Largest number of channels: it doubles if `base` is eight times as large.
 
     Through the recipes: 256 at the quickstart's base, 512 at folder64's, 768 at coco256's.
     """
@@ -34,7 +34,7 @@ def channel_cap(base: int) -> int:
 
 
 def channels(base: int, resolution: int, cap: int, smallest: int = 4) -> dict[int, int]:
-    """Feature maps at each resolution: min(cap, base / resolution), at least 8.
+    """Channels at each resolution: min(cap, base / resolution), at least 8.
 
     StyleGAN2-ADA's `channel_base` and `channel_max` (arXiv:2006.06676, public code): every resolution but the
     coarsest costs the same time.
@@ -44,9 +44,9 @@ def channels(base: int, resolution: int, cap: int, smallest: int = 4) -> dict[in
 
 
 def cost(base: int, resolution: int) -> float:
-    """Time of an image, relative: multiply-adds of 3x3 convolutions, and a part that widths do not change.
+    """Relative time per image: multiply-adds of 3x3 convolutions plus a constant.
 
-    It only says where to look: what is chosen is measured.
+    It only guides the search: the chosen design is measured.
     """
     widths = channels(base, resolution, channel_cap(base))
     convolutions = sum(
@@ -56,45 +56,44 @@ def cost(base: int, resolution: int) -> float:
 
 
 def operations(base: int, resolution: int) -> float:
-    """Operations of a training step for one image: 2.2e9 in the quickstart (measured), in proportion to "
-    "`cost`."""
+    """Operations per image in a training step: 2.2e9 in the quickstart (measured), proportional to `cost`."""
     return 2.2e9 * cost(base, resolution) / cost(1024, 32)
 
 
 def narrowest(resolution: int, long_run: bool) -> int:
     """Smallest base worth training.
 
-    Short runs: 1024, the quickstart's, and at least 16 maps at the full size. Long runs: 64 maps at the full
-    size, half of folder64's.
+    Short runs: 1024 as in the quickstart, and at least 16 channels at full size. Long runs: 64 channels at
+    full size, half of folder64's.
     """
     least = 64 * resolution if long_run else max(1024, 16 * resolution)
     return next((base for base in BASES if base >= least), BASES[-1])
 
 
 def widest(resolution: int) -> int:
-    """Largest base: 128 maps at the full size as in folder64, and no more than coco256's."""
+    """Largest base: 128 channels at full size as in folder64, and no more than coco256's."""
     return max(base for base in BASES if base <= max(128 * resolution, BASES[0]))
 
 
 def is_long_run(kimg_at_most: float) -> bool:
-    """Whether the time is enough for adversarial training alone.
+    """Whether the time is enough for adversarial training without paired losses.
 
     Args:
-        kimg_at_most: what the smallest networks see in the time.
+        kimg_at_most: thousands of images that the narrowest networks see in the time.
 
-    Where even they do not see what a run at 32 px needs, losses that hold pictures against their captions'
-    images pay: the quickstart and emoji64.yaml are such runs.
+    If this is less than a run at 32 px needs, losses that compare samples with the real images of their
+    captions help: the quickstart and emoji64.yaml are such runs.
     """
     return kimg_at_most >= LONG_RUN_KIMG_PER_PX * SMALLEST_USUAL
 
 
 def enough_kimg(resolution: int, long_run: bool, hours: float, images: int) -> float:
-    """Images that a run should see before larger networks or images are worth their time.
+    """Thousands of images that a run should see before larger networks or images pay off.
 
-    Long runs: 150 a pixel of the side, 9,600 at 64 px and 38,400 at 256 (folder64 has 10,100, coco256 38,500;
-    R3GAN, arXiv:2501.05441, anneals over 20,000). Short runs: 60 in the quickstart's eight minutes, and four
-    times as many in eight times the time, which leaves twice the time for each (emoji64.yaml saw 174 in 45
-    minutes). At least 4 passes over the data, where they are no more than 200.
+    Long runs: 150 per pixel of the side, 9,600 at 64 px and 38,400 at 256 (folder64 has 10,100, coco256
+    38,500; R3GAN, arXiv:2501.05441, anneals over 20,000). Short runs: 60 in the quickstart's eight minutes,
+    and four times as many in eight times the time, so twice the time for each image (emoji64.yaml saw 174 in
+    45 minutes). At least 4 passes over the data, if these are 200 or less.
     """
     if long_run:
         return LONG_RUN_KIMG_PER_PX * resolution
@@ -103,27 +102,26 @@ def enough_kimg(resolution: int, long_run: bool, hours: float, images: int) -> f
 
 
 def pairs_fit(shared: float, passes: float) -> bool:
-    """Whether losses may hold a picture against the real image of its caption.
+    """Whether losses may compare a sample with the real image of its caption.
 
     Args:
-        shared: share of the images whose captions belong to other images too.
+        shared: share of the images whose captions belong to other images as well, 0 to 1.
         passes: passes over the data.
 
-    Where a caption has several images, their mean is drawn and variety is lost (pix2pixHD, arXiv:1711.11585,
-    has one image an input; our icons trial: eight seeds, one picture). Over many passes images are learnt by
-    heart, and the discriminator teaches more.
+    If a caption has several images, the generator learns their mean and loses variety (pix2pixHD,
+    arXiv:1711.11585, has one image per input; in our trial on icons, eight seeds gave one image). Over many
+    passes these losses memorise the images, and the adversarial loss does better.
     """
     return shared <= MOST_SHARED and passes < MANY_PASSES
 
 
 def needs_augmentation(images: int, passes: float) -> bool:
-    """ADA (arXiv:2006.06676, figure 1): discriminators learn small sets by heart, not 100,000 images and "
-    "more."""
+    """Whether to augment: discriminators memorise small sets, not 100,000 images (ADA, arXiv:2006.06676)."""
     return images < MANY_IMAGES and passes >= MANY_PASSES
 
 
 def batch_size(kimg: float, gpus: int) -> int:
-    """Images a step at the full size: at least 20,000 steps, between 32 and 64 on one GPU, more on several.
+    """Images per step at full size: at least 20,000 steps, between 32 and 64 on one GPU, more on several.
 
     32 is the quickstart's, 64 folder64's, and 256 on eight GPUs coco256's: it grows by gpus^(2/3).
     StyleGAN2-ADA's `auto` also takes 32 to 64.
@@ -134,7 +132,7 @@ def batch_size(kimg: float, gpus: int) -> int:
 
 
 class StageLength(NamedTuple):
-    """One stage of growth; the last one's kimg are what is left."""
+    """One stage of growth, in thousands of images."""
 
     resolution: int
     kimg: float
@@ -143,12 +141,13 @@ class StageLength(NamedTuple):
 
 
 def stages(resolution: int, kimg: float, batch: int) -> list[StageLength]:
-    """Growth from 8 px on to 64 px and more; smaller pictures from the start at their full size.
+    """Growth from 8 px for 64 px and more; smaller images start at full size.
 
-    Each stage is twice as long as the one before, the first 3% of the run, all but the last 35% at most: that
-    is folder64 (3, 6, 12, 79%) and nearly coco256. Fades of 2, 3, 4, ... % shorten alike. ProGAN
-    (arXiv:1710.10196) gives every stage 600 kimg and 600 to its fade. At 32 px growing did not pay here
-    (benchmarks/RESULTS.md). Coarse stages take twice the batch in long runs, as ProGAN's and folder64's.
+    Each stage sees twice as many images as the one before, the first 3% of the run, all but the last 35% at
+    most: that is folder64 (3, 6, 12, 79%) and nearly coco256. Fades of 2, 3, 4, ... % shrink in proportion.
+    ProGAN (arXiv:1710.10196) gives every stage 600 kimg and 600 to its fade. At 32 px growing did not help
+    here (benchmarks/RESULTS.md). In long runs coarse stages have twice the batch size, as in ProGAN and
+    folder64.
     """
     if resolution < 64:
         return [StageLength(resolution, nice(kimg), 0.0, batch)]
@@ -166,7 +165,7 @@ def stages(resolution: int, kimg: float, batch: int) -> list[StageLength]:
 
 
 def adam_lr(width: int) -> float:
-    """Adam's learning rate: 2e-4 at 512 maps (R3GAN), inverse to the width (GAT, arXiv:2509.24935).
+    """Adam's learning rate: 2e-4 at 512 channels (R3GAN), inverse to the width (GAT, arXiv:2509.24935).
 
     Never below 2e-4, nor above 8e-4.
     At 1e-3 a narrow discriminator exploded within a hundred steps (measured, docs/tuning.md).
@@ -186,7 +185,7 @@ class PenaltyLaw(NamedTuple):
 def penalty_law(resolution: int, long_run: bool) -> PenaltyLaw:
     """Weight of the gradient penalties, a power law of the resolution.
 
-    Long runs have R3GAN's: 0.5 at 32 px (ImageNet-32), 2 at 64 (FFHQ-64), 150 at 256 (FFHQ-256); penalties
+    Long runs use R3GAN's: 0.5 at 32 px (ImageNet-32), 2 at 64 (FFHQ-64), 150 at 256 (FFHQ-256); penalties
     are summed over pixels. Short runs have higher learning rates and need more at coarse sizes: 0.3 at 8 px,
     1 at 32 (the quickstart), 2 at 64 (emoji64.yaml).
     """
@@ -207,8 +206,10 @@ def ema_halflife_kimg(kimg: float) -> float:
 
 
 def attention_to_words(resolution: int, long_run: bool) -> list[int]:
-    """Where pixels attend to words: 8 px only in short runs, else to half the full size and 64 px at most "
-    "(GigaGAN)."""
+    """Resolutions with attention to tokens: 8 px in short runs, else 8 px to half the full size, at most 64.
+
+    GigaGAN (arXiv:2303.05511) and the recipes.
+    """
     if resolution <= 8:
         return []
     return [size for size in (8, 16, 32, 64) if size < resolution] if long_run else [8]

@@ -1,4 +1,4 @@
-"""Settings with the reason of each, and how they are written as YAML."""
+"""Settings with the reason for each, written as commented YAML."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Setting:
     """One key of a configuration.
 
     key: its name.
-    value: what stands on its line; a list of settings is a section, `Items` a list of sections.
+    value: a plain value, a list of settings (a section) or `Items` (a list of sections).
     why: the comment above it.
     """
 
@@ -37,7 +37,7 @@ class Items:
 
 
 def part(class_path: str, **init_args: Any) -> Block:
-    """A class and its arguments, on two lines."""
+    """A class_path with its init_args, on two lines."""
     found = [Setting("class_path", class_path)]
     return [*found, Setting("init_args", init_args)] if init_args else found
 
@@ -46,8 +46,8 @@ def to_yaml(settings: Block, head: str) -> str:
     """A configuration file.
 
     Args:
-        settings: its top level.
-        head: comment that begins it.
+        settings: the top level.
+        head: comment at the top of the file.
     """
     lines = [*(f"# {line}".rstrip() for line in head.splitlines())]
     for setting in settings:
@@ -56,7 +56,7 @@ def to_yaml(settings: Block, head: str) -> str:
 
 
 def to_dict(settings: Block) -> dict[str, Any]:
-    """What the file holds."""
+    """The settings as a dictionary, as read back from the file."""
     found: dict[str, Any] = yaml.safe_load(to_yaml(settings, ""))
     return found
 
@@ -97,5 +97,5 @@ def _flow(value: Any) -> str:
 
 
 def number(value: float) -> float | int:
-    """Whole numbers without a decimal point."""
+    """Three significant digits; an int if the number is whole, so that YAML shows no decimal point."""
     return int(value) if float(value).is_integer() else float(f"{value:.3g}")

@@ -1,5 +1,4 @@
-"""Times real training steps: the networks, losses and optimizers of a plan, in Lightning's loop, on images "
-"of the data."""
+"""Times training steps: the networks, losses and optimizers of a plan in Lightning's loop, on real images."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.planning import rules
-from imagen_pl.planning.data_profile import HeldRows
+from imagen_pl.planning.data_profile import SampleRows
 from imagen_pl.planning.planner import Plan, Speed
 from imagen_pl.planning.recipe import model
 from imagen_pl.planning.recipe_losses import penalty_interval
@@ -26,20 +25,20 @@ from imagen_pl.schedules import Stage
 from imagen_pl.training.precision import choose_precision
 from imagen_pl.training.step_logger import peak_memory_gb
 
-_SECONDS = 6.0  # of timed steps at the full size
-_WARM_UP = 2  # steps: the first allocate and choose algorithms
-_EVERY = 2  # each second step has the penalties, so that few steps time both kinds
-_SHORT_STEP_S = 2.0  # a CPU's batch is made smaller where a step takes longer
+_SECONDS = 6.0  # of timed steps at full size
+_WARM_UP = 2  # steps: the first ones allocate memory and choose algorithms
+_EVERY = 2  # every second step has penalties, so that a few steps time both kinds
+_SHORT_STEP_S = 2.0  # on a CPU the batch is made smaller if a step takes longer
 _SMALLEST_BATCH = 4
 
 
 def measure(plan: Plan) -> Speed:
-    """Time the training steps of a plan on this machine, for about ten seconds with what comes before.
+    """Time the training steps of a plan on this machine; takes about ten seconds.
 
-    On a CPU a batch that takes long is cut down: its time an image hardly depends on it.
+    On a CPU a slow batch is made smaller: the time per image hardly depends on the batch size.
 
     Raises:
-        UserError: memory is too small.
+        UserError: the GPU's memory is too small.
     """
     accelerator = "gpu" if plan.budget.gpus else "cpu"
     batch = _batch(plan, accelerator)
@@ -55,22 +54,21 @@ def measure(plan: Plan) -> Speed:
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"the GPU's memory is too small for {plan.design.resolution} px and batches of "
-            f"{plan.batch_size}: ask for "
-            "a smaller --resolution"
+            f"{plan.batch_size}: choose a smaller --resolution"
         ) from error
     memory_gb = peak_memory_gb(torch.device("cuda" if plan.budget.gpus else "cpu"))
-    # Devices share the work out; what their talking costs is not measured.
+    # The batch is split over the devices; communication between them is not measured.
     devices = max(plan.budget.gpus, 1)
     scaled = {resolution: rate * devices for resolution, rate in by_resolution.items()}
     return Speed(scaled[grown[-1].resolution], scaled, memory_gb)
 
 
 def _batch(plan: Plan, accelerator: str) -> int:
-    """Images a step on one device."""
+    """Images per step on one device."""
     batch = max(2, plan.batch_size // max(plan.budget.gpus, 1))
     if accelerator == "gpu":
         return batch
-    # Some 2 GFLOP/s a unit of `cost`, 5e6 being the quickstart's, at 25 images a second.
+    # The quickstart trains at about 25 images/s on two cores without bfloat16.
     expected_s = batch / 25 * rules.cost(plan.design.base, plan.design.resolution) / rules.cost(1024, 32)
     while expected_s > _SHORT_STEP_S and batch > _SMALLEST_BATCH:
         batch, expected_s = batch // 2, expected_s / 2
@@ -78,7 +76,7 @@ def _batch(plan: Plan, accelerator: str) -> int:
 
 
 def _system(plan: Plan) -> TextToImageGAN:
-    """The plan's model as `fit` makes it, without scores."""
+    """The plan's model as `fit` builds it, without metrics and schedule."""
     settings = to_dict(model(plan))
     settings.pop("metrics")
     settings.pop("learning_rate_schedule")  # a share of the run, which has no length here
@@ -93,7 +91,7 @@ def _system(plan: Plan) -> TextToImageGAN:
 
 
 def _time(system: TextToImageGAN, plan: Plan, stage: Stage, accelerator: str, seconds: float) -> float:
-    """Images a second of one stage on one device."""
+    """Images per second of one stage on one device."""
     rows = list(plan.data.sample)
     rows *= -(-stage.batch_size // len(rows))
     timer = StepTimer(seconds)
@@ -109,17 +107,17 @@ def _time(system: TextToImageGAN, plan: Plan, stage: Stage, accelerator: str, se
         enable_model_summary=False,
         limit_val_batches=0,
     )
-    held = HeldRows(plan.data.path, rows, plan.data.source)
-    trainer.fit(system, CaptionedImages(held, num_workers=0, val_fraction=0, epoch_kimg=1000.0, min_size=1))
+    sample = SampleRows(plan.data.path, rows, plan.data.source)
+    trainer.fit(system, CaptionedImages(sample, num_workers=0, val_fraction=0, epoch_kimg=1000.0, min_size=1))
     return stage.batch_size / timer.seconds_a_step(penalty_interval(plan))
 
 
 class StepTimer(Callback):
-    """Times the steps with and without gradient penalties, and stops after a while.
+    """Times the steps with and without gradient penalties, and ends training when it has timed enough.
 
     Args:
-        seconds: how long to time steps, at least one of each kind. The first two steps count only where all
-            are slow.
+        seconds: how long to time steps, at least one of each kind. The first two steps count only if there is
+            no time for more.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -129,7 +127,7 @@ class StepTimer(Callback):
         self._begin = 0.0
 
     def seconds_a_step(self, every: int) -> float:
-        """Mean time of a step where one in `every` has penalties."""
+        """Mean time of a step, seconds, if one step in `every` has penalties."""
         warm = self._steps[_WARM_UP:] if self._has_both(self._steps[_WARM_UP:]) else self._steps
         plain, penalized = (
             statistics.median(took for kind, took in warm if kind == wanted) for wanted in (False, True)
@@ -155,7 +153,7 @@ class StepTimer(Callback):
 
 
 def _now() -> float:
-    """Seconds, once the device has done its work."""
+    """The time in seconds, after the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

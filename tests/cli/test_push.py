@@ -95,7 +95,7 @@ def test_pushed_model_can_be_loaded_from_the_hub(
     assert yaml.safe_load(head)["license"] == "mit"
     assert yaml.safe_load(head)["pipeline_tag"] == "text-to-image"
     assert 'load("me/tiny-hearts")' in body
-    assert "501 pictures, one a caption, against 501 real images of the split test, 8 px, seed 0" in body
+    assert "501 samples, one per caption, against 501 real images of the split test, 8 px, seed 0" in body
     assert "| | test, efficientnet_lite1 |" in body
     for cell in (
         "501, 501", "111.91", "56.30 (251, 250)", "0.0421", "3.250", "0.250", "0.000", "0.111", "0.222",
