@@ -108,7 +108,7 @@ def write_release(
     """Write weights in half precision, config.json, the model card and samples of fixed prompts.
 
     Raises:
-        UserError: the discriminator is asked for, and the model's file has none.
+        UserError: the discriminator is requested, but the model's file has none.
     """
     import torch
 

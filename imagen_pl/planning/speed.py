@@ -43,13 +43,13 @@ def measure(plan: Plan) -> Speed:
     accelerator = "gpu" if plan.budget.gpus else "cpu"
     batch = _batch(plan, accelerator)
     grown = plan.stages
-    system = _system(plan)
+    gan = _build_gan(plan)
     by_resolution: dict[int, float] = {}
     try:
         for stage in reversed(grown):
             size = batch * max(1, stage.batch_size // grown[-1].batch_size)
             seconds = _SECONDS if stage is grown[-1] else _SECONDS / 6
-            rate = _time(system, plan, Stage(stage.resolution, math.inf, size), accelerator, seconds)
+            rate = _time(gan, plan, Stage(stage.resolution, math.inf, size), accelerator, seconds)
             by_resolution[stage.resolution] = rate
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -75,7 +75,7 @@ def _batch(plan: Plan, accelerator: str) -> int:
     return batch
 
 
-def _system(plan: Plan) -> TextToImageGAN:
+def _build_gan(plan: Plan) -> TextToImageGAN:
     """The plan's model as `fit` builds it, without metrics and schedule."""
     settings = to_dict(model(plan))
     settings.pop("metrics")
@@ -85,12 +85,12 @@ def _system(plan: Plan) -> TextToImageGAN:
     parser = ArgumentParser()
     parser.add_class_arguments(TextToImageGAN, "model")
     torch.manual_seed(0)
-    system = parser.instantiate_classes(parser.parse_object({"model": settings})).model
-    assert isinstance(system, TextToImageGAN)
-    return system
+    gan = parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    assert isinstance(gan, TextToImageGAN)
+    return gan
 
 
-def _time(system: TextToImageGAN, plan: Plan, stage: Stage, accelerator: str, seconds: float) -> float:
+def _time(gan: TextToImageGAN, plan: Plan, stage: Stage, accelerator: str, seconds: float) -> float:
     """Images per second of one stage on one device."""
     rows = list(plan.data.sample)
     rows *= -(-stage.batch_size // len(rows))
@@ -108,7 +108,7 @@ def _time(system: TextToImageGAN, plan: Plan, stage: Stage, accelerator: str, se
         limit_val_batches=0,
     )
     sample = SampleRows(plan.data.path, rows, plan.data.source)
-    trainer.fit(system, CaptionedImages(sample, num_workers=0, val_fraction=0, epoch_kimg=1000.0, min_size=1))
+    trainer.fit(gan, CaptionedImages(sample, num_workers=0, val_fraction=0, epoch_kimg=1000.0, min_size=1))
     return stage.batch_size / timer.seconds_a_step(penalty_interval(plan))
 
 
