@@ -103,7 +103,7 @@ def test_optional_packages_are_imported_only_where_used() -> None:
     """Not even behind a `try`: where they are installed, they would be loaded for nothing."""
     early = []
     for path in sorted(PACKAGE.rglob("*.py")):
-        nodes = list(ast.parse(path.read_text()).body)
+        nodes: list[ast.AST] = list(ast.parse(path.read_text()).body)
         while nodes:
             node = nodes.pop()
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -60,9 +60,12 @@ def test_nearest_training_caption_can_be_a_baseline(tmp_path: Path, monkeypatch:
     encoded[nearest] = blue.getvalue()
     asked: list[int] = []
     monkeypatch.setattr(human_eval, "read_pictures", lambda: (pictures, encoded))
-    monkeypatch.setattr(
-        human_eval, "nearest_captions", lambda _, rows: asked.extend(rows) or [nearest for _ in rows]
-    )
+
+    def nearest_captions(_: object, rows: list[int]) -> list[int]:
+        asked.extend(rows)
+        return [nearest for _ in rows]
+
+    monkeypatch.setattr(human_eval, "nearest_captions", nearest_captions)
     human_eval.write_sheet(human_eval.NEAREST, tmp_path, seed=0)
     key = human_eval.read_key(tmp_path)
     drawn = [shown.caption for shown in key.values() if shown.source == "model"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,15 +25,19 @@ def test_costs_of_a_run_are_read_from_its_folder(trained: Tiny) -> None:
         for kind in ("discriminator", "ema")
     }
     assert took.discriminator_parameters == sizes["discriminator"]
+    assert took.generator_parameters is not None
     assert took.generator_parameters <= sizes["ema"]  # buffers are held there too
     assert took.images_seen == model.description["images_seen"] > 0
+    assert took.images_per_second is not None
     assert took.images_per_second > 0
+    assert took.peak_memory_gb is not None
     assert 0.1 < took.peak_memory_gb < 100
 
 
 def test_costs_of_a_release_are_unknown(trained: Tiny) -> None:
     folder = load(trained.run, "cpu").save("release")
     took = quality.training_cost(folder, load(folder, "cpu"))
+    assert took.generator_parameters is not None
     assert took.generator_parameters > 0
     assert took.discriminator_parameters is took.images_per_second is took.peak_memory_gb is None
 
@@ -48,10 +52,14 @@ def test_known_costs_are_in_the_table() -> None:
 def test_images_of_other_programs_are_read_in_protocol_order(tmp_path: Path) -> None:
     pictures = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
     np.save(tmp_path / quality.PICTURES, pictures)
-    reference = SimpleNamespace(asked=[5, 6, 7], seed=0, resolution=4)
-    assert np.array_equal(quality.read_drawn(tmp_path, reference).permute(0, 2, 3, 1).numpy(), pictures)
+
+    def reference(seed: int) -> protocol.ReferenceSet:
+        return cast(protocol.ReferenceSet, SimpleNamespace(asked=[5, 6, 7], seed=seed, resolution=4))
+
+    drawn = quality.read_drawn(tmp_path, reference(seed=0))
+    assert np.array_equal(drawn.permute(0, 2, 3, 1).numpy(), pictures)
     with pytest.raises(UserError, match="holds 3 pictures, for other captions than --seed 1 asks"):
-        quality.read_drawn(tmp_path, SimpleNamespace(asked=[5, 6, 7], seed=1, resolution=4))
+        quality.read_drawn(tmp_path, reference(seed=1))
 
 
 def test_sheet_has_the_same_captions_for_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +70,7 @@ def test_sheet_has_the_same_captions_for_each_model(monkeypatch: pytest.MonkeyPa
     reference = SimpleNamespace(pictures=pictures, images=images, asked=list(range(len(splits))))
     seen: list[Any] = []
     monkeypatch.setattr(quality, "labelled_grid", lambda *shown, columns: seen.append((*shown, columns)))
-    quality.sheet(reference, {"runs/a": images + 100})
+    quality.sheet(cast(protocol.ReferenceSet, reference), {"runs/a": images + 100})
     ((cells, labels, columns),) = seen
     assert (len(cells), columns) == (32, 16)
     real, drawn = ([cell.getpixel((0, 0))[0] for cell in part] for part in (cells[:16], cells[16:]))
@@ -78,7 +86,8 @@ def test_nearest_training_caption_baseline_has_a_row(monkeypatch: pytest.MonkeyP
     count = 100
     vectors = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
     features = torch.randn(count, 8, generator=torch.Generator().manual_seed(1))
-    pictures, words, images = [], [], []
+    pictures: list[protocol.Picture] = []
+    words, images = [], []
     for split, order in (("train", range(count)), ("test", reversed(range(count))), ("train", range(count))):
         style = "noto" if len(pictures) < 2 * count else "fluent"  # the last hundred must not be taken
         for place in order:
@@ -96,5 +105,7 @@ def test_nearest_training_caption_baseline_has_a_row(monkeypatch: pytest.MonkeyP
     )
 
     assert (scored.images, scored.fd, scored.retrieval) == (100, None, None)
+    assert scored.test_retrieval is not None
     assert scored.test_retrieval.top1 == 1
+    assert scored.test_shuffled is not None
     assert scored.test_shuffled.top1 < 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ import yaml
 from torch import Tensor
 
 from benchmarks import release
+from benchmarks.protocol import ReferenceSet
+from imagen_pl.models.text.encoder import TextEncoder
 from tests.helpers.networks import pairs
 from tests.models.test_image_prior import tiny_prior
 
@@ -31,8 +34,8 @@ def test_worst_examples_have_real_images_that_rank_last(monkeypatch: pytest.Monk
     reference = SimpleNamespace(features=real, asked=list(range(5)), pictures=pictures)
     monkeypatch.setattr(release, "extract", lambda _, images, told: images)
     # The third looks like the first and is behind all its style; the last is alone in its style.
-    assert release.ranks(reference, drawn, [0, 1, 2, 3]) == [0, 0, 3, 0]
-    assert release.ranks(reference, drawn, [4]) == [0]
+    assert release.ranks(cast(ReferenceSet, reference), drawn, [0, 1, 2, 3]) == [0, 0, 3, 0]
+    assert release.ranks(cast(ReferenceSet, reference), drawn, [4]) == [0]
 
 
 def write_run(folder: Path, commands: list[str], commit: str, stem: str | None) -> Path:
@@ -92,7 +95,7 @@ def test_prior_without_components_is_fitted_again(
         batch = SimpleNamespace(captions=pooled, images=shown)
         return SimpleNamespace(setup=lambda _: None, pairs=lambda *_, **__: [batch])
 
-    text = SimpleNamespace(encode=lambda captions, _: SimpleNamespace(pooled=captions))
+    text = cast(TextEncoder, SimpleNamespace(encode=lambda captions, _: SimpleNamespace(pooled=captions)))
     old = {name: value for name, value in kept.items() if name not in ("centre", "directions")}
     prior.load_state_dict(old | {"centre": torch.zeros(0), "directions": torch.zeros(0, 4)})
     assert not prior.has_components

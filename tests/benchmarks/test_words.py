@@ -49,6 +49,7 @@ def test_held_out_prompts_are_held_out(judge: words.PromptJudge) -> None:
     splits = {"held-out subject": "test", "held-out pair": "composition", "paraphrase": "train"}
     for p in words.read_prompts():
         if p.kind in splits:
+            assert p.like is not None, p
             assert judge.reference.pictures[judge.places[p.like]].split == splits[p.kind], p
 
 

@@ -213,9 +213,12 @@ def test_invalid_stages_raise(stages: list[Stage], message: str) -> None:
 
 
 def test_kimg_scale_stretches_stages_and_fades() -> None:
+    def half(kimg: float | None) -> float | None:
+        return None if kimg is None else kimg / 2
+
     grow = ProgressiveGrowing(list(STAGES), kimg_scale=0.5)
     assert [(s.kimg, s.fade_kimg, s.batch_size) for s in grow.stages] == [
-        (s.kimg / 2, s.fade_kimg / 2, s.batch_size) for s in STAGES
+        (half(s.kimg), half(s.fade_kimg), s.batch_size) for s in STAGES
     ]
     with pytest.raises(UserError, match="kimg_scale 0 must be more than 0"):
         ProgressiveGrowing(list(STAGES), kimg_scale=0)

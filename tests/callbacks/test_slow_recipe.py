@@ -93,7 +93,8 @@ def test_run_that_reaches_half_of_its_images_gives_no_warning() -> None:
 
 
 def test_the_first_batches_are_not_part_of_the_speed() -> None:
-    clock, said = FakeTime(batch_s=30), []
+    clock = FakeTime(batch_s=30)
+    said: list[str] = []
 
     class Faster(Callback):
         def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:

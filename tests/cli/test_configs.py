@@ -107,7 +107,9 @@ def losses_of(files: list[str]) -> list[dict[str, Any]]:
 
 def thin(loss: dict[str, Any]) -> dict[str, Any]:
     """A loss term for thin networks: it reads maps of 8 channels, and its captioner is tiny."""
-    settings = {k: 8 if k.endswith("_channels") else v for k, v in loss.get("init_args", {}).items()}
+    settings: dict[str, Any] = {
+        k: 8 if k.endswith("_channels") else v for k, v in loss.get("init_args", {}).items()
+    }
     if "captioner" in settings:
         tiny = {"vocab_size": 300, "dim": 16, "layers": 1, "heads": 2}
         captioner = settings["captioner"]

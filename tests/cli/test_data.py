@@ -155,7 +155,7 @@ def test_interrupted_captioning_continues(
     reader: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "_BATCH", 1)
-    seen = []
+    seen: list[torch.Tensor] = []
     original = CaptioningPipeline.caption_batch
 
     def ctrl_c(self: CaptioningPipeline, images: torch.Tensor, num_beams: int = 1) -> list[str]:

@@ -59,7 +59,7 @@ def test_an_edit_keeps_the_latents(studio: Studio) -> None:
 
 def test_animation_has_frames_both_ways(studio: Studio) -> None:
     with Image.open(studio.film("a red heart", "a cat", 0, 1.0, 1.0, 4)) as film:
-        assert film.n_frames == 8
+        assert getattr(film, "n_frames", 1) == 8
 
 
 def test_old_files_are_deleted(studio: Studio) -> None:
@@ -177,7 +177,7 @@ def test_guidance_slider_is_below_truncation_and_starts_at_one(studio: Studio) -
 def test_refine_slider_is_visible_with_a_prior(studio: Studio, prior: bool) -> None:
     gradio = pytest.importorskip("gradio")
     if not prior:
-        studio.model.generator.prior = None  # type: ignore[union-attr]
+        studio.model.generator.register_module("prior", None)
     sliders = [b for b in build_page(studio).blocks.values() if isinstance(b, gradio.Slider)]
     (refine,) = (b for b in sliders if b.label.startswith("Refine"))
     assert (refine.visible, refine.minimum, refine.maximum, refine.value) == (prior, 0, 40, 20 * prior)

@@ -70,8 +70,8 @@ def test_slerp_interpolates_direction_and_length() -> None:
     assert torch.allclose(slerp(a, b, torch.ones(5)), b, atol=1e-5)
     middle = slerp(a, b, torch.full((5,), 0.5))
     assert torch.allclose(middle.norm(dim=1), (a.norm(dim=1) + b.norm(dim=1)) / 2, atol=1e-4)
-    angles = [torch.cosine_similarity(middle, end, dim=1) for end in (a, b)]
-    assert torch.allclose(*angles, atol=1e-5)
+    to_a, to_b = (torch.cosine_similarity(middle, end, dim=1) for end in (a, b))
+    assert torch.allclose(to_a, to_b, atol=1e-5)
     assert torch.allclose(slerp(a, a, torch.full((5,), 0.3)), a, atol=1e-5)
 
 

@@ -184,11 +184,14 @@ def test_only_a_source_that_declares_it_has_settings_and_captions_published(
     """A user's own Parquet file may hold emoji too, but nothing of it may be published."""
     model = load(trained.run)
     path = str(tmp_path / "secret" / "Emoji.parquet") if own_file else None
-    source = {"class_path": "imagen_pl.data.sources.emoji.EmojiSource", "init_args": {"path": path}}
+    source: dict[str, Any] = {
+        "class_path": "imagen_pl.data.sources.emoji.EmojiSource",
+        "init_args": {"path": path},
+    }
     model.description |= {"data": source, "captions": ["a secret caption"]}
     release = write_release(model, tmp_path / "release", "me/tiny", "mit", None, ["a red heart"])
     description = json.loads((release / "config.json").read_text())
-    published = {"data": source, "captions": ["a secret caption"]}
+    published: dict[str, Any] = {"data": source, "captions": ["a secret caption"]}
     assert {k: description[k] for k in published} == (
         {"data": None, "captions": []} if own_file else published
     )

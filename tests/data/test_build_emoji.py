@@ -261,7 +261,7 @@ def test_split_of_equals_the_documented_rule() -> None:
     for number in range(500):
         subject = f"1f{number:03x}"
         for style in ("fluent", "noto", "twemoji"):
-            assert split_of(subject, style) == expected_split(subject, style)  # type: ignore[arg-type]
+            assert split_of(subject, style) == expected_split(subject, style)
 
 
 def test_missing_drawings_of_large_images_are_reported() -> None:

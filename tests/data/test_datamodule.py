@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.skipped_images import SkippedImages
@@ -67,13 +68,14 @@ class Looker(LightningModule):
 
 
 def trainer(epochs: int, **settings: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     return Trainer(
         max_epochs=epochs,
         accelerator="cpu",
         num_sanity_val_steps=0,
         enable_checkpointing=False,
-        **quiet,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         **settings,
     )
 
@@ -83,6 +85,13 @@ def fit(data: CaptionedImages, epochs: int, ckpt_path: str | None = None) -> tup
     data.follow(looker.run_state)
     run.fit(looker, data, ckpt_path=ckpt_path)
     return looker, run
+
+
+def validation_batches(data: CaptionedImages) -> DataLoader[CaptionedBatch]:
+    """The loader of a data module that has a validation split."""
+    loader = data.val_dataloader()
+    assert not isinstance(loader, list)
+    return loader
 
 
 def rows_of(batches: Iterator[CaptionedBatch]) -> list[int]:
@@ -147,9 +156,14 @@ def test_cached_images_equal_decoded_ones() -> None:
         assert torch.equal(cached.images, fresh.images)
         assert cached.captions == fresh.captions
     source = Solid(10)
-    opened = []
+    opened: list[str] = []
     original = source.image
-    source.image = lambda row: (opened.append(row.name), original(row))[1]  # type: ignore[assignment,func-returns-value]
+
+    def image(row: Row) -> bytes:
+        opened.append(row.name)
+        return original(row)
+
+    source.image = image  # type: ignore[method-assign]
     data = module(source, val_fraction=0)
     data.captions()
     opened.clear()  # of the check of headers
@@ -234,7 +248,7 @@ def test_flips(tmp_path: Path) -> None:
 def test_batches_contain_text_features() -> None:
     data = module(Solid(10), val_fraction=0.2)
     data.run_state.text_lookup = Lengths()
-    for loader in (data.train_dataloader(), data.val_dataloader()):
+    for loader in (data.train_dataloader(), validation_batches(data)):
         for batch in loader:
             assert isinstance(batch.text, TextFeatures)
             assert batch.text.pooled[:, 0].tolist() == [float(len(caption)) for caption in batch.captions]
@@ -272,7 +286,7 @@ def test_validation_rows_are_the_sources_own() -> None:
     assert [batch.indices.tolist() for batch in batches] == [[0, 1], [2, 3]]
     assert rows_of(iter(batches)) == [0, 1, 2, 3]
     assert data.captions() == sorted(f"number {n}" for n in [*range(4), *range(6, 16)])
-    assert rows_of(iter(module(WithSplits(16), val_split="test").val_dataloader())) == [4, 5]
+    assert rows_of(iter(validation_batches(module(WithSplits(16), val_split="test")))) == [4, 5]
     with pytest.raises(UserError, match="solid has no split composition: it has train, validation, test"):
         module(WithSplits(16), val_split="composition").setup()
 
@@ -304,7 +318,7 @@ def test_val_samples_are_chosen_once() -> None:
     chosen = []
     for _ in range(2):
         data = module(Solid(100), val_fraction=0.5, val_samples=7)
-        chosen.append([i for batch in data.val_dataloader() for i in batch.indices.tolist()])
+        chosen.append([i for batch in validation_batches(data) for i in batch.indices.tolist()])
     assert len(chosen[0]) == 7
     assert chosen[0] == chosen[1] == sorted(chosen[0])
 
@@ -325,7 +339,7 @@ def test_balanced_groups_are_sampled_and_scored_like_single_images() -> None:
     assert len(seen) == 110
     assert [seen.count(i) for i in range(10)] == [10] * 10
     assert len({level for level in seen if level >= 10}) > 3
-    scored = [int(level) for batch in data.val_dataloader() for level in batch.images[:, 0, 0, 0]]
+    scored = [int(level) for batch in validation_batches(data) for level in batch.images[:, 0, 0, 0]]
     assert scored == list(range(11))
     every = module(Grouped(30), epoch_kimg=0.3, batch_size=30).train_dataloader()
     plain = [int(level) for batch in every for level in batch.images[:, 0, 0, 0]]
@@ -335,7 +349,7 @@ def test_balanced_groups_are_sampled_and_scored_like_single_images() -> None:
 def test_validation_caption_of_several_is_fixed() -> None:
     def captions() -> list[str]:
         data = module(Solid(60, captions=lambda i: [f"{i} one", f"{i} two"]), val_fraction=0.5)
-        return [caption for batch in data.val_dataloader() for caption in batch.captions]
+        return [caption for batch in validation_batches(data) for caption in batch.captions]
 
     assert captions() == captions()
     assert {caption.split()[1] for caption in captions()} == {"one", "two"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -56,7 +57,7 @@ def test_pairs_are_the_same_whatever_does_not_change_them(tmp_path: Path) -> Non
     folder = write_photos(tmp_path / "photos", 12, 16)
     known = pairs_fingerprint(folder)
     assert len(known) == 32
-    same = {"batch_size": 8, "seed": 5, "horizontal_flip": True, "caption_dropout": 0.1}
+    same: dict[str, Any] = {"batch_size": 8, "seed": 5, "horizontal_flip": True, "caption_dropout": 0.1}
     assert pairs_fingerprint(folder, **same) == known
     moved = shutil.copytree(folder, tmp_path / "elsewhere/photos")  # with the files' times
     assert pairs_fingerprint(moved) == known

@@ -198,8 +198,8 @@ def test_every_kind_of_png_and_jpeg_is_decoded(tmp_path: Path) -> None:
         "small.webp": encoded(Image.new("RGB", (16, 16), "white"), "WEBP"),
         "scan.tif": encoded(Image.new("RGB", (16, 16), "white"), "TIFF"),
     }
-    for name, data in kinds.items():
-        (tmp_path / name).write_bytes(data)
+    for name, content in kinds.items():
+        (tmp_path / name).write_bytes(content)
         (tmp_path / name).with_suffix(".txt").write_text(f"white {name}")
     data = module(FolderSource(str(tmp_path)), val_fraction=0, batch_size=8, epoch_kimg=0.008)
     (batch,) = data.train_dataloader()

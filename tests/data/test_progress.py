@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from imagen_pl.data import progress
 
 
 def test_items_pass_unchanged_and_are_counted_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    bars = []
+    bars: list[Any] = []
 
-    def recorded(*args: object, **settings: object) -> object:
+    def recorded(*args: Any, **settings: Any) -> Any:
         bars.append(bar(*args, **settings))
         return bars[-1]
 

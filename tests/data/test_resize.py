@@ -26,7 +26,7 @@ def image_of(shard: Path, ending: str) -> Image.Image:
 def shrunk(tmp_path: Path, name: str, data: bytes, px: int = 16) -> Image.Image:
     """A single image, through a shard."""
     source = Solid(2)
-    source.image = lambda row: data  # type: ignore[method-assign, assignment]
+    source.image = lambda row: data  # type: ignore[method-assign]
     write_shards(source, tmp_path / name, largest_side=px)
     return image_of(tmp_path / name / "train-000000.tar", name)
 

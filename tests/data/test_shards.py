@@ -42,6 +42,7 @@ def pairs_of(path: Path) -> dict[str, Pairs]:
         splits = source.load(SkippedImages())
         images = {s: [(Path(r.place).read_bytes(), r.captions) for r in rows] for s, rows in splits.items()}
         return {split: Counter(found) for split, found in images.items()}
+    assert isinstance(source, WebDatasetSource)
     return {split: Counter(read(source, shards)) for split, shards in source.shards().items()}
 
 
@@ -97,14 +98,15 @@ def test_coco_and_parquet(tmp_path: Path) -> None:
         (tmp_path / f"coco/captions_{part}.json").write_text(json.dumps(content))
     write(tmp_path / "coco", tmp_path / "a")
     assert pairs_of(tmp_path / "a") == pairs_of(tmp_path / "coco")
+    images, captions = [encoded(noise(seed=i)) for i in range(4)], list("abcd")
     table = {
-        "image": [encoded(noise(seed=i)) for i in range(4)],
-        "text": list("abcd"),
+        "image": images,
+        "text": captions,
         "split": ["train", "train", "train", "test"],
     }
     parquet.write_table(pyarrow.table(table), tmp_path / "table.parquet")
     write(tmp_path / "table.parquet", tmp_path / "b")
-    rows = [(image, (text,)) for image, text in zip(table["image"], table["text"], strict=True)]
+    rows = [(image, (text,)) for image, text in zip(images, captions, strict=True)]
     assert pairs_of(tmp_path / "b") == {"train": Counter(rows[:3]), "test": Counter(rows[3:])}
 
 
@@ -272,7 +274,8 @@ def test_interrupted_writing_leaves_no_files(
 
 
 def test_shards_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, seen = tmp_path / "shards", []
+    out = tmp_path / "shards"
+    seen: list[Path] = []
     monkeypatch.setattr(module, "_PART", 1)
 
     class Watching(Solid):

@@ -88,7 +88,8 @@ def test_pages_load_no_external_files() -> None:
 
 
 def every_kind(family: type) -> set[type]:
-    kinds = set()
+    kinds: set[type] = set()
+    kind: type
     for kind in family.__subclasses__():
         kinds |= {kind} | every_kind(kind)
     return kinds

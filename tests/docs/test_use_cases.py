@@ -31,6 +31,13 @@ def apart(a: Image.Image, b: Image.Image) -> int:
     return int(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max())
 
 
+def colour_at(picture: Image.Image, at: tuple[int, int]) -> tuple[int, ...]:
+    """All channels of one pixel."""
+    colour = picture.getpixel(at)
+    assert isinstance(colour, tuple)
+    return colour
+
+
 @pytest.fixture
 def brief(trained: Tiny) -> Path:
     Path("brief.csv").write_text(BRIEF)
@@ -154,12 +161,12 @@ def test_transparent_images_have_an_alpha_channel(
     for file in (f"cut/000000.{kind}", f"many/000000.{kind}"):
         with Image.open(file) as picture:
             assert picture.mode == "RGBA"
-            assert [picture.getpixel(at)[3] for at in ((0, 0), (3, 3))] == [0, 255]
-            assert picture.getpixel((0, 0))[1] < 80  # not white, though nobody sees it
+            assert [colour_at(picture, at)[3] for at in ((0, 0), (3, 3))] == [0, 255]
+            assert colour_at(picture, (0, 0))[1] < 80  # not white, though nobody sees it
     with Image.open(f"grid.{kind}") as grid:
         assert grid.mode == "RGBA"
-        assert grid.getpixel((8, 8))[3] == 0
-        assert grid.getpixel((70, 70))[3] == 255
+        assert colour_at(grid, (8, 8))[3] == 0
+        assert colour_at(grid, (70, 70))[3] == 255
 
 
 @pytest.mark.parametrize(

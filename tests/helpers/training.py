@@ -178,9 +178,14 @@ class Remember(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing is kept of them."""
 
-    def column(self, name: str) -> dict[int | None, float]:
+    def column(self, name: str) -> dict[int, float]:
         """One number by step."""
-        return {step: numbers[name] for step, numbers in self.rows if name in numbers}
+        found: dict[int, float] = {}
+        for step, numbers in self.rows:
+            if name in numbers:
+                assert step is not None, name
+                found[step] = numbers[name]
+        return found
 
 
 def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:

@@ -148,8 +148,8 @@ def test_a_release_draws_the_same_to_the_bit(model: TextToImage, tmp_path: Path)
     for name, tensor in model.generator.state_dict().items():
         assert torch.equal(loaded.generator.state_dict()[name], tensor), name
     prompts = ["a red heart", "a cat, fluent style"]
-    for settings in ({}, {"guidance": 2.0}):
-        before, after = (m.sample(prompts, 3, 2, **settings) for m in (model, loaded))
+    for guidance in (1.0, 2.0):
+        before, after = (m.sample(prompts, 3, 2, guidance=guidance) for m in (model, loaded))
         assert all(same(a, b) for a, b in zip(before, after, strict=True))
     description = json.loads((folder / "config.json").read_text())
     assert description["resolution"] == 8
@@ -265,7 +265,7 @@ def test_images_are_refined_by_default_with_a_prior(trained: Tiny) -> None:
     assert main(["sample", str(trained.run), "a cat", "--singles", "automatic"]) == 0
     with Image.open("automatic/000000.png") as picture:
         assert picture.info["refine"] == "20"
-    model.generator.prior = None
+    model.generator.register_module("prior", None)
     assert model.refine_steps(None) == 0
     with pytest.raises(UserError, match="has no prior"):
         model.refine_steps(1)
@@ -400,5 +400,5 @@ def test_text_adapter_is_saved_and_loaded(tiny: Tiny, tmp_path: Path) -> None:
     assert all(torch.equal(kept[name], value) for name, value in trained.items())
     (picture,) = model.sample("a red heart", seed=1)
     assert same(released.sample("a red heart", seed=1)[0], picture)
-    released.generator.text_adapter = None
+    released.generator.register_module("text_adapter", None)
     assert not same(released.sample("a red heart", seed=1)[0], picture)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from benchmarks import quality
 from imagen_pl.errors import UserError
+from imagen_pl.inference.pipeline import TextToImage
 from imagen_pl.losses.adversarial import NonSaturating
 from imagen_pl.losses.base import LossInputs
 from imagen_pl.losses.clip_guidance import BackboneGuidance, ImageTextGuidance
@@ -81,9 +83,12 @@ def test_captions_are_encoded_once_and_independently(
     """A resumed run meets captions in other company; its numbers are the same to the bit."""
     read: list[str] = []
     reading = TransformersDualEncoder._text
-    monkeypatch.setattr(
-        TransformersDualEncoder, "_text", lambda self, net, c: (read.append(c), reading(self, net, c))[1]
-    )
+
+    def text(self: TransformersDualEncoder, network: Any, caption: str) -> Any:
+        read.append(caption)
+        return reading(self, network, caption)
+
+    monkeypatch.setattr(TransformersDualEncoder, "_text", text)
     device = torch.device("cpu")
 
     together = clip.texts([*CAPTIONS, CAPTIONS[0]], device)
@@ -247,7 +252,9 @@ def test_a_guided_run_resumes_to_the_bit(kind: str, folders: dict[str, Path], tm
     train(whole, 56, stages=SHORT)
     train(stopped, 24, [SaveAt({24: file})], stages=SHORT)
     train(resumed, 56, ckpt_path=file, stages=SHORT)
-    unguided.losses[0].generator_weight = 0.0
+    guidance = unguided.losses[0]
+    assert isinstance(guidance, BackboneGuidance | ImageTextGuidance)
+    guidance.generator_weight = 0.0
     train(unguided, 56, stages=SHORT)
 
     assert_same(weights_of(whole), weights_of(resumed))
@@ -267,7 +274,7 @@ def test_scoring_with_a_training_network_is_refused(
 
     assert "efficientnet_lite0 has taught this model and scores it" in caplog.text
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["teacher_networks"] == ["efficientnet_lite0"]
-    model = SimpleNamespace(description={"teacher_networks": ["efficientnet_lite0"]})
+    model = cast(TextToImage, SimpleNamespace(description={"teacher_networks": ["efficientnet_lite0"]}))
     with pytest.raises(
         UserError, match=r"a has learnt from efficientnet_lite0.*--extractor efficientnet_lite1$"
     ):

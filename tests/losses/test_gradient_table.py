@@ -184,8 +184,10 @@ def test_every_loss_term_is_in_the_table() -> None:
 def _every(kind: type) -> set[Any]:
     """All classes of a kind that the package defines."""
     import_all_parts()
-    found, left = set(), [kind]
+    found: set[Any] = set()
+    left = [kind]
     while left:
-        found |= (below := set(left.pop().__subclasses__()) - found)
+        below: set[Any] = set(left.pop().__subclasses__()) - found
+        found |= below
         left += below
     return {one for one in found if one.__module__.startswith("imagen_pl.")}

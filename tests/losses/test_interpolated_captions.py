@@ -184,7 +184,12 @@ def test_autocast_leaves_the_projection_in_float32() -> None:
     unseen = tiny_unseen(share=1.0)
     unseen.regression.fit([(pooled, images)])
     seen: list[Tensor] = []
-    unseen.regression.means = lambda x: seen.append(x.mean((2, 3)).repeat(1, 4)) or seen[-1]  # type: ignore[method-assign, func-returns-value]
+
+    def means(images: Tensor) -> Tensor:
+        seen.append(images.mean((2, 3)).repeat(1, 4))
+        return seen[-1]
+
+    unseen.regression.means = means  # type: ignore[method-assign]
     torch.manual_seed(0)
     plain = drawn(unseen, images, texts(pooled[:8]))[0]
     torch.manual_seed(0)

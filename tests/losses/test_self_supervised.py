@@ -53,8 +53,11 @@ def test_single_image_is_rotated_in_all_four_ways() -> None:
     assert ways == {0, SIDE - 1, SIDE * (SIDE - 1), SIDE**2 - 1}
 
 
-class Itself(nn.Module):
+class Itself(Decoder):
     """A decoder of a map that is the image already."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
 
     def forward(self, x: Tensor, side: int) -> Tensor:
         assert x.shape[-1] == side
@@ -95,7 +98,7 @@ class Colours(Backbone):
     """One map: the image itself, scaled; so only the direction of a pixel's colour counts."""
 
     name, size = "colours", 8
-    channels = (3,)  # type: ignore[assignment]
+    channels = (3,)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         return [5 * images]
@@ -148,6 +151,7 @@ def test_colours_are_predicted_from_grey_at_each_position() -> None:
     task, discriminator, images = Colorization(map_channels=3, share=1.0), Sees(pyramid), noise()
     with torch.no_grad():
         task.head.weight.zero_()
+        assert task.head.bias is not None
         task.head.bias.copy_(torch.tensor([0.1, -0.2]))
 
     loss = ask(task, discriminator, images)
@@ -165,7 +169,7 @@ def test_colours_are_predicted_from_grey_at_each_position() -> None:
 class Negative(Augment):
     """Turns images into their negatives."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, seed: int | None = None) -> Tensor:
         return -images
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -89,14 +89,17 @@ class _Bare(nn.Module):
 def test_clip_score_equals_torchmetrics(tmp_path: Path) -> None:
     """Of a CLIP with the preprocessing that is published with CLIP, picture by picture."""
     from torchmetrics.functional.multimodal import clip_score
-    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, CLIPProcessor
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPVisionConfig
 
     folder = save_clip(tmp_path / "clip")
     model = CLIPModel.from_pretrained(folder)
-    side = model.config.vision_config.image_size
+    vision = model.config.vision_config
+    assert isinstance(vision, CLIPVisionConfig)
+    side = vision.image_size
+    assert isinstance(side, int)
     seen_by = CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
     seen_by.save_pretrained(folder)
-    reference = (_Bare(model), CLIPProcessor(seen_by, AutoTokenizer.from_pretrained(folder)))
+    reference = (cast(CLIPModel, _Bare(model)), CLIPProcessor(seen_by, AutoTokenizer.from_pretrained(folder)))
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (8, 3, side, side), generator=draw, dtype=torch.uint8)
     captions = [f"a heart {k}" for k in range(8)]

@@ -338,11 +338,14 @@ def _share_of_a_score(rank: int, folder: str) -> None:
     found = {}
     for name, (real, fake) in SHARES.items():
         metric = FrechetDistance(Blocks())
-        parts = [images[:at] if rank == 0 else images[at:] for images, at in ((REAL, real), (FAKE, fake))]
-        found[name] = score(metric, *parts, key=name)
-        found[f"{name}, again"] = score(metric, *parts, key=name)
-        other = FrechetDistance(Blocks())
-        found[f"{name}, kept"] = {**score(other, *parts, key=name), "seen": other.extractor.seen}  # type: ignore[attr-defined]
+        real_part, fake_part = (
+            images[:at] if rank == 0 else images[at:] for images, at in ((REAL, real), (FAKE, fake))
+        )
+        found[name] = score(metric, real_part, fake_part, key=name)
+        found[f"{name}, again"] = score(metric, real_part, fake_part, key=name)
+        extractor = Blocks()
+        kept = score(FrechetDistance(extractor), real_part, fake_part, key=name)
+        found[f"{name}, kept"] = {**kept, "seen": extractor.seen}
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 

@@ -212,7 +212,7 @@ def test_invalid_sizes_raise(settings: dict[str, int], message: str) -> None:
 class Halves(Backbone):
     """Two maps: the image, and at half the size in twice the channels."""
 
-    name, size, channels = "halves", 8, (3, 6)  # type: ignore[assignment]
+    name, size, channels = "halves", 8, (3, 6)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         half = F.avg_pool2d(images, 2)

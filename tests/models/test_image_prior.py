@@ -267,7 +267,7 @@ def test_one_pair_per_group_with_its_first_caption() -> None:
 
 def test_pairs_of_a_stream_are_different_images(tmp_path: Path) -> None:
     for shard in range(3):
-        files = {}
+        files: dict[str, bytes] = {}
         for i in range(shard, 100 * shard, 10):
             files |= {f"{i}.png": encoded(noise(32, 32, seed=i)), f"{i}.txt": f"image {shard} {i}".encode()}
         files |= {

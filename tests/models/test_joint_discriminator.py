@@ -105,7 +105,9 @@ def test_perceptual_matching_gets_real_features_with_any_adversarial_loss() -> N
         discriminator=logit_fn, adversarial=NonSaturating(), penalties=[], losses=[term], accumulate=2
     )
     train(system, 16, stages=SHORT, logger=logged, log_every_n_steps=1)
-    assert all(value > 0 for value in logged.column("train/g_perceptual_matching"))
+    logged_losses = logged.column("train/g_perceptual_matching")
+    assert logged_losses
+    assert all(value > 0 for value in logged_losses.values())
 
 
 def test_perceptual_matching_needs_a_frozen_network() -> None:
@@ -157,7 +159,8 @@ def test_gradients_of_both_reach_the_images() -> None:
         assert images.grad is not None
         slopes.append(images.grad)
     assert all(slope.flatten(1).any(1).all() for slope in slopes)
-    assert not torch.allclose(*slopes)
+    first, second = slopes
+    assert not torch.allclose(first, second)
 
 
 def test_mismatched_discriminators_raise() -> None:

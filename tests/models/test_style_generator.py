@@ -236,7 +236,8 @@ def test_the_same_seed_gives_the_same_picture(latents: Tensor) -> None:
 
 def test_text_noise_is_for_training_alone(latents: Tensor) -> None:
     generator, plain = small_generator(text_noise=0.5), small_generator()
-    awaken(generator), awaken(plain)
+    awaken(generator)
+    awaken(plain)
     text = text_features()
 
     with torch.no_grad():

@@ -49,7 +49,7 @@ def test_networks_with_a_new_adapter_equal_those_without(heads: int) -> None:
     generators = [small_generator(), small_generator(text_adapter=adapter(heads, awake=False))]
     discriminators = [small_discriminator(), small_discriminator(text_adapter=adapter(heads, awake=False))]
     for networks in (generators, discriminators):
-        networks[1].load_state_dict(networks[0].state_dict(), strict=False)  # type: ignore[attr-defined]
+        networks[1].load_state_dict(networks[0].state_dict(), strict=False)
 
     assert torch.equal(generators[0](z, text), generators[1](z, text))
     assert torch.equal(discriminators[0](images, text), discriminators[1](images, text))

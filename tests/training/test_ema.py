@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.training.ema import GeneratorEMA
@@ -13,7 +14,7 @@ from tests.helpers.networks import small_generator, text_features
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def _fill(generator: StyleGenerator, value: float) -> None:
+def _fill(generator: nn.Module, value: float) -> None:
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.fill_(value)

@@ -122,7 +122,8 @@ def test_vectors_are_updated_as_by_adam_with_extra_axes_too(shape: tuple[int, ..
 
 def test_each_group_has_its_learning_rate_and_missing_gradients_are_skipped() -> None:
     slow, fast, resting = (nn.Parameter(torch.zeros(8, 8)) for _ in range(3))
-    both = Muon([{"params": [slow, resting]}, {"params": [fast], "lr": 0.2}], lr=0.1)
+    groups: list[dict[str, Any]] = [{"params": [slow, resting]}, {"params": [fast], "lr": 0.2}]
+    both = Muon(groups, lr=0.1)
     slow.grad = fast.grad = noise(8, 8)
 
     both.step()

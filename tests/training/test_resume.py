@@ -60,6 +60,7 @@ class Trace:
 
     def watch(self, system: TextToImageGAN) -> Callback:
         system.generator.register_forward_pre_hook(lambda _, args: self.drawn.append(args[0]))
+        assert system.augment is not None
         system.augment.register_forward_hook(self._keep_output)
         return AtEachBatch(after=self._note)
 
