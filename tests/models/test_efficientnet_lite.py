@@ -44,7 +44,8 @@ def normalised_images(side: int) -> Tensor:
 def maps_and_gradient(network: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor]:
     images = images.clone().requires_grad_()
     maps = network(images)
-    (gradient,) = torch.autograd.grad(sum(m.square().mean() for m in maps), [images])
+    loss = torch.stack([m.square().mean() for m in maps]).sum()
+    (gradient,) = torch.autograd.grad(loss, [images])
     return maps, gradient
 
 

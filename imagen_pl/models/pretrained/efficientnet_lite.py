@@ -153,7 +153,8 @@ class EfficientNetLiteMaps(nn.Module):
         self.parts = nn.ModuleList(network.stages[start:end] for start, end in pairwise([0, *ends]))
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
-        x, found = self.stem(x), []
+        x = self.stem(x)
+        found: list[Tensor] = []
         for part in self.parts:
             x = part(x)
             found.append(x)
