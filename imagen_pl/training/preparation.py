@@ -68,7 +68,12 @@ class Preparation:
                 self.trainer.strategy.barrier("text cache")
                 self.run_state.text_lookup = cache
             if modules:
-                self._in_first_process(lambda: None if fit is None else fit.run(bar.update))
+
+                def run_fit() -> None:
+                    if fit is not None:
+                        fit.run(bar.update)
+
+                self._in_first_process(run_fit)
                 self._share(modules)
 
     def _start_fit(self, modules: Sequence[Sequence[KernelRidge]]) -> KernelRidgeFit:
