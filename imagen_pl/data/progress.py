@@ -15,7 +15,11 @@ _LOG_EVERY_S = 10.0
 
 
 def progress_bar(
-    description: str | None = None, total: int | None = None, unit: str = " images"
+    description: str | None = None,
+    total: int | None = None,
+    unit: str = " images",
+    initial: int = 0,
+    shown: bool = True,
 ) -> tqdm[Any]:
     """A bar on stderr that appears after two seconds and disappears when it is closed.
 
@@ -23,11 +27,15 @@ def progress_bar(
         description: what is being done, for example "encoding captions".
         total: how many units there are, for the time left; None if unknown.
         unit: of the count, with a space before it.
+        initial: units that an earlier run has done.
+        shown: False shows nothing, for all processes but the first.
     """
     return tqdm(
         desc=description,
         total=total,
         unit=unit,
+        initial=initial,
+        disable=not shown,
         delay=_SHOW_AFTER_S,
         mininterval=0.2 if sys.stderr.isatty() else _LOG_EVERY_S,
         file=sys.stderr,

@@ -6,7 +6,6 @@ Axes: b batch.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from tqdm import tqdm
 
 from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.data.progress import print_above_bars, progress_bar
 from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.models.captioner.model import Captioner
 from imagen_pl.models.captioner.weights import save_weights
@@ -186,13 +185,10 @@ class CaptionerProgress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, CaptionerTraining)
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=round(pl_module.kimg * 1000),
             initial=pl_module.images_seen,
-            unit=" images",
-            mininterval=0.2 if sys.stderr.isatty() else 15,
-            file=sys.stderr,
-            disable=not trainer.is_global_zero,
+            shown=trainer.is_global_zero,
         )
 
     def on_train_batch_end(
@@ -205,7 +201,7 @@ class CaptionerProgress(Callback):
         assert isinstance(pl_module, CaptionerTraining)
         if trainer.is_global_zero and not trainer.sanity_checking:
             scores = "  ".join(f"{name} {value:.3f}" for name, value in pl_module.scores.items())
-            tqdm.write(f"{pl_module.images_seen / 1000:.1f} kimg  {scores}", file=sys.stderr)
+            print_above_bars(f"{pl_module.images_seen / 1000:.1f} kimg  {scores}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._bar is not None:
