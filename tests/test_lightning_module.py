@@ -22,7 +22,7 @@ from tests.helpers.training import (
     StepGradients,
     sgd,
     tiny_data,
-    tiny_system,
+    tiny_gan,
     tiny_trainer,
     train,
     weights_of,
@@ -33,7 +33,7 @@ FADING = (Stage(8, kimg=0.016, batch_size=8), Stage(16, kimg=1.0, batch_size=8, 
 
 def steady(**settings: Any) -> TextToImageGAN:
     """Plain gradient descent: small differences stay small."""
-    return tiny_system(generator_optimizer=sgd(), discriminator_optimizer=sgd(), **settings)
+    return tiny_gan(generator_optimizer=sgd(), discriminator_optimizer=sgd(), **settings)
 
 
 def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], within: float) -> None:
@@ -49,10 +49,10 @@ def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], within: float) -> N
 def test_accumulated_parts_equal_the_whole_batch(parts: int) -> None:
     runs = []
     for accumulate in (1, parts):
-        system = steady(accumulate=accumulate, penalties=[R1(0.5), R2(0.5, every=2)])
+        gan = steady(accumulate=accumulate, penalties=[R1(0.5), R2(0.5, every=2)])
         gradients = StepGradients()
-        train(system, 64, [gradients], stages=FADING)
-        runs.append((gradients.steps, weights_of(system)))
+        train(gan, 64, [gradients], stages=FADING)
+        runs.append((gradients.steps, weights_of(gan)))
     (whole, weights), (in_parts, weights_in_parts) = runs
     assert len(whole) == len(in_parts) == 16
     for one, other in zip(whole, in_parts, strict=True):
@@ -65,11 +65,11 @@ def test_uneven_parts_are_weighted_by_size() -> None:
     """Where no growth checks the batch size: 8 images in parts of 3, 3 and 2."""
     runs = []
     for accumulate in (1, 3):
-        system = steady(accumulate=accumulate, channels_last=False)
+        gan = steady(accumulate=accumulate, channels_last=False)
         gradients = StepGradients()
         trainer = tiny_trainer(8, [gradients], stages=(Stage(32, kimg=1, batch_size=8),))
         trainer.callbacks[:] = [gradients]  # type: ignore[attr-defined]
-        trainer.fit(system, tiny_data(resolution=32, batch_size=8))
+        trainer.fit(gan, tiny_data(resolution=32, batch_size=8))
         runs.append(gradients.steps)
     assert [step[:2] for step in runs[0]] == [(0, "d"), (0, "g")]
     for one, other in zip(*runs, strict=True):
@@ -81,19 +81,19 @@ def test_uneven_parts_are_weighted_by_size() -> None:
 
 def test_each_step_changes_only_its_own_network() -> None:
     """Its weights, and its gradients, which nobody would clear."""
-    system = tiny_system(adversarial=Relativistic(), penalties=[R1(1.0)])
+    gan = tiny_gan(adversarial=Relativistic(), penalties=[R1(1.0)])
     gradients = StepGradients()
     after_step: list[dict[str, Tensor]] = []
 
-    def check_gradients(system: TextToImageGAN, batch: Any) -> None:
-        assert all(parameter.grad is None for parameter in system.parameters())
+    def check_gradients(gan: TextToImageGAN, batch: Any) -> None:
+        assert all(parameter.grad is None for parameter in gan.parameters())
 
     class Weights(AtEachBatch):
         def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
             after_step.append(weights_of(pl_module))
 
-    start = weights_of(system)
-    train(system, 16, [gradients, Weights(after=check_gradients)], stages=FADING)
+    start = weights_of(gan)
+    train(gan, 16, [gradients, Weights(after=check_gradients)], stages=FADING)
     assert [which for _, which, _ in gradients.steps] == ["d", "g", "d", "g"]
     own = {"d": "discriminator.", "g": "generator."}
     for _, which, found in gradients.steps:
@@ -110,22 +110,22 @@ def test_each_step_changes_only_its_own_network() -> None:
 
 def test_frozen_parameters_stay_frozen() -> None:
     """A step switches the other network off and on again; what was off before must stay off."""
-    system = tiny_system(penalties=[R1(1.0)], adversarial=Relativistic())
+    gan = tiny_gan(penalties=[R1(1.0)], adversarial=Relativistic())
     frozen = {
-        *(f"discriminator.grown.8.{n}" for n, _ in system.discriminator.blocks()[8].named_parameters()),
-        *(f"generator.mapping.{n}" for n, _ in system.generator.mapping.named_parameters()),  # type: ignore[union-attr]
+        *(f"discriminator.grown.8.{n}" for n, _ in gan.discriminator.blocks()[8].named_parameters()),
+        *(f"generator.mapping.{n}" for n, _ in gan.generator.mapping.named_parameters()),  # type: ignore[union-attr]
     }
 
-    def freeze(system: TextToImageGAN, batch: Any) -> None:
-        for name, parameter in system.named_parameters():
+    def freeze(gan: TextToImageGAN, batch: Any) -> None:
+        for name, parameter in gan.named_parameters():
             if name in frozen:
                 parameter.requires_grad_(False)
 
-    before = weights_of(system)
-    train(system, 48, [AtEachBatch(before=freeze)], stages=FADING)
-    after = weights_of(system)
+    before = weights_of(gan)
+    train(gan, 48, [AtEachBatch(before=freeze)], stages=FADING)
+    after = weights_of(gan)
     assert len(frozen) > 8
-    for name, parameter in system.named_parameters():
+    for name, parameter in gan.named_parameters():
         if name in frozen:
             assert not parameter.requires_grad, name
             assert torch.equal(before[name], after[name]), name
@@ -138,13 +138,11 @@ def test_shared_fakes_are_generated_once_and_give_the_same_gradients() -> None:
     """The discriminator stands still, so both ways must teach the generator the same."""
     runs = []
     for share_fakes in (False, True):
-        system = tiny_system(
-            discriminator_optimizer=sgd(0.0), share_fakes=share_fakes, adversarial=Relativistic()
-        )
+        gan = tiny_gan(discriminator_optimizer=sgd(0.0), share_fakes=share_fakes, adversarial=Relativistic())
         drawn: list[int] = []
-        system.generator.register_forward_hook(lambda *_, drawn=drawn: drawn.append(1))
-        train(system, 48)
-        runs.append((weights_of(system.generator), len(drawn)))
+        gan.generator.register_forward_hook(lambda *_, drawn=drawn: drawn.append(1))
+        train(gan, 48)
+        runs.append((weights_of(gan.generator), len(drawn)))
     (own, own_passes), (shared, shared_passes) = runs
     assert_close(own, shared, 0.0)
     assert own_passes == 2 * shared_passes == 12
@@ -152,29 +150,29 @@ def test_shared_fakes_are_generated_once_and_give_the_same_gradients() -> None:
 
 def test_discriminator_and_generator_steps_share_their_images() -> None:
     seen: list[Tensor] = []
-    system = tiny_system(share_fakes=True)
-    forward = system.discriminator.extract_features
+    gan = tiny_gan(share_fakes=True)
+    forward = gan.discriminator.extract_features
 
     def watched(images: Tensor, growth: object = None) -> object:
         seen.append(images.detach().clone())
         return forward(images, growth)  # type: ignore[arg-type]
 
-    system.discriminator.extract_features = watched  # type: ignore[assignment,method-assign]
-    before = weights_of(system.discriminator)
-    train(system, 8)
+    gan.discriminator.extract_features = watched  # type: ignore[assignment,method-assign]
+    before = weights_of(gan.discriminator)
+    train(gan, 8)
 
     _, fake_of_discriminator, fake_of_generator = seen
     assert torch.equal(fake_of_discriminator, fake_of_generator)
-    assert any(not torch.equal(before[name], new) for name, new in weights_of(system.discriminator).items())
+    assert any(not torch.equal(before[name], new) for name, new in weights_of(gan.discriminator).items())
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_discriminator_steps_a_generator_step(every: int) -> None:
-    system = tiny_system(discriminator_steps=every)
+    gan = tiny_gan(discriminator_steps=every)
     gradients = StepGradients()
     generator_at = [clock for clock in range(0, 48, 8) if (clock // 8) % every == 0]
     train(
-        *(system, 48, [gradients]),
+        *(gan, 48, [gradients]),
         stages=(Stage(8, kimg=1, batch_size=8),),
         max_steps=6 + len(generator_at),
     )
@@ -186,13 +184,13 @@ def test_a_generator_step_counts_the_images_of_all_discriminator_steps() -> None
     """The average's half-life is in images, so fewer steps of the generator move it as far."""
     shares = []
     for every in (1, 2):
-        system = tiny_system(discriminator_steps=every, ema_halflife_kimg=0.016, ema_ramp=10.0)
+        gan = tiny_gan(discriminator_steps=every, ema_halflife_kimg=0.016, ema_ramp=10.0)
         with torch.no_grad():
-            for parameter in system.ema.generator.parameters():
+            for parameter in gan.ema.generator.parameters():
                 parameter.zero_()
-        system.generator_optimizer = sgd(0.0)  # the generator stands still, and the average comes to it
-        train(system, 32, stages=(Stage(8, kimg=1, batch_size=8),), max_steps=8 if every == 1 else 6)
-        mean, now = (g.get_parameter("first_map.weight") for g in (system.ema.generator, system.generator))
+        gan.generator_optimizer = sgd(0.0)  # the generator stands still, and the average comes to it
+        train(gan, 32, stages=(Stage(8, kimg=1, batch_size=8),), max_steps=8 if every == 1 else 6)
+        mean, now = (g.get_parameter("first_map.weight") for g in (gan.ema.generator, gan.generator))
         shares.append(float(mean.norm() / now.norm()))
     assert shares == pytest.approx([0.75, 0.75], abs=1e-5)
 
@@ -268,11 +266,11 @@ def test_non_finite_loss_is_named_and_weights_stay_unchanged(settings: dict[str,
     for loss in settings.values():
         if isinstance(loss, Spoilt):  # parameters of a test are made once
             settings = {**settings, "adversarial": Spoilt(loss.side, loss.value, loss.left)}
-    system = tiny_system(**settings)
+    gan = tiny_gan(**settings)
     trainer = tiny_trainer(96, stages=FADING)
     with pytest.raises(TrainingStopped, match=message):
-        trainer.fit(system, tiny_data())
-    assert all(value.isfinite().all() for value in system.state_dict().values())
+        trainer.fit(gan, tiny_data())
+    assert all(value.isfinite().all() for value in gan.state_dict().values())
     for optimizer in trainer.optimizers:
         for state in optimizer.state.values():
             assert all(moment.isfinite().all() for moment in state.values())
@@ -282,12 +280,12 @@ def test_non_finite_loss_is_named_and_weights_stay_unchanged(settings: dict[str,
     ("make", "message"),
     [
         (
-            lambda: tiny_system(text_encoder=TinyText(dim=24)),
+            lambda: tiny_gan(text_encoder=TinyText(dim=24)),
             "model.generator.init_args.text_dim is 16, but the text encoder gives 24: set it to 24",
         ),
-        (lambda: tiny_system(accumulate=2, share_fakes=True), "set share_fakes to false or accumulate to 1"),
-        (lambda: tiny_system(accumulate=0), "model.accumulate 0 must be 1 or more"),
-        (lambda: tiny_system(discriminator_steps=0), "model.discriminator_steps 0 must be 1 or more"),
+        (lambda: tiny_gan(accumulate=2, share_fakes=True), "set share_fakes to false or accumulate to 1"),
+        (lambda: tiny_gan(accumulate=0), "model.accumulate 0 must be 1 or more"),
+        (lambda: tiny_gan(discriminator_steps=0), "model.discriminator_steps 0 must be 1 or more"),
     ],
 )
 def test_invalid_settings_raise(make: Callable[[], TextToImageGAN], message: str) -> None:
@@ -315,8 +313,8 @@ def test_neighbouring_seeds_are_unrelated() -> None:
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
-    system = tiny_system()
-    both = system.sample(["number 1", "a longer caption"], seed=7)
+    gan = tiny_gan()
+    both = gan.sample(["number 1", "a longer caption"], seed=7)
     assert both.shape == (2, 3, 32, 32)
-    torch.testing.assert_close(system.sample(["number 1"], seed=7), both[:1], atol=1e-5, rtol=0)
-    assert (system.sample(["number 1"], seed=8) - both[:1]).abs().max() > 1e-3
+    torch.testing.assert_close(gan.sample(["number 1"], seed=7), both[:1], atol=1e-5, rtol=0)
+    assert (gan.sample(["number 1"], seed=8) - both[:1]).abs().max() > 1e-3

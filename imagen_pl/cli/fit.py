@@ -17,7 +17,9 @@ from imagen_pl.training.malloc import keep_freed_memory
 def run(words: Sequence[str], verb: str = "fit", predicting: Predicting | None = None) -> int:
     """Run `imagen-pl fit`, or another verb of Lightning, and say how to resume what was stopped."""
     keep_freed_memory()
-    cli = TrainingCLI.__new__(TrainingCLI)  # its folder is told about even if its work breaks off
+    cli = TrainingCLI.__new__(
+        TrainingCLI
+    )  # so that the run folder can be named even if its constructor fails
     try:
         cli.__init__([verb, *words], predicting=predicting)  # type: ignore[misc]
     except Interrupted as stop:

@@ -81,7 +81,7 @@ class PerceptualMatching(LossTerm):
     def check(self, discriminator: Discriminator) -> None:
         if self.backbone is None and not frozen_names(discriminator):
             raise ValueError(
-                "PerceptualMatching.backbone is not given, and the discriminator judges by none: give one, "
+                "PerceptualMatching.backbone is not given, and the discriminator has none: give one, "
                 "as imagen_pl.models.pretrained.backbones.TimmBackbone"
             )
 

@@ -26,7 +26,7 @@ class InstanceDiscrimination(SelfSupervisedTask):
     real images the discriminator learns to distinguish all of them, however few there are; on generated
     images the generator learns to make distinguishable images, which works against collapse.
 
-    The features of one view are those that the step computes anyway; the other view is augmented anew and
+    The features of one view are those that the step computes anyway; the other view is augmented again and
     costs a forward pass. Images that are not sampled still serve as negatives. All negatives come from the
     batch, so neither a queue nor a moving average of the discriminator is kept, unlike in the paper.
 

@@ -66,10 +66,10 @@ def test_discriminator_reads_real_images_with_their_own_captions(
     monkeypatch.setattr(gigagan, "time", SimpleNamespace(monotonic=iter(range(100)).__next__))
     gan = Standing()
 
-    told = gigagan.train(gan, images, CAPTIONS, minutes=8.5 / 60, batch=4)
+    output = gigagan.train(gan, images, CAPTIONS, minutes=8.5 / 60, batch=4)
 
-    assert told["images_seen"] == 32
-    assert told["images_per_second"] == pytest.approx(32 / told["seconds"])
+    assert output["images_seen"] == 32
+    assert output["images_per_second"] == pytest.approx(32 / output["seconds"])
     assert gan.penalised == [False, False, False, True] * 2
     for first, second in gan.judged:
         assert first is second

@@ -86,8 +86,8 @@ def test_rater_gets_images_and_names_without_the_key(sheet: Path) -> None:
     key = written["pictures"]
     held = {p.caption for p in human_eval.read_pictures()[0] if p.split == "composition"}
     assert {shown["caption"] for shown in key.values()} <= held
-    told = (sheet / "reader/choices.txt").read_text().splitlines()
-    assert told == [f"{k}: {', '.join(shown['choices'])}" for k, shown in key.items()]
+    output = (sheet / "reader/choices.txt").read_text().splitlines()
+    assert output == [f"{k}: {', '.join(shown['choices'])}" for k, shown in key.items()]
     image = Image.open(sheet / "reader/sheet.png").convert("RGB")
     red = sum(count for count, colour in image.getcolors(1 << 24) or [] if colour == (255, 0, 0))
     assert red >= human_eval.DRAWN * 96**2

@@ -21,7 +21,7 @@ from tests.models.test_image_prior import tiny_prior
 
 def test_card_has_the_scores_under_the_model_s_name() -> None:
     printed = "200 prompts, seed 0\n\n| | style |\n|---|---|\n| imagen_pl/released/emoji | 47% |\n"
-    assert release.told(printed, Path("imagen_pl/released/emoji")) == (
+    assert release.output(printed, Path("imagen_pl/released/emoji")) == (
         "200 prompts, seed 0\n\n| | style |\n|---|---|\n| emoji | 47% |"
     )
 
@@ -32,7 +32,7 @@ def test_worst_examples_have_real_images_that_rank_last(monkeypatch: pytest.Monk
     drawn = torch.tensor([[2.0, 0.1], [0.1, 2.0], [2.0, 0.2], [0.1, -2.0], [-9.0, -9.0]])
     pictures = [SimpleNamespace(style="noto")] * 4 + [SimpleNamespace(style="fluent")]
     reference = SimpleNamespace(features=real, asked=list(range(5)), pictures=pictures)
-    monkeypatch.setattr(release, "extract", lambda _, images, told: images)
+    monkeypatch.setattr(release, "extract", lambda _, images, output: images)
     # The third looks like the first and is behind all its style; the last is alone in its style.
     assert release.ranks(cast(ReferenceSet, reference), drawn, [0, 1, 2, 3]) == [0, 0, 3, 0]
     assert release.ranks(cast(ReferenceSet, reference), drawn, [4]) == [0]
@@ -64,16 +64,16 @@ def test_card_has_commands_times_and_commits_of_both_runs(tmp_path: Path) -> Non
         "torch": "2.15.0",
         "command": "python -m benchmarks.release runs/b --captioner c",
     }
-    told = release.made_by(run, about)
-    assert release.made_by(run / "checkpoints/last.ckpt", about) == told
-    lines = told.splitlines()
+    output = release.made_by(run, about)
+    assert release.made_by(run / "checkpoints/last.ckpt", about) == output
+    lines = output.splitlines()
     assert lines[1:4] == [*first, "imagen-pl fit --config b.yaml"]
     assert lines[4].startswith("imagen-pl fit-captioner")
-    assert "a took 4 minutes, 12,000 images, 50 a second on average" in told
+    assert "a took 4 minutes, 12,000 images, 50 a second on average" in output
     assert lines[5] == "python -m benchmarks.release runs/b --captioner c"
-    assert "commit 0123456); b took 4 minutes" in told
-    assert "On 2 cores of an Some CPU" in told
-    assert told.count("(2 x cpu, bf16-mixed, seed 3, commit ") == 2
+    assert "commit 0123456); b took 4 minutes" in output
+    assert "On 2 cores of an Some CPU" in output
+    assert output.count("(2 x cpu, bf16-mixed, seed 3, commit ") == 2
 
 
 def test_card_needs_the_run_of_init_from(tmp_path: Path) -> None:
@@ -116,10 +116,10 @@ def test_card_has_the_scores_of_refined_images(tmp_path: Path) -> None:
     score = {"fd": 12.345, "kd": 0.00567, "test_retrieval": {"top1": 0.25, "top5": 0.5}}
     found = {"scores": [score], "captions": {"train": 900, "test": 300}, "reals": 4107}
     (tmp_path / "refined.json").write_text(json.dumps(found))
-    told = release.told_refined(tmp_path / "refined.json")
-    assert "Of `benchmarks/quality.py`'s 1,200 captions" in told
-    assert "a Fréchet distance of 12.3 and a kernel distance of 0.0057 to 4,107 real images" in told
-    assert "of 300 test subjects 50.0% are among the first five of 100 (25.0% first)" in told
+    output = release.told_refined(tmp_path / "refined.json")
+    assert "Of `benchmarks/quality.py`'s 1,200 captions" in output
+    assert "a Fréchet distance of 12.3 and a kernel distance of 0.0057 to 4,107 real images" in output
+    assert "of 300 test subjects 50.0% are among the first five of 100 (25.0% first)" in output
 
 
 def test_too_large_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,9 +78,9 @@ def test_objects_are_counted() -> None:
 def test_rules_on_pixels_hold_for_real_images(judge: words.PromptJudge) -> None:
     prompts = words.read_prompts()
     marks = words.mark_real(judge, prompts)
-    told = [right for right in marks.right if right is not None]
-    assert len(told) >= 40
-    assert all(told)
+    output = [right for right in marks.right if right is not None]
+    assert len(output) >= 40
+    assert all(output)
     wrong = words.Prompt("skin tone", "waving hand: dark skin tone, noto style", tone="dark")
     light = judge.real("waving hand: light skin tone, noto style")
     assert not judge.right(wrong, light, torch.zeros(48))

@@ -37,7 +37,7 @@ from tests.helpers.training import (
     assert_same,
     sgd,
     tiny_data,
-    tiny_system,
+    tiny_gan,
     train,
     weights_of,
 )
@@ -55,7 +55,7 @@ BLOCKS = [Block(n, b) for n in ("discriminator", "generator") for b in ("shared"
 GROUPS = [["generator.shared", "discriminator.8"], ["generator.16", "generator.32"], ["discriminator"]]
 
 
-def system(**settings: Any) -> TextToImageGAN:
+def gan(**settings: Any) -> TextToImageGAN:
     """With all that could move a block that stands still: momentum, decay, penalties, terms with heads."""
     torch.manual_seed(0)
     defaults: dict[str, Any] = {
@@ -67,7 +67,7 @@ def system(**settings: Any) -> TextToImageGAN:
         "generator_optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
         "discriminator_optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
     }
-    return tiny_system(**{**defaults, **settings})
+    return tiny_gan(**{**defaults, **settings})
 
 
 def growing(**settings: Any) -> ProgressiveGrowing:
@@ -174,15 +174,15 @@ IDS = ["all", "newest", "newest for a while", "groups in turn", "every block in 
 @pytest.mark.parametrize(("policy", "expected"), POLICIES, ids=IDS)
 def test_frozen_blocks_do_not_change_and_all_others_train(policy: BlockPolicy, expected: Any) -> None:
     """At every batch, through stages and fades."""
-    moved, told = Moved(), Remember()
-    trained = run(system(), BlockwiseTraining(policy), END, moved, logger=told, log_every_n_steps=1)
+    moved, logged = Moved(), Remember()
+    trained = run(gan(), BlockwiseTraining(policy), END, moved, logger=logged, log_every_n_steps=1)
     sizes = {clock: here.stage.batch_size for clock, here in batches(STAGES, 0, END)}
     assert list(moved.by_clock) == list(sizes)
     for clock, blocks in moved.by_clock.items():
         assert blocks == expected(clock), (clock, sorted(map(str, blocks)))
     assert all(moved.average.values())
     assert all(parameter.requires_grad for parameter in trained.generator.parameters())  # let go at the end
-    counts = told.column("blockwise_training/generator_blocks")
+    counts = logged.column("blockwise_training/generator_blocks")
     if isinstance(policy, TrainAllBlocks):
         assert counts == {}
     else:
@@ -192,14 +192,14 @@ def test_frozen_blocks_do_not_change_and_all_others_train(policy: BlockPolicy, e
 def test_order_of_callbacks_does_not_matter() -> None:
     moved = Moved()
     callbacks = [BlockwiseTraining(FreezeOldBlocks()), growing(), moved, until(48)]
-    train(system(), END, callbacks, max_steps=10**6)
+    train(gan(), END, callbacks, max_steps=10**6)
     assert moved.by_clock == {clock: newest(clock) for clock in range(0, 48, 8)}
 
 
 def test_train_all_blocks_equals_no_callback() -> None:
     states = []
     for turns in (None, BlockwiseTraining()):
-        trained = run(system(), turns)
+        trained = run(gan(), turns)
         states.append((weights_of(trained), [o.state_dict() for o in trained.trainer.optimizers]))
     assert_same(*states)
 
@@ -213,9 +213,9 @@ def test_resumed_equals_uninterrupted(policy: BlockPolicy, tmp_path: Path) -> No
     """In the middle of a turn and of a fade, at a turn's end, and as a stage begins."""
     paths = {clock: tmp_path / f"{clock}.ckpt" for clock in (40, 48, 80)}
     moved = Moved()
-    whole = run(system(), BlockwiseTraining(policy), END, SaveAt(paths), moved)
+    whole = run(gan(), BlockwiseTraining(policy), END, SaveAt(paths), moved)
     for clock, path in paths.items():
-        resumed, again = system(), Moved()
+        resumed, again = gan(), Moved()
         run(resumed, BlockwiseTraining(policy), END, again, ckpt_path=path)
         assert_same(resumed.state_dict(), whole.state_dict())
         assert_same(*([o.state_dict() for o in s.trainer.optimizers] for s in (resumed, whole)))
@@ -224,7 +224,7 @@ def test_resumed_equals_uninterrupted(policy: BlockPolicy, tmp_path: Path) -> No
 
 def test_fresh_discriminator_is_reset_to_initial_weights_at_each_stage() -> None:
     """With what the terms learn beside it, and without moments."""
-    trained = system(generator_optimizer=sgd(0.0), discriminator_optimizer=adam())
+    trained = gan(generator_optimizer=sgd(0.0), discriminator_optimizer=adam())
     learnt = [*trained.discriminator.named_parameters(), *trained.losses.named_parameters()]
     first = {name: p.detach().clone() for name, p in learnt}
     anew: dict[int, bool] = {}
@@ -243,11 +243,11 @@ def test_learning_rate_factors_scale_only_their_blocks() -> None:
     """With plain SGD a step is as long as its rate, so the first step's length tells it."""
     factors = {"discriminator": 2.0, "discriminator.8": 0.25, "generator.8": 0.0, "generator.16": 0.5}
     ways: list[dict[str, Tensor]] = []
-    told = Remember()
+    logged = Remember()
     for turns in (None, BlockwiseTraining(learning_rate_factors=factors)):
-        trained = system(generator_optimizer=sgd(0.01), discriminator_optimizer=sgd(0.01))
+        trained = gan(generator_optimizer=sgd(0.01), discriminator_optimizer=sgd(0.01))
         before = weights_of(trained)
-        run(trained, turns, 8, logger=told, log_every_n_steps=1)
+        run(trained, turns, 8, logger=logged, log_every_n_steps=1)
         after = weights_of(trained)
         ways.append({name: after[name] - before[name] for name in before})
     plain, scaled = ways
@@ -263,7 +263,7 @@ def test_learning_rate_factors_scale_only_their_blocks() -> None:
     assert not any(name.startswith("generator.grown.8.") for name in moved)
     groups = trained.trainer.optimizers[1].param_groups
     assert {g["block"]: g["lr"] for g in groups} == {"shared": 0.01, "8": 0.0, "16": 0.005, "32": 0.01}
-    assert told.column("train/d_lr") == {8: 0.01}  # before the factors
+    assert logged.column("train/d_lr") == {8: 0.01}  # before the factors
 
 
 def test_blocks_from_init_from_are_frozen_from_the_start() -> None:
@@ -282,7 +282,7 @@ def test_blocks_of_skipped_resolutions_count_as_new() -> None:
 
 
 def test_blocks_frozen_by_their_network_stay_frozen() -> None:
-    trained = system()
+    trained = gan()
     for parameter in trained.discriminator.blocks()[8].parameters():
         parameter.requires_grad_(False)
     before = weights_of(trained.discriminator.blocks()[8])
@@ -303,7 +303,7 @@ def test_growth_can_reset_optimizer_state_of_frozen_blocks() -> None:
 
     turns = BlockwiseTraining(Alternate(0.016, [["discriminator"], ["generator"]]))
     callbacks = [growing(reset_optimizer_state=True), turns, AtEachBatch(before=record), until(80)]
-    train(system(), END, callbacks, max_steps=10**6)
+    train(gan(), END, callbacks, max_steps=10**6)
     newest = {Block("discriminator", "16"), Block("generator", "16")}
     assert newest <= moments[56]
     assert not newest & moments[64]  # as the fade ends, in the discriminator's turn
@@ -313,7 +313,7 @@ def test_growth_can_reset_optimizer_state_of_frozen_blocks() -> None:
 def test_compiled_blocks_can_be_trained_and_frozen() -> None:
     """Blocks share their class's code: of four a network, up to 17 versions were compiled in turns, not 8."""
     with torch._dynamo.config.patch(recompile_limit=8):
-        system(compile=True)
+        gan(compile=True)
         assert torch._dynamo.config.recompile_limit >= 64
 
 
@@ -342,7 +342,7 @@ def test_compiled_blocks_can_be_trained_and_frozen() -> None:
     ],
 )
 def test_unknown_block_names_raise_before_the_first_batch(turns: BlockwiseTraining, message: str) -> None:
-    trained = system()
+    trained = gan()
     with pytest.raises(UserError) as error:
         run(trained, turns)
     assert str(error.value).startswith(message)
@@ -368,16 +368,16 @@ def test_invalid_settings_raise(make: Any, message: str) -> None:
 
 
 def test_progress_bar_and_log_name_the_trained_blocks() -> None:
-    out, told = io.StringIO(), Remember()
+    out, logged = io.StringIO(), Remember()
     bar = RunProgress(file=out, log_every_s=0.0)
     policy = FreezeOldBlocks(kimg=0.016)
     run(
-        system(),
+        gan(),
         BlockwiseTraining(policy),
         84,
         bar,
         enable_progress_bar=True,
-        logger=told,
+        logger=logged,
         log_every_n_steps=1,
     )
     lines = out.getvalue().splitlines()
@@ -392,7 +392,7 @@ def test_progress_bar_and_log_name_the_trained_blocks() -> None:
     assert len(shown) == 2
     assert "stage 2/3 · 16 px · fade 0% · training G 16, D · 0.0 kimg" in shown[0]
     assert not any("training" in line for line in lines[: lines.index(changes[0])])
-    numbers = told.column("blockwise_training/learning_parameters")
+    numbers = logged.column("blockwise_training/learning_parameters")
     assert numbers[32] > numbers[40]
     assert numbers[56] > numbers[40]
 

@@ -13,7 +13,7 @@ from imagen_pl.callbacks import progress
 from imagen_pl.callbacks.progress import RunProgress, bar, duration
 from imagen_pl.schedules import Stage
 from tests.helpers.fakes import MeanColour
-from tests.helpers.training import AtEachBatch, tiny_data, tiny_system, tiny_trainer
+from tests.helpers.training import AtEachBatch, tiny_data, tiny_gan, tiny_trainer
 
 STAGES = (Stage(8, kimg=0.032, batch_size=8), Stage(16, kimg=1.0, batch_size=8, fade_kimg=0.032))
 
@@ -51,7 +51,7 @@ def run(
     trainer = tiny_trainer(
         images, [clock.tick, bars, *callbacks], STAGES, **{"enable_progress_bar": True, **settings}
     )
-    trainer.fit(tiny_system(metrics=[MeanColour()]), tiny_data(epoch_kimg=0.048, val_fraction=0.3))
+    trainer.fit(tiny_gan(metrics=[MeanColour()]), tiny_data(epoch_kimg=0.048, val_fraction=0.3))
     return out.getvalue()
 
 
@@ -88,7 +88,7 @@ def test_lines_are_printed_at_the_given_interval(monkeypatch: pytest.MonkeyPatch
     clock, out = Clock(monkeypatch), io.StringIO()
     bars = RunProgress(file=out, log_every_s=0.35)
     trainer = tiny_trainer(96, [clock.tick, bars], STAGES, enable_progress_bar=True)
-    trainer.fit(tiny_system(), tiny_data())
+    trainer.fit(tiny_gan(), tiny_data())
     # At batches 1, 5 and 9 of 12, and at the end.
     assert [line.split(" ")[0].count("█") for line in out.getvalue().splitlines()] == [2, 8, 15, 20]
 
@@ -112,7 +112,7 @@ def test_time_limit_gives_the_remaining_time(monkeypatch: pytest.MonkeyPatch) ->
     timer = Timer(duration={"hours": 1})
     monkeypatch.setattr(timer, "time_elapsed", lambda stage="train": 900.0)
     monkeypatch.setattr(timer, "time_remaining", lambda stage="train": 2700.0)
-    stop = AtEachBatch(after=lambda system, _: setattr(system.trainer, "should_stop", True))
+    stop = AtEachBatch(after=lambda gan, _: setattr(gan.trainer, "should_stop", True))
     lines = run(monkeypatch, io.StringIO(), callbacks=(timer, stop), max_steps=10**9).splitlines()
     assert lines[0].startswith("█████░░░░░░░░░░░░░░░  25% stage 1/2")
     assert lines[0].endswith("45:00 left")
@@ -127,7 +127,7 @@ def test_validation_after_the_time_limit_shows_100_percent(monkeypatch: pytest.M
 
 
 def test_no_remaining_time_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    stop = AtEachBatch(after=lambda system, _: setattr(system.trainer, "should_stop", True))
+    stop = AtEachBatch(after=lambda gan, _: setattr(gan.trainer, "should_stop", True))
     lines = run(monkeypatch, io.StringIO(), callbacks=(stop,), max_steps=-1).splitlines()
     assert lines[0] == "stage 1/2 · 8 px · 0.0 kimg · 80 images/s"
 
@@ -141,7 +141,7 @@ def test_validation_does_not_count_in_the_speed(monkeypatch: pytest.MonkeyPatch)
 
     bars = RunProgress(file=out, log_every_s=0.0)
     trainer = tiny_trainer(96, [clock.tick, Pause(), bars], STAGES, enable_progress_bar=True)
-    trainer.fit(tiny_system(metrics=[MeanColour()]), tiny_data(epoch_kimg=0.048, val_fraction=0.3))
+    trainer.fit(tiny_gan(metrics=[MeanColour()]), tiny_data(epoch_kimg=0.048, val_fraction=0.3))
     speeds = re.findall(r"(\d+) images/s", out.getvalue())
     assert set(speeds) == {"80"}
 
@@ -151,7 +151,7 @@ def test_disabled_bar_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     bars = RunProgress(file=out)
     bars.disable()
     trainer = tiny_trainer(16, [clock.tick, bars], STAGES, enable_progress_bar=True)
-    trainer.fit(tiny_system(), tiny_data())
+    trainer.fit(tiny_gan(), tiny_data())
     assert out.getvalue() == ""
 
 

@@ -23,7 +23,7 @@ from tests.helpers.training import (
     Remember,
     batches_until,
     tiny_data,
-    tiny_system,
+    tiny_gan,
     tiny_trainer,
     train,
     weights_of,
@@ -54,17 +54,17 @@ class Ones(Penalty):
 def test_networks_data_and_metrics_grow_together() -> None:
     """Resolution, batch size, both networks and the faded real images, at every batch."""
     watcher = Watcher()
-    system = tiny_system(augment=watcher)
+    gan = tiny_gan(augment=watcher)
     drawn: list[Growth] = []
-    system.generator.register_forward_pre_hook(lambda _, args: drawn.append(args[2]))
+    gan.generator.register_forward_pre_hook(lambda _, args: drawn.append(args[2]))
     clocks: list[int] = []
 
-    def check(system: TextToImageGAN, batch: CaptionedBatch) -> None:
-        here = position(STAGES, system.images_seen - len(batch))
-        clocks.append(system.images_seen)
+    def check(gan: TextToImageGAN, batch: CaptionedBatch) -> None:
+        here = position(STAGES, gan.images_seen - len(batch))
+        clocks.append(gan.images_seen)
         side = here.growth.resolution
         assert batch.images.shape == (here.stage.batch_size, 3, side, side)
-        assert system.growth == here.growth
+        assert gan.growth == here.growth
         assert drawn == [here.growth] * 2  # for the discriminator's step and for the generator's own
         real, fake, fake_again = watcher.seen
         assert real.shape == fake.shape == fake_again.shape == batch.images.shape
@@ -76,21 +76,21 @@ def test_networks_data_and_metrics_grow_together() -> None:
         drawn.clear()
         watcher.seen.clear()
 
-    train(system, 240, [AtEachBatch(after=check)])
+    train(gan, 240, [AtEachBatch(after=check)])
     assert len(clocks) == batches_until(240)
     assert clocks[-1] == 240
 
 
 def test_inactive_blocks_do_not_change_and_active_ones_train() -> None:
-    system = tiny_system()
-    before = weights_of(system)
-    trainer = train(system, 96)  # into the fade of 16 px
-    after = weights_of(system)
+    gan = tiny_gan()
+    before = weights_of(gan)
+    trainer = train(gan, 96)  # into the fade of 16 px
+    after = weights_of(gan)
     for network, optimizer in zip(("discriminator", "generator"), trainer.optimizers, strict=True):
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         assert {f"{network}.grown.{r}" for r in (8, 16)} <= {".".join(n.split(".")[:3]) for n in moved}
         assert not any(name.startswith(f"{network}.grown.32") for name in moved)
-        unused = getattr(system, network).blocks()[32].parameters()
+        unused = getattr(gan, network).blocks()[32].parameters()
         assert not any(parameter in optimizer.state for parameter in unused)
     moved_average = {n.split(".")[3] for n in before if n.startswith("ema.generator.grown")} & {
         n.split(".")[3] for n in moved if n.startswith("ema.generator.grown")
@@ -104,42 +104,40 @@ def test_learning_rates_and_penalty_weights_of_the_stages() -> None:
         Stage(16, kimg=0.032, batch_size=8, penalty_weight=0.0),
         Stage(32, kimg=1.0, batch_size=4, generator_lr=0.003),
     ]
-    told = Remember()
-    system = tiny_system(penalties=[Ones(PerResolution(8, 1.0, 32, 16.0), every=2)])
-    train(system, 96, stages=stages, logger=told, log_every_n_steps=1)
+    logged = Remember()
+    gan = tiny_gan(penalties=[Ones(PerResolution(8, 1.0, 32, 16.0), every=2)])
+    train(gan, 96, stages=stages, logger=logged, log_every_n_steps=1)
     # The optimizers' own rates are 0.001.
-    assert told.column("train/g_lr") == {
+    assert logged.column("train/g_lr") == {
         c: 0.002 if c <= 32 else 0.001 if c <= 64 else 0.003 for c in range(8, 65, 8)
     } | dict.fromkeys(range(68, 97, 4), 0.003)
-    assert {c: v for c, v in told.column("train/d_lr").items() if c in (32, 40, 96)} == {
+    assert {c: v for c, v in logged.column("train/d_lr").items() if c in (32, 40, 96)} == {
         32: 0.004,
         40: 0.001,
         96: 0.001,
     }
     # Applied at every second batch, so twice as strong; the weight's own power law where the stage has none.
-    weights = told.column("train/d_ones")
+    weights = logged.column("train/d_ones")
     assert [weights[c] for c in (8, 32, 40, 64, 96)] == pytest.approx([14, 14, 0, 0, 32])
 
 
 def test_learning_rate_schedule_multiplies_the_stages_rates() -> None:
     stages = [Stage(8, kimg=0.04, batch_size=8), Stage(16, kimg=1, batch_size=8, generator_lr=0.01)]
-    told = Remember()
-    system = tiny_system(learning_rate_schedule=Linear(1.0, 0.0, kimg=0.08))
-    train(system, 80, stages=stages, logger=told, log_every_n_steps=1)
+    logged = Remember()
+    gan = tiny_gan(learning_rate_schedule=Linear(1.0, 0.0, kimg=0.08))
+    train(gan, 80, stages=stages, logger=logged, log_every_n_steps=1)
     factor = [1 - c / 80 for c in range(0, 80, 8)]
-    assert list(told.column("train/d_lr").values()) == pytest.approx([0.001 * f for f in factor])
+    assert list(logged.column("train/d_lr").values()) == pytest.approx([0.001 * f for f in factor])
     own = [0.001] * 5 + [0.01] * 5
-    assert list(told.column("train/g_lr").values()) == pytest.approx(
+    assert list(logged.column("train/g_lr").values()) == pytest.approx(
         [r * f for r, f in zip(own, factor, strict=True)]
     )
 
 
-def moments(system: TextToImageGAN) -> list[set[int]]:
+def moments(gan: TextToImageGAN) -> list[set[int]]:
     """Of each optimizer, the resolutions whose blocks have moments; 0 stands for what blocks share."""
     found = []
-    for network, optimizer in zip(
-        (system.discriminator, system.generator), system.trainer.optimizers, strict=True
-    ):
+    for network, optimizer in zip((gan.discriminator, gan.generator), gan.trainer.optimizers, strict=True):
         blocks: dict[int, nn.Module] = network.blocks()  # type: ignore[operator]
         owner: dict[Tensor, int] = {
             p: resolution for resolution, block in blocks.items() for p in block.parameters()
@@ -157,8 +155,8 @@ def test_optimizer_state_of_new_blocks_is_reset_when_their_fade_ends(reset: bool
         Stage(32, kimg=1, batch_size=4, fade_kimg=0.016),
     ]
     seen: dict[int, list[set[int]]] = {}
-    look = AtEachBatch(before=lambda system, _: seen.update({system.images_seen: moments(system)}))
-    train(tiny_system(), 120, [ProgressiveGrowing(stages, reset_optimizer_state=reset), look], stages=stages)
+    look = AtEachBatch(before=lambda gan, _: seen.update({gan.images_seen: moments(gan)}))
+    train(tiny_gan(), 120, [ProgressiveGrowing(stages, reset_optimizer_state=reset), look], stages=stages)
     first, second = 32 + round(fade_kimg * 1000), 96 + 16
     for clock, have in seen.items():
         expected = {0, 8} if clock else set()
@@ -188,10 +186,10 @@ def test_optimizer_state_of_new_blocks_is_reset_when_their_fade_ends(reset: bool
 def test_invalid_stages_raise_before_the_first_batch(
     stages: list[Stage], settings: dict[str, Any], message: str
 ) -> None:
-    system = tiny_system(**settings)
+    gan = tiny_gan(**settings)
     with pytest.raises(UserError, match=message):
-        train(system, 8, stages=stages)
-    assert system.images_seen == 0
+        train(gan, 8, stages=stages)
+    assert gan.images_seen == 0
 
 
 @pytest.mark.parametrize(
@@ -225,7 +223,7 @@ def test_kimg_scale_stretches_stages_and_fades() -> None:
 
 
 def test_without_growth_the_whole_networks_train_at_the_datas_resolution() -> None:
-    system = tiny_system()
+    gan = tiny_gan()
     trainer = Trainer(
         max_steps=4,
         accelerator="cpu",
@@ -237,8 +235,8 @@ def test_without_growth_the_whole_networks_train_at_the_datas_resolution() -> No
     )
     shapes: list[torch.Size] = []
     trainer.callbacks.append(AtEachBatch(after=lambda _, batch: shapes.append(batch.images.shape)))  # type: ignore[attr-defined]
-    trainer.fit(system, tiny_data(resolution=32, batch_size=4))
+    trainer.fit(gan, tiny_data(resolution=32, batch_size=4))
     assert shapes == [(4, 3, 32, 32)] * 2
-    assert system.images_seen == 8
-    assert (system.growth, system.run_state.stage) == (Growth(32), None)
+    assert gan.images_seen == 8
+    assert (gan.growth, gan.run_state.stage) == (Growth(32), None)
     assert tiny_trainer(8).max_steps == 2

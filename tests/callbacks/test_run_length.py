@@ -21,7 +21,7 @@ from tests.helpers.training import (
     SaveAt,
     assert_same,
     tiny_data,
-    tiny_system,
+    tiny_gan,
     tiny_trainer,
     weights_of,
 )
@@ -46,8 +46,8 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
-    def _tick(self, system: TextToImageGAN, batch: Any) -> None:
-        self.now += 0.1 * system.growth.resolution / 8
+    def _tick(self, gan: TextToImageGAN, batch: Any) -> None:
+        self.now += 0.1 * gan.growth.resolution / 8
 
 
 class Batches(AtEachBatch):
@@ -57,10 +57,10 @@ class Batches(AtEachBatch):
         super().__init__(after=self._note)
         self.rows: list[tuple[int, int, float, float]] = []
 
-    def _note(self, system: TextToImageGAN, batch: Any) -> None:
-        growth = system.growth
+    def _note(self, gan: TextToImageGAN, batch: Any) -> None:
+        growth = gan.growth
         assert batch.images.shape[-1] == growth.resolution
-        self.rows.append((system.images_seen, growth.resolution, growth.fade, system.learning_rates[1]))
+        self.rows.append((gan.images_seen, growth.resolution, growth.fade, gan.learning_rates[1]))
 
     def count(self) -> dict[int, int]:
         resolutions = [row[1] for row in self.rows]
@@ -71,22 +71,22 @@ def fit(
     length: RunLength,
     *callbacks: Any,
     stages: tuple[Stage, ...] = SHARES,
-    system: TextToImageGAN | None = None,
+    gan: TextToImageGAN | None = None,
     ckpt_path: Path | None = None,
     data: dict[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[TextToImageGAN, Batches, Trainer]:
     batches = Batches()
-    system = tiny_system() if system is None else system
+    gan = tiny_gan() if gan is None else gan
     growing = ProgressiveGrowing(list(stages))
     trainer = tiny_trainer(8, [*callbacks, growing, length, batches], **{"max_steps": -1, **settings})
-    trainer.fit(system, tiny_data(**data or {}), ckpt_path=ckpt_path)
-    return system, batches, trainer
+    trainer.fit(gan, tiny_data(**data or {}), ckpt_path=ckpt_path)
+    return gan, batches, trainer
 
 
 def test_max_images_ends_the_run_and_shares_are_of_it() -> None:
-    system, batches, _ = fit(RunLength(max_images=160))
-    assert system.images_seen == 160
+    gan, batches, _ = fit(RunLength(max_images=160))
+    assert gan.images_seen == 160
     assert batches.count() == {8: 5, 16: 5, 32: 20}
     assert [round(fade, 6) for _, resolution, fade, _ in batches.rows if resolution == 16] == [
         0,
@@ -101,17 +101,17 @@ def test_max_images_ends_the_run_and_shares_are_of_it() -> None:
 
 def test_shares_of_max_steps() -> None:
     """Lightning counts two steps a batch."""
-    system, batches, _ = fit(RunLength(), max_steps=2 * 40)
+    gan, batches, _ = fit(RunLength(), max_steps=2 * 40)
     assert batches.count() == {8: 10, 16: 10, 32: 20}
-    assert system.images_seen == 240
+    assert gan.images_seen == 240
 
 
 def test_shares_of_max_time_hold_at_any_speed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(monkeypatch)
-    system, batches, _ = fit(RunLength(max_time="00:00:01:00"), clock.tick)
-    assert system.growth.resolution == 32
+    gan, batches, _ = fit(RunLength(max_time="00:00:01:00"), clock.tick)
+    assert gan.growth.resolution == 32
     assert clock.now == pytest.approx(60, abs=0.5)
     seconds = {r: n * 0.1 * r / 8 for r, n in batches.count().items()}
     assert seconds == pytest.approx({8: 15, 16: 15, 32: 30}, rel=0.1)
@@ -129,21 +129,21 @@ def test_prefetching_workers_use_the_right_stage(workers: int, monkeypatch: pyte
 
 def test_even_a_run_that_is_too_short_reaches_its_last_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    system, batches, _ = fit(RunLength(max_time="00:00:00:06"), clock.tick)
-    assert system.growth.resolution == 32
+    gan, batches, _ = fit(RunLength(max_time="00:00:00:06"), clock.tick)
+    assert gan.growth.resolution == 32
     assert min(batches.count().values()) >= 3
 
 
 def test_resumed_run_equals_uninterrupted_to_the_bit(tmp_path: Path) -> None:
-    def system() -> TextToImageGAN:
-        return tiny_system(learning_rate_schedule=Cosine(1.0, 0.25, share=1.0))
+    def gan() -> TextToImageGAN:
+        return tiny_gan(learning_rate_schedule=Cosine(1.0, 0.25, share=1.0))
 
     at = tmp_path / "at.ckpt"
-    whole, batches, _ = fit(RunLength(max_images=160), SaveAt({56: at}), system=system())
+    whole, batches, _ = fit(RunLength(max_images=160), SaveAt({56: at}), gan=gan())
     rates = [row[3] for row in batches.rows]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(1e-3 * 0.25, rel=0.02)
-    resumed, later, _ = fit(RunLength(max_images=160), system=system(), ckpt_path=at)
+    resumed, later, _ = fit(RunLength(max_images=160), gan=gan(), ckpt_path=at)
     assert later.rows == [row for row in batches.rows if row[0] > 56]
     assert_same(weights_of(resumed), weights_of(whole))
 
@@ -153,13 +153,13 @@ def test_resume_with_more_time_extends_the_plan(tmp_path: Path, monkeypatch: pyt
     at = tmp_path / "at.ckpt"
     clock = Clock(monkeypatch)
 
-    def system() -> TextToImageGAN:
-        return tiny_system(learning_rate_schedule=Linear(1.0, 0.0, share=1.0))
+    def gan() -> TextToImageGAN:
+        return tiny_gan(learning_rate_schedule=Linear(1.0, 0.0, share=1.0))
 
-    _, first, trainer = fit(RunLength(max_time="00:00:00:20"), clock.tick, system=system())
+    _, first, trainer = fit(RunLength(max_time="00:00:00:20"), clock.tick, gan=gan())
     trainer.save_checkpoint(at)
     length = RunLength(max_time="00:00:00:40")
-    _, later, _ = fit(length, clock.tick, system=system(), ckpt_path=at)
+    _, later, _ = fit(length, clock.tick, gan=gan(), ckpt_path=at)
     assert set(later.count()) == {32}
     assert length.time_elapsed() == pytest.approx(40, abs=0.5)
     assert max(row[3] for row in later.rows) <= first.rows[-1][3]
@@ -168,8 +168,8 @@ def test_resume_with_more_time_extends_the_plan(tmp_path: Path, monkeypatch: pyt
 def test_a_run_cut_short_and_resumed_with_more_images_keeps_its_stages_in_order(tmp_path: Path) -> None:
     at = tmp_path / "at.ckpt"
     fit(RunLength(max_images=160), SaveAt({64: at}))
-    system, later, _ = fit(RunLength(max_images=320), ckpt_path=at)
-    assert system.images_seen == 320
+    gan, later, _ = fit(RunLength(max_images=320), ckpt_path=at)
+    assert gan.images_seen == 320
     # At 64 of 160 images 0.4 of the run was done; of the other 0.6 a sixth was left at 16 px.
     assert later.count() == {16: 6, 32: 52}
 
@@ -188,9 +188,9 @@ def test_max_time_includes_setup_and_validation(
 
     length = RunLength(max_time="00:00:00:30")
     stages = (Stage(8, kimg=1.0, batch_size=8),)
-    system = tiny_system(metrics=[MeanColour()])
+    gan = tiny_gan(metrics=[MeanColour()])
     data = {"epoch_kimg": 0.8, "val_fraction": 0.3}
-    _, batches, _ = fit(length, Slow(), clock.tick, stages=stages, system=system, data=data)
+    _, batches, _ = fit(length, Slow(), clock.tick, stages=stages, gan=gan, data=data)
     assert clock.now == pytest.approx(30, abs=0.2)
     assert 5 + 0.1 * len(batches.rows) < 26
 
@@ -198,19 +198,19 @@ def test_max_time_includes_setup_and_validation(
 def test_shares_need_a_limit() -> None:
     with pytest.raises(UserError, match=r"which has no end: give it one with --trainer.max_time"):
         fit(RunLength())
-    system = tiny_system(learning_rate_schedule=Cosine(1.0, 0.25, share=1.0))
+    gan = tiny_gan(learning_rate_schedule=Cosine(1.0, 0.25, share=1.0))
     with pytest.raises(UserError, match=r"which has no end: give it one with --trainer.max_time"):
-        fit(RunLength(), stages=FIXED, system=system)
+        fit(RunLength(), stages=FIXED, gan=gan)
 
 
 def test_unreachable_last_stage_is_warned_of_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told: list[tuple[int, str]] = []
-    system = tiny_system()
-    monkeypatch.setattr(run_length, "say", lambda trainer, line: told.append((system.images_seen, line)))
-    fit(RunLength(max_images=48), stages=FIXED, system=system)
-    ((seen, line),) = told
+    output: list[tuple[int, str]] = []
+    gan = tiny_gan()
+    monkeypatch.setattr(run_length, "say", lambda trainer, line: output.append((gan.images_seen, line)))
+    fit(RunLength(max_images=48), stages=FIXED, gan=gan)
+    ((seen, line),) = output
     assert seen == 0
     assert (
         "this run will see about 48 images and end at 8 px, in stage 1 of 2; the stage of 16 px begins at 64"
@@ -222,22 +222,22 @@ def test_unreachable_last_stage_is_warned_of_at_the_start(
 def test_unreachable_last_stage_in_max_time_is_warned_of_after_20_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told: list[tuple[int, str]] = []
-    system, clock = tiny_system(), Clock(monkeypatch)
-    monkeypatch.setattr(run_length, "say", lambda trainer, line: told.append((system.images_seen, line)))
+    output: list[tuple[int, str]] = []
+    gan, clock = tiny_gan(), Clock(monkeypatch)
+    monkeypatch.setattr(run_length, "say", lambda trainer, line: output.append((gan.images_seen, line)))
     stages = (Stage(8, kimg=1.0, batch_size=8), Stage(16, kimg=1.0, batch_size=8))
-    fit(RunLength(max_time="00:00:00:05"), clock.tick, stages=stages, system=system)
-    ((seen, line),) = told
+    fit(RunLength(max_time="00:00:00:05"), clock.tick, stages=stages, gan=gan)
+    ((seen, line),) = output
     assert seen == 160
     assert "this run will see about 400 images and end at 8 px" in line
 
 
 def test_reachable_last_stage_gives_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(run_length, "say", lambda trainer, line: told.append(line))
+    output: list[str] = []
+    monkeypatch.setattr(run_length, "say", lambda trainer, line: output.append(line))
     fit(RunLength(max_images=80), stages=FIXED)
     fit(RunLength(max_images=160))
-    assert told == []
+    assert output == []
 
 
 def test_elapsed_time_of_a_lightning_timer_checkpoint_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,12 +288,12 @@ def test_schedule_by_share_needs_a_limit() -> None:
 
 def test_shares_take_precedence_over_kimg() -> None:
     """An overlay's list takes over what its items leave out, so the recipe's kimg stays beside the shares."""
-    system = tiny_system(learning_rate_schedule=Linear(1.0, 0.0, kimg=1.0, share=1.0))
+    gan = tiny_gan(learning_rate_schedule=Linear(1.0, 0.0, kimg=1.0, share=1.0))
     stages = (
         Stage(8, kimg=1.0, share=0.5, batch_size=8),
         Stage(16, kimg=1.0, fade_kimg=1.0, batch_size=8),
     )
-    _, batches, _ = fit(RunLength(max_images=80), stages=stages, system=system)
+    _, batches, _ = fit(RunLength(max_images=80), stages=stages, gan=gan)
     assert batches.count() == {8: 5, 16: 5}
     assert batches.rows[-1][2:] == (1.0, pytest.approx(1e-4))
 

@@ -14,7 +14,7 @@ from imagen_pl.callbacks import slow_recipe
 from imagen_pl.callbacks.slow_recipe import SlowRecipe, days_to_seconds, round_to_two_digits
 from imagen_pl.schedules import Constant, Cosine, Schedule, Stage
 from imagen_pl.training.precision import Support
-from tests.helpers.training import tiny_data, tiny_system, train
+from tests.helpers.training import tiny_data, tiny_gan, train
 
 ONE_STAGE = (Stage(8, kimg=1.0, batch_size=8),)
 MADE_FOR_1000 = Cosine(1.0, 0.1, kimg=1.0)
@@ -65,8 +65,8 @@ def warnings_of(
     callbacks: list[Callback] = [clock, SlowRecipe(said.append, clock)]
     if limit_s is not None:
         callbacks.insert(1, FakeTimer(limit_s, clock))
-    system = tiny_system(learning_rate_schedule=schedule)
-    train(system, images, callbacks, stages=stages, **settings)
+    gan = tiny_gan(learning_rate_schedule=schedule)
+    train(gan, images, callbacks, stages=stages, **settings)
     return said
 
 
@@ -101,8 +101,8 @@ def test_the_first_batches_are_not_part_of_the_speed() -> None:
             clock.batch_s = 1.0  # from the second batch on
 
     callbacks = [clock, FakeTimer(30 + 63, clock), Faster(), SlowRecipe(said.append, clock)]
-    system = tiny_system(learning_rate_schedule=MADE_FOR_1000)
-    train(system, NEVER, callbacks, stages=ONE_STAGE, max_steps=-1)
+    gan = tiny_gan(learning_rate_schedule=MADE_FOR_1000)
+    train(gan, NEVER, callbacks, stages=ONE_STAGE, max_steps=-1)
 
     assert said == []  # about half of it
 
@@ -147,7 +147,7 @@ def test_a_later_stage_is_measured_too() -> None:
 
     said: list[str] = []
     callbacks = [Slower(), clock, FakeTimer(300, clock), SlowRecipe(said.append, clock)]
-    train(tiny_system(learning_rate_schedule=MADE_FOR_1000), NEVER, callbacks, stages=stages, max_steps=-1)
+    train(tiny_gan(learning_rate_schedule=MADE_FOR_1000), NEVER, callbacks, stages=stages, max_steps=-1)
 
     (line,) = said
     assert "at 1 images/s this run will see about 440 images" in line
@@ -165,7 +165,7 @@ def test_endless_run_and_dry_run_give_no_warning(tmp_path: Path) -> None:
 
     said: list[str] = []
     train(
-        tiny_system(learning_rate_schedule=MADE_FOR_1000),
+        tiny_gan(learning_rate_schedule=MADE_FOR_1000),
         NEVER,
         [SlowRecipe(said.append), Stop()],
         stages=ONE_STAGE,

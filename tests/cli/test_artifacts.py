@@ -98,7 +98,7 @@ def test_resumed_run_keeps_its_id(tiny: Tiny) -> None:
     ids = {run_of(seen).run_id for seen in (first, second)}
     assert ids == {json.loads((tiny.run / "run.json").read_text())["id"]}
     assert run_of(second).resume  # `wandb sync` adds to what is there
-    assert clocks(first)[-1] < clocks(second)[0]  # no batch is told twice
+    assert clocks(first)[-1] < clocks(second)[0]  # no batch is logged twice
     assert clocks(second)[-1] == 160
     names = {a.name for seen in (first, second) for a in artifacts(seen, "model")}
     assert len(names) == 1  # later versions of the same artifact

@@ -1,4 +1,4 @@
-"""What users get wrong with their data, told by `imagen-pl fit` in one line, or skipped and told of once."""
+"""Wrong data: `imagen-pl fit` gives a one-line error, or skips images with one warning."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def test_data_without_training_images_gives_one_line_error(
 ) -> None:
     make(Path("mine"))
     assert fit(tiny, Path("mine")) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert told[-1].startswith("error: ")
-    assert message in told[-1]
-    assert "Traceback" not in "\n".join(told)
+    output = capsys.readouterr().err.splitlines()
+    assert output[-1].startswith("error: ")
+    assert message in output[-1]
+    assert "Traceback" not in "\n".join(output)
     assert not tiny.run.joinpath("checkpoints").exists()
 
 
@@ -163,9 +163,9 @@ def test_folder_without_an_encoder_gives_one_line_error(
 ) -> None:
     Path("encoder").mkdir()
     assert main(["fit", *tiny.words, "--model.text_encoder.init_args.name", "encoder"]) == 2
-    told = capsys.readouterr().err
-    assert "text encoder encoder: the folder holds no model that transformers opens" in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert "text encoder encoder: the folder holds no model that transformers opens" in output
+    assert output.count("\n") == 1
 
 
 def test_an_encoder_of_another_width_names_the_setting(
@@ -188,9 +188,9 @@ def test_unknown_stage_resolutions_give_one_line_error(
 ) -> None:
     words = ["--growth.stages", '[{"resolution": 16, "kimg": 1, "batch_size": 4}]']
     assert main(["fit", *tiny.words, *words]) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "stages[0].resolution 16 is not one the generator has: [4, 8]" in told
-    assert "model.generator.init_args.channels" in told
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert "stages[0].resolution 16 is not one the generator has: [4, 8]" in output
+    assert "model.generator.init_args.channels" in output
 
 
 def test_missing_device_gives_one_line_error(
@@ -199,17 +199,17 @@ def test_missing_device_gives_one_line_error(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert main(["fit", *tiny.words, "--trainer.accelerator", "cuda"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert "CUDAAccelerator" in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: ")
+    assert "CUDAAccelerator" in output
+    assert output.count("\n") == 1
 
 
 def test_validate_scores_a_checkpoint(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "--config", str(trained.run / "config.yaml")]) == 0
-    told = capsys.readouterr().out
-    assert "runs/tiny/checkpoints/last.ckpt: 160 images seen, 8 px" in told
-    assert "val/mean_colour" in told
+    output = capsys.readouterr().out
+    assert "runs/tiny/checkpoints/last.ckpt: 160 images seen, 8 px" in output
+    assert "val/mean_colour" in output
     assert main(["validate", "--config", str(trained.run / "config.yaml"), "--model.metrics", "[]"]) == 0
     assert "no scores: name some in model.metrics" in capsys.readouterr().out
     shutil.rmtree(trained.run / "checkpoints")

@@ -82,5 +82,5 @@ def test_bad_policies_give_one_line(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert main(["fit", *tiny.words, *words]) == 2
-    told = capsys.readouterr().err.splitlines(keepends=True)[-1]
-    assert told.startswith(message)
+    output = capsys.readouterr().err.splitlines(keepends=True)[-1]
+    assert output.startswith(message)

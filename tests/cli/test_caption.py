@@ -83,11 +83,11 @@ def numbers_of(run: Path) -> list[dict[str, str]]:
 
 def test_captioner_is_trained_and_saved(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit-captioner", *words]) == 0
-    told, run = capsys.readouterr(), Path("runs/reader")
-    assert "Trained on 96 images, val/caption_ce" in told.out
-    assert "imagen-pl caption runs/reader picture.png" in told.out
-    assert "96/96" in told.err
-    assert told.err.count("val/caption_ce_shuffled") == 2
+    output, run = capsys.readouterr(), Path("runs/reader")
+    assert "Trained on 96 images, val/caption_ce" in output.out
+    assert "imagen-pl caption runs/reader picture.png" in output.out
+    assert "96/96" in output.err
+    assert output.err.count("val/caption_ce_shuffled") == 2
     rows = numbers_of(run)
     assert [row["images_seen"] for row in rows if row["train/caption_ce"]] == [
         str(n) for n in range(0, 96, 8)
@@ -139,9 +139,9 @@ def test_ctrl_c_saves_the_captioner(
     config["trainer"]["callbacks"] = [{"class_path": "tests.cli.test_caption.Interrupt"}]
     Path("reader.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit-captioner", *words]) == 130
-    told = capsys.readouterr().out
-    assert "Stopped at 64 images, val/caption_ce" in told
-    assert "Resume: imagen-pl fit-captioner --config runs/reader/config.yaml --ckpt_path last" in told
+    output = capsys.readouterr().out
+    assert "Stopped at 64 images, val/caption_ce" in output
+    assert "Resume: imagen-pl fit-captioner --config runs/reader/config.yaml --ckpt_path last" in output
     assert json.loads(Path("runs/reader/config.json").read_text())["images_seen"] == 48  # the best by then
     assert torch.load("runs/reader/checkpoints/last.ckpt", weights_only=True)["images_seen"] == 64
 
@@ -204,9 +204,9 @@ def test_one_line_per_image(reader_once: Path, photos: Path, capsys: pytest.Capt
     capsys.readouterr()
     pictures = sorted(map(str, photos.glob("*.png")))[:2]
     assert main(["caption", str(reader_once), *pictures]) == 0
-    told = lines(capsys)
+    output = lines(capsys)
     captioner = load_captioner(reader_once, "cpu")
-    assert told == [f"{name}: {captioner.caption(Path(name))}" for name in pictures]
+    assert output == [f"{name}: {captioner.caption(Path(name))}" for name in pictures]
     assert main(["caption", str(reader_once), *pictures, "--num_beams", "3", "--json"]) == 0
     beams = [json.loads(line) for line in lines(capsys)]
     assert beams == [{"image": n, "caption": captioner.caption(Path(n), num_beams=3)} for n in pictures]

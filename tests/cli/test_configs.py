@@ -249,9 +249,9 @@ def test_every_config_trains(
 
     words = [word for file in files for word in ("--config", str(CONFIGS / file))]
     assert main(["fit", *words, "--config", "small.yaml", "--name", "run"]) == 0, capsys.readouterr().err
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     batches = 2 * len(changes["growth"]["stages"])
-    assert f"Trained on {4 * batches} images." in told.out
+    assert f"Trained on {4 * batches} images." in output.out
     checkpoint = torch.load("runs/run/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["growth_resolution"] == changes["growth"]["stages"][-1]["resolution"]
 

@@ -29,10 +29,10 @@ def test_model_trains_on_the_written_captions(
     tiny: Tiny, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "shards", str(photos), "--out", "shards", "--size_images", "4"]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
+    output = capsys.readouterr()
+    assert output.err == ""
     sizes = sum(file.stat().st_size for file in Path("shards").iterdir())
-    assert told.out.splitlines() == [
+    assert output.out.splitlines() == [
         f"train             12 images, {sizes / 1e6:.1f} MB: shards/train-{{000000..000002}}.tar",
         "splits      no validation: data.val_fraction of the train shards will be held out",
         "Train: imagen-pl fit --config configs/experiment/folder64.yaml "
@@ -104,9 +104,9 @@ def test_every_image_gets_a_caption_file(
 ) -> None:
     capsys.readouterr()
     assert caption(pictures, reader) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    assert told.out.splitlines() == [
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert output.out.splitlines() == [
         "mine: 5 captions written; 0 images had one and were left alone",
         "Look at them: imagen-pl data inspect mine",
     ]
@@ -167,8 +167,8 @@ def test_interrupted_captioning_continues(
     monkeypatch.setattr(CaptioningPipeline, "caption_batch", ctrl_c)
     capsys.readouterr()
     assert caption(pictures, reader) == 130
-    told = capsys.readouterr().out
-    assert told == "Stopped: 2 of 5 captions are written; run the same command to continue\n"
+    output = capsys.readouterr().out
+    assert output == "Stopped: 2 of 5 captions are written; run the same command to continue\n"
     first = {file: file.stat().st_mtime_ns for file in pictures.rglob("*.txt")}
     assert len(first) == 2
     monkeypatch.setattr(CaptioningPipeline, "caption_batch", original)
@@ -185,12 +185,12 @@ def test_unreadable_images_are_named_once_and_counted(
     (pictures / "val/4.png").write_bytes(b"")
     capsys.readouterr()
     assert caption(pictures, reader) == 0
-    told = capsys.readouterr()
-    assert told.err.splitlines() == [
+    output = capsys.readouterr()
+    assert output.err.splitlines() == [
         f"{name} gets no caption: UnidentifiedImageError" for name in ("train/1.png", "val/4.png")
     ]
-    assert "mine: 3 captions written; 0 images had one and were left alone" in told.out
-    assert "without a caption 2: 2 unreadable (train/1.png, val/4.png)" in told.out
+    assert "mine: 3 captions written; 0 images had one and were left alone" in output.out
+    assert "without a caption 2: 2 unreadable (train/1.png, val/4.png)" in output.out
     assert not (pictures / "train/1.txt").exists()
 
 
@@ -233,10 +233,10 @@ def test_bad_input_of_captions_gives_one_line(
     Path("latin/a.txt").write_bytes("Käse".encode("latin-1"))
     capsys.readouterr()
     assert caption(Path(folder), reader, *words) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.splitlines()[-1].startswith("error: ")
-    assert message in told.err.splitlines()[-1]
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines()[-1].startswith("error: ")
+    assert message in output.err.splitlines()[-1]
     assert not list(pictures.rglob("*.txt"))
 
 
@@ -255,7 +255,7 @@ def test_images_are_captioned_and_sharded(
     """The two verbs one after the other."""
     assert caption(pictures, reader) == 0
     assert main(["data", "shards", "mine", "--out", "shards"]) == 0
-    told = capsys.readouterr().out
-    assert "4 images" in told
-    assert "shards/validation-000000.tar" in told
-    assert "splits " not in told
+    output = capsys.readouterr().out
+    assert "4 images" in output
+    assert "shards/validation-000000.tar" in output
+    assert "splits " not in output

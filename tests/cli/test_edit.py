@@ -152,9 +152,9 @@ def test_bad_input_of_interpolate_gives_one_line(
     words: list[str], said: str, trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["interpolate", str(trained.run), *words]) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert said in output
+    assert output.count("\n") == 1
     assert not list(Path().glob("film.*"))
 
 
@@ -221,14 +221,14 @@ def test_images_have_provenance_metadata(trained: Tiny, kind: str) -> None:
     for file, prompt in ((f"single/000001.{kind}", "ein Herz ♥"), (f"grid.{kind}", f"{HEART}\nein Herz ♥")):
         with Image.open(file) as picture:
             if kind == "png":
-                told = dict(picture.info)
+                output = dict(picture.info)
             else:
-                told = json.loads(picture.getexif()[ExifTags.Base.ImageDescription])
-        assert told["prompt"] == prompt
-        assert str(told["seed"]) == "7"
-        assert told["model"] == str(trained.run)
-        assert int(told["images_seen"]) > 0
-        assert told["software"].startswith("imagen_pl ")
+                output = json.loads(picture.getexif()[ExifTags.Base.ImageDescription])
+        assert output["prompt"] == prompt
+        assert str(output["seed"]) == "7"
+        assert output["model"] == str(trained.run)
+        assert int(output["images_seen"]) > 0
+        assert output["software"].startswith("imagen_pl ")
 
 
 def test_json_output_is_one_line_per_image(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ def test_evaluate_writes_scores_report_and_sheet(
     evaluated: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*evaluated, "--out", "found"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     found = json.loads(Path("found/evaluation.json").read_text())
 
     assert found["split"] == "train"
@@ -35,11 +35,11 @@ def test_evaluate_writes_scores_report_and_sheet(
     assert 0 <= scores["precision"] <= 1
     assert scores["retrieval"]["candidates"] == 4
     assert scores["memorisation"] is None
-    assert "| not measured: the split train is not held out from training images |" in told
-    assert Path("found/evaluation.md").read_text().strip() in told
-    assert "| Fréchet distance (less is better) |" in told
-    assert "12 images are few" in told
-    assert "of the split train at 8 px, seed 0" in told
+    assert "| not measured: the split train is not held out from training images |" in output
+    assert Path("found/evaluation.md").read_text().strip() in output
+    assert "| Fréchet distance (less is better) |" in output
+    assert "12 images are few" in output
+    assert "of the split train at 8 px, seed 0" in output
     with Image.open("found/evaluation.png") as sheet:
         assert min(sheet.size) > 100
 
@@ -110,9 +110,9 @@ def test_bad_input_gives_one_line(
     words: list[str], said: str, evaluated: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*evaluated, *words]) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.strip().count("\n") == 0
+    output = capsys.readouterr().err
+    assert said in output
+    assert output.strip().count("\n") == 0
 
 
 def test_network_used_in_training_is_refused_as_extractor(

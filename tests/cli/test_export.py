@@ -23,13 +23,13 @@ def test_code_in_the_exported_readme_draws(
 ) -> None:
     """The code in the export's README runs as it stands, without imagen_pl."""
     assert main(["export", str(trained.run), "--to", kind, "--out", "out"]) == 0
-    told = capsys.readouterr().out
-    assert "these files draw without refinement" in told
-    found = re.search(r"images differ by (\S+) at most", told)
+    output = capsys.readouterr().out
+    assert "these files draw without refinement" in output
+    found = re.search(r"images differ by (\S+) at most", output)
     assert found is not None
     assert float(found[1]) < 1e-4
     ending = "onnx" if kind == "onnx" else "pt2"
-    assert f"config.json, generator.{ending}, text_encoder.{ending}, tokenizer" in told
+    assert f"config.json, generator.{ending}, text_encoder.{ending}, tokenizer" in output
     (code,) = re.findall(r"```python\n(.*?)```", Path("out/README.md").read_text(), re.DOTALL)
     blocked = "import sys; sys.modules['imagen_pl'] = None\n"
     done = subprocess.run(

@@ -45,9 +45,9 @@ def test_run_folder_has_all_files(tiny: Tiny, capsys: pytest.CaptureFixture[str]
     assert clocks[-1] == 160
     needed = {"train/d_loss", "train/g_loss", "train/d_margin", "train/g_grad_norm", "train/d_grad_norm"}
     assert needed | {"growth/stage", "growth/resolution", "growth/fade"} <= rows[0].keys()
-    told = capsys.readouterr().out
-    assert "Trained on 160 images." in told
-    assert f"imagen-pl fit --config {tiny.run}/config.yaml --ckpt_path last" in told
+    output = capsys.readouterr().out
+    assert "Trained on 160 images." in output
+    assert f"imagen-pl fit --config {tiny.run}/config.yaml --ckpt_path last" in output
 
 
 def test_diversity_and_memorisation_are_scores_of_validation(tiny: Tiny) -> None:
@@ -93,8 +93,8 @@ def test_sample_grid_uses_captions_of_the_data_by_default(
     written = {path.read_text().strip() for path in photos.glob("*.txt")}
     assert given != "null" or set(asked[0]) == written
     assert given != "[a cat]" or asked == [["a cat"]]
-    told = capsys.readouterr().out
-    more = [line for line in told.splitlines() if line.startswith("Draw more: ")]
+    output = capsys.readouterr().out
+    more = [line for line in output.splitlines() if line.startswith("Draw more: ")]
     assert len(more) == (drawn > 0)
     for line in more:  # as it stands, by the prior that it has
         assert " --refine 20 " in line
@@ -138,17 +138,17 @@ def test_a_finished_run_names_its_limit_and_the_command_that_trains_longer(
     """A limit counts the run from its beginning, so the same command again would end at once."""
     monkeypatch.setattr(run_length, "time", Watch())
     assert main(["fit", *tiny.words, "--trainer.max_steps", "-1", *limits]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert f"The run is at its limit, {used_up}: raise it to train longer." in told
-    (line,) = [line for line in told if line.startswith("Go on: ")]
+    output = capsys.readouterr().out.splitlines()
+    assert f"The run is at its limit, {used_up}: raise it to train longer." in output
+    (line,) = [line for line in output if line.startswith("Go on: ")]
     *words, value = shlex.split(line)
     assert words[-3:-1] == ["--ckpt_path", "last"]
     assert words[-1] == more.split()[0]
     assert value == more.split()[1] if ":" not in value else value >= more.split()[1]
     before = read(tiny.run / "checkpoints/last.ckpt")["images_seen"]
     assert main([*shlex.split(line)[3:-2]]) == 0  # the same limit again
-    told = capsys.readouterr().out.splitlines()
-    assert f"The run is at its limit, {used_up}: raise it to train longer." in told
+    output = capsys.readouterr().out.splitlines()
+    assert f"The run is at its limit, {used_up}: raise it to train longer." in output
     assert read(tiny.run / "checkpoints/last.ckpt")["images_seen"] == before
     assert main(shlex.split(line)[3:]) == 0
     assert read(tiny.run / "checkpoints/last.ckpt")["images_seen"] > before  # type: ignore[operator]
@@ -160,14 +160,14 @@ def test_stages_given_as_shares_reach_the_last_one_in_any_length(
     """Where the same stages in kimg end before it, which the run says at its start and at its end."""
     short = ["--trainer.max_steps", "-1", "--max_images", "48"]
     assert main(["fit", *tiny.words, *short, "--name", "cut"]) == 0
-    told = capsys.readouterr()
-    assert "warning: this run will see about 48 images and end at 4 px, in stage 1 of 2" in told.err
-    assert "It ended at 4 px, before the stage of 8 px" in told.out
+    output = capsys.readouterr()
+    assert "warning: this run will see about 48 images and end at 4 px, in stage 1 of 2" in output.err
+    assert "It ended at 4 px, before the stage of 8 px" in output.out
     stages = "[{resolution: 4, share: 0.5, batch_size: 4}, {resolution: 8, batch_size: 8, fade_share: 0.2}]"
     assert main(["fit", *tiny.words, *short, "--name", "whole", "--growth.stages", stages]) == 0
-    told = capsys.readouterr()
-    assert "warning" not in told.err
-    assert "It ended at" not in told.out
+    output = capsys.readouterr()
+    assert "warning" not in output.err
+    assert "It ended at" not in output.out
     checkpoint = read(Path("runs/whole/checkpoints/last.ckpt"))
     assert (checkpoint["images_seen"], checkpoint["growth_resolution"]) == (48, 8)
 
@@ -185,9 +185,9 @@ def test_checkpoints_hold_the_clock_and_the_configuration(trained: Tiny) -> None
 def test_existing_run_is_not_overwritten(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     before = (trained.run / "checkpoints/last.ckpt").read_bytes()
     assert main(["fit", *trained.words]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {trained.run} already holds a run: ")
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"error: {trained.run} already holds a run: ")
+    assert output.count("\n") == 1
     assert (trained.run / "checkpoints/last.ckpt").read_bytes() == before
 
 
@@ -260,9 +260,9 @@ def test_bad_input_gives_one_line(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert main(["fit", *tiny.words, *words]) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("error: ")
-    assert message in told
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert output.startswith("error: ")
+    assert message in output
 
 
 def test_missing_configuration_gives_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,10 +283,10 @@ def test_checkpoint_of_another_architecture_gives_one_line_error(
     words = ["--ckpt_path", "last", "--model.generator.init_args.style_dim", "12"]
     words += ["--name", trained.run.name, "--runs_dir", str(trained.run.parent)]
     assert main([verb, *trained.words, *words]) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "last.ckpt holds another architecture: generator." in told
-    assert "there and (" in told
-    assert "more differ" in told
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert "last.ckpt holds another architecture: generator." in output
+    assert "there and (" in output
+    assert "more differ" in output
 
 
 def test_corrupt_checkpoint_gives_one_line_error(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,9 +310,9 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_checkpoint_before_it(
 
     monkeypatch.setattr(torch, "save", full)
     assert main(["fit", *trained.words, "--ckpt_path", "last", "--trainer.max_steps", "60"]) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("error: cannot write ")
-    assert "no space left on the disk (the one before it is whole)" in told
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert output.startswith("error: cannot write ")
+    assert "no space left on the disk (the one before it is whole)" in output
     assert path.read_bytes() == before
 
 
@@ -320,13 +320,13 @@ def test_a_loss_that_is_not_finite_stops_with_a_checkpoint(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", *tiny.words, "--model.generator_optimizer.init_args.lr", "1e38"]) == 1
-    told = capsys.readouterr().err
-    assert "stopped: " in told
-    assert "images seen" in told
+    output = capsys.readouterr().err
+    assert "stopped: " in output
+    assert "images seen" in output
     checkpoint = read(tiny.run / "checkpoints/stopped.ckpt")
     weights = checkpoint["state_dict"]
     assert isinstance(weights, dict)
-    assert f"The weights before it are in {tiny.run}/checkpoints/stopped.ckpt" in told
+    assert f"The weights before it are in {tiny.run}/checkpoints/stopped.ckpt" in output
 
 
 # ---------------------------------------------------------------------- signals

@@ -47,11 +47,11 @@ def test_help_of_a_verb_ends_with_its_unwrapped_examples(
     verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*verb.split(), "--help"]) == 0
-    told = capsys.readouterr().out.splitlines()
+    output = capsys.readouterr().out.splitlines()
     own = [f"  {line}" for line in EXAMPLES.splitlines() if " ".join(_words(line)) == verb]
-    place = told.index("examples:")
-    assert told[place + 1 : place + 1 + len(own)] == own
-    assert max(map(len, told[place + 1 + len(own) :]), default=0) <= 80  # what comes after is wrapped
+    place = output.index("examples:")
+    assert output[place + 1 : place + 1 + len(own)] == own
+    assert max(map(len, output[place + 1 + len(own) :]), default=0) <= 80  # what comes after is wrapped
 
 
 @pytest.mark.parametrize("line", EXAMPLES.splitlines())
@@ -87,7 +87,7 @@ def test_unknown_verb_gives_one_line_error(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("verb", ["fit", "validate"])
 def test_fit_explains_its_settings_with_units(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for setting, explained in {
         "--name NAME": "the run's name",
         "--existing {error,move,resume}": "nothing is deleted",
@@ -100,14 +100,14 @@ def test_fit_explains_its_settings_with_units(verb: str, capsys: pytest.CaptureF
         "--model.ema_halflife_kimg EMA_HALFLIFE_KIMG": "thousands of images",
         "--trainer.devices DEVICES": "devices to use",
     }.items():
-        assert setting in told
-        assert explained in told.split(setting, 1)[1][:700], setting
+        assert setting in output
+        assert explained in output.split(setting, 1)[1][:700], setting
 
 
 def test_help_explains_a_class(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--model.generator.help", "StyleGenerator"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "feature maps at each resolution, smallest first" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "feature maps at each resolution, smallest first" in output
     assert main(["fit", "--blockwise_training.policy.help", "Alternate"]) == 0
     assert "length of a turn, in thousands of images" in " ".join(capsys.readouterr().out.split())
 
@@ -122,23 +122,23 @@ def test_help_lists_our_optimizer_and_explains_it(capsys: pytest.CaptureFixture[
 
 def test_sample_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "a field `seed` takes precedence over --seed" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "a field `seed` takes precedence over --seed" in output
 
 
 def test_caption_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["caption", "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "a captioner's folder, a run or .ckpt that was trained with one, or emoji" in told
-    assert "draw so many each, instead of the likeliest one" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "a captioner's folder, a run or .ckpt that was trained with one, or emoji" in output
+    assert "draw so many each, instead of the likeliest one" in output
 
 
 def test_fit_captioner_explains_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit-captioner", "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for setting, explained in {
         "--existing {error,move,resume}": "move it out of the way",
         "--model.kimg KIMG": "length of the training, thousands of images",
         "--data.resolution RESOLUTION": "side of the images, px",
     }.items():
-        assert explained in told.split(setting, 1)[1][:400], setting
+        assert explained in output.split(setting, 1)[1][:400], setting

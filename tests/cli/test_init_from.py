@@ -117,13 +117,15 @@ def test_missing_or_mismatched_init_from_gives_one_line_error(
 ) -> None:
     words = ["fit", *trained.words, "--name", "other"]
     assert main([*words, "--model.generator.init_from", "runs/nothing"]) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told == "error: there is no run, checkpoint or release runs/nothing"
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert output == "error: there is no run, checkpoint or release runs/nothing"
     words += ["--model.generator.init_from", str(trained.run), "--model.generator.style_dim", "12"]
     assert main(words) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "best.ckpt holds another architecture: latent_mean is (8,) there and (12,) here; mapping." in told
-    assert "give this generator the other's settings up to 8 px" in told
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "best.ckpt holds another architecture: latent_mean is (8,) there and (12,) here; mapping." in output
+    )
+    assert "give this generator the other's settings up to 8 px" in output
 
 
 def test_custom_block_by_class_path_trains(tiny: Tiny) -> None:
@@ -142,9 +144,9 @@ def test_class_that_is_not_a_block_gives_one_line_error(
 ) -> None:
     words = ["--model.generator.block", "torch.nn.Identity"]
     assert main(["fit", *tiny.words, *words]) == 2
-    told = capsys.readouterr().err
-    assert "torch.nn.Identity" in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert "torch.nn.Identity" in output
+    assert output.count("\n") == 1
 
 
 def test_released_model_is_fine_tuned_on_other_images(

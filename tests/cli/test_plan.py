@@ -93,10 +93,10 @@ def test_each_kind_of_data_gets_a_plan_that_trains(
         == 0
     )
 
-    told = capsys.readouterr().out
-    assert told.endswith("Wrote configs/my_set.yaml. Train: imagen-pl fit --config configs/my_set.yaml\n")
-    assert "Expect: " in told
-    assert "Warning: " in told  # all of them are few
+    output = capsys.readouterr().out
+    assert output.endswith("Wrote configs/my_set.yaml. Train: imagen-pl fit --config configs/my_set.yaml\n")
+    assert "Expect: " in output
+    assert "Warning: " in output  # all of them are few
     config = yaml.safe_load((tmp_path / "configs/my_set.yaml").read_text())
     assert config["growth"]["stages"][-1]["resolution"] == resolution
     names = [loss["class_path"].rsplit(".", 1)[-1] for loss in loss_terms(config)]

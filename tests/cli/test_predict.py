@@ -54,10 +54,10 @@ def test_test_scores_the_test_split(
     for name, count in (("train", 6), ("validation", 2), ("test", 5)):
         write_photos(split / name, count=count, side=16)
     assert main(["test", "--config", config, "--data.source.path", str(split)]) == 0
-    told = capsys.readouterr().out
-    assert f"{trained.run}/checkpoints/last.ckpt: 160 images seen, 8 px" in told
-    assert "test/mean_colour" in told
-    assert "val/" not in told
+    output = capsys.readouterr().out
+    assert f"{trained.run}/checkpoints/last.ckpt: 160 images seen, 8 px" in output
+    assert "test/mean_colour" in output
+    assert "val/" not in output
     assert yaml.safe_load((trained.run / "config.yaml").read_text())["data"]["val_split"] == "validation"
 
 
@@ -65,10 +65,10 @@ def test_test_without_a_test_split_gives_one_line_error(
     trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["test", "--config", str(trained.run / "config.yaml")]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert "test" in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: ")
+    assert "test" in output
+    assert output.count("\n") == 1
 
 
 def test_partly_grown_model_draws_at_full_size_on_request(

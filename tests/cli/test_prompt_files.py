@@ -69,10 +69,10 @@ def test_jsonl_keeps_nested_fields(tmp_path: Path) -> None:
     ],
 )
 def test_bad_files_give_one_line_error(tmp_path: Path, name: str, text: str, message: str) -> None:
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as output:
         read_prompts(write(tmp_path, name, text))
-    assert "\n" not in str(told.value)
-    assert name in str(told.value)
+    assert "\n" not in str(output.value)
+    assert name in str(output.value)
 
 
 def test_missing_file_and_folder_give_one_line_error(tmp_path: Path) -> None:

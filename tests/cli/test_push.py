@@ -86,8 +86,8 @@ def test_pushed_model_can_be_loaded_from_the_hub(
     Path("evaluation.json").write_text(json.dumps(EVALUATION))
     words = ["push", str(trained.run), "me/tiny-hearts", "--evaluation", "evaluation.json"]
     assert main(words) == 0
-    told = capsys.readouterr().out
-    assert "me/tiny-hearts: README.md, config.json, model.safetensors, samples.png" in told
+    output = capsys.readouterr().out
+    assert "me/tiny-hearts: README.md, config.json, model.safetensors, samples.png" in output
     described = json.loads((hub / "me/tiny-hearts/config.json").read_text())
     assert (described["data"], described["captions"]) == (None, [])  # they are not for others
     card = (hub / "me/tiny-hearts/README.md").read_text()

@@ -73,9 +73,9 @@ def test_wandb_without_a_key_gives_one_line_error(tiny: Tiny, tmp_path: Path) ->
     words = [*tiny.words, *add_logger("WandbLogger", project="test")]
     done = fit(words, HOME=str(tmp_path / "home"), NETRC=str(tmp_path / "netrc"))
     assert done.returncode == 2
-    told = done.stderr.splitlines()[-1]
-    assert told.startswith("error: W&B: No API key configured.")
-    assert "WANDB_MODE=offline" in told
+    output = done.stderr.splitlines()[-1]
+    assert output.startswith("error: W&B: No API key configured.")
+    assert "WANDB_MODE=offline" in output
 
 
 def test_wandb_disabled_needs_nothing(tiny: Tiny) -> None:

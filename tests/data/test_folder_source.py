@@ -1,4 +1,4 @@
-"""A folder of images: both layouts, and what is told of bad ones."""
+"""FolderSource: both layouts, and errors for bad folders."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ def test_truncated_jpeg_is_replaced_by_the_next_image(
                     expected = "red" if red == 255 and green == 0 else "yellow"
                     assert caption == f"a {expected} square {0 if expected == 'red' else 3}"
                     assert blue == 0
-    told = [record.getMessage().split(" (")[0] for record in caplog.records]
-    assert sorted(told) == [f"00{i}.png cannot be decoded and is skipped" for i in (1, 2)]
+    output = [record.getMessage().split(" (")[0] for record in caplog.records]
+    assert sorted(output) == [f"00{i}.png cannot be decoded and is skipped" for i in (1, 2)]
     assert int(loader.dataset.broken.sum()) == 2  # type: ignore[attr-defined]
 
 

@@ -115,8 +115,8 @@ def test_webdataset_library_reads_the_shards(splits: Path, tmp_path: Path) -> No
     shards = str(tmp_path / "shards/train-{000000..000003}.tar")
     samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil"))
     assert len({sample["__key__"] for sample in samples}) == 30
-    told = Counter(c for s in samples for c in ([s["txt"]] if "txt" in s else s["json"]["captions"]))
-    assert told == Counter(c for _, captions in pairs_of(splits)["train"].elements() for c in captions)
+    output = Counter(c for s in samples for c in ([s["txt"]] if "txt" in s else s["json"]["captions"]))
+    assert output == Counter(c for _, captions in pairs_of(splits)["train"].elements() for c in captions)
     kinds = Counter(kind for s in samples for kind in ("png", "jpg", "webp", "gif") if kind in s)
     assert kinds == {"png": 27, "jpg": 1, "webp": 1, "gif": 1}
     picture = next(s["png"] for s in samples if s.get("txt") == "a red square 0")
@@ -136,9 +136,9 @@ def test_shards_are_shuffled_by_seed_and_reproducible_to_the_bit(tmp_path: Path)
     assert shards("c", 1) != first
     assert shards("d", -1) not in (first, shards("e", 1))
     with tarfile.open(tmp_path / "a/train-000000.tar") as tar:
-        told = [tar.extractfile(m).read().decode() for m in tar if m.name.endswith("txt")]  # type: ignore[union-attr]
+        output = [tar.extractfile(m).read().decode() for m in tar if m.name.endswith("txt")]  # type: ignore[union-attr]
         assert {member.mtime for member in tar.getmembers()} == {0}
-    numbers = [int(caption.split()[-1]) for caption in told]
+    numbers = [int(caption.split()[-1]) for caption in output]
     assert len(numbers) == 20
     assert numbers != sorted(numbers)
     assert max(numbers) >= 30  # of both halves
@@ -302,6 +302,6 @@ def test_several_captions_are_written_as_json(tmp_path: Path) -> None:
     with tarfile.open(done.shards["train"][0]) as tar:
         image, text = tar.getmembers()
         assert image.name.endswith(".png")
-        told = json.loads(tar.extractfile(text).read())  # type: ignore[union-attr]
+        output = json.loads(tar.extractfile(text).read())  # type: ignore[union-attr]
     assert text.name == image.name.replace(".png", ".json")
-    assert told in [{"captions": [f"{n} é", f"the {n}"]} for n in "ab"]
+    assert output in [{"captions": [f"{n} é", f"the {n}"]} for n in "ab"]

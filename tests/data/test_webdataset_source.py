@@ -185,8 +185,8 @@ def test_bad_images_are_warned_of_once_and_skipped(tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.WARNING):
         for batch in data.train_dataloader():
             assert batch.captions == ["0"] * 4
-    told = [record.getMessage().removeprefix(f"{tmp_path}: ") for record in caplog.records]
-    assert sorted(told) == [
+    output = [record.getMessage().removeprefix(f"{tmp_path}: ") for record in caplog.records]
+    assert sorted(output) == [
         "skipping images smaller than 4 px, as 0.tar/tiny0",
         "skipping images unreadable, as 0.tar/bad0",
         "skipping images with an empty caption, as 0.tar/silent",

@@ -40,7 +40,7 @@ from tests.helpers.training import (
     adam,
     sgd,
     tiny_data,
-    tiny_system,
+    tiny_gan,
     tiny_trainer,
     weights_of,
 )
@@ -106,7 +106,7 @@ class Watch(Callback):
 
 def uncoupled(accumulate: int = 1) -> TextToImageGAN:
     """Samples of a batch do not touch each other, and differences do not grow: gradients can be compared."""
-    return tiny_system(
+    return tiny_gan(
         generator={"text_attention_at": [8]},
         discriminator={"heads_at": [8]},
         adversarial=NonSaturating(),
@@ -122,7 +122,7 @@ def uncoupled(accumulate: int = 1) -> TextToImageGAN:
 def everything() -> TextToImageGAN:
     """All that draws random numbers, couples the samples of a process, or keeps a state."""
     torch.manual_seed(0)
-    return tiny_system(
+    return tiny_gan(
         generator={
             "noise": True,
             "style_mixing": 0.5,
@@ -160,7 +160,7 @@ class NotANumber(NonSaturating):
 
 
 def run(
-    system: TextToImageGAN,
+    gan: TextToImageGAN,
     until: int,
     ckpt_path: Path | None = None,
     save: dict[int, Path] | None = None,
@@ -183,7 +183,7 @@ def run(
     data = tiny_data(count=40, val_fraction=0.3, val_batch_size=3, caption_dropout=0.1)
     stopped = ""
     try:
-        trainer.fit(system, data, ckpt_path=ckpt_path)
+        trainer.fit(gan, data, ckpt_path=ckpt_path)
     except TrainingStopped as error:
         stopped = str(error)
     return {
@@ -192,11 +192,11 @@ def run(
         "weights": watch.weights,
         "scores": watch.scores,
         "learn": watch.learn,
-        "final": weights_of(system),
+        "final": weights_of(gan),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        "images_seen": system.images_seen,
+        "images_seen": gan.images_seen,
         "real_seen": sum(
-            metric.real_seen for metric in system.validation.metrics if isinstance(metric, MeanColour)
+            metric.real_seen for metric in gan.validation.metrics if isinstance(metric, MeanColour)
         ),
         "stopped": stopped,
     }
@@ -209,7 +209,7 @@ def runs(folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
         "accumulated": lambda: run(uncoupled(accumulate=2), END),
         "everything": lambda: run(everything(), END, save={MIDDLE_OF_A_FADE: checkpoint}),
         "resumed": lambda: run(everything(), END, ckpt_path=checkpoint),
-        "stopped": lambda: run(tiny_system(adversarial=NotANumber()), END),
+        "stopped": lambda: run(tiny_gan(adversarial=NotANumber()), END),
         **{name: partial(run, everything(), END, policy=policy) for name, policy in POLICIES.items()},
     }
 

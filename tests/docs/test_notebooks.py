@@ -23,9 +23,9 @@ def cells(notebook: Path) -> list[dict[str, object]]:
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_outputs_are_committed(notebook: Path) -> None:
     assert [cell["execution_count"] for cell in cells(notebook)] == [*range(1, len(cells(notebook)) + 1)]
-    told = json.dumps([cell["outputs"] for cell in cells(notebook)])
-    assert "image/png" in told
-    assert "Traceback" not in told
+    output = json.dumps([cell["outputs"] for cell in cells(notebook)])
+    assert "image/png" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow

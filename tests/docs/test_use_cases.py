@@ -77,15 +77,15 @@ def test_printed_command_reproduces_a_row(trained: Tiny, brief: Path) -> None:
 
 def pdf_text(data: bytes) -> str:
     """What a PDF of matplotlib says, kerning left out; the only ligature here is fl."""
-    told = ""
+    output = ""
     for stream in re.findall(rb"stream\r?\n(.*?)endstream", data, re.DOTALL):
         try:
             page = zlib.decompress(stream.rstrip(b"\r\n"))
         except zlib.error:
             continue
         for text in re.findall(rb"BT(.*?)ET", page, re.DOTALL):
-            told += b"".join(re.findall(rb"\(((?:\\.|[^\\)])*)\)", text)).decode("latin-1") + "\n"
-    return told.replace("\0", "fl")
+            output += b"".join(re.findall(rb"\(((?:\\.|[^\\)])*)\)", text)).decode("latin-1") + "\n"
+    return output.replace("\0", "fl")
 
 
 def test_pdf_sheet_of_drafts(trained: Tiny, brief: Path) -> None:
@@ -96,9 +96,9 @@ def test_pdf_sheet_of_drafts(trained: Tiny, brief: Path) -> None:
         assert data.startswith(b"%PDF")
         assert len(re.findall(rb"/Type /Page\b", data)) == pages
         assert len(re.findall(rb"/Subtype /Image", data)) == 2 * n
-    told = pdf_text(Path("4.pdf").read_bytes())
+    output = pdf_text(Path("4.pdf").read_bytes())
     for text in (HEART, CAT, "notes: $5 <b> & $6", "seed 6", f"imagen-pl sample {trained.run}"):
-        assert text in told
+        assert text in output
     first = Path("4.pdf").read_bytes()
     assert main(["sheet", str(trained.run), str(brief), "--out", "4.pdf"]) == 0
     assert Path("4.pdf").read_bytes() == first
@@ -186,9 +186,9 @@ def test_bad_input_gives_one_line(
     words: list[str], said: str, trained: Tiny, brief: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([words[0], str(trained.run), *words[1:]]) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert said in output
+    assert output.count("\n") == 1
 
 
 # ------------------------------------------------------------------ pages

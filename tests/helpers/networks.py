@@ -31,7 +31,7 @@ def pairs(count: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def small_generator(channels: dict[int, int] | None = None, **settings: object) -> StyleGenerator:
-    """From 4 to 16 px with attention at 8, unless told otherwise."""
+    """From 4 to 16 px with attention at 8, by default."""
     torch.manual_seed(0)
     chosen: dict = {
         "text_dim": TEXT_DIM,
@@ -47,7 +47,7 @@ def small_generator(channels: dict[int, int] | None = None, **settings: object) 
 def small_discriminator(
     channels: dict[int, int] | None = None, **settings: object
 ) -> MultiscaleDiscriminator:
-    """From 4 to 16 px with heads at 8 and 16 and attention at 8, unless told otherwise."""
+    """From 4 to 16 px with heads at 8 and 16 and attention at 8, by default."""
     torch.manual_seed(1)
     chosen: dict = {
         "text_dim": TEXT_DIM,

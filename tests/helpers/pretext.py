@@ -1,4 +1,4 @@
-"""A discriminator that sees what it is told, and images to ask the pretext tasks about."""
+"""A discriminator with given features, and images for the pretext tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pretext tasks, sized for `tests.helpers.training.tiny_system`."""
+"""The pretext tasks, sized for `tests.helpers.training.tiny_gan`."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def adam(lr: float = 1e-3) -> Callable[..., torch.optim.Optimizer]:
     return partial(torch.optim.Adam, lr=lr, betas=(0.0, 0.99))
 
 
-def tiny_system(
+def tiny_gan(
     generator: dict[str, Any] | None = None,
     discriminator: dict[str, Any] | Discriminator | None = None,
     **settings: Any,
@@ -115,7 +115,7 @@ def tiny_trainer(
 
 
 def train(
-    system: TextToImageGAN,
+    gan: TextToImageGAN,
     images: int,
     callbacks: Sequence[Callback] = (),
     data: CaptionedImages | None = None,
@@ -123,7 +123,7 @@ def train(
     **settings: Any,
 ) -> Trainer:
     trainer = tiny_trainer(images, callbacks, **settings)
-    trainer.fit(system, data or tiny_data(), ckpt_path=ckpt_path)
+    trainer.fit(gan, data or tiny_data(), ckpt_path=ckpt_path)
     return trainer
 
 
@@ -157,9 +157,9 @@ class SaveAt(AtEachBatch):
         super().__init__(after=self._save)
         self.paths = paths
 
-    def _save(self, system: TextToImageGAN, batch: Any) -> None:
-        if system.images_seen in self.paths:
-            system.trainer.save_checkpoint(self.paths[system.images_seen])
+    def _save(self, gan: TextToImageGAN, batch: Any) -> None:
+        if gan.images_seen in self.paths:
+            gan.trainer.save_checkpoint(self.paths[gan.images_seen])
 
 
 class Remember(Logger):

@@ -48,8 +48,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "import sys, imagen_pl, imagen_pl.cli.main; "
         "print([m for m in ('torch', 'lightning') if m in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
     assert imagen_pl.load is load
 
 
@@ -189,9 +189,9 @@ def test_unloadable_models_give_one_line_error(trained: Tiny, tmp_path: Path) ->
     checkpoint = torch.load(path, weights_only=True)
 
     def fails(what: Path, match: str) -> None:
-        with pytest.raises(UserError, match=match) as told:
+        with pytest.raises(UserError, match=match) as output:
             load(what)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(output.value)
 
     fails(tmp_path / "nowhere", "there is no run, checkpoint or release .*nowhere")
     empty = tmp_path / "empty"
@@ -368,17 +368,17 @@ def test_bad_input_of_sample_gives_one_line(
     Path("full").mkdir()
     Path("full/metadata.jsonl").write_text("{}\n")
     assert main(["sample", "nowhere", *words]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert message in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: ")
+    assert message in output
+    assert output.count("\n") == 1
 
 
 def test_sample_without_prompts_gives_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "nowhere", "a cat"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: there is no run, checkpoint or release nowhere; emoji ships")
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: there is no run, checkpoint or release nowhere; emoji ships")
+    assert output.count("\n") == 1
 
 
 def test_text_adapter_is_saved_and_loaded(tiny: Tiny, tmp_path: Path) -> None:

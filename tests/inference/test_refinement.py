@@ -21,7 +21,7 @@ from imagen_pl.storage.model_files import read_release
 from imagen_pl.types import Growth, TextFeatures
 from tests.helpers.fakes import TinyText
 from tests.helpers.networks import awaken, pairs, small_generator, text_features
-from tests.helpers.training import SaveAt, tiny_system, train
+from tests.helpers.training import SaveAt, tiny_gan, train
 from tests.models.test_image_prior import tiny_prior
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -174,19 +174,19 @@ def test_missing_prior_gives_one_line_error() -> None:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "last.ckpt"
-    train(tiny_system(generator={"prior": tiny_prior()}), 8, [SaveAt({8: path})])
+    train(tiny_gan(generator={"prior": tiny_prior()}), 8, [SaveAt({8: path})])
     return path
 
 
 def test_a_trained_prior_has_components_and_so_has_one_initialised_from_it(checkpoint: Path) -> None:
     kept = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert kept["ema.generator.prior.directions"].any()
-    system = tiny_system(generator={"prior": tiny_prior(), "init_from": str(checkpoint)})
-    train(system, 8)
-    prior = system.ema.generator.prior
+    gan = tiny_gan(generator={"prior": tiny_prior(), "init_from": str(checkpoint)})
+    train(gan, 8)
+    prior = gan.ema.generator.prior
     assert isinstance(prior, ImagePrior)
     assert torch.equal(prior.directions, kept["ema.generator.prior.directions"])
-    assert can_refine(system.ema.generator)
+    assert can_refine(gan.ema.generator)
 
 
 def test_a_prior_saved_without_components_is_loaded_but_cannot_refine(
@@ -197,12 +197,12 @@ def test_a_prior_saved_without_components_is_loaded_but_cannot_refine(
         del held["state_dict"][name]
     old = tmp_path / "old.ckpt"
     torch.save(held, old)
-    system = tiny_system(generator={"prior": tiny_prior()})
-    train(system, 16, ckpt_path=old)
-    assert system.images_seen == 16
-    assert not can_refine(system.ema.generator)
+    gan = tiny_gan(generator={"prior": tiny_prior()})
+    train(gan, 16, ckpt_path=old)
+    assert gan.images_seen == 16
+    assert not can_refine(gan.ema.generator)
     with pytest.raises(UserError, match="which did not save the principal components"):
-        refinable(system.ema.generator)
+        refinable(gan.ema.generator)
 
 
 def test_release_contains_the_prior_s_components(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from tests.helpers.training import (
     assert_same,
     batches_until,
     tiny_data,
-    tiny_system,
+    tiny_gan,
     train,
     weights_of,
 )
@@ -58,13 +58,13 @@ def teach(term: Captioning, images: LossInputs) -> Tensor:
     return term(small_discriminator(), NonSaturating(), images)
 
 
-def fit(system: TextToImageGAN, images: int, callbacks: Sequence[Callback] = (), **settings: Any) -> None:
+def fit(gan: TextToImageGAN, images: int, callbacks: Sequence[Callback] = (), **settings: Any) -> None:
     """As `train`, with a fifth of the captions dropped; Lightning counts the captioner's steps too."""
-    term, batches = system.losses.separately_trained, batches_until(images)
+    term, batches = gan.losses.separately_trained, batches_until(images)
     assert isinstance(term, Captioning)
     steps = 2 * batches + (0 if term.freeze else -(-batches // term.every))
-    train(system, images, callbacks, data=tiny_data(caption_dropout=0.2), max_steps=steps, **settings)
-    assert system.images_seen == images
+    train(gan, images, callbacks, data=tiny_data(caption_dropout=0.2), max_steps=steps, **settings)
+    assert gan.images_seen == images
 
 
 # ------------------------------------------------------------------ what it gives
@@ -131,13 +131,13 @@ def everything(**settings: Any) -> TextToImageGAN:
     term = tiny_captioning(
         captioner, generator_weight=Linear(0.0, 1.0, kimg=0.1), from_resolution=16, every=2, share=0.5
     )
-    return tiny_system(losses=[term])
+    return tiny_gan(losses=[term])
 
 
-def state(system: TextToImageGAN) -> dict[str, Any]:
+def state(gan: TextToImageGAN) -> dict[str, Any]:
     return {
-        "weights": system.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in system.trainer.optimizers],
+        "weights": gan.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in gan.trainer.optimizers],
     }
 
 
@@ -176,7 +176,7 @@ class Movers(Callback):
 
 def test_each_step_trains_its_own_network_only() -> None:
     movers = Movers()
-    fit(tiny_system(losses=[tiny_captioning()]), 32, [movers])
+    fit(tiny_gan(losses=[tiny_captioning()]), 32, [movers])
     assert movers.by_optimizer == [[{"discriminator"}] * 4, [{"generator"}] * 4, [{"losses"}] * 4]
 
 
@@ -192,21 +192,21 @@ def test_generator_step_trains_the_generator_only() -> None:
 
 
 def test_loss_is_logged_and_its_weight_follows_the_stages() -> None:
-    told = Remember()
-    system = tiny_system(losses=[tiny_captioning(from_resolution=16)])
-    fit(system, 96, logger=told, log_every_n_steps=1)
-    assert sorted(told.column("train/caption_ce")) == [*range(8, 97, 8)]
-    assert sorted(told.column("train/caption_ce_shuffled")) == [*range(8, 97, 8)]
-    assert sorted(told.column("train/g_caption_ce")) == [*range(72, 97, 8)]  # 16 px begins at 64
-    assert told.column("train/g_caption_ce_unweighted") == told.column("train/g_caption_ce")
+    logged = Remember()
+    gan = tiny_gan(losses=[tiny_captioning(from_resolution=16)])
+    fit(gan, 96, logger=logged, log_every_n_steps=1)
+    assert sorted(logged.column("train/caption_ce")) == [*range(8, 97, 8)]
+    assert sorted(logged.column("train/caption_ce_shuffled")) == [*range(8, 97, 8)]
+    assert sorted(logged.column("train/g_caption_ce")) == [*range(72, 97, 8)]  # 16 px begins at 64
+    assert logged.column("train/g_caption_ce_unweighted") == logged.column("train/g_caption_ce")
 
 
 def test_accumulated_batches_equal_a_whole_batch() -> None:
     runs = []
     for accumulate in (1, 2):
-        system = tiny_system(losses=[tiny_captioning(generator_weight=0.0)], accumulate=accumulate)
-        fit(system, 16)
-        term = system.losses.separately_trained
+        gan = tiny_gan(losses=[tiny_captioning(generator_weight=0.0)], accumulate=accumulate)
+        fit(gan, 16)
+        term = gan.losses.separately_trained
         assert isinstance(term, Captioning)
         runs.append(weights_of(term.captioner))
     for name, value in runs[0].items():
@@ -219,22 +219,22 @@ def test_discriminator_features_are_computed_only_if_needed(
 ) -> None:
     """Real and fake images in its own step, both in the generator's; the captioner's adds one or none."""
     captioner = tiny_captioner() if features is None else tiny_captioner(features=features)
-    system = tiny_system(losses=[tiny_captioning(captioner)], adversarial=Relativistic())
-    look, calls = system.discriminator.extract_features, []
+    gan = tiny_gan(losses=[tiny_captioning(captioner)], adversarial=Relativistic())
+    look, calls = gan.discriminator.extract_features, []
 
     def counted(images: Tensor, growth: Growth | None = None) -> ImageFeatures:
         calls.append(images)
         return look(images, growth)
 
-    system.discriminator.extract_features = counted  # type: ignore[method-assign]
-    train(system, 8)
+    gan.discriminator.extract_features = counted  # type: ignore[method-assign]
+    train(gan, 8)
 
     assert len(calls) == looks
 
 
 def test_loss_is_finite_in_half_precision() -> None:
     term = tiny_captioning(tiny_captioner(features=DiscriminatorFeatures(channels=8)))
-    fit(tiny_system(losses=[term]), 16, precision="bf16-mixed")
+    fit(tiny_gan(losses=[term]), 16, precision="bf16-mixed")
     assert is_finite(term.averages)
     assert term.averages.any()
 
@@ -242,7 +242,7 @@ def test_loss_is_finite_in_half_precision() -> None:
 def test_missing_discriminator_maps_raise_at_once() -> None:
     term = tiny_captioning(tiny_captioner(features=DiscriminatorFeatures(channels=3)))
     with pytest.raises(UserError, match=r"features\.channels is 3, .* 8 px has 8: set it to 8"):
-        tiny_system(losses=[term])
+        tiny_gan(losses=[term])
 
 
 # ------------------------------------------------------------------ from an earlier captioner
@@ -260,27 +260,27 @@ def earlier(tmp_path: Path) -> Path:
 
 
 def test_frozen_captioner_does_not_change(earlier: Path) -> None:
-    told = Remember()
+    logged = Remember()
     term = tiny_captioning(captioner_from=str(earlier), freeze=True)
-    system = tiny_system(losses=[term])
-    fit(system, 32, logger=told, log_every_n_steps=1)
+    gan = tiny_gan(losses=[term])
+    fit(gan, 32, logger=logged, log_every_n_steps=1)
     expected = tiny_captioning(captioner_from=str(earlier))
     expected.prepare(list)
     assert_same(weights_of(term.captioner), weights_of(expected.captioner))
-    assert not system.trainer.optimizers[2].state
+    assert not gan.trainer.optimizers[2].state
     assert (
-        sorted(told.column("train/caption_ce"))
-        == sorted(told.column("train/caption_ce_shuffled"))
+        sorted(logged.column("train/caption_ce"))
+        == sorted(logged.column("train/caption_ce_shuffled"))
         == [8, 16, 24, 32]
     )
-    assert "train/caption_ce_grad_norm" not in {name for _, row in told.rows for name in row}
+    assert "train/caption_ce_grad_norm" not in {name for _, row in logged.rows for name in row}
 
 
 def test_loaded_captioner_is_trained_further(earlier: Path) -> None:
     term = tiny_captioning(captioner_from=str(earlier))
     before = tiny_captioning(captioner_from=str(earlier))
     before.prepare(list)
-    fit(tiny_system(losses=[term]), 32)
+    fit(tiny_gan(losses=[term]), 32)
     assert torch.equal(*(t.captioner.get_buffer("tokens.merges") for t in (term, before)))
     assert not torch.equal(term.captioner.norm.weight, before.captioner.norm.weight)
 
@@ -289,7 +289,7 @@ def test_freeze_needs_captioner_from(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="freeze needs a trained captioner: name one"):
         tiny_captioning(freeze=True)
     with pytest.raises(UserError, match=r"there is no captioner\.safetensors"):
-        fit(tiny_system(losses=[tiny_captioning(captioner_from=str(tmp_path))]), 8)
+        fit(tiny_gan(losses=[tiny_captioning(captioner_from=str(tmp_path))]), 8)
 
 
 # ------------------------------------------------------------------ whether it teaches anything

@@ -26,7 +26,7 @@ from imagen_pl.types import Growth
 from tests.helpers.fakes import TinyText
 from tests.helpers.networks import small_discriminator
 from tests.helpers.text_encoders import save_bert, save_clip, save_siglip
-from tests.helpers.training import SHORT, SaveAt, assert_same, tiny_system, train, weights_of
+from tests.helpers.training import SHORT, SaveAt, assert_same, tiny_gan, train, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CAPTIONS = ["red heart", "blue cat", "a cupcake, fluent style", "heart"]
@@ -115,9 +115,9 @@ def test_cached_captions_are_dropped_before_they_fill_the_memory(
 
 
 def test_model_that_is_not_a_dual_encoder_gives_one_line_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"dual encoder nobody/nothing: there is no such folder") as told:
+    with pytest.raises(UserError, match=r"dual encoder nobody/nothing: there is no such folder") as output:
         TransformersDualEncoder("nobody/nothing").load()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(output.value)
     with pytest.raises(UserError, match=r"dual encoder .*: BertModel has no get_image_features"):
         TransformersDualEncoder(str(save_bert(tmp_path / "bert"))).load()
 
@@ -233,7 +233,7 @@ def test_only_the_linear_maps_are_trained_and_saved() -> None:
 def test_sizes_are_checked_before_the_run() -> None:
     wrong = BackboneGuidance(TimmBackbone(size=16, maps=[0]), text_dim=7)
     with pytest.raises(ValueError, match=r"BackboneGuidance\.text_dim is 7, but .* is 16: set it to 16"):
-        tiny_system(losses=[wrong])
+        tiny_gan(losses=[wrong])
 
 
 # ------------------------------------------------------------------ in a run
@@ -246,7 +246,7 @@ def test_a_guided_run_resumes_to_the_bit(kind: str, folders: dict[str, Path], tm
             return [taught([0])]
         return [ImageTextGuidance(TransformersDualEncoder(str(folders["clip"])), from_resolution=8)]
 
-    systems = [tiny_system(losses=guided(), accumulate=2) for _ in range(4)]
+    systems = [tiny_gan(losses=guided(), accumulate=2) for _ in range(4)]
     whole, stopped, resumed, unguided = systems
     file = tmp_path / "stopped.ckpt"
     train(whole, 56, stages=SHORT)
@@ -265,12 +265,12 @@ def test_a_guided_run_resumes_to_the_bit(kind: str, folders: dict[str, Path], tm
 def test_scoring_with_a_training_network_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system = tiny_system(losses=[taught([0])], metrics=[FrechetDistance(kernel_images=0)])
+    gan = tiny_gan(losses=[taught([0])], metrics=[FrechetDistance(kernel_images=0)])
     monkeypatch.setattr(FrechetDistance, "prepare", lambda self, fid_weights=None: None)
-    assert frozen_names(system.discriminator, system.losses) == ["efficientnet_lite0"]
+    assert frozen_names(gan.discriminator, gan.losses) == ["efficientnet_lite0"]
 
     with caplog.at_level(logging.WARNING):
-        train(system, 8, [SaveAt({8: tmp_path / "a.ckpt"})], stages=SHORT)
+        train(gan, 8, [SaveAt({8: tmp_path / "a.ckpt"})], stages=SHORT)
 
     assert "efficientnet_lite0 has taught this model and scores it" in caplog.text
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["teacher_networks"] == ["efficientnet_lite0"]

@@ -30,7 +30,7 @@ from tests.helpers.captioners import tiny_captioning
 from tests.helpers.fakes import TinyBackbone, TinyDual
 from tests.helpers.networks import awaken
 from tests.helpers.tasks import tiny_task
-from tests.helpers.training import AtEachBatch, tiny_system, train
+from tests.helpers.training import AtEachBatch, tiny_gan, train
 from tests.helpers.transformers_models import save_bert
 
 # The parts that could learn: both networks with their own text adapters, the term's own parameters, the
@@ -90,20 +90,20 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> FrozenTextEncoder:
     return made
 
 
-def parts_of(system: TextToImageGAN) -> dict[str, list[nn.Parameter]]:
+def parts_of(gan: TextToImageGAN) -> dict[str, list[nn.Parameter]]:
     """All that could learn, by the names of the table."""
     parts = {}
     for name in ("generator", "discriminator"):
-        network = getattr(system, name)
+        network = getattr(gan, name)
         adapter = list(network.text_adapter.parameters())
         taken = {id(parameter) for parameter in adapter}
         parts[name] = [p for p in network.parameters() if id(p) not in taken]
         parts[f"{name}'s adapter"] = adapter
-    assert isinstance(system.text_encoder, FrozenTextEncoder)
+    assert isinstance(gan.text_encoder, FrozenTextEncoder)
     return parts | {
-        "the term's own": list(system.losses.parameters()),
-        "average": list(system.ema.parameters()),
-        "text encoder": list(system.text_encoder.network.parameters()),
+        "the term's own": list(gan.losses.parameters()),
+        "average": list(gan.ema.parameters()),
+        "text encoder": list(gan.text_encoder.network.parameters()),
     }
 
 
@@ -131,28 +131,28 @@ def reach(
     """One batch of the whole system, of whose losses this one alone is gone back through."""
     torch.manual_seed(0)
     adapters = [{"text_adapter": TextAdapter(16, 8)} for _ in range(2)]
-    system = tiny_system(
+    gan = tiny_gan(
         generator={**adapters[0], "text_attention_at": [8]},
         discriminator=adapters[1],
         text_encoder=encoder,
         **settings,
     )
-    for network in (system.generator, system.discriminator):
+    for network in (gan.generator, gan.discriminator):
         awaken(network)  # else silent branches hide what they would let through
-    whole, names = system.backward_mean, {f"d_{loss}", f"g_{loss}", loss}
+    whole, names = gan.backward_mean, {f"d_{loss}", f"g_{loss}", loss}
 
     def alone(terms: dict[str, Any], share: float) -> None:
         chosen = {name: term for name, term in terms.items() if name in names}
         if chosen:
             whole(chosen, share)
 
-    system.backward_mean = alone  # type: ignore[method-assign]
+    gan.backward_mean = alone  # type: ignore[method-assign]
     reaches = Reaches()
 
-    def ask_the_encoder(system: TextToImageGAN, batch: Any) -> None:
+    def ask_the_encoder(gan: TextToImageGAN, batch: Any) -> None:
         batch.text = None
 
-    train(system, 8, [AtEachBatch(before=ask_the_encoder), reaches], stages=SIXTEEN, **trainer)
+    train(gan, 8, [AtEachBatch(before=ask_the_encoder), reaches], stages=SIXTEEN, **trainer)
     assert {"discriminator", "generator"} <= reaches.steps.keys()
     return {step: reaches.steps.get(step, NOTHING) for step in STEPS}
 
@@ -174,7 +174,7 @@ def test_unintended_gradient_would_be_detected(encoder: FrozenTextEncoder) -> No
 
 
 def test_every_loss_term_is_in_the_table() -> None:
-    """Of those that the package brings; one that is added without a row is told here."""
+    """Every loss term of the package; fails if one is added without a row."""
     missing = {term.name for term in _every(LossTerm) if "name" in vars(term)} - TABLE.keys()
     missing |= {penalty.name for penalty in _every(Penalty) if "name" in vars(penalty)} - TABLE.keys()
 

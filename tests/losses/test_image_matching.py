@@ -14,7 +14,7 @@ from imagen_pl.models.pretrained.backbones import IMAGENET, Backbone, Normalisat
 from imagen_pl.schedules import Linear
 from imagen_pl.types import Growth
 from tests.helpers.networks import small_discriminator, text_features
-from tests.helpers.training import AtEachBatch, Remember, tiny_system, train
+from tests.helpers.training import AtEachBatch, Remember, tiny_gan, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,9 +126,9 @@ def test_generated_images_are_paired_with_the_real_image_of_their_caption() -> N
 
     logged = Remember()
     weight = Linear(start=4.0, end=0.0, kimg=0.128)
-    system = tiny_system(losses=[Watched(generator_weight=weight)])
-    look = AtEachBatch(before=lambda system, batch: served.append(batch.images))
-    train(system, 160, [look], logger=logged, log_every_n_steps=1)
+    gan = tiny_gan(losses=[Watched(generator_weight=weight)])
+    look = AtEachBatch(before=lambda gan, batch: served.append(batch.images))
+    train(gan, 160, [look], logger=logged, log_every_n_steps=1)
 
     assert len(compared) == 16  # from 128 images on its weight is 0, and it is not worked out
     for images, (real, fade) in zip(served, compared, strict=False):

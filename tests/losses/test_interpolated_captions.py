@@ -23,7 +23,7 @@ from imagen_pl.training import preparation
 from imagen_pl.types import Growth, TextFeatures
 from tests.helpers.fakes import TinyBackbone, TinyText
 from tests.helpers.networks import pairs, text_features
-from tests.helpers.training import SaveAt, assert_same, tiny_data, tiny_system, train, weights_of
+from tests.helpers.training import SaveAt, assert_same, tiny_data, tiny_gan, train, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,12 +62,12 @@ def apply_loss(
     features = ImageFeatures({}, torch.zeros(len(text), 0))
     images = torch.zeros(len(text), 3, growth.resolution, growth.resolution)
     inputs = LossInputs(images, features, text, growth, generator=generator, latents=latents)
-    discriminator = tiny_system().discriminator
+    discriminator = tiny_gan().discriminator
     return loss(discriminator, NonSaturating(), inputs)
 
 
-def regression_of(system: TextToImageGAN) -> FeatureRegression:
-    (term,) = system.losses
+def regression_of(gan: TextToImageGAN) -> FeatureRegression:
+    (term,) = gan.losses
     assert isinstance(term, InterpolatedCaptionLoss)
     return term.regression
 
@@ -202,7 +202,7 @@ def test_wrong_text_dim_raises() -> None:
     with pytest.raises(
         ValueError, match=r"InterpolatedCaptionLoss.text_dim is 24, but the discriminator's text_dim is 16"
     ):
-        tiny_system(losses=[tiny_unseen(text_dim=24)])
+        tiny_gan(losses=[tiny_unseen(text_dim=24)])
 
 
 @pytest.mark.parametrize(
@@ -220,20 +220,20 @@ def test_settings_out_of_range_raise(settings: dict[str, Any]) -> None:
 def trained(
     images: int = 16, unseen: InterpolatedCaptionLoss | None = None, accumulate: int = 1, **settings: Any
 ) -> TextToImageGAN:
-    system = tiny_system(losses=[] if unseen is None else [unseen], accumulate=accumulate)
-    train(system, images, **settings)
-    return system
+    gan = tiny_gan(losses=[] if unseen is None else [unseen], accumulate=accumulate)
+    train(gan, images, **settings)
+    return gan
 
 
 def test_regression_is_fitted_before_the_first_batch() -> None:
     data = tiny_data(24)
-    system = trained(8, tiny_unseen(), data=data)
+    gan = trained(8, tiny_unseen(), data=data)
     expected = tiny_unseen().regression
     expected.fit((TinyText().encode(b.captions).pooled, b.images) for b in data.pairs(24, largest=16))
     for name, value in expected.state_dict().items():
         assert value.any()
-        torch.testing.assert_close(regression_of(system).state_dict()[name], value)
-    assert system.teacher_networks() == ["tiny"]
+        torch.testing.assert_close(regression_of(gan).state_dict()[name], value)
+    assert gan.teacher_networks() == ["tiny"]
 
 
 def test_every_accumulated_part_has_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,9 +246,9 @@ def test_every_accumulated_part_has_the_loss(monkeypatch: pytest.MonkeyPatch) ->
         return losses
 
     monkeypatch.setattr(InterpolatedCaptionLoss, "forward", count_rows)
-    system = trained(8, tiny_unseen(share=0.5), accumulate=4)
+    gan = trained(8, tiny_unseen(share=0.5), accumulate=4)
     assert rows == [1] * 4
-    assert all(value.isfinite().all() for value in weights_of(system.generator).values())
+    assert all(value.isfinite().all() for value in weights_of(gan.generator).values())
 
 
 def test_loss_applies_in_the_generator_step_only() -> None:
@@ -271,16 +271,16 @@ def test_the_weight_may_follow_a_schedule() -> None:
 def test_resume_loads_the_regression_from_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = tiny_system(losses=[tiny_unseen()])
+    whole = tiny_gan(losses=[tiny_unseen()])
     train(whole, 16, [SaveAt({8: tmp_path / "middle.ckpt"})])
     monkeypatch.setattr(preparation, "KernelRidgeFit", lambda *_: pytest.fail("it was fitted again"))
-    resumed = tiny_system(losses=[tiny_unseen()])
+    resumed = tiny_gan(losses=[tiny_unseen()])
     train(resumed, 16, ckpt_path=tmp_path / "middle.ckpt")
     assert_same(weights_of(resumed), weights_of(whole))
 
 
 def test_regression_is_fitted_again_with_init_from(tmp_path: Path) -> None:
-    train(tiny_system(), 8, [SaveAt({8: tmp_path / "first.ckpt"})])
-    system = tiny_system(generator={"init_from": str(tmp_path / "first.ckpt")}, losses=[tiny_unseen()])
-    train(system, 8)
-    assert regression_of(system).weights.any()
+    train(tiny_gan(), 8, [SaveAt({8: tmp_path / "first.ckpt"})])
+    gan = tiny_gan(generator={"init_from": str(tmp_path / "first.ckpt")}, losses=[tiny_unseen()])
+    train(gan, 8)
+    assert regression_of(gan).weights.any()

@@ -23,7 +23,7 @@ from imagen_pl.schedules import Linear
 from tests.helpers.networks import small_generator, text_features
 from tests.helpers.pretext import ask, eight_pictures, learner, noise, task_for
 from tests.helpers.tasks import NAMES, tiny_task, tiny_tasks
-from tests.helpers.training import SHORT, Remember, tiny_system, train, weights_of
+from tests.helpers.training import SHORT, Remember, tiny_gan, train, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -194,7 +194,7 @@ def test_mismatched_sizes_raise_before_the_first_batch(
     task: Callable[[], SelfSupervisedTask], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        tiny_system(losses=[task()])
+        tiny_gan(losses=[task()])
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_mismatched_sizes_raise_before_the_first_batch(
 )
 def test_the_contrastive_term_s_sizes_are_checked_too(sizes: tuple[int, int], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        tiny_system(losses=[ImageTextContrastive(*sizes)])
+        tiny_gan(losses=[ImageTextContrastive(*sizes)])
 
 
 # ------------------------------------------------------------------ in the whole system
@@ -214,11 +214,11 @@ def test_the_contrastive_term_s_sizes_are_checked_too(sizes: tuple[int, int], me
 
 def test_all_tasks_train_together_and_are_logged() -> None:
     """Augmented, in bfloat16, in parts, through the growth: every loss and note is there and finite."""
-    told = Remember()
-    system = tiny_system(losses=tiny_tasks(), augment=DiffAugment(), accumulate=2, penalties=[R1(0.5)])
-    before = weights_of(system.losses)
+    logged = Remember()
+    gan = tiny_gan(losses=tiny_tasks(), augment=DiffAugment(), accumulate=2, penalties=[R1(0.5)])
+    before = weights_of(gan.losses)
 
-    train(system, 80, stages=SHORT, logger=told, precision="bf16-mixed", log_every_n_steps=1)
+    train(gan, 80, stages=SHORT, logger=logged, precision="bf16-mixed", log_every_n_steps=1)
 
     notes = {
         "rotation": ["accuracy"],
@@ -229,11 +229,11 @@ def test_all_tasks_train_together_and_are_logged() -> None:
     for name, keys in notes.items():
         for step in "dg":
             for column in (f"{step}_{name}", *(f"{step}_{name}_{key}" for key in keys)):
-                numbers = told.column(f"train/{column}")
+                numbers = logged.column(f"train/{column}")
                 assert numbers, column
                 assert all(math.isfinite(value) for value in numbers.values()), column
-    assert min(told.column("train/d_reconstruction")) == 24  # 16 px come after 16 images
-    after = weights_of(system.losses)
+    assert min(logged.column("train/d_reconstruction")) == 24  # 16 px come after 16 images
+    after = weights_of(gan.losses)
     assert all(not torch.equal(before[k], after[k]) for k in before if not k.endswith("probability"))
 
 
@@ -242,8 +242,8 @@ def test_task_without_weight_trains_nothing() -> None:
     for tasks in ([], [tiny_task("rotation", generator_weight=0.0)]):
         for task in tasks:
             task.discriminator_weight = 0.0
-        system = tiny_system(losses=tasks)
-        train(system, 32)
-        runs.append(weights_of(system))
+        gan = tiny_gan(losses=tasks)
+        train(gan, 32)
+        runs.append(weights_of(gan))
     for name, value in runs[0].items():
         assert torch.equal(value, runs[1][name]), name

@@ -140,14 +140,14 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_inception_offline_gives_one_line_error() -> None:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as output:
         InceptionV3().load()
-    assert str(told.value) == (
+    assert str(output.value) == (
         "the weights of Inception cannot be downloaded ([Errno -2] Name or service not known): give them "
         "with --model.fid_weights FILE"
     )
     problem = FrechetDistance(InceptionV3()).prepare()
-    assert problem == str(told.value)
+    assert problem == str(output.value)
 
 
 def test_fid_and_kid_equal_reference_implementations(inception_weights: Path, tmp_path: Path) -> None:
@@ -204,9 +204,9 @@ def test_damaged_weights_file_gives_one_line_error(
     file.write_bytes(
         {"cut": whole[: len(whole) // 2], "text": b"<html>not found</html>", "empty": b""}[spoil]
     )
-    with pytest.raises(UserError, match=r"spoilt\.pth cannot be read: it is damaged") as told:
+    with pytest.raises(UserError, match=r"spoilt\.pth cannot be read: it is damaged") as output:
         InceptionV3(str(file)).load()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(output.value)
 
 
 @pytest.mark.parametrize("content", [{"weight": torch.zeros(3)}, [torch.zeros(3)], torch.zeros(3)])

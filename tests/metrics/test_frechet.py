@@ -229,8 +229,10 @@ def test_bias_of_few_images_is_warned_of_once(caplog: pytest.LogCaptureFixture) 
         for seed in (1, 2):
             score(metric, real, images_of(30, seed=seed))
             metric.reset()
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith("val/fd_blocks is of 30 pictures against 20 real images: so few make it too large")
+    (output,) = [record.getMessage() for record in caplog.records]
+    assert output.startswith(
+        "val/fd_blocks is of 30 pictures against 20 real images: so few make it too large"
+    )
 
 
 def test_empty_real_statistics_are_not_cached(cache: Path) -> None:

@@ -22,7 +22,7 @@ from imagen_pl.training import preparation
 from tests.helpers.fakes import TinyBackbone, TinyText
 from tests.helpers.image_files import encoded, noise, write_tar
 from tests.helpers.networks import TEXT_DIM, awaken, pairs, small_generator, text_features
-from tests.helpers.training import SaveAt, Speckled, tiny_data, tiny_system, train
+from tests.helpers.training import SaveAt, Speckled, tiny_data, tiny_gan, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -167,8 +167,8 @@ def test_guidance_includes_the_prior() -> None:
 # ---------------------------------------------------------------------- in a training
 
 
-def system(**settings: Any) -> TextToImageGAN:
-    return tiny_system(generator={"prior": tiny_prior(settings.pop("captions", 24))}, **settings)
+def gan(**settings: Any) -> TextToImageGAN:
+    return tiny_gan(generator={"prior": tiny_prior(settings.pop("captions", 24))}, **settings)
 
 
 def prior_of(trained: TextToImageGAN) -> ImagePrior:
@@ -178,7 +178,7 @@ def prior_of(trained: TextToImageGAN) -> ImagePrior:
 
 
 def test_prior_is_fitted_before_the_first_batch() -> None:
-    trained = system()
+    trained = gan()
     data = tiny_data(24)
     train(trained, 8, data=data)
 
@@ -193,10 +193,10 @@ def test_prior_is_fitted_before_the_first_batch() -> None:
 
 
 def test_resume_loads_the_prior_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = system()
+    first = gan()
     train(first, 16, [SaveAt({8: tmp_path / "middle.ckpt"})])
     monkeypatch.setattr(preparation, "KernelRidgeFit", lambda *_: pytest.fail("it was fitted again"))
-    second = system()
+    second = gan()
     train(second, 16, ckpt_path=tmp_path / "middle.ckpt")
     for name, value in prior_of(first).state_dict().items():
         assert torch.equal(prior_of(second).state_dict()[name], value)
@@ -204,13 +204,13 @@ def test_resume_loads_the_prior_from_the_checkpoint(tmp_path: Path, monkeypatch:
 
 def test_one_image_is_enough_to_train_with() -> None:
     """It has nothing to tell then."""
-    trained = system()
+    trained = gan()
     train(trained, 8, data=tiny_data(1))
     assert not prior_of(trained).get_buffer("weights").any()
 
 
 def test_more_captions_than_it_has_room_for() -> None:
-    trained = system(captions=5)
+    trained = gan(captions=5)
     train(trained, 8, data=tiny_data(24))
     assert prior_of(trained).get_buffer("known").any(1).all()
 
@@ -222,26 +222,26 @@ def test_unavailable_backbone_raises_before_the_first_batch(
         raise UserError("backbone tiny cannot be had")
 
     monkeypatch.setattr(TinyBackbone, "load", missing)
-    trained = system()
+    trained = gan()
     with pytest.raises(UserError, match="backbone tiny cannot be had"):
         train(trained, 8)
     assert trained.images_seen == 0
 
 
 def test_init_from_loads_the_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = system()
+    first = gan()
     train(first, 8, [SaveAt({8: tmp_path / "first.ckpt"})])
     monkeypatch.setattr(preparation, "KernelRidgeFit", lambda *_: pytest.fail("it was fitted"))
-    second = tiny_system(generator={"prior": tiny_prior(), "init_from": str(tmp_path / "first.ckpt")})
+    second = tiny_gan(generator={"prior": tiny_prior(), "init_from": str(tmp_path / "first.ckpt")})
     train(second, 8)
     for name, value in prior_of(first).state_dict().items():
         assert torch.equal(prior_of(second).state_dict()[name], value)
 
 
 def test_changed_sharpness_does_not_affect_a_fitted_prior(tmp_path: Path) -> None:
-    first = system()
+    first = gan()
     train(first, 8, [SaveAt({8: tmp_path / "first.ckpt"})])
-    second = tiny_system(generator={"prior": tiny_prior(sharpness=9.0)})
+    second = tiny_gan(generator={"prior": tiny_prior(sharpness=9.0)})
     train(second, 16, ckpt_path=tmp_path / "first.ckpt")
     vectors = pairs()[0]
     assert torch.equal(prior_of(second)(vectors), prior_of(first)(vectors))

@@ -21,7 +21,7 @@ from imagen_pl.models.discriminators.projected import ProjectedDiscriminator
 from imagen_pl.models.pretrained.backbones import TimmBackbone
 from imagen_pl.types import Growth, TextFeatures
 from tests.helpers.networks import small_discriminator, text_features
-from tests.helpers.training import SHORT, Remember, SaveAt, assert_same, tiny_system, train, weights_of
+from tests.helpers.training import SHORT, Remember, SaveAt, assert_same, tiny_gan, train, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BACKBONE = TimmBackbone("efficientnet_lite0", size=16, maps=[0, 1, 2])
@@ -101,10 +101,10 @@ def test_perceptual_matching_gets_real_features_with_any_adversarial_loss() -> N
     logged = Remember()
     term = PerceptualMatching()
     logit_fn = projected([8, 16, 32], 16)
-    system = tiny_system(
+    gan = tiny_gan(
         discriminator=logit_fn, adversarial=NonSaturating(), penalties=[], losses=[term], accumulate=2
     )
-    train(system, 16, stages=SHORT, logger=logged, log_every_n_steps=1)
+    train(gan, 16, stages=SHORT, logger=logged, log_every_n_steps=1)
     logged_losses = logged.column("train/g_perceptual_matching")
     assert logged_losses
     assert all(value > 0 for value in logged_losses.values())
@@ -115,7 +115,7 @@ def test_perceptual_matching_needs_a_frozen_network() -> None:
     PerceptualMatching().check(projected([4, 8, 16]))
     PerceptualMatching(BACKBONE).check(small_discriminator())
     with pytest.raises(ValueError, match=r"PerceptualMatching\.backbone is not given"):
-        tiny_system(losses=[PerceptualMatching()])
+        tiny_gan(losses=[PerceptualMatching()])
 
 
 @pytest.mark.parametrize("adversarial", [NonSaturating(), Hinge(), Relativistic()])
@@ -180,7 +180,7 @@ def test_mismatched_discriminators_raise() -> None:
 def test_frozen_first_takes_no_penalties() -> None:
     both = JointDiscriminator([projected([8, 16, 32], 16)])
     with pytest.raises(UserError, match=r"model\.penalties: JointDiscriminator .* set penalties to \[\]"):
-        tiny_system(discriminator=both, penalties=[R1(1.0)])
+        tiny_gan(discriminator=both, penalties=[R1(1.0)])
 
 
 def full() -> dict:
@@ -199,7 +199,7 @@ def full() -> dict:
 
 
 def test_a_run_grows_with_both_and_resumes_to_the_bit(tmp_path: Path) -> None:
-    whole, stopped, resumed = (tiny_system(**full()) for _ in range(3))
+    whole, stopped, resumed = (tiny_gan(**full()) for _ in range(3))
     start = weights_of(whole)
     file = tmp_path / "stopped.ckpt"  # in the middle of a fade
     train(whole, 56, stages=SHORT)

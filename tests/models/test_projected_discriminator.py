@@ -19,7 +19,7 @@ from imagen_pl.models.discriminators.projected import FixedMixing, ProjectedDisc
 from imagen_pl.models.pretrained.backbones import TimmBackbone
 from imagen_pl.types import Growth, TextFeatures
 from tests.helpers.networks import TEXT_DIM, small_generator, text_features
-from tests.helpers.training import SHORT, SaveAt, assert_same, tiny_system, train, weights_of
+from tests.helpers.training import SHORT, SaveAt, assert_same, tiny_gan, train, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BACKBONE = TimmBackbone("efficientnet_lite0", size=32)
@@ -186,7 +186,7 @@ def test_wrong_sizes_raise() -> None:
 
 def test_penalties_on_a_frozen_network_are_refused() -> None:
     with pytest.raises(UserError, match=r"model\.penalties: ProjectedDiscriminator .* set penalties to \[\]"):
-        tiny_system(discriminator=projected(16), penalties=[R1(1.0)])
+        tiny_gan(discriminator=projected(16), penalties=[R1(1.0)])
 
 
 # ------------------------------------------------------------------ it learns and teaches
@@ -275,7 +275,7 @@ def full() -> dict:
 
 def test_a_run_grows_with_it_and_resumes_to_the_bit(tmp_path: Path) -> None:
     """Spectral norm keeps vectors of its own, which go on from where they were."""
-    whole, stopped, resumed = (tiny_system(**full()) for _ in range(3))
+    whole, stopped, resumed = (tiny_gan(**full()) for _ in range(3))
     file = tmp_path / "stopped.ckpt"
     growth = [ProgressiveGrowing(list(SHORT), reset_optimizer_state=True) for _ in range(3)]
     train(whole, 56, growth[:1], stages=SHORT)

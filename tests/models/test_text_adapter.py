@@ -15,7 +15,7 @@ from imagen_pl.training.ema import GeneratorEMA
 from imagen_pl.training.manual_optimization import SHARED, ManualOptimization
 from imagen_pl.types import TextFeatures
 from tests.helpers.networks import TEXT_DIM, awaken, small_discriminator, small_generator, text_features
-from tests.helpers.training import SaveAt, assert_same, tiny_system, train, weights_of
+from tests.helpers.training import SaveAt, assert_same, tiny_gan, train, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -122,7 +122,7 @@ def test_a_penalty_on_the_caption_goes_through_it(heads: int) -> None:
 
 
 def test_adapter_fits_what_frozen_features_cannot() -> None:
-    """Captions that lie close together are told apart by a fixed head, by moving them alone."""
+    """A frozen head can separate similar captions once the adapter has moved their vectors."""
     text = text_features(4)
     text.pooled = text.pooled[:1] + 0.3 * text.pooled
     made = adapter(heads=0, awake=False)
@@ -170,16 +170,16 @@ def test_adapter_trains_in_both_networks_and_resumes(tmp_path: Path) -> None:
         torch.manual_seed(0)
         return {"text_adapter": TextAdapter(16, hidden_dim=8, attention_heads=2)}
 
-    def system():  # type: ignore[no-untyped-def]
-        return tiny_system(generator={**made(), "text_attention_at": [8]}, discriminator=made())
+    def gan():  # type: ignore[no-untyped-def]
+        return tiny_gan(generator={**made(), "text_attention_at": [8]}, discriminator=made())
 
-    whole = system()
+    whole = gan()
     before = weights_of(whole)
     train(whole, 96, [SaveAt({48: tmp_path / "48.ckpt"})])
     for network in ("generator", "discriminator", "ema.generator"):
         for part in ("pooled.up", "pooled.down", "tokens.down"):  # a discriminator reads no tokens itself
             name = f"{network}.text_adapter.{part}.weight"
             assert not torch.equal(before[name], whole.state_dict()[name]), name
-    resumed = system()
+    resumed = gan()
     train(resumed, 96, ckpt_path=tmp_path / "48.ckpt")
     assert_same(dict(resumed.state_dict()), dict(whole.state_dict()))

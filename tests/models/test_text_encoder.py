@@ -205,30 +205,30 @@ def test_nan_features_of_padding_become_zero(bert: FrozenTextEncoder) -> None:
 
 
 def test_unknown_name_offline_gives_one_line_error() -> None:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as output:
         FrozenTextEncoder("nobody/no-such-encoder")
-    assert str(told.value) == (
+    assert str(output.value) == (
         "text encoder nobody/no-such-encoder: there is no such folder, and the Hugging Face hub does not "
         "give it: check the name and the network, or give a folder that holds the model"
     )
 
 
 def test_folder_without_a_model_gives_one_line_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the folder holds no model that transformers opens") as told:
+    with pytest.raises(UserError, match="the folder holds no model that transformers opens") as output:
         FrozenTextEncoder(str(tmp_path))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(output.value)
     (tmp_path / "config.json").write_text("{ broken")
-    with pytest.raises(UserError, match="the folder holds no model that transformers opens") as told:
+    with pytest.raises(UserError, match="the folder holds no model that transformers opens") as output:
         FrozenTextEncoder(str(tmp_path))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(output.value)
 
 
 def test_damaged_weights_give_one_line_error(tmp_path: Path) -> None:
     weights = save_bert(tmp_path) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="the folder holds no model that transformers opens") as told:
+    with pytest.raises(UserError, match="the folder holds no model that transformers opens") as output:
         FrozenTextEncoder(str(tmp_path)).encode(["cat"])
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(output.value)
 
 
 def test_missing_weights_raise(tmp_path: Path) -> None:
@@ -256,10 +256,10 @@ def test_fingerprint_is_the_same_in_another_process(folders: dict[str, Path]) ->
         "import sys; from imagen_pl.models.text.encoder import FrozenTextEncoder; "
         "print(FrozenTextEncoder(sys.argv[1]).fingerprint)"
     )
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", program, str(folders["bert"])], capture_output=True, text=True, check=True
     )
-    assert told.stdout.strip() == FrozenTextEncoder(str(folders["bert"])).fingerprint
+    assert output.stdout.strip() == FrozenTextEncoder(str(folders["bert"])).fingerprint
 
 
 def test_fingerprint_changes_with_everything_that_changes_features(

@@ -227,46 +227,46 @@ def test_it_works_in_the_loaders_workers(tmp_path: Path, start: str) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot be written .* IMAGEN_PL_CACHE") as told:
+    with pytest.raises(UserError, match=r"cannot be written .* IMAGEN_PL_CACHE") as output:
         TextCache.build(TinyText(), ["cat"], folder=tmp_path / "file" / "text")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(output.value)
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     encoder = TinyText()
     path = TextCache.build(encoder, ["cat"], folder=tmp_path).path
     path.write_bytes(b"not a database " * 1000)
-    with pytest.raises(UserError, match=r"tiny-16-8\.sqlite is damaged .*: delete it") as told:
+    with pytest.raises(UserError, match=r"tiny-16-8\.sqlite is damaged .*: delete it") as output:
         TextCache.build(encoder, ["cat"], folder=tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(output.value)
 
 
 def test_a_file_damaged_after_the_build_is_one_line(tmp_path: Path) -> None:
     cache = TextCache.build(TinyText(), ["cat"], folder=tmp_path)
     cache.path.write_bytes(b"not a database " * 1000)
-    with pytest.raises(UserError, match=r"cannot be read any more .*: delete it") as told:
+    with pytest.raises(UserError, match=r"cannot be read any more .*: delete it") as output:
         cache(["cat"])
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(output.value)
 
 
-def _build_on_a_full_disk(folder: Path, told: multiprocessing.SimpleQueue[str]) -> None:
+def _build_on_a_full_disk(folder: Path, output: multiprocessing.SimpleQueue[str]) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, 2**15))  # no file may grow beyond 32 kB
     try:
         TextCache.build(TinyText(), many(1000), folder=folder)
     except UserError as error:
-        told.put(str(error))
+        output.put(str(error))
     else:
-        told.put("nothing went wrong")
+        output.put("nothing went wrong")
 
 
 def test_a_full_disk_is_one_line_and_what_was_kept_stays_whole(tmp_path: Path) -> None:
     kept = many(20)
     TextCache.build(TinyText(), kept, folder=tmp_path)
-    told = FORK.SimpleQueue()
-    process = FORK.Process(target=_build_on_a_full_disk, args=(tmp_path, told))
+    output = FORK.SimpleQueue()
+    process = FORK.Process(target=_build_on_a_full_disk, args=(tmp_path, output))
     process.start()
     process.join(120)
-    message = told.get()
+    message = output.get()
     assert "cannot be written" in message
     assert "free some space" in message
     assert "\n" not in message

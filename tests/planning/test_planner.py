@@ -135,11 +135,11 @@ def test_too_optimistic_estimate_is_corrected_by_measuring() -> None:
 
 
 def test_too_little_data_and_time_are_warned_of() -> None:
-    told = "\n".join(warnings(make_plan(folder_of(200, side=64), Budget(0.01), machine(26))))
-    assert "200 images are few" in told
-    assert "give blobs" in told
-    told = "\n".join(warnings(make_plan(folder_of(500_000, side=64), Budget(0.2), machine(26))))
-    assert "sees 4% of the data" in told
+    output = "\n".join(warnings(make_plan(folder_of(200, side=64), Budget(0.01), machine(26))))
+    assert "200 images are few" in output
+    assert "give blobs" in output
+    output = "\n".join(warnings(make_plan(folder_of(500_000, side=64), Budget(0.2), machine(26))))
+    assert "sees 4% of the data" in output
     assert list(warnings(make_plan(folder_of(9_500), Budget(24, 1), assume_speed(10)))) == []
 
 

@@ -29,11 +29,11 @@ def checkpoint(value: float, size: int = 1000) -> dict[str, object]:
 def test_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
     path, files = tmp_path / "last.ckpt", AtomicCheckpointIO()
     files.save_checkpoint(checkpoint(1.0), path)
-    with largest_file(20_000), pytest.raises(UserError) as told:
+    with largest_file(20_000), pytest.raises(UserError) as output:
         files.save_checkpoint(checkpoint(2.0, size=100_000), path)
-    assert "no space left on the disk (the one before it is whole)" in str(told.value)
-    assert str(path) in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "no space left on the disk (the one before it is whole)" in str(output.value)
+    assert str(path) in str(output.value)
+    assert "\n" not in str(output.value)
     assert read_checkpoint(path)["state_dict"]["w"][0] == 1.0
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
     files.save_checkpoint(checkpoint(3.0), path)
@@ -68,10 +68,10 @@ def damaged(path: Path, how: str) -> None:
 def test_damaged_files_give_one_line_error(tmp_path: Path, how: str, mmap: bool) -> None:
     path = tmp_path / "last.ckpt"
     damaged(path, how)
-    with pytest.raises(UserError, match="cannot be read: it is damaged") as told:
+    with pytest.raises(UserError, match="cannot be read: it is damaged") as output:
         read_checkpoint(path, mmap=mmap)
-    assert str(path) in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(path) in str(output.value)
+    assert "\n" not in str(output.value)
 
 
 def test_missing_or_foreign_checkpoint_gives_one_line_error(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ def test_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
 def test_another_architecture_names_the_first_tensors_that_differ() -> None:
     here = {"a": torch.zeros(2, 3), "b": torch.zeros(4), "c": torch.zeros(5), "d": torch.zeros(1)}
     there = {"a": torch.zeros(2, 3), "b": torch.zeros(8), "d": torch.zeros(1), "e": torch.zeros(6)}
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as output:
         check_same_tensors(here, there, "x.ckpt", "Mend it.")
-    assert str(told.value) == (
+    assert str(output.value) == (
         "x.ckpt holds another architecture: b is (8,) there and (4,) here; c (5,) is missing there; "
         "1 more differ. Mend it."
     )

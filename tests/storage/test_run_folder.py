@@ -26,10 +26,10 @@ def test_an_empty_or_failed_run_may_be_repeated(tmp_path: Path) -> None:
 def test_run_with_files_is_not_overwritten(tmp_path: Path, kept: str) -> None:
     run = RunFolder(tmp_path / "a")
     touch(run.path / kept)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as output:
         run.check_free()
     for way in ("--ckpt_path last", "--name", "--existing move"):
-        assert way in str(told.value)
+        assert way in str(output.value)
 
 
 def test_move_away_keeps_everything_and_never_collides(tmp_path: Path) -> None:

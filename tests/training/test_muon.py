@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.training.muon import Muon, orthogonal
-from tests.helpers.training import SaveAt, adam, assert_same, tiny_system, train, weights_of
+from tests.helpers.training import SaveAt, adam, assert_same, tiny_gan, train, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -134,7 +134,7 @@ def test_each_group_has_its_learning_rate_and_missing_gradients_are_skipped() ->
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"momentum": 1.0}, "momentum 1.0 must be 0 or more and less than 1"),
         ({"betas": (0.0, 1.0)}, r"betas\[1\] 1.0 must be"),
@@ -143,13 +143,13 @@ def test_each_group_has_its_learning_rate_and_missing_gradients_are_skipped() ->
         ({"every": 0}, "every 0 must be 1 or more"),
     ],
 )
-def test_invalid_settings_raise(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=f"Muon: {told}"):
+def test_invalid_settings_raise(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"Muon: {message}"):
         Muon([nn.Parameter(noise(2, 2))], **settings)
 
 
 def by_muon(every: int = 1) -> TextToImageGAN:
-    return tiny_system(generator_optimizer=partial(Muon, lr=1e-3, every=every))
+    return tiny_gan(generator_optimizer=partial(Muon, lr=1e-3, every=every))
 
 
 @pytest.mark.parametrize(("precision", "every"), [("32-true", 1), ("32-true", 4), ("bf16-mixed", 1)])
@@ -172,7 +172,7 @@ def test_resumed_training_equals_uninterrupted_to_the_bit(tmp_path: Path, precis
 
 @pytest.mark.parametrize(("before", "after"), [("Adam", "Muon"), ("Muon", "Adam")])
 def test_checkpoint_of_another_optimizer_raises(tmp_path: Path, before: str, after: str) -> None:
-    kinds = {"Adam": lambda: tiny_system(generator_optimizer=adam()), "Muon": by_muon}
+    kinds = {"Adam": lambda: tiny_gan(generator_optimizer=adam()), "Muon": by_muon}
     train(kinds[before](), 16, [SaveAt({16: tmp_path / "a.ckpt"})])
 
     with pytest.raises(UserError, match=f"another optimizer than {after}, which model.generator_optimizer"):

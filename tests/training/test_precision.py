@@ -15,7 +15,7 @@ from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.gradient_penalties import R1, R2
 from imagen_pl.schedules import Stage
 from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
-from tests.helpers.training import Remember, StepGradients, sgd, tiny_system, train, weights_of
+from tests.helpers.training import Remember, StepGradients, sgd, tiny_gan, train, weights_of
 
 FADING = (Stage(8, kimg=0.016, batch_size=8), Stage(16, kimg=1.0, batch_size=8, fade_kimg=0.024))
 
@@ -31,15 +31,15 @@ class Listening(Relativistic):
         return super().discriminator(real_logits, fake_logits)
 
 
-def formats_inside(system: TextToImageGAN) -> set[torch.dtype]:
+def formats_inside(gan: TextToImageGAN) -> set[torch.dtype]:
     """Formats of the generator's feature maps, filled while it runs."""
     found: set[torch.dtype] = set()
-    system.generator.blocks()[8].register_forward_hook(lambda _, args, output: found.add(output.dtype))
+    gan.generator.blocks()[8].register_forward_hook(lambda _, args, output: found.add(output.dtype))
     return found
 
 
 def attentive(**settings: Any) -> TextToImageGAN:
-    return tiny_system(
+    return tiny_gan(
         generator={"text_attention_at": [8], "self_attention_at": [8]},
         discriminator={"self_attention_at": [8], "minibatch_stddev": 4},
         penalties=[R1(0.5), R2(0.5)],
@@ -57,31 +57,31 @@ def attentive(**settings: Any) -> TextToImageGAN:
     ],
 )
 def test_formats_train(precision: str, inside: torch.dtype) -> None:
-    told, loss = Remember(), Listening()
-    system = attentive(adversarial=loss)
-    found = formats_inside(system)
-    before = weights_of(system)
-    train(system, 64, stages=FADING, precision=precision, logger=told, log_every_n_steps=1)
+    logged, loss = Remember(), Listening()
+    gan = attentive(adversarial=loss)
+    found = formats_inside(gan)
+    before = weights_of(gan)
+    train(gan, 64, stages=FADING, precision=precision, logger=logged, log_every_n_steps=1)
     assert found == {inside}
     assert loss.formats == {torch.float32}
-    for name, value in system.state_dict().items():
+    for name, value in gan.state_dict().items():
         assert value.dtype == torch.float32
         assert value.isfinite().all()
         if name.startswith(("generator.grown.16.layers", "discriminator.grown.16.first")):
             assert not torch.equal(value, before[name]), name
-    assert all(math.isfinite(number) for _, row in told.rows for number in row.values())
+    assert all(math.isfinite(number) for _, row in logged.rows for number in row.values())
 
 
 def test_bfloat16_stays_near_float32() -> None:
     """After the same few steps; the penalties are in float32 in both."""
     logs = []
     for precision in ("32-true", "bf16-mixed"):
-        told = Remember()
-        system = attentive(generator_optimizer=sgd(), discriminator_optimizer=sgd())
-        train(system, 40, stages=FADING, precision=precision, logger=told, log_every_n_steps=1)
-        logs.append(told)
+        logged = Remember()
+        gan = attentive(generator_optimizer=sgd(), discriminator_optimizer=sgd())
+        train(gan, 40, stages=FADING, precision=precision, logger=logged, log_every_n_steps=1)
+        logs.append(logged)
     for name, within in (("train/d_loss", 0.02), ("train/g_loss", 0.02), ("train/d_r1", 0.1)):
-        wide, narrow = (list(told.column(name).values()) for told in logs)
+        wide, narrow = (list(logged.column(name).values()) for logged in logs)
         assert narrow == pytest.approx(wide, rel=within)
 
 
@@ -92,16 +92,18 @@ def float16(start: float) -> dict[str, Any]:
 
 
 def test_float16_with_two_optimizers_and_one_scaler() -> None:
-    """Norms are told, and clipped, without the scaler's factor."""
+    """Gradient norms are logged and clipped without the scaler's factor."""
     norms = []
     for settings in ({}, float16(start=2.0**10)):
-        told = Remember()
-        system = attentive(gradient_clip=0.5, generator_optimizer=sgd(), discriminator_optimizer=sgd())
-        found, before = formats_inside(system), weights_of(system)
-        train(system, 24, stages=FADING, logger=told, log_every_n_steps=1, **settings)
-        norms.append([*told.column("train/d_grad_norm").values(), *told.column("train/g_grad_norm").values()])
+        logged = Remember()
+        gan = attentive(gradient_clip=0.5, generator_optimizer=sgd(), discriminator_optimizer=sgd())
+        found, before = formats_inside(gan), weights_of(gan)
+        train(gan, 24, stages=FADING, logger=logged, log_every_n_steps=1, **settings)
+        norms.append(
+            [*logged.column("train/d_grad_norm").values(), *logged.column("train/g_grad_norm").values()]
+        )
         assert found == {torch.float16 if settings else torch.float32}
-        moved = [float((value - before[name]).norm()) for name, value in system.named_parameters()]
+        moved = [float((value - before[name]).norm()) for name, value in gan.named_parameters()]
         assert 0 < max(moved) <= 3 * 0.01 * 0.5 * 1.001  # batches, learning rate, clip
     assert norms[1] == pytest.approx(norms[0], rel=0.03)
 
@@ -109,13 +111,13 @@ def test_float16_with_two_optimizers_and_one_scaler() -> None:
 def test_float16_skips_steps_that_overflow() -> None:
     """The scaler starts far too high, finds its size, and no weight is harmed on the way."""
     settings = float16(start=2.0**40)
-    system, gradients = attentive(), StepGradients()
-    before = weights_of(system)
-    train(system, 120, [gradients], stages=FADING, **settings)
+    gan, gradients = attentive(), StepGradients()
+    before = weights_of(gan)
+    train(gan, 120, [gradients], stages=FADING, **settings)
     overflown = [not all(g.isfinite().all() for g in found.values()) for _, _, found in gradients.steps]
     assert overflown[0]
     assert not overflown[-1]
-    after = system.state_dict()
+    after = gan.state_dict()
     assert all(value.isfinite().all() for value in after.values())
     assert not torch.equal(before["generator.first_map.weight"], after["generator.first_map.weight"])
 
@@ -123,20 +125,18 @@ def test_float16_skips_steps_that_overflow() -> None:
 def test_channels_last_changes_the_layout_alone() -> None:
     runs = []
     for channels_last in (True, False):
-        system = attentive(
-            channels_last=channels_last, generator_optimizer=sgd(), discriminator_optimizer=sgd()
-        )
+        gan = attentive(channels_last=channels_last, generator_optimizer=sgd(), discriminator_optimizer=sgd())
         layouts: list[bool] = []
-        system.discriminator.blocks()[8].register_forward_hook(
+        gan.discriminator.blocks()[8].register_forward_hook(
             lambda _, args, out, kept=layouts: kept.append(
                 args[0].is_contiguous(memory_format=torch.channels_last)
             )
         )
-        train(system, 48, stages=FADING)
-        weight = system.discriminator.get_parameter("grown.8.first.weight")
+        train(gan, 48, stages=FADING)
+        weight = gan.discriminator.get_parameter("grown.8.first.weight")
         assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
         assert all(layouts) == channels_last
-        runs.append(weights_of(system))
+        runs.append(weights_of(gan))
     for name, value in runs[0].items():
         torch.testing.assert_close(value, runs[1][name], atol=1e-5, rtol=1e-5)
 
@@ -155,7 +155,7 @@ def test_compiled_blocks_equal_eager_ones_and_fades_do_not_recompile(
     for compile in (False, True):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        system = tiny_system(
+        gan = tiny_gan(
             compile=compile,
             penalties=[R1(0.5)],
             adversarial=NonSaturating(),
@@ -164,12 +164,12 @@ def test_compiled_blocks_equal_eager_ones_and_fades_do_not_recompile(
         )
         graphs: list[int] = []
         counters = torch._dynamo.utils.counters
-        for block in system.generator.blocks().values():
+        for block in gan.generator.blocks().values():
             block.register_forward_pre_hook(
                 lambda *_, g=graphs, c=counters: g.append(c["stats"]["unique_graphs"])
             )
-        train(system, 112, stages=stages)
-        runs.append(weights_of(system))
+        train(gan, 112, stages=stages)
+        runs.append(weights_of(gan))
         compiled.append(graphs)
     assert compiled[0][-1] == 0
     assert compiled[1][-1] > 2

@@ -26,7 +26,7 @@ from tests.helpers.training import (
     Speckled,
     assert_same,
     tiny_data,
-    tiny_system,
+    tiny_gan,
     tiny_trainer,
     train,
     weights_of,
@@ -45,7 +45,7 @@ def fits(cache: Path) -> list[Path]:
     return sorted((cache / "kernel_ridge").iterdir()) if (cache / "kernel_ridge").exists() else []
 
 
-def system(
+def gan(
     backbone: TinyBackbone | None = None,
     both: bool = True,
     text_encoder: TinyText | None = None,
@@ -56,9 +56,7 @@ def system(
     backbone = backbone or TinyBackbone()
     prior = ImagePrior(backbone, captions, text_dim=16, seen_dim=4, thumbnail_dim=3, **settings)
     loss = InterpolatedCaptionLoss(backbone, captions, text_dim=16, seen_dim=5, from_resolution=8)
-    return tiny_system(
-        {"prior": prior}, losses=[loss] if both else [], text_encoder=text_encoder or TinyText()
-    )
+    return tiny_gan({"prior": prior}, losses=[loss] if both else [], text_encoder=text_encoder or TinyText())
 
 
 def fitted(trained: TextToImageGAN) -> list[dict[str, torch.Tensor]]:
@@ -73,11 +71,11 @@ def forbid_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_next_run_loads_the_same_bits(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = system()
+    first = gan()
     train(first, 8)
     assert len(fits(cache)) == 2
     forbid_fits(monkeypatch)
-    second = system()
+    second = gan()
     train(second, 8)
     assert fitted(first)[0]["weights"].any()
     assert_same(fitted(second), fitted(first))
@@ -96,11 +94,11 @@ def test_modules_that_read_the_same_images_read_them_once(
             yield batch
 
     monkeypatch.setattr(CaptionedImages, "pairs", counted)
-    both = system()
+    both = gan()
     train(both, 8)
     assert sum(read) == 24
     monkeypatch.setenv("IMAGEN_PL_CACHE", str(cache.with_name("another")))
-    alone = system(both=False)
+    alone = gan(both=False)
     train(alone, 8)
     assert sum(read) == 48
     assert_same(weights_of(kernel_ridge_modules(alone)[0]), weights_of(kernel_ridge_modules(both)[0]))
@@ -147,7 +145,7 @@ def changed(name: str) -> tuple[TextToImageGAN, CaptionedImages]:
         "encoder": {"text_encoder": Other()},
         "weights": {"backbone": OtherWeights()},
     }
-    return system(both=False, **settings.get(name, {})), data
+    return gan(both=False, **settings.get(name, {})), data
 
 
 @pytest.mark.parametrize(
@@ -155,7 +153,7 @@ def changed(name: str) -> tuple[TextToImageGAN, CaptionedImages]:
     ["image", "caption", "background", "ridge", "sharpness", "captions", "encoder", "weights"],
 )
 def test_whatever_a_fit_depends_on_makes_another_fit(name: str, cache: Path) -> None:
-    train(system(both=False), 8)
+    train(gan(both=False), 8)
     module, data = changed(name)
     train(module, 8, data=data)
     assert len(fits(cache)) == 2
@@ -164,19 +162,19 @@ def test_whatever_a_fit_depends_on_makes_another_fit(name: str, cache: Path) -> 
 def test_a_damaged_file_is_one_warning_and_another_fit(
     cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = system(both=False)
+    first = gan(both=False)
     train(first, 8)
     (path,) = fits(cache)
     whole = path.read_bytes()
     for damaged in (whole[:1000], b"", b"not a fit" * 100):
         path.write_bytes(damaged)
         caplog.clear()
-        again = system(both=False)
+        again = gan(both=False)
         with caplog.at_level(logging.WARNING, "imagen_pl"):
             train(again, 8)
-        (told,) = [r.message for r in caplog.records if r.name == kernel_ridge_fit.__name__]
-        assert f"{path} is damaged" in told
-        assert "\n" not in told
+        (output,) = [r.message for r in caplog.records if r.name == kernel_ridge_fit.__name__]
+        assert f"{path} is damaged" in output
+        assert "\n" not in output
         assert_same(fitted(again), fitted(first))
         assert path.read_bytes() == whole
 
@@ -184,7 +182,7 @@ def test_a_damaged_file_is_one_warning_and_another_fit(
 def test_a_cache_that_cannot_be_written_is_one_warning(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache.mkdir()
     (cache / "kernel_ridge").write_text("in the way")
-    trained = system(both=False)
+    trained = gan(both=False)
     with caplog.at_level(logging.WARNING, "imagen_pl"):
         train(trained, 8)
     assert trained.images_seen == 8
@@ -194,9 +192,9 @@ def test_a_cache_that_cannot_be_written_is_one_warning(cache: Path, caplog: pyte
 def test_a_resumed_run_looks_captions_up_and_fits_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(system(), 8, [SaveAt({8: tmp_path / "middle.ckpt"})])
+    train(gan(), 8, [SaveAt({8: tmp_path / "middle.ckpt"})])
     monkeypatch.setattr(preparation, "KernelRidgeFit", lambda *_: pytest.fail("it was fitted"))
-    resumed = system(text_encoder=(encoder := TinyText()))
+    resumed = gan(text_encoder=(encoder := TinyText()))
     train(resumed, 16, ckpt_path=tmp_path / "middle.ckpt")
     assert encoder.encoded == []
     assert resumed.run_state.text_lookup is not None
@@ -206,7 +204,7 @@ def test_another_data_module_is_refused() -> None:
     data = tiny_data()
     data.setup("fit")
     with pytest.raises(UserError, match="ImagePrior is fitted to the images of a CaptionedImages"):
-        tiny_trainer(8).fit(system(), data.train_dataloader())
+        tiny_trainer(8).fit(gan(), data.train_dataloader())
 
 
 # ------------------------------------------------------------------ the bar
@@ -231,7 +229,7 @@ def test_one_bar_counts_captions_and_images(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(preparation, "progress_bar", bars)
     data = tiny_data(count=30)
     for _ in range(2):
-        train(system(both=False), 8, data=data)
+        train(gan(both=False), 8, data=data)
     first, second = bars.bars
     assert (first.description, first.total, first.count) == ("preparing: captions and images", 54, 54)
     assert (second.total, second.count) == (0, 0)  # nothing is shown, as after less than two seconds
@@ -243,7 +241,7 @@ def test_one_bar_counts_captions_and_images(monkeypatch: pytest.MonkeyPatch) -> 
 def test_fast_dev_run_reads_little_and_writes_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_ridge_fit, "_DRY_RUN_CAPTIONS", 5)
     encoder = TinyText()
-    trained = system(text_encoder=encoder)
+    trained = gan(text_encoder=encoder)
     train(trained, 8, data=tiny_data(count=24), fast_dev_run=True)
     assert trained.images_seen == 8
     assert len(encoder.encoded) == 5 + 8  # those of the fit, and of the batch
@@ -252,9 +250,9 @@ def test_fast_dev_run_reads_little_and_writes_nothing(cache: Path, monkeypatch: 
 
 
 def test_fast_dev_run_takes_a_cached_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = system()
+    first = gan()
     train(first, 8)
     forbid_fits(monkeypatch)
-    dry = system()
+    dry = gan()
     train(dry, 8, fast_dev_run=True)
     assert_same(fitted(dry), fitted(first))

@@ -34,7 +34,7 @@ from tests.helpers.training import (
     assert_same,
     batches_until,
     tiny_data,
-    tiny_system,
+    tiny_gan,
     tiny_trainer,
     train,
 )
@@ -58,28 +58,28 @@ class Trace:
     by_clock: dict[int, list[Any]] = field(default_factory=dict)
     drawn: list[Tensor] = field(default_factory=list)
 
-    def watch(self, system: TextToImageGAN) -> Callback:
-        system.generator.register_forward_pre_hook(lambda _, args: self.drawn.append(args[0]))
-        assert system.augment is not None
-        system.augment.register_forward_hook(self._keep_output)
+    def watch(self, gan: TextToImageGAN) -> Callback:
+        gan.generator.register_forward_pre_hook(lambda _, args: self.drawn.append(args[0]))
+        assert gan.augment is not None
+        gan.augment.register_forward_hook(self._keep_output)
         return AtEachBatch(after=self._note)
 
     def _keep_output(self, module: nn.Module, args: Any, output: Tensor) -> None:
         self.drawn.append(output.detach().clone())
 
-    def _note(self, system: TextToImageGAN, batch: CaptionedBatch) -> None:
-        rates = [group["lr"] for optimizer in system.trainer.optimizers for group in optimizer.param_groups]
-        assert isinstance(system.augment, DiffAugment)
-        self.by_clock[system.images_seen] = [
+    def _note(self, gan: TextToImageGAN, batch: CaptionedBatch) -> None:
+        rates = [group["lr"] for optimizer in gan.trainer.optimizers for group in optimizer.param_groups]
+        assert isinstance(gan.augment, DiffAugment)
+        self.by_clock[gan.images_seen] = [
             *(
                 batch.indices.tolist(),
                 batch.captions,
                 batch.images,
-                system.growth,
-                system.run_state.stage,
+                gan.growth,
+                gan.run_state.stage,
                 rates,
             ),
-            *(system.augment.probability.clone(), torch.get_rng_state(), self.drawn.copy()),
+            *(gan.augment.probability.clone(), torch.get_rng_state(), self.drawn.copy()),
         ]
         self.drawn.clear()
 
@@ -87,7 +87,7 @@ class Trace:
 def everything(**settings: Any) -> TextToImageGAN:
     """All that draws random numbers or keeps a state, switched on."""
     torch.manual_seed(0)  # of the contrastive term's weights
-    return tiny_system(
+    return tiny_gan(
         generator={
             "noise": True,
             "style_mixing": 0.5,
@@ -131,13 +131,13 @@ def growing() -> ProgressiveGrowing:
     return ProgressiveGrowing(list(STAGES), reset_optimizer_state=True)
 
 
-def state(system: TextToImageGAN) -> dict[str, Any]:
+def state(gan: TextToImageGAN) -> dict[str, Any]:
     """Everything a run ends with."""
-    growing = [c for c in system.trainer.callbacks if isinstance(c, ProgressiveGrowing)]  # type: ignore[attr-defined]
+    growing = [c for c in gan.trainer.callbacks if isinstance(c, ProgressiveGrowing)]  # type: ignore[attr-defined]
     return {
-        "weights": system.state_dict(),  # the average and the augmentation's probability among them
-        "optimizers": [optimizer.state_dict() for optimizer in system.trainer.optimizers],
-        "clock": (system.images_seen, system.growth, system.run_state.stage, growing[0].state_dict()),
+        "weights": gan.state_dict(),  # the average and the augmentation's probability among them
+        "optimizers": [optimizer.state_dict() for optimizer in gan.trainer.optimizers],
+        "clock": (gan.images_seen, gan.growth, gan.run_state.stage, growing[0].state_dict()),
     }
 
 
@@ -154,9 +154,9 @@ class Whole:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("checkpoints")
     paths = {clock: folder / f"{clock}.ckpt" for clock in STOPS.values()}
-    system, trace = everything(), Trace()
-    train(system, END, [growing(), trace.watch(system), SaveAt(paths)], data())
-    return Whole(trace, state(system), paths)
+    gan, trace = everything(), Trace()
+    train(gan, END, [growing(), trace.watch(gan), SaveAt(paths)], data())
+    return Whole(trace, state(gan), paths)
 
 
 def test_compared_run_covers_growth_fades_and_augmentation(whole: Whole) -> None:
@@ -173,35 +173,35 @@ def test_compared_run_covers_growth_fades_and_augmentation(whole: Whole) -> None
 @pytest.mark.parametrize("clock", STOPS.values(), ids=STOPS.keys())
 def test_resumed_equals_uninterrupted(whole: Whole, clock: int) -> None:
     torch.manual_seed(clock)  # whatever was drawn before must not matter
-    system, trace = everything(), Trace()
+    gan, trace = everything(), Trace()
     with torch.no_grad():
-        for parameter in system.parameters():
+        for parameter in gan.parameters():
             parameter.add_(1)  # a resume takes nothing from the networks it starts with
-    train(system, END, [growing(), trace.watch(system)], data(), whole.paths[clock])
+    train(gan, END, [growing(), trace.watch(gan)], data(), whole.paths[clock])
     rest = {c: seen for c, seen in whole.trace.by_clock.items() if c > clock}
     assert_same(trace.by_clock, rest)
-    assert_same(state(system), whole.state)
+    assert_same(state(gan), whole.state)
 
 
 @pytest.mark.parametrize("clock", [96, 160])
 def test_last_checkpoint_of_a_stopped_run(whole: Whole, clock: int, tmp_path: Path) -> None:
     """Stopped by a limit and resumed from last.ckpt twice, with validation and grids between."""
     for until in (clock, clock + 16, END):
-        system = everything(metrics=[MeanColour()])
+        gan = everything(metrics=[MeanColour()])
         last = tmp_path / "checkpoints" / "last.ckpt"
         kept = [growing(), KeepCheckpoints(monitor="val/mean_colour", every_kimg=0.05)]
         trainer = tiny_trainer(until, kept, enable_checkpointing=True, default_root_dir=str(tmp_path))
-        trainer.fit(system, data(), ckpt_path=last if last.exists() else None)
-        assert system.images_seen == until
-    assert_same(state(system), whole.state)
+        trainer.fit(gan, data(), ckpt_path=last if last.exists() else None)
+        assert gan.images_seen == until
+    assert_same(state(gan), whole.state)
 
 
 def test_a_resume_takes_the_new_learning_rate(whole: Whole) -> None:
-    system = everything()
-    system.generator_optimizer, system.learning_rate_schedule = adam(5e-4), None
+    gan = everything()
+    gan.generator_optimizer, gan.learning_rate_schedule = adam(5e-4), None
     rates: set[tuple[float, ...]] = set()
     note = AtEachBatch(
         after=lambda s, _: rates.add(tuple(o.param_groups[0]["lr"] for o in s.trainer.optimizers))
     )
-    train(system, 120, [growing(), note], data(), whole.paths[96])
+    train(gan, 120, [growing(), note], data(), whole.paths[96])
     assert rates == {(1e-3, 5e-4)}

@@ -22,7 +22,7 @@ from imagen_pl.schedules import Stage
 from imagen_pl.types import CaptionedBatch, TextFeatures
 from tests.helpers.fakes import MeanColour, TinyText
 from tests.helpers.image_files import encoded, noise, write_tar
-from tests.helpers.training import AtEachBatch, Remember, tiny_data, tiny_system, train, weights_of
+from tests.helpers.training import AtEachBatch, Remember, tiny_data, tiny_gan, train, weights_of
 
 STAGES = (Stage(8, kimg=1.0, batch_size=8),)
 
@@ -39,9 +39,9 @@ def test_captions_are_encoded_once_and_come_with_the_batch() -> None:
     texts: list[tuple[list[str], TextFeatures | None]] = []
     note = AtEachBatch(before=lambda _, batch: texts.append((batch.captions, batch.text)))
     encoder = TinyText()
-    system = tiny_system(text_encoder=encoder, metrics=[MeanColour()])
+    gan = tiny_gan(text_encoder=encoder, metrics=[MeanColour()])
     data = tiny_data(count=20, val_fraction=0.2, caption_dropout=0.3, epoch_kimg=0.048)
-    train(system, 96, [note], data, stages=STAGES)
+    train(gan, 96, [note], data, stages=STAGES)
     # Every caption of training and validation and the empty one, before the first batch; then never again.
     assert sorted(encoder.encoded) == ["", *sorted(f"number {i}" for i in range(20))]
     fresh = TinyText()
@@ -58,7 +58,7 @@ def test_next_run_reuses_the_cached_features() -> None:
     counts = []
     for count in (10, 10, 12):
         encoder = TinyText()
-        train(tiny_system(text_encoder=encoder), 16, data=tiny_data(count=count), stages=STAGES)
+        train(tiny_gan(text_encoder=encoder), 16, data=tiny_data(count=count), stages=STAGES)
         counts.append(sorted(encoder.encoded))
     assert counts == [sorted(f"number {i}" for i in range(10)), [], ["number 10", "number 11"]]
 
@@ -70,9 +70,9 @@ def test_cached_features_train_like_fresh_ones(monkeypatch: pytest.MonkeyPatch) 
         if not cached:
             monkeypatch.setattr(CaptionedImages, "captions", lambda self: None)
         encoder = TinyText()
-        system = tiny_system(text_encoder=encoder)
-        train(system, 32, stages=STAGES)
-        runs.append((weights_of(system), len(encoder.encoded)))
+        gan = tiny_gan(text_encoder=encoder)
+        train(gan, 32, stages=STAGES)
+        runs.append((weights_of(gan), len(encoder.encoded)))
     (with_cache, once), (without, often) = runs
     assert once == 24
     assert often == 4 * 8  # once a step
@@ -92,16 +92,16 @@ def test_captions_of_a_stream_are_encoded_in_the_step(tmp_path: Path) -> None:
         texts.append((batch.captions, batch.text))
 
     encoder = TinyText()
-    system = tiny_system(text_encoder=encoder, metrics=[MeanColour()])
+    gan = tiny_gan(text_encoder=encoder, metrics=[MeanColour()])
     data = CaptionedImages(WebDatasetSource(str(tmp_path / "shards")), num_workers=0, epoch_kimg=0.024)
-    told = Remember()
-    train(system, 24, [AtEachBatch(before=note)], data, stages=STAGES, logger=told)
+    logged = Remember()
+    train(gan, 24, [AtEachBatch(before=note)], data, stages=STAGES, logger=logged)
     assert [text for _, text in texts] == [None] * 3
     in_steps = [c for captions, _ in texts for c in captions]  # once a step
     held_out = [f"number {i}" for i in range(16, 24)]
     assert encoder.encoded == in_steps + held_out
     assert not set(in_steps) & set(held_out)
-    assert list(told.column("val/mean_colour")) == [24]
+    assert list(logged.column("val/mean_colour")) == [24]
     assert not list((tmp_path / "cache").rglob("*.sqlite"))
 
 
@@ -135,18 +135,18 @@ class Missing(MeanColour):
 
 
 def test_unavailable_score_is_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    told, missing = Remember(), Missing()
-    system = tiny_system(metrics=[missing, MeanColour()])
+    logged, missing = Remember(), Missing()
+    gan = tiny_gan(metrics=[missing, MeanColour()])
     data = tiny_data(val_fraction=0.2, epoch_kimg=0.016)
     with caplog.at_level(logging.WARNING, "imagen_pl"):
-        train(system, 32, data=data, stages=STAGES, logger=told)
+        train(gan, 32, data=data, stages=STAGES, logger=logged)
     assert [record.message for record in caplog.records if "left out" in record.message] == [
         "val/missing, val/missing_too left out: its weights cannot be downloaded: "
         "give them with --model.fid_weights"
     ]
-    assert list(told.column("val/mean_colour")) == [16, 32]
-    assert not told.column("val/missing")
-    assert system.validation.unavailable == {"val/missing", "val/missing_too"}
+    assert list(logged.column("val/mean_colour")) == [16, 32]
+    assert not logged.column("val/missing")
+    assert gan.validation.unavailable == {"val/missing", "val/missing_too"}
     assert missing.asked_for is None
 
 
@@ -154,12 +154,12 @@ def test_unavailable_score_is_left_out_with_one_warning(caplog: pytest.LogCaptur
 def test_checkpoints_are_saved_if_their_score_is_unavailable(
     others: list[MeanColour], tmp_path: Path
 ) -> None:
-    system = tiny_system(metrics=[Missing(), *others])
+    gan = tiny_gan(metrics=[Missing(), *others])
     data = tiny_data(val_fraction=0.2, epoch_kimg=0.016)
     keep = KeepCheckpoints(monitor="val/missing")
     settings: dict[str, Any] = {"enable_checkpointing": True, "default_root_dir": str(tmp_path)}
-    train(system, 32, [keep], data, stages=STAGES, **settings)
-    assert system.images_seen == 32
+    train(gan, 32, [keep], data, stages=STAGES, **settings)
+    assert gan.images_seen == 32
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
@@ -169,7 +169,7 @@ def test_unknown_monitored_score_raises_at_the_first_validation(tmp_path: Path) 
     settings: dict[str, Any] = {"enable_checkpointing": True, "default_root_dir": str(tmp_path)}
     message = "checkpoint.monitor val/fid is not among the scores of validation: val/mean_colour"
     with pytest.raises(UserError, match=message):
-        train(tiny_system(metrics=[MeanColour()]), 32, [keep], data, stages=STAGES, **settings)
+        train(tiny_gan(metrics=[MeanColour()]), 32, [keep], data, stages=STAGES, **settings)
 
 
 class Means(Extractor):
@@ -189,11 +189,11 @@ def test_frechet_distance_through_a_training(tmp_path: Path) -> None:
     """Statistics of the real images are made in the first run, and read in the next."""
     values = []
     for _ in range(2):
-        told = Remember()
+        logged = Remember()
         metric = FrechetDistance(Means(), kernel_images=10)
         data = tiny_data(count=40, val_fraction=0.4, epoch_kimg=0.016)
-        train(tiny_system(metrics=[metric]), 32, data=data, stages=STAGES, logger=told)
-        values.append([told.column(f"val/{name}") for name in metric.scores])
+        train(tiny_gan(metrics=[metric]), 32, data=data, stages=STAGES, logger=logged)
+        values.append([logged.column(f"val/{name}") for name in metric.scores])
         assert len(list((tmp_path / "cache" / "real").iterdir())) == 1
     assert values[0] == values[1]
     assert all(math.isfinite(v) for column in values[0] for v in column.values())

@@ -21,7 +21,7 @@ from tests.helpers.training import (
     Remember,
     StepGradients,
     tiny_data,
-    tiny_system,
+    tiny_gan,
     tiny_trainer,
     train,
 )
@@ -30,15 +30,15 @@ FADING = (Stage(8, kimg=0.016, batch_size=8), Stage(16, kimg=1.0, batch_size=8, 
 
 
 def test_values_logged_at_each_batch() -> None:
-    told, gradients = Remember(), StepGradients()
-    system = tiny_system(
+    logged, gradients = Remember(), StepGradients()
+    gan = tiny_gan(
         adversarial=Relativistic(),
         penalties=[R1(0.5), R2(0.5)],
         losses=[MismatchedCaptions(0.5, 0.25)],
         augment=DiffAugment(probability=0.5, target=0.6, adapt_kimg=1.0),
     )
-    train(system, 48, [gradients], stages=FADING, logger=told, log_every_n_steps=1)
-    rows = [(step, row) for step, row in told.rows if "train/d_loss" in row]
+    train(gan, 48, [gradients], stages=FADING, logger=logged, log_every_n_steps=1)
+    rows = [(step, row) for step, row in logged.rows if "train/d_loss" in row]
     assert [step for step, _ in rows] == [row["images_seen"] for _, row in rows] == list(range(8, 49, 8))
     losses = {"d_loss", "g_loss", "d_r1", "d_r2", "d_mismatch", "g_mismatch"}
     looks = {"real_logits", "fake_logits", "d_margin", "d_grad_norm", "g_grad_norm", "d_lr", "g_lr"}
@@ -57,23 +57,23 @@ def test_values_logged_at_each_batch() -> None:
     assert [row["growth/fade"] for _, row in rows] == [1, 1, 0, 0.25, 0.5, 0.75]
     for clock, which, found in gradients.steps:
         norm = float(torch.cat([g.flatten() for g in found.values()]).norm())
-        assert told.column(f"train/{which}_grad_norm")[clock + 8] == pytest.approx(norm, rel=1e-4)
-    assert system.step_logger.status.keys() >= expected - {"images_seen"}
+        assert logged.column(f"train/{which}_grad_norm")[clock + 8] == pytest.approx(norm, rel=1e-4)
+    assert gan.step_logger.status.keys() >= expected - {"images_seen"}
 
 
 def test_values_are_logged_every_n_steps() -> None:
-    told = Remember()
-    train(tiny_system(), 80, stages=FADING, logger=told, log_every_n_steps=4)
-    assert list(told.column("train/d_loss")) == [8, 40, 72]
-    assert list(told.column("train/images_per_second")) == [40, 72]
+    logged = Remember()
+    train(tiny_gan(), 80, stages=FADING, logger=logged, log_every_n_steps=4)
+    assert list(logged.column("train/d_loss")) == [8, 40, 72]
+    assert list(logged.column("train/images_per_second")) == [40, 72]
 
 
 def test_terms_without_weight_are_not_computed() -> None:
-    told = Remember()
-    system = tiny_system(losses=[MismatchedCaptions(1.0, 0.0)])
-    train(system, 16, stages=FADING, logger=told, log_every_n_steps=1)
-    assert "train/d_mismatch" in told.rows[-1][1]
-    assert "train/g_mismatch" not in told.rows[-1][1]
+    logged = Remember()
+    gan = tiny_gan(losses=[MismatchedCaptions(1.0, 0.0)])
+    train(gan, 16, stages=FADING, logger=logged, log_every_n_steps=1)
+    assert "train/d_mismatch" in logged.rows[-1][1]
+    assert "train/g_mismatch" not in logged.rows[-1][1]
 
 
 # ------------------------------------------------------------------ validation
@@ -95,26 +95,26 @@ class Keeping(MeanColour):
 
 
 def test_validation_scores_the_average_on_the_held_out_captions() -> None:
-    told, metric = Remember(), Keeping()
-    system = tiny_system(metrics=[metric], ema_halflife_kimg=1.0, ema_ramp=10.0)
+    logged, metric = Remember(), Keeping()
+    gan = tiny_gan(metrics=[metric], ema_halflife_kimg=1.0, ema_ramp=10.0)
     data = tiny_data(epoch_kimg=0.032, val_fraction=0.3, val_batch_size=3)
     seen: list[Tensor] = []
 
     def at_validation(*_: Any) -> None:
         rows = list(data.val_dataloader())
         indices = [int(i) for batch in rows for i in batch.indices]
-        z = system.latents_of(indices, seed=system.seed)
-        words = system.text_encoder.encode([c for batch in rows for c in batch.captions])
+        z = gan.latents_of(indices, seed=gan.seed)
+        words = gan.text_encoder.encode([c for batch in rows for c in batch.captions])
         with torch.no_grad():
-            seen.append(to_uint8(system.ema.generator(z, words, system.growth)))
+            seen.append(to_uint8(gan.ema.generator(z, words, gan.growth)))
 
     class Look(AtEachBatch):
         def on_validation_start(self, *args: Any) -> None:
             at_validation()
 
-    trainer = tiny_trainer(64, [Look()], FADING, logger=told)
-    trainer.fit(system, data)
-    scores = told.column("val/mean_colour")
+    trainer = tiny_trainer(64, [Look()], FADING, logger=logged)
+    trainer.fit(gan, data)
+    scores = logged.column("val/mean_colour")
     assert list(scores) == [32, 64]  # at the ends of epochs, on the clock of images
     assert float(trainer.callback_metrics["val/mean_colour"]) == pytest.approx(scores[64], rel=1e-6)
     fakes = torch.cat(metric.fakes)
@@ -125,10 +125,10 @@ def test_validation_scores_the_average_on_the_held_out_captions() -> None:
 
 def test_real_images_are_read_once_per_resolution() -> None:
     metric = Keeping()
-    system = tiny_system(metrics=[metric])
+    gan = tiny_gan(metrics=[metric])
     stages = (Stage(8, kimg=0.064, batch_size=8), Stage(16, kimg=1.0, batch_size=8))
     data = tiny_data(epoch_kimg=0.016, val_fraction=0.3)
-    train(system, 96, stages=stages, data=data)
+    train(gan, 96, stages=stages, data=data)
     keys = metric.keys
     assert len(keys) == 6  # validations
     # The fourth is at 64 images, where the last batch was still one of 8 px.
@@ -145,7 +145,7 @@ def test_cache_key_depends_on_the_selection_of_real_images() -> None:
     for limit, batch_size in ((1.0, 2), (1.0, 3), (1, 2), (1, 3), (2, 2)):
         metric = MeanColour()
         data = tiny_data(epoch_kimg=0.016, val_fraction=0.4, val_batch_size=batch_size)
-        train(tiny_system(metrics=[metric]), 16, data=data, stages=FADING, limit_val_batches=limit)
+        train(tiny_gan(metrics=[metric]), 16, data=data, stages=FADING, limit_val_batches=limit)
         keys += metric.keys
     assert keys[0] == keys[1]  # all of them, however they are batched
     assert len(set(keys)) == 4
@@ -153,10 +153,10 @@ def test_cache_key_depends_on_the_selection_of_real_images() -> None:
 
 def test_sanity_check_is_not_scored() -> None:
     """Two batches are not the whole set: neither scores nor statistics may come of them."""
-    told, metric = Remember(), Keeping()
+    logged, metric = Remember(), Keeping()
     data = tiny_data(epoch_kimg=0.032, val_fraction=0.5, val_batch_size=2)
-    train(tiny_system(metrics=[metric]), 32, data=data, stages=FADING, logger=told, num_sanity_val_steps=2)
+    train(tiny_gan(metrics=[metric]), 32, data=data, stages=FADING, logger=logged, num_sanity_val_steps=2)
     held_out = len(data._rows.validation)
     assert held_out > 4
     assert sum(map(len, metric.reals)) == sum(map(len, metric.fakes)) == held_out
-    assert list(told.column("val/mean_colour")) == [32]
+    assert list(logged.column("val/mean_colour")) == [32]

@@ -17,7 +17,7 @@ from imagen_pl.metrics.frechet import FrechetDistance
 from imagen_pl.schedules import Stage
 from imagen_pl.training.warm_start import initialise
 from tests.helpers.networks import awaken, small_discriminator, small_generator
-from tests.helpers.training import SHORT, AtEachBatch, SaveAt, assert_same, tiny_system, train, weights_of
+from tests.helpers.training import SHORT, AtEachBatch, SaveAt, assert_same, tiny_gan, train, weights_of
 
 OTHER = {4: 8, 8: 8, 16: 4}
 MULTISCALE = "imagen_pl.models.discriminators.multiscale.MultiscaleDiscriminator"
@@ -69,10 +69,10 @@ def test_differing_shapes_are_named(other: dict[str, Any], message: str, tmp_pat
     checkpoint(tmp_path / "other.ckpt", **other)
     generator = small_generator(OTHER)
     before = weights_of(generator)
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as output:
         initialise(generator, small_discriminator(), tmp_path / "other.ckpt")
-    assert "other.ckpt holds another architecture" in str(told.value)
-    assert "give this generator the other's settings up to 16 px" in str(told.value)
+    assert "other.ckpt holds another architecture" in str(output.value)
+    assert "give this generator the other's settings up to 16 px" in str(output.value)
     assert_same(weights_of(generator), before)
 
 
@@ -128,16 +128,16 @@ def test_training_starts_from_init_from_and_a_resume_does_not_read_it(tmp_path: 
     """Grown on from 16 to 32 px with the stem frozen, as in StyleGAN-XL; average and generator alike."""
     other, middle = tmp_path / "other.ckpt", tmp_path / "middle.ckpt"
     stages = [Stage(32, kimg=1, batch_size=4)]
-    smaller = tiny_system()
+    smaller = tiny_gan()
     train(smaller, 96, [SaveAt({96: other})])  # its average is not its generator
     starts: list[dict[str, torch.Tensor]] = []
     ends = []
     for ckpt_path in (None, middle):
-        system = tiny_system(generator={"init_from": str(other)})
+        gan = tiny_gan(generator={"init_from": str(other)})
         turns = BlockwiseTraining(FreezeOldBlocks(stem_resolution=16))
         look = AtEachBatch(before=lambda s, _: starts.append(weights_of(s)))
-        train(system, 16, [turns, look, SaveAt({8: middle})], stages=stages, ckpt_path=ckpt_path)
-        ends.append(weights_of(system))
+        train(gan, 16, [turns, look, SaveAt({8: middle})], stages=stages, ckpt_path=ckpt_path)
+        ends.append(weights_of(gan))
         other.unlink(missing_ok=True)
     assert_same(*ends)
     stem = {
@@ -158,14 +158,14 @@ def test_training_starts_from_init_from_and_a_resume_does_not_read_it(tmp_path: 
 def test_teacher_networks_of_init_from_are_inherited(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told of, and handed on by checkpoints and by a resume."""
+    """It is reported, and passed on through checkpoints and resumes."""
     monkeypatch.setattr(FrechetDistance, "prepare", lambda self, fid_weights=None: None)
     other, saved = tmp_path / "other.ckpt", [tmp_path / f"{name}.ckpt" for name in "ab"]
-    train(tiny_system(), 8, [SaveAt({8: other})], stages=SHORT)
+    train(tiny_gan(), 8, [SaveAt({8: other})], stages=SHORT)
     torch.save({**torch.load(other, weights_only=True), "teacher_networks": ["efficientnet_lite0"]}, other)
     for ckpt_path, images, file in zip((None, saved[0]), (8, 16), saved, strict=True):
-        system = tiny_system(generator={"init_from": str(other)}, metrics=[FrechetDistance(kernel_images=0)])
+        gan = tiny_gan(generator={"init_from": str(other)}, metrics=[FrechetDistance(kernel_images=0)])
         with caplog.at_level(logging.WARNING):
-            train(system, images, [SaveAt({images: file})], stages=SHORT, ckpt_path=ckpt_path)
+            train(gan, images, [SaveAt({images: file})], stages=SHORT, ckpt_path=ckpt_path)
         assert torch.load(file, weights_only=True)["teacher_networks"] == ["efficientnet_lite0"]
     assert caplog.text.count("efficientnet_lite0 has taught this model and scores it") == 2
