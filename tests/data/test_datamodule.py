@@ -177,7 +177,12 @@ def test_images_that_a_regression_is_fitted_to_are_not_decoded_again() -> None:
     opened: list[str] = []
     source = Solid(10)
     original = source.image
-    source.image = lambda row: (opened.append(row.name), original(row))[1]  # type: ignore[assignment,func-returns-value]
+
+    def image(row: Row) -> bytes:
+        opened.append(row.name)
+        return original(row)
+
+    source.image = image  # type: ignore[method-assign]
     for resolution, workers, expected in ((8, 0, 10), (4, 0, 20), (8, 1, 10)):
         data = module(source, val_fraction=0, num_workers=workers)
         data.captions()
