@@ -289,8 +289,10 @@ class TextToImageGAN(SeededSteps):
             weight = penalty.weight_at(self.growth.resolution)
         # torch.compile does not support second derivatives.
         eager = torch.compiler.set_stance("force_eager")
+        rows = slice(penalty.count(len(real)))
         with eager, torch.autocast(self.device.type, enabled=False):
-            return weight * penalty.every * penalty(logit_fn, real.float(), fake.float(), text)
+            value = penalty(logit_fn, real[rows].float(), fake[rows].float(), text[rows])
+        return weight * penalty.every * value
 
     def discriminator_step_parameters(self) -> list[nn.Parameter]:
         """The parameters that are trained in the discriminator step."""

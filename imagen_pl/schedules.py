@@ -135,7 +135,8 @@ class Cosine(_Ramp):
     Args:
         start: value until it begins.
         end: value after it.
-        kimg: length, thousands of images.
+        kimg: length, thousands of images. Of the learning-rate schedule it also says how many images the
+            recipe is made for: a run that will see less than half of them prints a warning.
         begin_kimg: where it begins, thousands of images.
         warmup_kimg: rise linearly from 0 over this many thousand images at the start, since Adam's first
             steps rest on few gradients.

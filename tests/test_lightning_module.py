@@ -76,6 +76,25 @@ def test_uneven_parts_are_weighted_by_size() -> None:
         assert_close(one[2], other[2], 1e-6)
 
 
+def test_a_penalty_of_half_the_batch_reads_its_first_rows_alone() -> None:
+    """Real images, generated images and captions of the same rows."""
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    class Recorder(Penalty):
+        name = "recorder"
+
+        def __call__(self, logit_fn: LogitFn, real: Images, fake: Images, text: TextFeatures) -> Tensor:
+            rows.append((real, fake, text.pooled))
+            return logit_fn(real, text).mean(1)
+
+    for share in (0.5, 1.0):
+        train(steady(penalties=[Recorder(1.0, share=share)]), 8)
+    half, whole = rows
+    assert [len(part) for part in half] == [4, 4, 4]
+    for part, of_all in zip(half, whole, strict=True):
+        torch.testing.assert_close(part, of_all[:4])
+
+
 # ------------------------------------------------------------------ who learns when
 
 

@@ -18,6 +18,7 @@ from imagen_pl.training.precision import bfloat16_support
 _WARM_UP, _WARM_UP_S = 5, 10.0
 _BATCHES, _BATCHES_S = 20, 30.0
 _FEW = 0.5  # share of the images that the recipe is made for
+SCHEDULE = "--model.learning_rate_schedule.init_args.kimg"
 
 
 class RunEnd(NamedTuple):
@@ -38,10 +39,10 @@ class SlowRecipe(Callback):
     """Compares the number of images a run will see with the number its recipe is made for.
 
     A recipe is made for the number of images at which its learning-rate schedule ends: `begin_kimg + kimg` of
-    `model.learning_rate_schedule`. There is no check if the schedule does not end at a number of images, or
-    if the run has no limit. The speed is measured over twenty batches, or over 30 seconds if they take
-    longer, and again at each new resolution, since larger images are slower. At most one warning is printed a
-    start.
+    `model.learning_rate_schedule`, even where a `share` counts instead. There is no check if the schedule
+    names no number of images, or if the run has no limit. The speed is measured over twenty batches, or over
+    30 seconds if they take longer, and again at each new resolution, since larger images are slower. At most
+    one warning is printed a start.
 
     Args:
         say: prints a line to the user; None prints above the progress bar where there is one.
@@ -99,7 +100,8 @@ class SlowRecipe(Callback):
             return
         self._over = True
         if trainer.is_global_zero:
-            self._report(trainer, warning(trainer, ends, made_for, speed))
+            by_share = pl_module.learning_rate_schedule.share is not None  # type: ignore[union-attr]
+            self._report(trainer, warning(trainer, ends, made_for, speed, by_share))
 
     def _report(self, trainer: Trainer, line: str) -> None:
         bar = trainer.progress_bar_callback
@@ -125,7 +127,7 @@ def images_seen(module: LightningModule) -> int:
 def recipe_images(module: LightningModule) -> int | None:
     """Number of images a recipe is made for: the end of its learning-rate schedule; None if it has no end."""
     schedule = getattr(module, "learning_rate_schedule", None)
-    if not isinstance(schedule, Linear | Cosine) or schedule.share is not None or schedule.kimg is None:
+    if not isinstance(schedule, Linear | Cosine) or schedule.kimg is None:
         return None
     return round(1000 * (schedule.begin_kimg + schedule.kimg))
 
@@ -154,8 +156,16 @@ def run_ends(
     return sorted(ends)
 
 
-def warning(trainer: Trainer, ends: list[RunEnd], made_for: int, images_per_s: float) -> str:
-    """The warning: how many images the run will see, how many its recipe is made for, and what to do."""
+def warning(trainer: Trainer, ends: list[RunEnd], made_for: int, images_per_s: float, by_share: bool) -> str:
+    """The warning: how many images the run will see, how many its recipe is made for, and what to do.
+
+    Args:
+        trainer: trainer of the run.
+        ends: the limits of the run, first one first.
+        made_for: number of images that the recipe is made for.
+        images_per_s: measured speed.
+        by_share: whether the learning-rate schedule adapts to the length of the run.
+    """
     end = round_to_two_digits(ends[0].images_seen)
     longer = " ".join(f"{e.setting} {e.enough}" for e in ends if e.images_seen < made_for)
     speed = f"{images_per_s:.0f}" if images_per_s >= 10 else f"{images_per_s:.2g}"
@@ -164,12 +174,12 @@ def warning(trainer: Trainer, ends: list[RunEnd], made_for: int, images_per_s: f
     advice = [
         *(["compute in float32 (--trainer.precision 32-true)"] if slow_format else []),
         f"let it run longer ({longer})",
-        f"shorten the schedule (--model.learning_rate_schedule.init_args.kimg {end / 1000:g})",
+        *([] if by_share else [f"shorten the schedule ({SCHEDULE} {end / 1000:g})"]),
         "take narrower networks (their channels)",
     ]
     return (
         f"Warning: at {speed} images/s this run will see about {end:,} images, and its recipe is made for "
-        f"{made_for:,} (the end of its learning-rate schedule). To get more from it: {'; '.join(advice)}."
+        f"{made_for:,} (kimg of its learning-rate schedule). To get more from it: {'; '.join(advice)}."
     )
 
 

@@ -117,6 +117,11 @@ class LossTerm(nn.Module, ABC):
         return notes
 
 
+def mean_of_each(x: Float[Tensor, "b ..."]) -> PerSample:
+    """The mean over all axes but the first; unlike `flatten`, it does not copy channels_last maps."""
+    return x.mean(tuple(range(1, x.ndim)))
+
+
 def check_size(term: LossTerm, argument: str, given: int, expected: int, whose: str) -> None:
     """Raise ValueError unless a constructor argument of a term equals the networks' own size."""
     if given != expected:

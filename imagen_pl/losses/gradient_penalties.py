@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, log
+from math import ceil, exp, log
 
 import torch
 from jaxtyping import Float
@@ -53,14 +53,22 @@ class Penalty(ABC):
         weight: factor; a number, or `PerResolution`. A stage's `penalty_weight` overrides it.
         every: apply the penalty at every nth discriminator step, n times as strong (lazy regularisation,
             arXiv:1912.04958, appendix B).
+        share: share of a batch that is penalized, more than 0 and at most 1. The expected penalty stays the
+            same, and half the images take half the time.
     """
 
     name: str
 
-    def __init__(self, weight: float | PerResolution, every: int = 1) -> None:
+    def __init__(self, weight: float | PerResolution, every: int = 1, share: float = 1.0) -> None:
         if every < 1:
             raise ValueError(f"every {every} must be 1 or more")
-        self.weight, self.every = weight, every
+        if not 0 < share <= 1:
+            raise ValueError(f"{type(self).__name__}.share {share} must be more than 0 and at most 1")
+        self.weight, self.every, self.share = weight, every, share
+
+    def count(self, images: int) -> int:
+        """How many images of a batch are penalized: the first ones, since its order is random."""
+        return ceil(images * self.share)
 
     def weight_at(self, resolution: int) -> float:
         return self.weight(resolution) if callable(self.weight) else self.weight

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.base import LossInputs, LossTerm, PerSample
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, mean_of_each
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.pretrained.backbones import Backbone, frozen_names
 from imagen_pl.schedules import Schedule
@@ -44,7 +44,7 @@ class PixelMatching(LossTerm):
     ) -> PerSample:
         if inputs.real_images is None:
             raise ValueError("pixel matching compares: give the real images too")
-        return (inputs.images - inputs.real_images).abs().flatten(1).mean(1)
+        return mean_of_each((inputs.images - inputs.real_images).abs())
 
 
 class PerceptualMatching(LossTerm):
@@ -90,7 +90,7 @@ class PerceptualMatching(LossTerm):
     ) -> PerSample:
         mine, theirs = self._maps(inputs)
         distances = [
-            (a - b).abs().flatten(1).mean(1) / b.abs().mean().clamp_min(1e-4)
+            mean_of_each((a - b).abs()) / b.abs().mean().clamp_min(1e-4)
             for a, b in zip(mine, theirs, strict=True)
         ]
         return torch.stack(distances).mean(0)

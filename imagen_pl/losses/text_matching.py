@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size, mean_of_each
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.schedules import Schedule
 
@@ -107,13 +107,11 @@ class FeatureMatching(LossTerm):
         if inputs.real_features is None:
             raise ValueError("feature matching compares: it needs inputs.real_features")
         terms = []
-        for mine, theirs in zip(
-            self._vectors(inputs.features), self._vectors(inputs.real_features), strict=True
-        ):
+        for mine, theirs in zip(self._maps(inputs.features), self._maps(inputs.real_features), strict=True):
             size = theirs.abs().mean().clamp_min(1e-4)
-            terms.append((mine - theirs).abs().mean(1) / size)
+            terms.append(mean_of_each((mine - theirs).abs()) / size)
         return torch.stack(terms).mean(0)
 
     @staticmethod
-    def _vectors(features: ImageFeatures) -> list[Float[Tensor, "b n"]]:
-        return [x.flatten(1).float() for x in (*features.maps.values(), features.final)]
+    def _maps(features: ImageFeatures) -> list[Float[Tensor, "b ..."]]:
+        return [x.float() for x in (*features.maps.values(), features.final)]

@@ -119,7 +119,8 @@ def model(plan: Plan) -> Block:
             "learning_rate_schedule",
             part("imagen_pl.schedules.Cosine", **_schedule(plan)),
             "Factor on both learning rates, down to a quarter (R3GAN) at the end of the run: share 1 is all "
-            f"of max_time, about {rules.nice(design.kimg):,g} thousand images at the measured speed.",
+            f"of max_time, about {rules.nice(design.kimg):,g} thousand images at the measured speed. A run "
+            "that will see less than half of these (kimg) prints a warning.",
         ),
         Setting("gradient_clip", 10.0, clip),
         Setting(
@@ -154,7 +155,8 @@ def _optimizers(plan: Plan) -> Block:
 
 
 def _schedule(plan: Plan) -> dict[str, Any]:
-    found = {"start": 1.0, "end": 0.25, "share": 1.0}
+    # Beside `share`, kimg only tells the warning of a slow run what the plan counts on.
+    found = {"start": 1.0, "end": 0.25, "share": 1.0, "kimg": number(rules.nice(plan.design.kimg))}
     # Learning rates above R3GAN's need a warm-up: Adam's first steps rest on few gradients.
     return found if plan.design.long_run else {**found, "warmup_kimg": 1}
 

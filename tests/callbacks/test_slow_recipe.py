@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from imagen_pl.callbacks import slow_recipe
+from imagen_pl.callbacks.run_length import RunLength
 from imagen_pl.callbacks.slow_recipe import SlowRecipe, days_to_seconds, round_to_two_digits
 from imagen_pl.schedules import Constant, Cosine, Schedule, Stage
 from imagen_pl.training.precision import Support
@@ -75,11 +77,25 @@ def test_too_slow_run_is_warned_with_its_expected_images_and_advice() -> None:
 
     assert line == (
         "Warning: at 8 images/s this run will see about 320 images, and its recipe is made for 1,000 "
-        "(the end of its learning-rate schedule). To get more from it: "
+        "(kimg of its learning-rate schedule). To get more from it: "
         "let it run longer (--trainer.max_time 00:00:03:00); "
         "shorten the schedule (--model.learning_rate_schedule.init_args.kimg 0.32); take narrower networks "
         "(their channels)."
     )
+
+
+def test_a_schedule_by_share_needs_no_shortening() -> None:
+    """Its kimg only says what the recipe is made for."""
+    by_share = replace(MADE_FOR_1000, share=1.0)
+    said: list[str] = []
+    clock = FakeTime()
+    gan = tiny_gan(learning_rate_schedule=by_share)
+    callbacks = [clock, FakeTimer(40, clock), RunLength(max_images=NEVER), SlowRecipe(said.append, clock)]
+    train(gan, NEVER, callbacks, stages=ONE_STAGE, max_steps=-1)
+
+    (line,) = said
+    assert "will see about 320 images, and its recipe is made for 1,000" in line
+    assert "shorten the schedule" not in line
 
 
 def test_warning_comes_once_after_20_batches() -> None:

@@ -224,3 +224,15 @@ def test_every_is_stored_and_checked() -> None:
     assert R1(1.0, every=16).every == 16
     with pytest.raises(ValueError, match="every 0 must be 1 or more"):
         R1(1.0, every=0)
+
+
+@pytest.mark.parametrize(("images", "penalized"), [(8, 4), (7, 4), (1, 1)])
+def test_half_a_batch_is_penalized_rounded_up(images: int, penalized: int) -> None:
+    assert R1(1.0, share=0.5).count(images) == penalized
+    assert R1(1.0).count(images) == images
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_is_more_than_zero_and_at_most_one(share: float) -> None:
+    with pytest.raises(ValueError, match=rf"R1\.share {share} must be more than 0 and at most 1"):
+        R1(1.0, share=share)

@@ -123,7 +123,7 @@ class DownBlock(nn.Module):
         self.skip = nn.Conv2d(channels, out_channels, 1, bias=False)
         nn.init.dirac_(self.skip.weight)
         self.pixels = SelfAttention(channels, fused=False) if self_attention else None
-        self.activation = activation()
+        self.activation, self.activation_in_place = activation(), activation(inplace=True)
 
     def forward(
         self, x: Float[Tensor, "b c r r"]
@@ -132,10 +132,10 @@ class DownBlock(nn.Module):
         h = self.first(self.activation(x))
         if self.pixels is not None:
             h = self.pixels(h)
-        own = self.activation(h)
+        own = self.activation_in_place(h)
         if self.last:
-            return (self.skip(x) + self.second(own)) * 0.5**0.5, own
-        return (self.skip(downsample(x)) + self.second(downsample(own))) * 0.5**0.5, own
+            return (self.skip(x) + self.second(own)).mul_(0.5**0.5), own
+        return (self.skip(downsample(x)) + self.second(downsample(own))).mul_(0.5**0.5), own
 
 
 class ProjectionHead(nn.Module):

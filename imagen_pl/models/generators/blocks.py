@@ -88,7 +88,7 @@ class ResidualLayer(nn.Module):
         self.first = ModulatedConv2d(channels, channels, 3, style_dim)
         self.second = ModulatedConv2d(channels, channels, 3, style_dim)
         self.noise = nn.Parameter(torch.zeros(channels)) if noise else None
-        self.activation = activation()
+        self.activation = activation(inplace=True)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], style: Float[Tensor, "b style"]
@@ -98,4 +98,4 @@ class ResidualLayer(nn.Module):
             fresh = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=h.dtype)
             h = h + self.noise.to(h.dtype)[None, :, None, None] * fresh
         h = self.activation(self.second(h, style))
-        return (x + h) * 0.5**0.5
+        return (x + h).mul_(0.5**0.5)
