@@ -21,7 +21,7 @@ from tests.models.test_image_prior import tiny_prior
 
 def test_card_has_the_scores_under_the_model_s_name() -> None:
     printed = "200 prompts, seed 0\n\n| | style |\n|---|---|\n| imagen_pl/released/emoji | 47% |\n"
-    assert release.output(printed, Path("imagen_pl/released/emoji")) == (
+    assert release.told(printed, Path("imagen_pl/released/emoji")) == (
         "200 prompts, seed 0\n\n| | style |\n|---|---|\n| emoji | 47% |"
     )
 
