@@ -142,9 +142,9 @@ def train_and_score(grid: Grid, run: Run, runs_dir: Path) -> dict[str, Any]:
             str(scored),
         ]
         subprocess.run([sys.executable, *quality], cwd=REPOSITORY, check=True)
-        told = json.loads(scored.read_text())
-        result |= {"machine": told["machine"], "torch": told["torch"], "extractor": told["extractor"]}
-        result["score"] = told["scores"][0]
+        report = json.loads(scored.read_text())
+        result |= {"machine": report["machine"], "torch": report["torch"], "extractor": report["extractor"]}
+        result["score"] = report["scores"][0]
     return result
 
 

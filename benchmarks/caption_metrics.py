@@ -67,13 +67,13 @@ def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]])
     except ModuleNotFoundError:
         raise UserError("scores of captions need pycocoevalcap: pip install 'imagen_pl[captions]'") from None
 
-    told = {i: [" ".join(words(caption))] for i, caption in enumerate(captions)}
+    produced = {i: [" ".join(words(caption))] for i, caption in enumerate(captions)}
     wanted = {i: [" ".join(words(one)) for one in several] for i, several in enumerate(references)}
-    bleu, _ = Bleu(4).compute_score(wanted, told, verbose=0)
-    rouge, _ = Rouge().compute_score(wanted, told)
-    cider, _ = Cider().compute_score(wanted, told)
-    exact = sum(told[i][0] in wanted[i] for i in told) / len(told)
-    return CaptionScores(float(bleu[3]), float(rouge), float(cider), exact, len(told))
+    bleu, _ = Bleu(4).compute_score(wanted, produced, verbose=0)
+    rouge, _ = Rouge().compute_score(wanted, produced)
+    cider, _ = Cider().compute_score(wanted, produced)
+    exact = sum(produced[i][0] in wanted[i] for i in produced) / len(produced)
+    return CaptionScores(float(bleu[3]), float(rouge), float(cider), exact, len(produced))
 
 
 def caption_retrieval(

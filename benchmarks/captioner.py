@@ -99,7 +99,7 @@ def score_model(pipeline: CaptioningPipeline, held_out: HeldOut, name: str, seed
     images = shrink(held_out.images, pipeline.resolution)
     memory = torch.cat([pipeline.extract_features(part) for part in images.split(_BATCH)])
     captioner = pipeline.captioner
-    told = [caption for part in memory.split(_BATCH) for caption in captioner.caption(part)]
+    generated_captions = [caption for part in memory.split(_BATCH) for caption in captioner.caption(part)]
     # Styles stand together, so half a style away is another subject of mostly the same style.
     half = len(memory) // len(STYLES) // 2
     own, other = (mean_nats(pipeline, m, held_out.captions) for m in (memory, memory.roll(half, 0)))
@@ -127,7 +127,7 @@ def score_model(pipeline: CaptioningPipeline, held_out: HeldOut, name: str, seed
                 shuffled=shuffled,
             )
         )
-    scores = score_captions(told, [[caption] for caption in held_out.captions])
+    scores = score_captions(generated_captions, [[caption] for caption in held_out.captions])
     return Score(name, pipeline.resolution, scores, own, other, *found)
 
 
@@ -158,8 +158,8 @@ def score_nearest(held_out: HeldOut, resolution: int, split: str, seed: int) -> 
     theirs = reference.features[train]
     mean = theirs.mean(0)
     a, b = (torch.nn.functional.normalize(x - mean, dim=1) for x in (mine, theirs))
-    told = [reference.pictures[train[row]].caption for row in (a @ b.T).argmax(1).tolist()]
-    scores = score_captions(told, [[caption] for caption in held_out.captions])
+    generated_captions = [reference.pictures[train[row]].caption for row in (a @ b.T).argmax(1).tolist()]
+    scores = score_captions(generated_captions, [[caption] for caption in held_out.captions])
     return Score("nearest training image", resolution, scores)
 
 

@@ -71,18 +71,18 @@ def main() -> None:
     words = ["-m", "imagen_pl.cli.main", "demo", options.model, "--port", str(port), "--device", "cpu"]
     process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
     try:
-        told = {"model": options.model, "opens_s": served(url, process)}
+        report = {"model": options.model, "opens_s": served(url, process)}
         for num_images in (1, 8):
             first, *later = answers(url, num_images)
-            told |= {f"first_{num_images}_s": first, f"later_{num_images}_s": statistics.median(later)}
+            report |= {f"first_{num_images}_s": first, f"later_{num_images}_s": statistics.median(later)}
     finally:
         process.terminate()
         process.wait()
-    told = {name: round(value, 2) if isinstance(value, float) else value for name, value in told.items()}
-    print(json.dumps(told))
+    report = {name: round(value, 2) if isinstance(value, float) else value for name, value in report.items()}
+    print(json.dumps(report))
     if options.out is not None:
         with atomic_write(options.out) as file:
-            file.write((json.dumps(told, indent=1) + "\n").encode())
+            file.write((json.dumps(report, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@ def write_sheet(model: str, out: Path, seed: int, refine: int = 0, split: str = 
     reader.mkdir(parents=True, exist_ok=True)
     numbers = [str(k) for k in range(1, len(lots) + 1)]
     labelled_grid(shown_ones, numbers, _COLUMNS).save(reader / "sheet.png")
-    told = [f"{k}: {', '.join(shown.choices)}\n" for k, (shown, _) in zip(numbers, lots, strict=True)]
-    (reader / "choices.txt").write_text("".join(told))
+    choice_lines = [f"{k}: {', '.join(shown.choices)}\n" for k, (shown, _) in zip(numbers, lots, strict=True)]
+    (reader / "choices.txt").write_text("".join(choice_lines))
     key = {k: asdict(shown) for k, (shown, _) in zip(numbers, lots, strict=True)}
     about = {"model": model, "split": split, "seed": seed, "refine": refine}
     (out / "key.json").write_text(json.dumps(about | {"pictures": key}, indent=1))

@@ -146,8 +146,8 @@ def cost(took: TrainingCost | None) -> str:
 def pair(found: Retrieval | None, shuffled: Retrieval | None) -> str:
     if found is None or shuffled is None:
         return ""
-    told = (f"{r.top1:.1%} / {r.top5:.1%} / {r.mrr:.3f}" for r in (found, shuffled))
-    return "{} ({})".format(*told)
+    numbers = (f"{r.top1:.1%} / {r.top5:.1%} / {r.mrr:.3f}" for r in (found, shuffled))
+    return "{} ({})".format(*numbers)
 
 
 def circumstances(reference: ReferenceSet, extractor: Extractor, models: list[Path]) -> dict[str, Any]:

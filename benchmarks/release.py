@@ -118,7 +118,7 @@ def measure(out: Path, work: Path) -> tuple[list[dict[str, Any]], str, str]:
         ["-m", "benchmarks.captioner", str(out), "--split", "test", "--out", str(work / "captions.json")]
     )
     shutil.copyfile(work / "words/words-0.png", out / "words.png")
-    return found, told(words_table, out), told(captions_table, out)
+    return found, with_short_name(words_table, out), with_short_name(captions_table, out)
 
 
 def call(words: list[str]) -> str:
@@ -128,7 +128,7 @@ def call(words: list[str]) -> str:
     return done.stdout
 
 
-def told(printed: str, out: Path) -> str:
+def with_short_name(printed: str, out: Path) -> str:
     """What a script printed, with the model's own name for its folder."""
     return printed.strip().replace(str(out), out.name)
 
@@ -168,7 +168,7 @@ def ranks(reference: ReferenceSet, pictures: Tensor, rows: list[int]) -> list[in
     return ((nearness > nearness.diagonal()[:, None]) & alike).sum(1).tolist()
 
 
-def told_refined(file: Path) -> str:
+def refinement_note(file: Path) -> str:
     """What --refine is worth, from the file that benchmarks/quality.py wrote."""
     found = json.loads(file.read_text())
     score, asked = found["scores"][0], found["captions"]
@@ -203,11 +203,11 @@ def made_by(run: Path, about: dict[str, Any]) -> str:
             f"{config['seed_everything']}, commit {starts[0]['git']['commit'][:7]})"
         )
     cpu = about["machine"]
-    told = (
+    note = (
         f"{'; '.join(took)}. On {cpu['cores']} cores of an {cpu['cpu']} that light work shared, torch "
         f"{about['torch']}, one run of each. The last command also measured what stands here."
     )
-    return "\n".join(["```", *commands, _CAPTIONER, about["command"], "```", "", told])
+    return "\n".join(["```", *commands, _CAPTIONER, about["command"], "```", "", note])
 
 
 def with_stems(run: Path) -> list[Path]:
@@ -251,7 +251,7 @@ def main() -> None:
             "How it was made": made_by(options.run, about),
             "Samples": "Above, seed 0 and not picked: two rows of captions that it was trained on, two of "
             "pairs of subject and style that it never saw together, two of subjects that it never saw.",
-            "Refined": told_refined(options.work / "refined.json"),
+            "Refined": refinement_note(options.work / "refined.json"),
             "Which words it understands": f"{words}\n\n`benchmarks/words.py` says how each is scored; where "
             "it is by colour or number, any thing of that colour or number counts. What it drew, right and "
             "wrong by these rules:\n\n![Words](words.png)",

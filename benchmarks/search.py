@@ -148,9 +148,9 @@ def table(study: optuna.Study, space: Space) -> str:
     ]
     plain = space.whole({})
     for t in sorted(ended, key=lambda t: t.values[0]):
-        told = ", ".join(f"{name}: {c}" for name, c in t.params.items() if c != plain[name]) or "nothing"
+        settings = ", ".join(f"{name}: {c}" for name, c in t.params.items() if c != plain[name]) or "nothing"
         seen: Any = t.user_attrs["images_seen"]
-        lines.append(f"| {t.number} | {told} | {seen:,} | {t.values[0]:.1f} | {t.values[1]:.3f} |")
+        lines.append(f"| {t.number} | {settings} | {seen:,} | {t.values[0]:.1f} | {t.values[1]:.3f} |")
     return "\n".join(lines)
 
 

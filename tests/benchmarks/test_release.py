@@ -21,7 +21,7 @@ from tests.models.test_image_prior import tiny_prior
 
 def test_card_has_the_scores_under_the_model_s_name() -> None:
     printed = "200 prompts, seed 0\n\n| | style |\n|---|---|\n| imagen_pl/released/emoji | 47% |\n"
-    assert release.told(printed, Path("imagen_pl/released/emoji")) == (
+    assert release.with_short_name(printed, Path("imagen_pl/released/emoji")) == (
         "200 prompts, seed 0\n\n| | style |\n|---|---|\n| emoji | 47% |"
     )
 
@@ -116,7 +116,7 @@ def test_card_has_the_scores_of_refined_images(tmp_path: Path) -> None:
     score = {"fd": 12.345, "kd": 0.00567, "test_retrieval": {"top1": 0.25, "top5": 0.5}}
     found = {"scores": [score], "captions": {"train": 900, "test": 300}, "reals": 4107}
     (tmp_path / "refined.json").write_text(json.dumps(found))
-    output = release.told_refined(tmp_path / "refined.json")
+    output = release.refinement_note(tmp_path / "refined.json")
     assert "Of `benchmarks/quality.py`'s 1,200 captions" in output
     assert "a Fréchet distance of 12.3 and a kernel distance of 0.0057 to 4,107 real images" in output
     assert "of 300 test subjects 50.0% are among the first five of 100 (25.0% first)" in output
