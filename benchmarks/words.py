@@ -330,10 +330,10 @@ def run(models: list[Path], out: Path, seed: int, extractor: Extractor) -> None:
         grid(prompts, list(pictures), marks[-1]).save(out / f"words-{number}.png")
     print(f"{extractor.name} features, {resolution} px, seed {seed}, {len(prompts)} prompts\n")
     print(table(prompts, marks))
-    models = [{"name": m.name, "style": m.style, "right": m.right, "shuffled": m.shuffled} for m in marks]
+    entries = [{"name": m.name, "style": m.style, "right": m.right, "shuffled": m.shuffled} for m in marks]
     about = {"extractor": extractor.name, "resolution": resolution, "seed": seed, "git": git_state()}
     with atomic_write(out / "words.json") as file:
-        file.write((json.dumps({**about, "models": models}, indent=1) + "\n").encode())
+        file.write((json.dumps({**about, "models": entries}, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -153,12 +153,12 @@ def _print_estimate(seconds: float, extractor: Extractor, images: int, what: str
 
 def _kept_features(extractor: Extractor, images: Images, what: str) -> Float[Tensor, "n f"]:
     """Features of real images, cached on disk, since they are the same for every model."""
-    real_set: dict[str, Tensor] = {}
+    stored: dict[str, Tensor] = {}
     kept, key = RealStatistics(extractor, "evaluate"), hashlib.sha256(images.numpy().tobytes()).hexdigest()
-    if not kept.read(key, real_set.update) or len(real_set.get("features", ())) != len(images):
-        real_set = {"features": _features(extractor, images, what)}
-        kept.write(key, real_set)
-    return real_set["features"]
+    if not kept.read(key, stored.update) or len(stored.get("features", ())) != len(images):
+        stored = {"features": _features(extractor, images, what)}
+        kept.write(key, stored)
+    return stored["features"]
 
 
 def _score(
