@@ -14,6 +14,7 @@ import yaml
 from lightning.pytorch import Callback
 
 from imagen_pl.cli.main import main
+from imagen_pl.data import progress
 from imagen_pl.inference.captioning import load_captioner
 from imagen_pl.storage.model_paths import CAPTIONER_WEIGHTS as WEIGHTS
 from tests.helpers.image_files import noise
@@ -81,7 +82,11 @@ def numbers_of(run: Path) -> list[dict[str, str]]:
 # ---------------------------------------------------------------------- fit-captioner
 
 
-def test_captioner_is_trained_and_saved(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_captioner_is_trained_and_saved(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_SHOW_AFTER_S", 0.0)  # the bar of a run this short would not appear
+    monkeypatch.setattr(progress, "_LOG_EVERY_S", 0.0)
     assert main(["fit-captioner", *words]) == 0
     output, run = capsys.readouterr(), Path("runs/reader")
     assert "Trained on 96 images, val/caption_ce" in output.out

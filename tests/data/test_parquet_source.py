@@ -88,7 +88,7 @@ def test_groups_by_a_column(tmp_path: Path) -> None:
     rows = ParquetSource(file, group_column="thing").load(SkippedImages())["train"]
     assert [row.group for row in rows] == ["7", "8", "7"]
     assert [row.group for row in ParquetSource(file).load(SkippedImages())["train"]] == ["", "", ""]
-    with pytest.raises(UserError, match=r"no column kind: it has .*thing; say .* group_column"):
+    with pytest.raises(UserError, match=r"no column kind: it has .*thing; name .* group_column"):
         ParquetSource(file, group_column="kind").load(SkippedImages())
 
 
