@@ -70,7 +70,8 @@ def with_refinement_progress(
     if not steps:
         yield from with_progress(draw(None), total=count, unit=unit)
         return
-    with progress_bar(f"refining {count:,}{unit}", count * steps, " steps") as bar:
+    noun = unit.removesuffix("s") if count == 1 else unit
+    with progress_bar(f"refining {count:,}{noun}", count * steps, " steps") as bar:
         yield from draw(bar.update)
 
 

@@ -121,12 +121,19 @@ def draw_rivals(
         others = [rows for other, rows in rows_of[style].items() if other != subject]
         if len(others) < distractors:
             raise UserError(
-                f"style {style} holds {1 + len(others)} subjects: {distractors} distractors need "
-                f"{1 + distractors}"
+                f"{_group(style)} {1 + len(others)} subjects: {distractors} distractors need "
+                f"{1 + distractors}; use at most {len(others)} distractors, or more pictures"
             )
         chosen = draw.choice(len(others), distractors, replace=False)
         rivals[i] = [others[k][draw.integers(len(others[k]))] for k in chosen]
     return torch.from_numpy(rivals)
+
+
+def _group(style: Hashable) -> str:
+    """Start of a message about a style; captions without a style are one group."""
+    if style == "":
+        return "the captions name"
+    return f"{style} holds" if str(style).endswith(" style") else f"style {style} holds"
 
 
 def other_of_same_style(

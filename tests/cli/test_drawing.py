@@ -52,6 +52,13 @@ def test_refined_pictures_are_counted_by_their_steps(bars: list[Any]) -> None:
     assert bars[0].desc == "refining 5 pictures"
 
 
+def test_one_refined_picture_is_not_called_pictures(bars: list[Any]) -> None:
+    drawn = with_refinement_progress(lambda _: iter([Image.new("RGB", (4, 4))]), 1, 20, " pictures")
+
+    assert len(list(drawn)) == 1
+    assert bars[0].desc == "refining 1 picture"
+
+
 def test_pictures_without_refinement_are_counted_one_by_one(bars: list[Any]) -> None:
     drawn = with_refinement_progress(lambda on_step: two_batches(0, on_step), 5, 0, " pictures")
 

@@ -82,6 +82,23 @@ def test_long_commands_are_wrapped(page: Path) -> None:
     assert [line for line in lines if len(line) > width] == []
 
 
+@pytest.mark.parametrize(
+    "name", ["commands", "extending", "faq", "method", "planning", "recipes", "tuning", "your-images"]
+)
+def test_headings_are_questions(name: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / f"docs/{name}.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^(##+) (.*)", text, re.MULTILINE)
+    # A heading directly above a deeper one names a group of questions.
+    groups = [len(next_[0]) > len(this[0]) for this, next_ in zip(headings, headings[1:], strict=False)]
+    found = [title for (_, title), group in zip(headings, [*groups, False], strict=True) if not group]
+    assert found
+    assert [title for title in found if not title.endswith("?")] == []
+
+
+def test_the_site_wraps_lines_that_are_longer_than_the_screen() -> None:
+    assert "white-space: pre-wrap" in (ROOT / "docs/styles/site.css").read_text()
+
+
 def test_pages_load_no_external_files() -> None:
     for page in PAGES:
         assert "```mermaid" not in page.read_text(), f"{page.name}: mermaid is loaded from a network"
