@@ -29,8 +29,9 @@ def evaluation_report(about: Mapping[str, Any], found: Sequence[Evaluation]) -> 
     if "clip_score" in about:
         yield f"\nCLIP score {about['clip_score']:.2f}, of {about['clip']} and {about['pictures']:,} pictures"
     yield (
-        "\nIn features of Inception (inception_v3), the Fréchet distance is FID and the kernel distance KID; in "
-        "those of CLIP ViT-L/14 at 336 px, the Gaussian discrepancy is CMMD. In others, these names do not apply."
+        "\nIn features of Inception (inception_v3), the Fréchet distance is FID and the kernel distance KID; "
+        "in those of CLIP ViT-L/14 at 336 px, the Gaussian discrepancy is CMMD. For other networks, these "
+        "names do not apply."
     )
     fewer = min(about["pictures"], about["real_images"])
     if fewer < FEW:
@@ -41,8 +42,8 @@ def bias_of_few(images: int) -> str:
     """A warning that scores of only `images` images are biased."""
     return (
         f"{images:,} images are few: the fewer there are, the larger the Fréchet distance and the Gaussian "
-        "discrepancy, even for a perfect model; recall and coverage change too. Compare the distance with that "
-        "between halves of the real images, and compare models only at equal numbers."
+        "discrepancy, even for a perfect model; recall and coverage change too. Compare the distance "
+        "with that between halves of the real images, and compare models only at equal numbers."
     )
 
 

@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_headings_are_questions(name: str) -> None:
     text = re.sub(r"^```.*?^```", "", (ROOT / f"docs/{name}.md").read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^(##+) (.*)", text, re.MULTILINE)
     # A heading directly above a deeper one names a group of questions.
-    groups = [len(next_[0]) > len(this[0]) for this, next_ in zip(headings, headings[1:], strict=False)]
+    groups = [len(next_[0]) > len(this[0]) for this, next_ in pairwise(headings)]
     found = [title for (_, title), group in zip(headings, [*groups, False], strict=True) if not group]
     assert found
     assert [title for title in found if not title.endswith("?")] == []

@@ -132,9 +132,9 @@ def test_too_few_subjects_raise() -> None:
         retrieval_accuracy(real, real, *labels(3))
     with pytest.raises(UserError, match="need 100; use at most 2 distractors, or more pictures"):
         retrieval_accuracy(real, real, *labels(3))
-    with pytest.raises(UserError, match="^fluent style holds 6 subjects: 99"):
+    with pytest.raises(UserError, match=r"^fluent style holds 6 subjects: 99"):
         retrieval_accuracy(real, real, range(6), ["fluent style"] * 6)
-    with pytest.raises(UserError, match="^the captions name 6 subjects: 99"):
+    with pytest.raises(UserError, match=r"^the captions name 6 subjects: 99"):
         retrieval_accuracy(real, real, range(6), [""] * 6)
     with pytest.raises(ValueError, match="6 real images, 5 subjects and 6 styles are not as many"):
         retrieval_accuracy(real, real, range(5), ["noto"] * 6)
