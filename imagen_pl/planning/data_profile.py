@@ -33,7 +33,8 @@ class DataProfile:
     source_class: class path of the source, for `data.source`.
     source_args: its `init_args`.
     images: images to train on, validation held out.
-    groups: the same, with groups of near-duplicates (the skin tones of an emoji) counted once.
+    held_out: images that `data.val_fraction` holds out; 0 if the source has a validation split of its own.
+    groups: the same as `images`, with groups of near-duplicates (the skin tones of an emoji) counted once.
     side: median of the shorter side, px.
     captions_per_image: mean number of captions per image.
     images_per_caption: mean number of images per caption.
@@ -57,6 +58,7 @@ class DataProfile:
     cropped: float
     validates: bool = True
     is_stream: bool = False
+    held_out: int = 0
     sample: Sequence[Row] = field(default=(), repr=False)
     source: Source | None = field(default=None, repr=False)
 
@@ -64,9 +66,10 @@ class DataProfile:
         """The statistics as text for the user."""
         about = "about " if self.is_stream else ""
         alike = f" ({self.groups:,} without near-duplicates)" if self.groups < self.images else ""
+        held = f" ({self.held_out:,} more are held out for validation)" if self.held_out else ""
         return [
-            f"{self.path}: {about}{self.images:,} images to train on{alike}, half of them {self.side} px or "
-            "more",
+            f"{self.path}: {about}{self.images:,} images to train on{alike}{held}, half of them {self.side} px "
+            "or more",
             f"{self.captions_per_image:.1f} captions per image, {self.images_per_caption:.1f} images "
             "per caption",
         ]
@@ -95,10 +98,12 @@ def profile(path: str) -> DataProfile:
         )
     validates = bool(loaded.validation) or len(rows) > 1
     train_share = 1.0 if loaded.validation or len(rows) < 2 else 1 - VAL_FRACTION
+    images = max(1, round(len(rows) * train_share))
     return DataProfile(
         path=path,
         **_source(path, source),
-        images=max(1, round(len(rows) * train_share)),
+        images=images,
+        held_out=len(rows) - images,
         groups=max(1, round(len(by_group(rows)) * train_share)),
         **_of_captions(rows),
         **_of_sizes([size for _, size in sizes]),

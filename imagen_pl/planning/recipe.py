@@ -30,7 +30,7 @@ def recipe(plan: Plan) -> Block:
 def _stages(plan: Plan) -> Setting:
     """Stages as shares of the run: max_time ends a plan, whose speed is only an estimate."""
     stages = plan.stages
-    batches = f"Batches of {plan.batch_size}: at least 20,000 steps, but never fewer than 32 images."
+    batches = f"Batches of {plan.batch_size}: the largest that still give 20,000 steps, and at least 32."
     if len(stages) == 1:
         why = f"One stage until max_time: at 32 px and less growing did not pay, as measured. {batches}"
     else:

@@ -12,7 +12,8 @@ from tests.helpers.planning import write_set, write_shards
 def test_one_caption_per_image(tmp_path: Path) -> None:
     found = profile(str(write_set(tmp_path / "photos", 100, width=48, height=32)))
 
-    assert (found.images, found.side) == (95, 32)  # the rest is held out
+    assert (found.images, found.held_out, found.side) == (95, 5, 32)
+    assert "95 images to train on (5 more are held out for validation)" in found.lines()[0]
     assert (found.captions_per_image, found.images_per_caption, found.shared) == (1, 1, 0)
     assert found.cropped == 1  # a square of 32 px is two thirds of 48
     assert found.source_class == "imagen_pl.data.sources.folder.FolderSource"
@@ -34,6 +35,7 @@ def test_near_duplicate_emoji_count_once() -> None:
     found = profile("emoji")
 
     assert (found.images, found.groups, found.side, found.source_args) == (8587, 4457, 64, {})
+    assert "held out" not in found.lines()[0]  # it has a validation split of its own
 
 
 def test_a_stream_is_estimated(tmp_path: Path) -> None:
