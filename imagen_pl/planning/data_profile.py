@@ -68,8 +68,8 @@ class DataProfile:
         alike = f" ({self.groups:,} without near-duplicates)" if self.groups < self.images else ""
         held = f" ({self.held_out:,} more are held out for validation)" if self.held_out else ""
         return [
-            f"{self.path}: {about}{self.images:,} images to train on{alike}{held}, half of them {self.side} px "
-            "or more",
+            f"{self.path}: {about}{self.images:,} images to train on{alike}{held}, half of them "
+            f"{self.side} px or more",
             f"{self.captions_per_image:.1f} captions per image, {self.images_per_caption:.1f} images "
             "per caption",
         ]
