@@ -30,6 +30,8 @@ _KEPT_S = 3600
 # On phones, galleries have two columns, and show all images without scrolling.
 CSS = """
 @media (max-width: 640px) { .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
+/* Gradio cuts a gallery at 55% of the window's height, which hides half of the second row. */
+.grid-wrap { max-height: none !important; }
 """
 _EXAMPLES = ("red heart, fluent style", "grinning face, noto style", "blue square, twemoji style")
 

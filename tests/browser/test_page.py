@@ -114,6 +114,9 @@ def test_prompt_gives_images(browser: Any, url: str, size: dict[str, int], tmp_p
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert pictures.last.evaluate("x => x.getBoundingClientRect().right - window.innerWidth") <= 0
 
+    # Every row is visible without scrolling inside the gallery.
+    assert page.locator(".grid-wrap").first.evaluate("x => x.scrollHeight - x.clientHeight") <= 0
+
     pictures.first.click()
     with page.expect_download() as waited:
         page.get_by_role("button", name="Download").or_(page.get_by_label("Download")).first.click()
