@@ -54,7 +54,8 @@ def held_out(source: Source, val_split: str, val_fraction: float) -> LoadedSplit
     if val_split in splits:
         return LoadedSplits(source, train, splits[val_split], problems, total + problems.total())
     if val_split != "validation":
-        raise UserError(f"{source.path} has no split {val_split}: it has {', '.join(splits)}")
+        mend = "; `imagen-pl validate` scores the validation images" if val_split == "test" else ""
+        raise UserError(f"{source.path} has no split {val_split}: it has {', '.join(splits)}{mend}")
     validation: list[Row] = []
     if val_fraction > 0:
         if len(train) < 2:

@@ -296,6 +296,11 @@ def test_validation_rows_are_the_sources_own() -> None:
         module(WithSplits(16), val_split="composition").setup()
 
 
+def test_a_source_without_a_test_split_points_to_validate() -> None:
+    with pytest.raises(UserError, match="has no split test: it has train; `imagen-pl validate` scores"):
+        module(Solid(8), val_split="test").setup()
+
+
 def test_held_out_rows_stay_the_same_and_are_not_trained_on() -> None:
     def split(count: int, fraction: float = 0.3) -> tuple[set[str], set[str]]:
         rows = module(Solid(count), val_fraction=fraction)._rows
