@@ -7,7 +7,8 @@ import copy
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_discriminator_argument, add_model_argument, verb_parser
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid
+from imagen_pl.storage.hub import hub_has_address
 from imagen_pl.storage.model_paths import DESCRIPTION, DISCRIMINATOR_WEIGHTS, HUB_ID, model_file
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def push(arguments: argparse.Namespace) -> int:
     if not re.fullmatch(HUB_ID, arguments.hub_id):
         raise UserError(f"{arguments.hub_id} is not a name on the hub: give OWNER/NAME")
     file = model_file(arguments.model, arguments.with_discriminator)
+    _check_hub(arguments.hub_id)
     from imagen_pl.inference.model_card import read_evaluation
 
     evaluation = None if arguments.evaluation is None else read_evaluation(Path(arguments.evaluation))
@@ -138,23 +141,45 @@ def write_release(
     return folder
 
 
+def _check_hub(hub_id: str) -> None:
+    """Ask the hub who is logged in, before the model is opened and drawn from."""
+    from huggingface_hub import HfApi
+
+    if not hub_has_address():
+        raise _unreachable(hub_id, "its address is not found")
+    with _hub_errors(hub_id):
+        HfApi().whoami()
+
+
 def _upload(folder: Path, hub_id: str, private: bool) -> None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     api = HfApi()
-    try:
+    with _hub_errors(hub_id):
         api.create_repo(hub_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="Upload by imagen_pl")
+
+
+@contextmanager
+def _hub_errors(hub_id: str) -> Iterator[None]:
+    """Errors of huggingface_hub as one line for the user."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    try:
+        yield
     except LocalTokenNotFoundError:
         raise UserError("nobody is logged in to the hub: run `hf auth login`, or set HF_TOKEN") from None
     except (HfHubHTTPError, HFValidationError) as error:
         raise UserError(f"the hub refuses {hub_id}: {_one_line(error)}") from error
     except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
-        raise UserError(
-            f"the Hugging Face hub cannot be reached ({_one_line(error) or type(error).__name__}): check the "
-            f"network and HF_HUB_OFFLINE, then push again. The name {hub_id} was not checked"
-        ) from error
+        raise _unreachable(hub_id, _one_line(error) or type(error).__name__) from error
+
+
+def _unreachable(hub_id: str, why: str) -> UserError:
+    return UserError(
+        f"the Hugging Face hub cannot be reached ({why}): check the network and HF_HUB_OFFLINE, then push "
+        f"again. The name {hub_id} was not checked"
+    )
 
 
 def _one_line(error: Exception) -> str:

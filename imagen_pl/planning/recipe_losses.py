@@ -89,8 +89,8 @@ def losses(plan: Plan) -> Items:
     ]
     if not plan.paired:
         return Items(found)
-    fall = rules.nice(max(40.0, design.kimg / 2))
-    pixels = part("imagen_pl.schedules.Linear", start=100.0, end=10.0, kimg=number(fall))
+    fall = number(rules.pixel_matching_share(design.kimg))
+    pixels = part("imagen_pl.schedules.Linear", start=100.0, end=10.0, share=fall)
     backbone = part(BACKBONE, name="efficientnet_lite0", size=min(max(design.resolution, 32), 64))
     found += [
         (
@@ -98,7 +98,8 @@ def losses(plan: Plan) -> Items:
             part(f"{_TEXT}.FeatureMatching", generator_weight=1.0),
         ),
         (
-            "The same in pixels: right shapes and colours early, weaker when details are learnt.",
+            "The same in pixels: right shapes and colours early, weaker when details are learnt. share is "
+            "how much of max_time the fall takes.",
             [
                 Setting("class_path", f"{_IMAGE}.PixelMatching"),
                 Setting("init_args", [Setting("generator_weight", pixels)]),

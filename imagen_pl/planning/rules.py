@@ -115,6 +115,18 @@ def pairs_fit(shared: float, passes: float) -> bool:
     return shared <= MOST_SHARED and passes < MANY_PASSES
 
 
+def pixel_matching_share(kimg: float) -> float:
+    """Share of the run over which the weight of pixel matching falls, two digits.
+
+    40 kimg, nearly all of the quickstart, or half of a longer run (emoji64.yaml: 80 of 174). A run that sees
+    fewer than 40 kimg falls over all of its images; else its weight would stay at the start.
+
+    Args:
+        kimg: thousands of images that the run sees.
+    """
+    return float(f"{min(max(40 / kimg, 0.5), 1.0):.2g}")
+
+
 def needs_augmentation(images: int, passes: float) -> bool:
     """Whether to augment: discriminators memorise small sets, not 100,000 images (ADA, arXiv:2006.06676)."""
     return images < MANY_IMAGES and passes >= MANY_PASSES

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
+from imagen_pl.callbacks.run_length import RunLength
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
@@ -30,6 +31,7 @@ _WARM_UP = 2  # steps: the first ones allocate memory and choose algorithms
 _EVERY = 2  # every second step has penalties, so that a few steps time both kinds
 _SHORT_STEP_S = 2.0  # on a CPU the batch is made smaller if a step takes longer
 _SMALLEST_BATCH = 4
+_ENDLESS = 10**12  # images
 
 
 def measure(plan: Plan) -> Speed:
@@ -76,10 +78,9 @@ def _batch(plan: Plan, accelerator: str) -> int:
 
 
 def _build_gan(plan: Plan) -> TextToImageGAN:
-    """The plan's model as `fit` builds it, without metrics and schedule."""
+    """The plan's model as `fit` builds it, without metrics."""
     settings = to_dict(model(plan))
     settings.pop("metrics")
-    settings.pop("learning_rate_schedule")  # a share of the run, which has no length here
     for penalty in settings["penalties"]:
         penalty["init_args"]["every"] = _EVERY
     parser = ArgumentParser()
@@ -100,7 +101,8 @@ def _time(gan: TextToImageGAN, plan: Plan, stage: Stage, accelerator: str, secon
         devices=1,
         precision=choose_precision(accelerator).name,  # type: ignore[arg-type]
         max_epochs=-1,
-        callbacks=[ProgressiveGrowing([stage]), timer],
+        # Schedules are shares of the run, which the timer ends long before this.
+        callbacks=[ProgressiveGrowing([stage]), RunLength(max_images=_ENDLESS), timer],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

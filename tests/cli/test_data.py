@@ -215,7 +215,7 @@ def test_empty_captions_are_counted_and_not_written(
         ("mine/val/4.png", [], "4.png is a file, not a folder of images: give the folder that holds it"),
         ("mine", ["--num_beams", "0"], "--num_beams 0 must be 1 or more"),
         ("bad", [], "bad: no image can be captioned: 1 unreadable (a.png)"),
-        ("latin", [], "a.txt cannot be read as UTF-8 text"),
+        ("latin", [], "a.txt, line 1: is not UTF-8; save the file as UTF-8, for example with `iconv "),
     ],
 )
 def test_bad_input_of_captions_gives_one_line(

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from imagen_pl import load
+from imagen_pl.cli import push
 from imagen_pl.cli.main import main
 from imagen_pl.cli.push import write_release
 from imagen_pl.errors import UserError
@@ -74,6 +75,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )
         return str(copy)
 
+    monkeypatch.setattr(push, "hub_has_address", lambda: True)
+    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", lambda *_, **__: {"name": "me"})
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -264,3 +267,36 @@ def test_bad_input_gives_one_line(
         load("me/none")
     with pytest.raises(UserError, match="there is no run, checkpoint or release runs/none"):
         load("runs/none")
+
+
+def test_the_hub_is_asked_before_the_model_is_opened(
+    trained: Tiny, hub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was opened first")
+
+    def disconnected(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Name or service not known")
+
+    def nobody(*_: Any, **__: Any) -> None:
+        raise LocalTokenNotFoundError
+
+    monkeypatch.setattr(push, "open_model", opened)
+    words = ["push", str(trained.run), "me/tiny"]
+    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", nobody)
+    assert main(words) == 2
+    assert "nobody is logged in to the hub" in capsys.readouterr().err
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", disconnected)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "the Hugging Face hub cannot be reached (Name or service not known)" in error
+
+    # Without a network, being logged in does not matter.
+    monkeypatch.setattr(push, "hub_has_address", lambda: False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", nobody)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "cannot be reached (its address is not found): check the network" in error

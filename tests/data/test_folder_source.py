@@ -118,9 +118,13 @@ def test_bad_metadata_names_the_line(tmp_path: Path, name: str, text: str, messa
 
 def test_text_that_is_not_utf8_gives_one_line_error(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.png"])
-    (tmp_path / "a.txt").write_bytes("Käse".encode("latin-1"))
-    with pytest.raises(UserError, match=r"a.txt cannot be read as UTF-8 text"):
+    (tmp_path / "a.txt").write_bytes("cheese\nKäse".encode("latin-1"))
+    with pytest.raises(UserError) as error:
         module(FolderSource(str(tmp_path))).setup()
+    assert str(error.value) == (
+        f"{tmp_path}/a.txt, line 2: is not UTF-8; save the file as UTF-8, for example with "
+        f"`iconv -f latin1 -t utf-8 {tmp_path}/a.txt > new.txt` if it is Latin-1"
+    )
 
 
 def test_problems_are_counted_and_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -30,6 +30,13 @@ def _losses(plan: Plan) -> list[str]:
     return [loss["class_path"].rsplit(".", 1)[-1] for loss in loss_terms(to_dict(recipe(plan)))]
 
 
+def _pixel_schedule(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the schedule of pixel matching's weight."""
+    (pixels,) = (term for term in loss_terms(config) if term["class_path"].endswith(".PixelMatching"))
+    found: dict[str, Any] = pixels["init_args"]["generator_weight"]["init_args"]
+    return found
+
+
 @pytest.mark.parametrize("images_per_second", [26, 40, 78])  # AVX2, and a CPU with bfloat16
 def test_the_quickstart_is_the_plan_for_the_emoji_in_eight_minutes(images_per_second: float) -> None:
     mine = to_dict(recipe(make_plan(profile("emoji"), Budget(8 / 60), machine(images_per_second))))
@@ -37,6 +44,10 @@ def test_the_quickstart_is_the_plan_for_the_emoji_in_eight_minutes(images_per_se
 
     stage, quickstart = mine["growth"]["stages"][-1], theirs["growth"]["stages"][-1]
     assert (stage["resolution"], stage["batch_size"]) == (quickstart["resolution"], quickstart["batch_size"])
+    # The quickstart's weight of pixel matching falls over 40 thousand images, which are all that the plan
+    # expects where the quickstart was made. A plan states them as a share of its time.
+    fall, quickstart_fall = (_pixel_schedule(config) for config in (mine, theirs))
+    assert (fall.pop("share"), quickstart_fall.pop("kimg")) == (1.0, 40)
     for section in ("model", "data"):
         for key, value in theirs[section].items():
             if key not in _BY_HAND and not (key == "ema_halflife_kimg" and images_per_second < 78):
@@ -164,6 +175,15 @@ def test_no_stage_and_no_learning_rate_depends_on_the_measured_speed() -> None:
         assert not any("kimg" in key for stage in settings["growth"]["stages"] for key in stage)
         schedule = settings["model"]["learning_rate_schedule"]["init_args"]
         assert schedule["share"] == 1.0  # beside which kimg does not count
+
+
+@pytest.mark.parametrize(("hours", "kimg", "share"), [(0.02, 2, 1.0), (0.4, 37, 1.0), (1.5, 140, 0.5)])
+def test_the_weight_of_pixel_matching_falls_within_the_run(hours: float, kimg: float, share: float) -> None:
+    plan = make_plan(folder_of(9_000, side=32), Budget(hours), machine(26))
+    schedule = _pixel_schedule(to_dict(recipe(plan)))
+
+    assert plan.design.kimg == pytest.approx(kimg, rel=0.1)
+    assert schedule == {"start": 100.0, "end": 10.0, "share": share}
 
 
 def test_time_by_stage_adds_up_to_the_hours() -> None:

@@ -89,6 +89,13 @@ def test_paired_losses_need_captions_of_one_image_and_few_passes() -> None:
     assert not rules.pairs_fit(shared=0.0, passes=1000)
 
 
+@pytest.mark.parametrize(("kimg", "share"), [(0.3, 1.0), (38, 1.0), (60, 0.67), (174, 0.5), (2000, 0.5)])
+def test_pixel_matching_falls_over_the_quickstart_s_40_kimg_or_half_of_a_longer_run(
+    kimg: float, share: float
+) -> None:
+    assert rules.pixel_matching_share(kimg) == share
+
+
 def test_augmentation_is_for_small_sets_seen_often() -> None:
     assert rules.needs_augmentation(images=9_500, passes=1000)
     assert not rules.needs_augmentation(images=9_500, passes=4)

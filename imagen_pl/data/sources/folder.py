@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,14 @@ def captions_in(file: Path) -> tuple[str, ...]:
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{file} cannot be read as UTF-8 text: {error}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{file}, line {line}: is not UTF-8; save the file as UTF-8, for example with "
+            f"`iconv -f latin1 -t utf-8 {shlex.quote(str(file))} > new{file.suffix}` if it is Latin-1"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
 
 
 def _jsonl_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
