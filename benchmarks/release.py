@@ -4,9 +4,8 @@
 
 Writes imagen_pl/released/emoji/: the generator's average and the captioner in half precision, config.json,
 and README.md, the card, with every score of `imagen-pl evaluate` on the splits train, composition and test,
-the tables of benchmarks/words.py and benchmarks/captioner.py, samples that nobody picked, the answers to the
-words'
-prompts, and the test's worst.
+the tables of benchmarks/words.py and benchmarks/captioner.py, samples without selection, samples of the words'
+prompts, and the failures on the test split.
 """
 
 from __future__ import annotations
@@ -174,13 +173,13 @@ def refinement_note(file: Path) -> str:
     score, asked = found["scores"][0], found["captions"]
     test = score["test_retrieval"]
     return (
-        f"With `--refine {USUAL_STEPS}` each picture's style is moved until the picture shows what the prior "
-        "guesses, in a third of a second more on two cores. Of `benchmarks/quality.py`'s "
-        f"{sum(asked.values()):,} captions, in "
-        f"EfficientNet-Lite1's features, pictures have then a Fréchet distance of {score['fd']:.1f} and a "
-        f"kernel distance of {score['kd']:.4f} to {found['reals']:,} real images; "
-        f"of {asked['test']} test subjects {test['top5']:.1%} are among the first five of 100 "
-        f"({test['top1']:.1%} first). All other scores here are of pictures that are not refined."
+        f"`--refine {USUAL_STEPS}`, the default, optimises the style of each sample towards the image features "
+        "that the prior predicts from the caption; it takes a third of a second more on two cores. With "
+        f"{sum(asked.values()):,} captions of `benchmarks/quality.py` and EfficientNet-Lite1's features, "
+        f"refined samples have a Fréchet distance of {score['fd']:.1f} and a kernel distance of "
+        f"{score['kd']:.4f} to {found['reals']:,} real images, and for {asked['test']} test subjects the right "
+        f"one is among the first five of 100 in {test['top5']:.1%} ({test['top1']:.1%} first). All other "
+        "scores here are without refinement."
     )
 
 
@@ -204,10 +203,34 @@ def made_by(run: Path, about: dict[str, Any]) -> str:
         )
     cpu = about["machine"]
     note = (
-        f"{'; '.join(took)}. On {cpu['cores']} cores of an {cpu['cpu']} that light work shared, torch "
-        f"{about['torch']}, one run of each. The last command also measured what stands here."
+        f"{'; '.join(took)}. On {cpu['cores']} cores of an {cpu['cpu']} shared with light work, torch "
+        f"{about['torch']}, one run each. The last command also measured the scores of this card."
     )
     return "\n".join(["```", *commands, _CAPTIONER, about["command"], "```", "", note])
+
+
+def sections(made: str, refined: str, words: str, captions: str) -> dict[str, str]:
+    """The card's further sections, by title.
+
+    Args:
+        made: the commands, of `made_by`.
+        refined: of `refinement_note`.
+        words: table of benchmarks/words.py.
+        captions: table of benchmarks/captioner.py.
+    """
+    return {
+        "How it was made": made,
+        "Samples": "The samples above are not selected (seed 0): two rows of training captions, two of "
+        "combinations of subject and style that were held out, two of held-out subjects.",
+        "Refined": refined,
+        "Which words it understands": f"{words}\n\n`benchmarks/words.py` explains how each is scored; where "
+        "it is by colour or number, anything of that colour or number counts as right. Samples, right and "
+        "wrong by these rules:\n\n![Words](words.png)",
+        "The captioner": "`imagen-pl caption emoji PICTURE` gives the caption of the most similar training "
+        f"image, by EfficientNet-Lite0's features at 128 px.\n\n{captions}",
+        "Where it fails": "The sixteen test subjects whose real image ranks lowest among those of its style "
+        "by similarity to the sample: the sample, then the real image.\n\n![Failures](failures.png)",
+    }
 
 
 def with_stems(run: Path) -> list[Path]:
@@ -247,19 +270,9 @@ def main() -> None:
         model.description,
         evaluations=evaluations,
         samples="samples.png",
-        further={
-            "How it was made": made_by(options.run, about),
-            "Samples": "Above, seed 0 and not picked: two rows of captions that it was trained on, two of "
-            "pairs of subject and style that it never saw together, two of subjects that it never saw.",
-            "Refined": refinement_note(options.work / "refined.json"),
-            "Which words it understands": f"{words}\n\n`benchmarks/words.py` says how each is scored; where "
-            "it is by colour or number, any thing of that colour or number counts. What it drew, right and "
-            "wrong by these rules:\n\n![Words](words.png)",
-            "The captioner": "`imagen-pl caption emoji PICTURE` gives the caption of the training image that "
-            f"looks most alike, in EfficientNet-Lite0's features at 128 px.\n\n{captions}",
-            "Where it fails": "Of the test subjects, the sixteen whose real image is farthest behind others "
-            "of its style: what was drawn, and the real one.\n\n![Failures](failures.png)",
-        },
+        further=sections(
+            made_by(options.run, about), refinement_note(options.work / "refined.json"), words, captions
+        ),
     )
     (options.out / "README.md").write_text(card, encoding="utf-8")
     print(f"{options.out}: {size:.1f} MB of weights")

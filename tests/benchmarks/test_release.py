@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from benchmarks import release
 from benchmarks.protocol import ReferenceSet
+from imagen_pl.inference.model_card import model_card
 from imagen_pl.models.text.encoder import TextEncoder
+from imagen_pl.storage.model_paths import RELEASED
 from tests.helpers.networks import pairs
+from tests.helpers.runs import REPOSITORY
 from tests.models.test_image_prior import tiny_prior
 
 
@@ -134,3 +138,23 @@ def test_too_large_release_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit, match="has 51 MB of weights: 50 at most may ship"):
         release.main()
+
+
+def test_the_shipped_card_is_what_the_code_writes_from_the_kept_scores() -> None:
+    """Except the commands of its training and two tables, which are known from the card alone."""
+    results = REPOSITORY / "benchmarks/results"
+    card = (RELEASED / "emoji/README.md").read_text(encoding="utf-8")
+    found = dict(re.findall(r"^## (.*?)\n\n(.*?)(?=\n\n## |\Z)", card, re.MULTILINE | re.DOTALL))
+    further = release.sections(
+        found["How it was made"],
+        release.refinement_note(results / "protocol/emoji64_refined.json"),
+        found["Which words it understands"].split("\n\n`benchmarks/words.py`")[0],
+        found["The captioner"].split("\n\n", 1)[1],
+    )
+    evaluations = [
+        json.loads((results / f"emoji64/{split}.json").read_text(encoding="utf-8"))
+        for split in release.SPLITS
+    ]
+    description = json.loads((RELEASED / "emoji/config.json").read_text(encoding="utf-8"))
+    again = model_card("emoji", description, evaluations=evaluations, samples="samples.png", further=further)
+    assert card == again
