@@ -4,8 +4,8 @@
 
 Writes imagen_pl/released/emoji/: the generator's average and the captioner in half precision, config.json,
 and README.md, the card, with every score of `imagen-pl evaluate` on the splits train, composition and test,
-the tables of benchmarks/words.py and benchmarks/captioner.py, samples without selection, samples of the words'
-prompts, and the failures on the test split.
+the tables of benchmarks/words.py and benchmarks/captioner.py, samples without selection, samples of the
+words' prompts, and the failures on the test split.
 """
 
 from __future__ import annotations
@@ -173,12 +173,12 @@ def refinement_note(file: Path) -> str:
     score, asked = found["scores"][0], found["captions"]
     test = score["test_retrieval"]
     return (
-        f"`--refine {USUAL_STEPS}`, the default, optimises the style of each sample towards the image features "
-        "that the prior predicts from the caption; it takes a third of a second more on two cores. With "
+        f"`--refine {USUAL_STEPS}`, the default, optimises the style of each sample towards the image "
+        "features that the prior predicts from the caption; it takes a third of a second more on two cores. With "
         f"{sum(asked.values()):,} captions of `benchmarks/quality.py` and EfficientNet-Lite1's features, "
         f"refined samples have a Fréchet distance of {score['fd']:.1f} and a kernel distance of "
-        f"{score['kd']:.4f} to {found['reals']:,} real images, and for {asked['test']} test subjects the right "
-        f"one is among the first five of 100 in {test['top5']:.1%} ({test['top1']:.1%} first). All other "
+        f"{score['kd']:.4f} to {found['reals']:,} real images, and for {asked['test']} test subjects the "
+        f"right one is among the first five of 100 in {test['top5']:.1%} ({test['top1']:.1%} first). All other "
         "scores here are without refinement."
     )
 

@@ -121,9 +121,9 @@ def test_card_has_the_scores_of_refined_images(tmp_path: Path) -> None:
     found = {"scores": [score], "captions": {"train": 900, "test": 300}, "reals": 4107}
     (tmp_path / "refined.json").write_text(json.dumps(found))
     output = release.refinement_note(tmp_path / "refined.json")
-    assert "Of `benchmarks/quality.py`'s 1,200 captions" in output
+    assert "With 1,200 captions of `benchmarks/quality.py`" in output
     assert "a Fréchet distance of 12.3 and a kernel distance of 0.0057 to 4,107 real images" in output
-    assert "of 300 test subjects 50.0% are among the first five of 100 (25.0% first)" in output
+    assert "for 300 test subjects the right one is among the first five of 100 in 50.0% (25.0%" in output
 
 
 def test_too_large_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
