@@ -175,8 +175,8 @@ def refinement_note(file: Path) -> str:
     return (
         f"`--refine {USUAL_STEPS}`, the default, optimises the style of each sample towards the image "
         "features that the prior predicts from the caption; it takes a third of a second more on two cores. "
-        f"With {sum(asked.values()):,} captions of `benchmarks/quality.py` and EfficientNet-Lite1's features, "
-        f"refined samples have a Fréchet distance of {score['fd']:.1f} and a kernel distance of "
+        f"With {sum(asked.values()):,} captions of `benchmarks/quality.py` and EfficientNet-Lite1's "
+        f"features, refined samples have a Fréchet distance of {score['fd']:.1f} and a kernel distance of "
         f"{score['kd']:.4f} to {found['reals']:,} real images, and for {asked['test']} test subjects the "
         f"right one is among the first five of 100 in {test['top5']:.1%} ({test['top1']:.1%} first). All "
         "other scores here are without refinement."
