@@ -86,7 +86,7 @@ def complete(prior: ImagePrior, text_encoder: TextEncoder) -> None:
     again = deepcopy(prior)
     data = CaptionedImages(EmojiSource(), batch_size=32, resolution=64)
     data.setup("fit")
-    batches = data.pairs(prior.captions, largest=prior.backbone.size)
+    batches = data.pairs.batches(prior.captions, largest=prior.backbone.size)
     again.fit((text_encoder.encode(batch.captions, "cpu").pooled, batch.images) for batch in batches)
     off = (again.weights - prior.weights).abs().max() / prior.weights.abs().max()
     if off > 0.01:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from imagen_pl.data.progress import with_progress
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource, stable_hash
 from imagen_pl.data.transforms import UNREADABLE, quiet_pillow, read_size
 from imagen_pl.errors import UserError
+
+Item = TypeVar("Item")
 
 _PART = 64
 
@@ -132,6 +137,12 @@ def by_group(rows: list[Row]) -> list[list[int]]:
     for place, row in enumerate(rows):
         groups.setdefault((row.group, -1) if row.group else ("", place), []).append(place)
     return list(groups.values())
+
+
+def evenly_spread(items: Sequence[Item], number: int) -> list[Item]:
+    """So many of them, from the first to the last; all if there are fewer."""
+    places = np.linspace(0, len(items) - 1, num=min(number, len(items)), dtype=int)
+    return [items[i] for i in places]
 
 
 class _InMemory(Source):

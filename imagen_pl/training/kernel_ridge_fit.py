@@ -79,7 +79,7 @@ class KernelRidgeFit:
             backbone = module.backbone.fingerprint()
             reads = (module.captions, module.backbone.size)
             if reads not in fingerprints:
-                fingerprints[reads] = data.pairs_fingerprint(*reads)
+                fingerprints[reads] = data.pairs.fingerprint(*reads)
             path = self._path(module, f"{backbone} {fingerprints[reads]}")
             if not _load(module, path):
                 self._pending.setdefault((backbone, *reads), []).append((module, path))
@@ -87,7 +87,7 @@ class KernelRidgeFit:
     @property
     def image_count(self) -> int:
         """How many images `run` reads; of a stream, at most."""
-        return sum(self.data.pair_count(self._captions(count)) for _, count, _ in self._pending)
+        return sum(self.data.pairs.count(self._captions(count)) for _, count, _ in self._pending)
 
     def run(self, on_read: Callable[[int], object]) -> None:
         """Fit the modules that no cached fit was found for, and cache the result.
@@ -111,7 +111,7 @@ class KernelRidgeFit:
     def _pairs(
         self, number: int, size: int, on_read: Callable[[int], object]
     ) -> Iterator[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]:
-        for batch in self.data.pairs(number, largest=size):
+        for batch in self.data.pairs.batches(number, largest=size):
             text = batch.text or self.text_encoder.encode(batch.captions, self.device)
             yield text.pooled, batch.images
             on_read(len(batch))

@@ -94,7 +94,7 @@ class Validation:
                 continue
             number = metric.needs_training(f"{data.training_fingerprint}-{resolution}")
             if number:
-                batches = data.pairs(number, resolution, one_a_group=False)
+                batches = data.pairs.batches(number, resolution, one_a_group=False)
                 for batch in with_progress(batches, "features of training images", size=len):
                     metric.update_training(batch.images.to(trainer.strategy.root_device))
 

@@ -97,7 +97,7 @@ def test_prior_without_components_is_fitted_again(
 
     def data(shown: Tensor) -> SimpleNamespace:
         batch = SimpleNamespace(captions=pooled, images=shown)
-        return SimpleNamespace(setup=lambda _: None, pairs=lambda *_, **__: [batch])
+        return SimpleNamespace(setup=lambda _: None, pairs=SimpleNamespace(batches=lambda *_, **__: [batch]))
 
     text = cast(TextEncoder, SimpleNamespace(encode=lambda captions, _: SimpleNamespace(pooled=captions)))
     old = {name: value for name, value in kept.items() if name not in ("centre", "directions")}

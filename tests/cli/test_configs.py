@@ -18,7 +18,7 @@ import yaml
 
 from imagen_pl.cli.main import main
 from imagen_pl.cli.training_cli import TrainingCLI
-from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.data.image_caption_pairs import ImageCaptionPairs
 from imagen_pl.schedules import Stage, check_stages
 from imagen_pl.training import kernel_ridge_fit
 from tests.helpers.image_files import COLOURS, encoded, noise, write_images, write_photos, write_tar
@@ -239,11 +239,11 @@ def test_every_config_trains(
     if name != base and not name.startswith("metrics/"):  # the bases have tried theirs
         changes["model"]["metrics"], changes["checkpoint"] = [], {"monitor": None}
     Path("small.yaml").write_text(yaml.safe_dump(changes))
-    pairs = CaptionedImages.pairs
+    all_batches = ImageCaptionPairs.batches
     monkeypatch.setattr(
-        CaptionedImages,
-        "pairs",
-        lambda self, number, *how, **more: pairs(self, min(number, 32), *how, **more),
+        ImageCaptionPairs,
+        "batches",
+        lambda self, number, *how, **more: all_batches(self, min(number, 32), *how, **more),
     )
     monkeypatch.setattr(kernel_ridge_fit, "_save", lambda *_: None)  # a fit to so few is no other test's
 

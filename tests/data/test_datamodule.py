@@ -187,7 +187,7 @@ def test_images_that_a_regression_is_fitted_to_are_not_decoded_again() -> None:
         data = module(source, val_fraction=0, num_workers=workers)
         data.captions()
         opened.clear()  # of the check of headers
-        images = torch.cat([batch.images for batch in data.pairs(10, largest=resolution)])
+        images = torch.cat([batch.images for batch in data.pairs.batches(10, largest=resolution)])
         assert images.shape == (10, 3, resolution, resolution)
         list(data.train_dataloader())  # one with a worker opens them there
         assert len(opened) == expected

@@ -50,7 +50,7 @@ def test_fingerprint_changes_with_a_caption_an_image_and_a_file(tmp_path: Path) 
 def pairs_fingerprint(path: Path, number: int = 6, **settings: object) -> str:
     source = FolderSource(str(path))
     data = CaptionedImages(source, resolution=16, val_fraction=0.25, **settings)  # type: ignore[arg-type]
-    return data.pairs_fingerprint(number, largest=32)
+    return data.pairs.fingerprint(number, largest=32)
 
 
 def test_pairs_are_the_same_whatever_does_not_change_them(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_pairs_of_a_stream_change_with_its_shards(tmp_path: Path) -> None:
         for shard in range(3):
             image = encoded(noise(16, 16, seed=seed + shard))
             write_tar(tmp_path / f"{shard:03}.tar", {"0.png": image, "0.txt": b"noise"})
-        return CaptionedImages(WebDatasetSource(str(tmp_path)), resolution=16).pairs_fingerprint(6, 32)
+        return CaptionedImages(WebDatasetSource(str(tmp_path)), resolution=16).pairs.fingerprint(6, 32)
 
     assert write(0) != write(10)
 

@@ -229,7 +229,7 @@ def test_regression_is_fitted_before_the_first_batch() -> None:
     data = tiny_data(24)
     gan = trained(8, tiny_unseen(), data=data)
     expected = tiny_unseen().regression
-    expected.fit((TinyText().encode(b.captions).pooled, b.images) for b in data.pairs(24, largest=16))
+    expected.fit((TinyText().encode(b.captions).pooled, b.images) for b in data.pairs.batches(24, largest=16))
     for name, value in expected.state_dict().items():
         assert value.any()
         torch.testing.assert_close(regression_of(gan).state_dict()[name], value)

@@ -183,7 +183,7 @@ def test_prior_is_fitted_before_the_first_batch() -> None:
     train(trained, 8, data=data)
 
     expected = tiny_prior()
-    shown = list(data.pairs(24, largest=16))
+    shown = list(data.pairs.batches(24, largest=16))
     expected.fit((TinyText().encode(batch.captions).pooled, batch.images) for batch in shown)
     for name, value in expected.state_dict().items():
         assert value.any()
@@ -260,7 +260,7 @@ def test_one_pair_per_group_with_its_first_caption() -> None:
 
     data = tiny_data()
     data.source = Grouped(12, side=32)
-    (found,) = data.pairs(24, largest=16)
+    (found,) = data.pairs.batches(24, largest=16)
     assert found.captions == ["first 0", "first 3", "first 6", "first 9"]
     assert found.images.shape == (4, 3, 16, 16)
 
@@ -279,7 +279,9 @@ def test_pairs_of_a_stream_are_different_images(tmp_path: Path) -> None:
         write_tar(tmp_path / f"train-{shard}.tar", files)
     write_tar(tmp_path / "validation-0.tar", {"v.png": encoded(noise()), "v.txt": b"held out"})
     data = CaptionedImages(WebDatasetSource(str(tmp_path)), resolution=32)
-    whole = [caption for batch in data.pairs(1000, largest=16) for caption in batch.captions]
+    whole = [caption for batch in data.pairs.batches(1000, largest=16) for caption in batch.captions]
     assert len(whole) == len(set(whole)) == 30
     assert not {"small", "x", "held out"} & set(whole)
-    assert [caption for batch in data.pairs(12, largest=16) for caption in batch.captions] == whole[:12]
+    assert [caption for batch in data.pairs.batches(12, largest=16) for caption in batch.captions] == whole[
+        :12
+    ]

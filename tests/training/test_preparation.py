@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.data.image_caption_pairs import ImageCaptionPairs
 from imagen_pl.data.sources.base import Row
 from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
@@ -86,14 +87,14 @@ def test_modules_that_read_the_same_images_read_them_once(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    pairs = CaptionedImages.pairs
+    batches = ImageCaptionPairs.batches
 
-    def counted(self: CaptionedImages, *how: Any, **more: Any) -> Iterator[Any]:
-        for batch in pairs(self, *how, **more):
+    def counted(self: ImageCaptionPairs, *how: Any, **more: Any) -> Iterator[Any]:
+        for batch in batches(self, *how, **more):
             read.append(len(batch))
             yield batch
 
-    monkeypatch.setattr(CaptionedImages, "pairs", counted)
+    monkeypatch.setattr(ImageCaptionPairs, "batches", counted)
     both = gan()
     train(both, 8)
     assert sum(read) == 24
