@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+import imagen_pl.data
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import UserError
 from imagen_pl.models.kernel_ridge import KernelRidge, fit_together
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 # Raised when the same data and settings come to give another fit.
 _VERSION = 1
 _PLAIN = (bool, int, float, str, tuple, list, type(None))
+# Fits that are installed with this package, in half precision: the quickstart's (benchmarks/ship_prior.py).
+_SHIPPED = Path(imagen_pl.data.__file__).parent / "shipped" / "kernel_ridge"
 # Captions of a fit under fast_dev_run, which only checks that everything works.
 _DRY_RUN_CAPTIONS = 256
 
@@ -47,9 +50,9 @@ def kernel_ridge_modules(*networks: nn.Module) -> list[KernelRidge]:
 
 
 class KernelRidgeFit:
-    """Fits kernel-ridge modules to the training images, or loads fits that an earlier run cached.
+    """Fits kernel-ridge modules to the training images, or loads fits that are cached or shipped.
 
-    A cached fit is a safetensors file. Its name is a hash of everything that the fit depends on: images and
+    A fit is a safetensors file. Its name is a hash of everything that the fit depends on: images and
     captions, text encoder, backbone with its weights, and the module's settings.
 
     Args:
@@ -81,7 +84,7 @@ class KernelRidgeFit:
             if reads not in fingerprints:
                 fingerprints[reads] = data.pairs.fingerprint(*reads)
             path = self._path(module, f"{backbone} {fingerprints[reads]}")
-            if not _load(module, path):
+            if not _load(module, path) and not _load(module, _SHIPPED / path.name):
                 self._pending.setdefault((backbone, *reads), []).append((module, path))
 
     @property
@@ -127,7 +130,7 @@ class KernelRidgeFit:
 
 
 def _load(module: KernelRidge, path: Path) -> bool:
-    """Load a cached fit; False if there is none, or a damaged one."""
+    """Load a fit; False if there is none, or a damaged one."""
     if not path.exists():
         return False
     try:
