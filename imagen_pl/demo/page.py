@@ -207,8 +207,9 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
     with gr.Blocks(title="imagen_pl", analytics_enabled=False) as page:
         gr.Markdown(f"# imagen_pl\n\n{studio.name}, {size}. A picture is decided by its prompt and its seed.")
         with gr.Row():
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=2)
-            dice = gr.Button("Another seed", scale=1)
+            # Narrow enough to stand side by side on a phone.
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=2, min_width=130)
+            dice = gr.Button("New seed", scale=1, min_width=130)
             with gr.Column(scale=3):
                 truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation: less is more typical")
                 # From 2 on, colours oversaturate and shapes break, so the slider ends below the command's 10.
@@ -218,6 +219,8 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
         dice.click(new_seed, outputs=seed, show_progress="hidden")
         with gr.Tab("Draw"):
             prompt = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT, autofocus=True)
+            # Before the sliders: on a phone the first screen ends below them.
+            go = gr.Button("Draw", variant="primary")
             with gr.Row():
                 number = gr.Slider(1, MAX_IMAGES, 8, step=1, label="Number of images")
                 refine = gr.Slider(
@@ -228,7 +231,6 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
                     label="Refine: more steps follow the prompt more closely and take longer; 0 is fast",
                     visible=can_refine(studio.model.generator),
                 )
-            go = gr.Button("Draw", variant="primary")
             pictures = gr.Gallery(
                 label="Pictures", columns=4, height="auto", object_fit="contain", format="png"
             )

@@ -126,6 +126,14 @@ def test_prompt_gives_images(browser: Any, url: str, size: dict[str, int], tmp_p
     page.close()
 
 
+def test_the_draw_button_is_on_a_phone_s_first_screen(browser: Any, url: str) -> None:
+    """Also where the browser's own bars leave 664 of 844 px."""
+    page = visit(browser, url, {"width": 390, "height": 664})
+    box = page.get_by_role("button", name="Draw", exact=True).bounding_box()
+    assert box["y"] + box["height"] <= 664
+    page.close()
+
+
 def test_empty_prompt_shows_an_error(browser: Any, url: str) -> None:
     page = visit(browser, url, WIDE)
     page.get_by_label("Prompt", exact=True).first.fill("   ")
