@@ -144,13 +144,13 @@ def pages(model: TextToImage, reference: ReferenceSet, out: Path) -> None:
         [to_pil(pictures[k : k + 1])[0] for k in shown],
         [reference.pictures[reference.asked[k]].caption for k in shown],
         columns=8,
-        smallest=96,
+        min_width=96,
     ).save(out / "samples.png")
     by_rank = zip(ranks(reference, pictures, rows["test"]), rows["test"], strict=True)
     worst = [row for _, row in sorted(by_rank, key=lambda pair: pair[0])][-16:]
     pairs = [torch.stack([pictures[k], reference.images[reference.asked[k]]]) for k in worst]
     labelled_grid(
-        [strip(to_pil(pair), smallest=96) for pair in pairs],
+        [strip(to_pil(pair), min_width=96) for pair in pairs],
         [reference.pictures[reference.asked[k]].caption for k in worst],
         columns=4,
     ).save(out / "failures.png")

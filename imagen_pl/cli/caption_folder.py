@@ -15,6 +15,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from imagen_pl.cli.counting import counted
 from imagen_pl.data.progress import print_above_bars, progress_bar
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.folder import FolderSource, captions_in
@@ -56,13 +57,16 @@ def caption_folder(arguments: argparse.Namespace) -> int:
             _caption(captioner, folder, waiting, arguments.num_beams, done)
         except KeyboardInterrupt:
             again = "" if arguments.overwrite else "; run the same command to continue"
-            print(f"Stopped: {done.written:,} of {len(waiting):,} captions are written{again}", flush=True)
+            print(
+                f"Stopped: {done.written:,} of {counted(len(waiting), 'caption')} written{again}", flush=True
+            )
             raise
     if not done.written and not left_alone:
         raise UserError(f"{folder}: no image can be captioned: {done.problems.summary()}")
-    print(f"{folder}: {done.written:,} captions written; {left_alone:,} images had one and were left alone")
+    had_one = f"{counted(left_alone, 'image')} already had one"
+    print(f"{folder}: {counted(done.written, 'caption')} written; {had_one}")
     if done.problems.total():
-        print(f"without a caption {done.problems.total():,}: {done.problems.summary()}")
+        print(f"{counted(done.problems.total(), 'image')} without a caption: {done.problems.summary()}")
     print(f"Look at them: imagen-pl data inspect {shlex.quote(str(folder))}")
     return 0
 

@@ -56,8 +56,8 @@ def edit(arguments: argparse.Namespace) -> int:
     pairs = [(prompt, options.seed + k) for k in range(arguments.num_images) for prompt in prompts]
     pictures = list(draw_with_progress(model, pairs, options))
     grid = labelled_grid(pictures, [prompt for prompt, _ in pairs], columns=len(prompts))
-    about = {"prompt": arguments.prompt, "to": "\n".join(arguments.to), "seed": options.seed}
+    drawn = {"prompt": arguments.prompt, "to": "\n".join(arguments.to), "seed": options.seed}
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_picture(grid, out, {**about, **provenance(model, arguments.model, options)})
+    save_picture(grid, out, {**drawn, **provenance(model, arguments.model, options)})
     print(f"{out}: one row per latent, seeds from {options.seed}; the first column is {arguments.prompt!r}")
     return 0

@@ -97,7 +97,7 @@ class CaptionerCLI(OneLineCLI):
         elif is_main_process():
             if settings.existing == "error":
                 run.check_free()
-            elif settings.existing == "move" and run.holds_a_run():
+            elif settings.existing == "move" and run.has_results():
                 say(f"Kept the earlier run as {run.move_away()}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

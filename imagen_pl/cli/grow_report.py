@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from imagen_pl.cli.counting import counted
 from imagen_pl.cli.options import verb_parser
 from imagen_pl.errors import UserError
 from imagen_pl.storage.atomic_files import atomic_write
@@ -103,7 +104,7 @@ def grow_report(arguments: argparse.Namespace) -> int:
     page = html_report(run.name, rows, sorted((run.path / "samples").glob("*.png")), _settings(run.path))
     with atomic_write(out) as file:
         file.write(page.encode())
-    print(f"{out}: {len(rows)} rows of numbers, {rows[-1]['images_seen']:,.0f} images seen")
+    print(f"{out}: {counted(len(rows), 'row')} of numbers, {rows[-1]['images_seen']:,.0f} images seen")
     return 0
 
 

@@ -20,12 +20,12 @@ def make_parser() -> argparse.ArgumentParser:
         "independently, so --refine makes an animation less smooth.",
     )
     add_model_argument(parser)
-    parser.add_argument("prompt", nargs="+", help="prompts, in this order")
+    parser.add_argument("prompt", nargs="+", help="the prompts, in order")
     parser.add_argument(
-        "--num_latents", type=int, default=1, metavar="N", help="latents of each prompt (default: 1)"
+        "--num_latents", type=int, default=1, metavar="N", help="latents per prompt (default: 1)"
     )
     parser.add_argument(
-        "--frames", type=int, default=24, metavar="N", help="frames from one to the next (default: 24)"
+        "--frames", type=int, default=24, metavar="N", help="frames between two of them (default: 24)"
     )
     parser.add_argument("--fps", type=float, default=12.0, metavar="N", help="frames a second (default: 12)")
     parser.add_argument("--loop", action="store_true", help="return to the first prompt and repeat forever")
@@ -38,14 +38,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(words: Sequence[str]) -> int:
     """Parse the command line and run the verb."""
-    return film(make_parser().parse_args(words))
+    return interpolate_prompts(make_parser().parse_args(words))
 
 
-def film(arguments: argparse.Namespace) -> int:
+def interpolate_prompts(arguments: argparse.Namespace) -> int:
     """Run the verb.
 
     Raises:
-        UserError: arguments contradict each other, or the file format cannot be written.
+        UserError: there are fewer than two prompts or latents, or the file format cannot be written.
     """
     out = Path(arguments.out)
     if arguments.num_latents < 1:
@@ -56,10 +56,10 @@ def film(arguments: argparse.Namespace) -> int:
         (prompt, options.seed + k) for prompt in arguments.prompt for k in range(arguments.num_latents)
     ]
     if len(keyframes) < 2:
-        raise UserError("name two or more prompts to go between, or one with --num_latents 2 or more")
-    from imagen_pl.imaging.animation import check_film, write_film
+        raise UserError("give two or more prompts, or one prompt with --num_latents 2 or more")
+    from imagen_pl.imaging.animation import check_animation, write_animation
 
-    check_film(out, arguments.fps)
+    check_animation(out, arguments.fps)
     model = open_model(arguments.model, options.device, arguments.resolution)
     from imagen_pl.inference.interpolation import interpolate
 
@@ -67,7 +67,7 @@ def film(arguments: argparse.Namespace) -> int:
         arguments.frames * len(keyframes) if arguments.loop else arguments.frames * (len(keyframes) - 1) + 1
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    shown = with_refinement_progress(
+    frames = with_refinement_progress(
         lambda on_step: interpolate(
             model, keyframes, arguments.frames, arguments.loop, **options.drawing(), on_step=on_step
         ),
@@ -75,6 +75,6 @@ def film(arguments: argparse.Namespace) -> int:
         model.refine_steps(options.refine),
         " frames",
     )
-    count = write_film(shown, out, arguments.fps, arguments.loop)
+    count = write_animation(frames, out, arguments.fps, arguments.loop)
     print(f"{out}: {count} frames, {count / arguments.fps:.1f} s")
     return 0

@@ -124,7 +124,7 @@ def write_release(
     if not declaration_of(source).captions_may_be_published:
         model.description = {**model.description, "data": None, "captions": []}
     model.save(folder, torch.float16, with_discriminator)
-    labelled_grid(model.sample(prompts), prompts, columns=4, smallest=128).save(folder / "samples.png")
+    labelled_grid(model.sample(prompts), prompts, columns=4, min_width=128).save(folder / "samples.png")
     described = {**json.loads((folder / DESCRIPTION).read_text()), "data": source}
     scores = [] if evaluation is None else [evaluation]
     card = model_card(

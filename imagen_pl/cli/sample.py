@@ -116,7 +116,7 @@ def _grid(model: TextToImage, arguments: argparse.Namespace, options: SamplingOp
     pairs = [(p, arguments.seed + k) for p in arguments.prompt for k in range(arguments.num_images)]
     pictures = list(_draw(model, pairs, options, arguments.transparent))
     n = arguments.num_images
-    rows = [strip(pictures[i : i + n], smallest=128) for i in range(0, len(pictures), n)]
+    rows = [strip(pictures[i : i + n], min_width=128) for i in range(0, len(pictures), n)]
     labels = [""] * len(rows) if arguments.plain else arguments.prompt
     out.parent.mkdir(parents=True, exist_ok=True)
     about = provenance(model, arguments.model, options)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagen_pl.cli.counting import counted
 from imagen_pl.cli.drawing import check_num_images, draw_with_progress, row_seeds
 from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
@@ -95,11 +96,11 @@ def sheet(arguments: argparse.Namespace) -> int:
 
     model = open_model(arguments.model, options.device, arguments.resolution)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
-    drawn = list(draw_with_progress(model, pairs, options))
+    pictures = list(draw_with_progress(model, pairs, options))
     rows = [
         Drafts(
             prompt.text,
-            drawn[i * n : (i + 1) * n],
+            pictures[i * n : (i + 1) * n],
             seed,
             _fields(prompt),
             _command(arguments.model, prompt.text, seed, n, options),
@@ -112,7 +113,8 @@ def sheet(arguments: argparse.Namespace) -> int:
             write_pdf(file, title, rows)
         else:
             file.write(html_sheet(title, rows).encode())
-    print(f"{out}: {len(pairs):,} drafts of {model.resolution} px for {len(rows):,} prompts")
+    drafts, prompt_count = counted(len(pairs), "draft"), counted(len(rows), "prompt")
+    print(f"{out}: {drafts} of {model.resolution} px for {prompt_count}")
     return 0
 
 
@@ -129,9 +131,9 @@ def _fields(prompt: Prompt) -> dict[str, str]:
 def _command(model: str, prompt: str, seed: int, num_images: int, options: SamplingOptions) -> str:
     """The command that draws a row's drafts again."""
     words = ["imagen-pl", "sample", model, prompt, "--num_images", str(num_images), "--seed", str(seed)]
-    usual: dict[str, object] = {**SamplingOptions().drawing()}
+    defaults: dict[str, object] = {**SamplingOptions().drawing()}
     for name, value in options.drawing().items():
-        if value != usual[name]:
+        if value != defaults[name]:
             words += [f"--{name}", str(value)]
     return shlex.join(words)
 
@@ -155,6 +157,6 @@ def _section(row: Drafts) -> str:
 
 
 def _png(picture: Image.Image) -> str:
-    made = io.BytesIO()
-    picture.save(made, "PNG")
-    return base64.b64encode(made.getvalue()).decode()
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

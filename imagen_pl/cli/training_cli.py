@@ -26,6 +26,7 @@ from imagen_pl.callbacks.run_length import RunLength
 from imagen_pl.callbacks.run_record import RunRecord
 from imagen_pl.callbacks.sample_grid import SampleGrid
 from imagen_pl.callbacks.slow_recipe import SlowRecipe
+from imagen_pl.cli.counting import counted
 from imagen_pl.cli.lightning_cli import (
     Help,
     OneLineCLI,
@@ -280,7 +281,7 @@ class TrainingCLI(OneLineCLI):
         self.run_length.begin()
         if settings.ckpt_path is not None:
             self._check_checkpoint(settings.ckpt_path)
-        elif settings.existing == "move" and self._writes() and self.run_folder.holds_a_run():
+        elif settings.existing == "move" and self._writes() and self.run_folder.has_results():
             self.say(f"Kept the earlier run as {self.run_folder.move_away()}")
         if self._writes():
             self.run_folder.path.mkdir(parents=True, exist_ok=True)
@@ -376,7 +377,7 @@ class TrainingCLI(OneLineCLI):
         checkpoint = Path(self.settings.ckpt_path)
         out = self.predicting.out or self.run_folder.path / "predictions"
         number = self.predicting.draw(checkpoint, datamodule, out)
-        self.say(f"{out}: {number:,} pictures and metadata.jsonl, by {checkpoint}")
+        self.say(f"{out}: {counted(number, 'picture')} and metadata.jsonl, by {checkpoint}")
 
     def _say_scores(self, prefix: str = "val/") -> bool:
         scores = {n: float(v) for n, v in self.trainer.callback_metrics.items() if n.startswith("val/")}

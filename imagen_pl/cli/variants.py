@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--wording",
         default="{subject}, {style} style",
         metavar="TEXT",
-        help='how subject and style make a prompt (default: "{subject}, {style} style")',
+        help='template of the prompts (default: "{subject}, {style} style")',
     )
     parser.add_argument(
         "--num_images", type=int, default=4, metavar="N", help="pictures per subject and style (default: 4)"
@@ -72,7 +72,7 @@ def variants(arguments: argparse.Namespace) -> int:
     options = sampling_options(arguments)
     for part in ("{subject}", "{style}"):
         if part not in arguments.wording:
-            raise UserError(f'--wording "{arguments.wording}" lacks {part}')
+            raise UserError(f'--wording "{arguments.wording}" must contain {part}')
     from imagen_pl.imaging.grids import labelled_grid, save_picture
 
     model = open_model(arguments.model, options.device, arguments.resolution)
@@ -90,8 +90,8 @@ def variants(arguments: argparse.Namespace) -> int:
     cells = [labelled_grid(pictures[i : i + n], labels, side) for i in range(0, len(pictures), n)]
     grid = labelled_grid(cells, prompts, columns=len(styles))
     out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"prompt": "\n".join(prompts), "seed": options.seed}
-    save_picture(grid, out, {**about, **provenance(model, arguments.model, options)})
+    drawn = {"prompt": "\n".join(prompts), "seed": options.seed}
+    save_picture(grid, out, {**drawn, **provenance(model, arguments.model, options)})
     print(f"{out}: one row per subject; columns {', '.join(styles)}; seeds from {options.seed}")
     return 0
 

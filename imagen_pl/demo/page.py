@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from imagen_pl.errors import UserError
-from imagen_pl.imaging.animation import write_film
+from imagen_pl.imaging.animation import write_animation
 from imagen_pl.imaging.grids import save_picture, strip
 from imagen_pl.inference.interpolation import interpolate
 from imagen_pl.inference.pipeline import TextToImage
@@ -94,7 +94,7 @@ class Studio:
         frames, truncation = check_number(frames, MAX_FRAMES), check_truncation(truncation)
         shown = interpolate(self.model, keyframes, frames, True, truncation, check_guidance(guidance))
         file = self._file(".gif")
-        write_film(shown, file, fps=12, loop=True)
+        write_animation(shown, file, fps=12, loop=True)
         return str(file)
 
     def caption(self, file: str | None) -> str:

@@ -13,26 +13,24 @@ from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import strip
 from imagen_pl.storage.atomic_files import atomic_write
 
-KINDS = (".gif", ".webp", ".mp4")
-_SMALLEST = 256
+SUFFIXES = (".gif", ".webp", ".mp4")
+_MIN_WIDTH = 256
 
 
-def check_film(file: Path, fps: float) -> None:
+def check_animation(file: Path, fps: float) -> None:
     """Raise UserError if the animation cannot be written: file type, frame rate, or a missing package."""
-    if file.suffix.lower() not in KINDS:
+    if file.suffix.lower() not in SUFFIXES:
         raise UserError(f"{file} must end in .gif, .webp or .mp4")
     if not 0 < fps <= 100:
-        raise UserError(f"--fps {fps:g} is not above 0 and at most 100")
+        raise UserError(f"--fps {fps:g} must be more than 0 and at most 100")
     if file.suffix.lower() == ".mp4":
         try:
             import av  # noqa: F401
         except ModuleNotFoundError:
-            raise UserError(
-                f"{file}: .mp4 needs a package: pip install av; or name a .gif or .webp"
-            ) from None
+            raise UserError(f"{file}: .mp4 needs a package: pip install av; or use .gif or .webp") from None
 
 
-def write_film(frames: Iterable[Image.Image], file: Path, fps: float, loop: bool) -> int:
+def write_animation(frames: Iterable[Image.Image], file: Path, fps: float, loop: bool) -> int:
     """Write an animation; small frames are enlarged without smoothing.
 
     Args:
@@ -45,42 +43,42 @@ def write_film(frames: Iterable[Image.Image], file: Path, fps: float, loop: bool
         the number of frames.
 
     Raises:
-        UserError: see `check_film`.
+        UserError: see `check_animation`.
     """
-    check_film(file, fps)
-    shown = [strip([frame], _SMALLEST) for frame in frames]
+    check_animation(file, fps)
+    shown = [strip([frame], _MIN_WIDTH) for frame in frames]
     with atomic_write(file) as opened:
         opened.write(_mp4(shown, fps) if file.suffix.lower() == ".mp4" else _animated(shown, file, fps, loop))
     return len(shown)
 
 
 def _animated(frames: list[Image.Image], file: Path, fps: float, loop: bool) -> bytes:
-    made = io.BytesIO()
+    buffer = io.BytesIO()
     settings: dict[str, object] = {"loop": 0} if loop else {}
     if file.suffix.lower() == ".webp":
         settings |= {"lossless": True}
     frames[0].save(
-        made,
+        buffer,
         format=file.suffix[1:].upper(),
         save_all=True,
         append_images=frames[1:],
         duration=round(1000 / fps),
         **settings,
     )
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def _mp4(frames: list[Image.Image], fps: float) -> bytes:
     import av
 
-    made = io.BytesIO()
-    with av.open(made, "w", format="mp4") as container:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(fps))
         stream.width, stream.height = (side // 2 * 2 for side in frames[0].size)
-        stream.pix_fmt = "yuv420p"  # what browsers and phones play
+        stream.pix_fmt = "yuv420p"  # supported by browsers and phones
         stream.options = {"crf": "15"}
         for frame in frames:
-            whole = np.asarray(frame.crop((0, 0, stream.width, stream.height)))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(whole, format="rgb24")))
+            cropped = np.asarray(frame.crop((0, 0, stream.width, stream.height)))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(cropped, format="rgb24")))
         container.mux(stream.encode(None))
-    return made.getvalue()
+    return buffer.getvalue()

@@ -20,14 +20,14 @@ from PIL import Image
 from scipy import ndimage
 
 # Levels of 255, chosen by eye: compression leaves about 8 around a drawing; a model's white is uneven.
-_LEAST, _MOST = 8.0, 64.0
-_STAINS = 5  # times the border's median
-_SPECK = 16  # levels above the tolerance that a piece must reach to count as subject
-_HUE = 24.0  # largest distance, in levels, from the line between white and a colour; larger on uneven white
-_EDGE = 2  # px from the background inwards that may be mixtures
-_GROWTH = 1.1  # factor a pixel; less growth is shading
-_BEND = 1.5  # ratio of a rise to the one before it; a pale rim inside a dark line has a much larger one
-_EIGHT = np.ones((3, 3), bool)
+_MIN_TOLERANCE, _MAX_TOLERANCE = 8.0, 64.0
+_BORDER_FACTOR = 5  # the tolerance is the minimum plus this times the border's median
+_MIN_CONTRAST = 16  # levels above the tolerance that a region must reach to be part of the subject
+_COLOUR_TOLERANCE = 24.0  # levels from the line between white and a colour; larger on uneven white
+_EDGE_PX = 2  # px from the background inwards that may be mixed with it
+_MIN_GROWTH = 1.1  # factor a pixel; less growth is shading
+_MAX_RISE_RATIO = 1.5  # of a rise to the previous one; much larger at a pale rim inside a dark line
+_EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 
 def remove_background(picture: Image.Image, tolerance: float | None = None) -> Image.Image:
@@ -49,14 +49,14 @@ def matte(image: UInt8[ndarray, "h w 3"], tolerance: float | None = None) -> UIn
     distance = v.max(-1)
     if tolerance is None:
         border = np.concatenate([distance[0], distance[-1], distance[:, 0], distance[:, -1]])
-        tolerance = min(_LEAST + _STAINS * float(np.median(border)), _MOST)
+        tolerance = min(_MIN_TOLERANCE + _BORDER_FACTOR * float(np.median(border)), _MAX_TOLERANCE)
     background = _background(distance, tolerance)
-    alpha = np.round(255 * _opacity(v, background, max(_HUE, 1.5 * tolerance))).astype(np.uint8)
+    alpha = np.round(255 * _opacity(v, background, max(_COLOUR_TOLERANCE, 1.5 * tolerance))).astype(np.uint8)
     colour = 255 - v / np.maximum(alpha[..., None] / 255, 1 / 255)
     colour = np.round(colour.clip(0, 255)).astype(np.uint8)
-    shows = alpha >= 128
-    if shows.any():
-        below = ndimage.distance_transform_edt(~shows, return_distances=False, return_indices=True)
+    visible = alpha >= 128
+    if visible.any():
+        below = ndimage.distance_transform_edt(~visible, return_distances=False, return_indices=True)
         colour = np.where((alpha == 0)[..., None], colour[tuple(below)], colour)
     return np.concatenate([colour, alpha[..., None]], axis=-1)
 
@@ -64,34 +64,34 @@ def matte(image: UInt8[ndarray, "h w 3"], tolerance: float | None = None) -> UIn
 def _background(distance: Float[ndarray, "h w"], tolerance: float) -> Bool[ndarray, "h w"]:
     """Nearly white regions connected to the border, and small specks in them."""
     framed = np.pad(distance <= tolerance, 1, constant_values=True)
-    pieces, _ = ndimage.label(framed)  # connected by sides, not corners: thin diagonal lines are not crossed
-    background = (pieces == pieces[0, 0])[1:-1, 1:-1]
-    subjects, count = ndimage.label(~background, _EIGHT)
+    regions, _ = ndimage.label(framed)  # connected by sides, not corners: thin diagonal lines are not crossed
+    background = (regions == regions[0, 0])[1:-1, 1:-1]
+    subjects, count = ndimage.label(~background, _EIGHT_NEIGHBOURS)
     farthest = ndimage.maximum(distance, subjects, np.arange(count + 1))
-    return background | (farthest < tolerance + _SPECK)[subjects]
+    return background | (farthest < tolerance + _MIN_CONTRAST)[subjects]
 
 
 def _opacity(
-    v: Float[ndarray, "h w 3"], background: Bool[ndarray, "h w"], hue: float
+    v: Float[ndarray, "h w 3"], background: Bool[ndarray, "h w"], tolerance: float
 ) -> Float[ndarray, "h w"]:
     """1 inside, 0 outside; at the edge, the share of the subject's colour in `v`."""
     depth = ndimage.distance_transform_cdt(~background, "chessboard")  # px; -1 if there is no background
-    near = background & ndimage.binary_dilation(~background, _EIGHT)
+    near = background & ndimage.binary_dilation(~background, _EIGHT_NEIGHBOURS)
     length = np.linalg.norm(v, axis=-1)
     peak, alpha = v.copy(), (~background).astype(float)
-    for layer in range(_EDGE, -1, -1):  # from inside outwards, so that the inner neighbours are done
+    for layer in range(_EDGE_PX, -1, -1):  # from inside outwards, so that the inner neighbours are done
         at = near if layer == 0 else depth == layer
-        rise = _rise(v, length, depth, layer, hue)
+        rise = _rise(v, length, depth, layer, tolerance)
         best = np.zeros_like(length)
         for offset in _offsets():
-            grows = _beside(length, offset) >= _GROWTH * length
-            inward = _beside(depth, offset) >= layer
-            u = _beside(peak, offset)
-            longer = np.linalg.norm(u, axis=-1)
-            goes_on = longer - length <= _BEND * rise
-            taken = at & grows & inward & goes_on & (longer > best) & _aligned(v, u, hue)
+            grows = _neighbour(length, offset) >= _MIN_GROWTH * length
+            inward = _neighbour(depth, offset) >= layer
+            u = _neighbour(peak, offset)
+            u_length = np.linalg.norm(u, axis=-1)
+            is_steady = u_length - length <= _MAX_RISE_RATIO * rise
+            taken = at & grows & inward & is_steady & (u_length > best) & _aligned(v, u, tolerance)
             peak = np.where(taken[..., None], u, peak)
-            best = np.where(taken, longer, best)
+            best = np.where(taken, u_length, best)
         mixed = best > 0
         share = (v * peak).sum(-1) / np.maximum((peak * peak).sum(-1), 1)
         alpha = np.where(mixed, np.maximum(share, v.max(-1) / 255).clip(0, 1), alpha)
@@ -99,29 +99,35 @@ def _opacity(
 
 
 def _rise(
-    v: Float[ndarray, "h w 3"], length: Float[ndarray, "h w"], depth: ndarray, layer: int, hue: float
+    v: Float[ndarray, "h w 3"],
+    length: Float[ndarray, "h w"],
+    depth: ndarray,
+    layer: int,
+    tolerance: float,
 ) -> Float[ndarray, "h w"]:
     """How much `v` grows from the next outer layer to a pixel; infinite in the outermost layers."""
     if layer < 2:
         return np.full_like(length, np.inf)
-    least = length.copy()
+    shortest = length.copy()
     for offset in _offsets():
-        begun = (_beside(depth, offset) == layer - 1) & _aligned(_beside(v, offset), v, hue)
-        least = np.where(begun, np.minimum(least, _beside(length, offset)), least)
-    return length - least
+        is_outer = (_neighbour(depth, offset) == layer - 1) & _aligned(_neighbour(v, offset), v, tolerance)
+        shortest = np.where(is_outer, np.minimum(shortest, _neighbour(length, offset)), shortest)
+    return length - shortest
 
 
-def _aligned(v: Float[ndarray, "h w 3"], u: Float[ndarray, "h w 3"], hue: float) -> Bool[ndarray, "h w"]:
+def _aligned(
+    v: Float[ndarray, "h w 3"], u: Float[ndarray, "h w 3"], tolerance: float
+) -> Bool[ndarray, "h w"]:
     """Whether `v` lies on the line from white to `u`."""
     share = (v * u).sum(-1, keepdims=True) / np.maximum((u * u).sum(-1, keepdims=True), 1)
-    return np.linalg.norm(v - share * u, axis=-1) <= hue
+    return np.linalg.norm(v - share * u, axis=-1) <= tolerance
 
 
 def _offsets() -> list[tuple[int, int]]:
     return [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 
 
-def _beside(values: ndarray, offset: tuple[int, int]) -> ndarray:
+def _neighbour(values: ndarray, offset: tuple[int, int]) -> ndarray:
     """The neighbour of each pixel at an offset; zero beyond the border."""
     height, width = values.shape[:2]
     padded = np.pad(values, [(1, 1), (1, 1)] + [(0, 0)] * (values.ndim - 2))

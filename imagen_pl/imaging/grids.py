@@ -30,14 +30,14 @@ def to_pil(images: UInt8[Tensor, "b 3 h w"]) -> list[Image.Image]:
     return [Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()) for image in images]
 
 
-def strip(images: Sequence[Image.Image], smallest: int = 96) -> Image.Image:
-    """Images of equal size side by side, each at least `smallest` px wide.
+def strip(images: Sequence[Image.Image], min_width: int = 96) -> Image.Image:
+    """Images of equal size side by side, each at least `min_width` px wide.
 
     Small images are enlarged by a whole factor without smoothing. If the images have transparency (RGBA), the
     strip has it too.
     """
     width, height = images[0].size
-    scale = max(1, math.ceil(smallest / width))
+    scale = max(1, math.ceil(min_width / width))
     width, height = width * scale, height * scale
     gap = 2
     row = _blank(images[0].mode, (len(images) * (width + gap) - gap, height))
@@ -52,19 +52,19 @@ def _blank(mode: str, size: tuple[int, int]) -> Image.Image:
 
 
 def labelled_grid(
-    pictures: Sequence[Image.Image], labels: Sequence[str], columns: int, smallest: int = 96
+    pictures: Sequence[Image.Image], labels: Sequence[str], columns: int, min_width: int = 96
 ) -> Image.Image:
-    """A grid of images with `columns` a row, each with its label below.
+    """A grid of images, each with its label below.
 
     Args:
-        pictures: images of equal size; small ones are enlarged to at least `smallest` px.
+        pictures: images of equal size; small ones are enlarged to at least `min_width` px.
         labels: one an image, wrapped to up to three lines; "" leaves the space empty.
         columns: images a row.
-        smallest: smallest width of an image, px.
+        min_width: smallest width of an image, px.
     """
     if len(pictures) != len(labels):
         raise ValueError(f"{len(pictures)} pictures but {len(labels)} labels")
-    cells = [strip([picture], smallest) for picture in pictures]
+    cells = [strip([picture], min_width) for picture in pictures]
     width, height = cells[0].size
     size = 11 if width < 160 else 13
     face, line_height = font(size), size + 4
@@ -86,31 +86,34 @@ def labelled_grid(
     return sheet
 
 
-def save_picture(picture: Image.Image, file: Path, facts: Mapping[str, object]) -> None:
+def save_picture(picture: Image.Image, file: Path, metadata: Mapping[str, object]) -> None:
     """Save an image with metadata about its origin.
 
     Args:
         picture: an image in a mode that the file format supports.
         file: the output file. .png stores each fact in a text chunk; .webp and .jpg store them as JSON in
             EXIF's ImageDescription.
-        facts: the metadata, for example prompt, seed and model.
+        metadata: the metadata, for example prompt, seed and model.
     """
     if file.suffix.lower() == ".png":
         chunks = PngInfo()
-        for name, value in facts.items():
+        for name, value in metadata.items():
             chunks.add_itxt(name, str(value))
         picture.save(file, pnginfo=chunks)
         return
     exif = Image.Exif()
-    exif[ExifTags.Base.ImageDescription] = json.dumps(dict(facts))
+    exif[ExifTags.Base.ImageDescription] = json.dumps(dict(metadata))
     # exact: keep the colour of transparent pixels, which filtered textures blend in.
     picture.save(file, exif=exif, quality=95, exact=True)
 
 
 def wrap(
-    label: str, width: float, face: ImageFont.ImageFont | ImageFont.FreeTypeFont, most: int = _LABEL_LINES
+    label: str,
+    width: float,
+    face: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    max_lines: int = _LABEL_LINES,
 ) -> list[str]:
-    """Wrap a label to up to `most` lines of at most `width` px; what does not fit ends in an ellipsis."""
+    """Wrap a label to up to `max_lines` lines of at most `width` px; longer text ends in an ellipsis."""
     lines: list[str] = []
     line = ""
     for word in label.split():
@@ -121,8 +124,8 @@ def wrap(
         line = longer
     if line:
         lines.append(line)
-    if len(lines) > most:
-        lines = [*lines[: most - 1], " ".join(lines[most - 1 :])]
+    if len(lines) > max_lines:
+        lines = [*lines[: max_lines - 1], " ".join(lines[max_lines - 1 :])]
     return [_shorten(line, width, face) for line in lines]
 
 

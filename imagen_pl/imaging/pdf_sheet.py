@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 # Lengths in points, 1/72 inch.
 _WIDTH, _HEIGHT = 595.0, 842.0
 _MARGIN, _GAP = 36.0, 8.0
-_ACROSS = 4  # images a row
-_SIDE = (_WIDTH - 2 * _MARGIN - (_ACROSS - 1) * _GAP) / _ACROSS
+_COLUMNS = 4  # images a row
+_SIDE = (_WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _GAP) / _COLUMNS
 _SIZE, _SMALL = 9.0, 6.5
 _LEADING = 1.35  # line height in font sizes
-_LINES = 6  # of a text; the rest is cut off
+_MAX_LINES = 6  # lines of a text; the rest is cut off
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,20 @@ def write_pdf(file: IO[bytes], title: str, rows: Sequence[Drafts]) -> None:
         from matplotlib.backends.backend_pdf import PdfPages
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise UserError("a PDF needs a package: pip install matplotlib (an .html sheet does not)") from None
+        raise UserError("a PDF needs a package: pip install matplotlib (an .html sheet needs none)") from None
 
     font = font_manager.findfont("DejaVu Sans")  # comes with matplotlib
-    abreast = max(1, _ACROSS // len(rows[0].pictures))
-    across = min(len(rows[0].pictures), _ACROSS)
-    width = across * (_SIDE + _GAP) - _GAP
-    blocks = [_Block(row, width, across, font) for row in rows]
+    rows_per_line = max(1, _COLUMNS // len(rows[0].pictures))
+    columns = min(len(rows[0].pictures), _COLUMNS)
+    width = columns * (_SIDE + _GAP) - _GAP
+    blocks = [_Block(row, width, columns, font) for row in rows]
     # No date, so that the same brief gives an identical file.
     with PdfPages(file, metadata={"Title": title, "CreationDate": None}) as pages, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # it shows as a box
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
         page: Figure | None = None
         top = 0.0
-        for i in range(0, len(blocks), abreast):
-            line = blocks[i : i + abreast]
+        for i in range(0, len(blocks), rows_per_line):
+            line = blocks[i : i + rows_per_line]
             height = max(block.height for block in line)
             if page is None or top + height > _HEIGHT - _MARGIN:
                 if page is not None:
@@ -82,10 +82,10 @@ def write_pdf(file: IO[bytes], title: str, rows: Sequence[Drafts]) -> None:
 
 
 class _Block:
-    """Layout of a row: its images, and its texts wrapped to lines."""
+    """The layout of a row: its images and its wrapped texts."""
 
-    def __init__(self, row: Drafts, width: float, across: int, font: str) -> None:
-        self.row, self.across = row, across
+    def __init__(self, row: Drafts, width: float, columns: int, font: str) -> None:
+        self.row, self.columns = row, columns
         texts = [(row.prompt, _SIZE, "#000000")]
         texts += [(f"{name}: {text}", _SIZE, "#333333") for name, text in row.fields.items()]
         texts += [(row.command, _SMALL, "#555555")]
@@ -93,23 +93,23 @@ class _Block:
             (line, size, colour)
             for text, size, colour in texts
             # Measured at ten times the size, where hinting has little effect.
-            for line in wrap(text, 10 * width, ImageFont.truetype(font, 10 * size), _LINES)
+            for line in wrap(text, 10 * width, ImageFont.truetype(font, 10 * size), _MAX_LINES)
         ]
-        self.ranks = -(-len(row.pictures) // across)
-        self.rank_height = _SIDE + _SMALL * _LEADING + 3
+        self.image_rows = -(-len(row.pictures) // columns)
+        self.image_row_height = _SIDE + _SMALL * _LEADING + 3
         text_height = sum(size * _LEADING for _, size, _ in self.lines)
-        self.height = self.ranks * self.rank_height + text_height
+        self.height = self.image_rows * self.image_row_height + text_height
 
     def draw(self, page: Figure, left: float, top: float) -> None:
         for k, picture in enumerate(self.row.pictures):
-            x, y = left + k % self.across * (_SIDE + _GAP), top + k // self.across * self.rank_height
+            x, y = left + k % self.columns * (_SIDE + _GAP), top + k // self.columns * self.image_row_height
             box = (x / _WIDTH, 1 - (y + _SIDE) / _HEIGHT, _SIDE / _WIDTH, _SIDE / _HEIGHT)
             axes = page.add_axes(box)
             # Enlarged here, since PDF viewers blur small images.
-            axes.imshow(strip([picture], smallest=256), interpolation="none", aspect="auto")
+            axes.imshow(strip([picture], min_width=256), interpolation="none", aspect="auto")
             axes.set_axis_off()
             _write(page, x, y + _SIDE + 2, f"seed {self.row.seed + k}", _SMALL, "#555555")
-        below = top + self.ranks * self.rank_height
+        below = top + self.image_rows * self.image_row_height
         for line, size, colour in self.lines:
             _write(page, left, below, line, size, colour)
             below += size * _LEADING

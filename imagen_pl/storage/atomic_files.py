@@ -11,7 +11,7 @@ from typing import IO
 
 from imagen_pl.errors import UserError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def cache_dir() -> Path:
@@ -20,9 +20,9 @@ def cache_dir() -> Path:
     $IMAGEN_PL_CACHE, else $XDG_CACHE_HOME/imagen_pl, else ~/.cache/imagen_pl. Everything in it can be deleted
     at any time and is then computed again.
     """
-    given = os.environ.get("IMAGEN_PL_CACHE")
-    if given:
-        return Path(given).expanduser()
+    folder = os.environ.get("IMAGEN_PL_CACHE")
+    if folder:
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagen_pl"
 
 
@@ -34,19 +34,19 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         UserError: the disk is full; an existing file at `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        temporary.replace(path)
     except BaseException as error:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if _disk_is_full(error):
-            kept = "the one before it is whole" if path.exists() else "nothing was written"
+            state = "the one before it is whole" if path.exists() else "nothing was written"
             raise UserError(
-                f"cannot write {path}: no space left on the disk ({kept}); free some, then go on"
+                f"cannot write {path}: no space left on the disk ({state}); free some space and try again"
             ) from error
         raise
 
@@ -54,7 +54,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 def _disk_is_full(error: BaseException | None) -> bool:
     """Whether an error or one of its causes is a full disk: torch's writer wraps the system's error."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL_ERRORS:
             return True
         error = error.__cause__ or error.__context__
     return False

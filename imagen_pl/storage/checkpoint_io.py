@@ -33,11 +33,11 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     except Exception as error:
         # Torch raises RuntimeError, EOFError, KeyError or UnpicklingError, depending on the damage.
         raise UserError(
-            f"checkpoint {path} cannot be read: it is damaged, cut off, or not a checkpoint "
-            f"({type(error).__name__}); use another one"
+            f"checkpoint {path} cannot be read: it is damaged, truncated or not a checkpoint "
+            f"({type(error).__name__}); use another checkpoint"
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "images_seen"} <= checkpoint.keys():
-        raise UserError(f"checkpoint {path} is not one of imagen-pl: it has no state_dict and images_seen")
+        raise UserError(f"checkpoint {path} was not written by imagen-pl: it lacks state_dict or images_seen")
     return upgrade_checkpoint(checkpoint)
 
 
@@ -46,7 +46,7 @@ def check_same_tensors(
 ) -> None:
     """Raise UserError, naming the first tensors that differ, unless both have the same names and shapes.
 
-    A tensor that still has no rows in the networks may have any number of rows in the file, or be missing.
+    A tensor without rows in the networks may have any number of rows in the file, or be missing there.
 
     Args:
         expected: the tensors of the networks, by name.
@@ -58,12 +58,16 @@ def check_same_tensors(
     for name, tensor in expected.items():
         if tensor.shape[:1] == (0,):  # takes its length from the file
             if name in found and found[name].shape[1:] != tensor.shape[1:]:
-                differ.append(f"{name} is {tuple(found[name].shape)} there and {tuple(tensor.shape)} here")
+                differ.append(
+                    f"{name} is {tuple(found[name].shape)} in the file and {tuple(tensor.shape)} here"
+                )
         elif name not in found:
-            differ.append(f"{name} {tuple(tensor.shape)} is missing there")
+            differ.append(f"{name} {tuple(tensor.shape)} is missing in the file")
         elif found[name].shape != tensor.shape:
-            differ.append(f"{name} is {tuple(found[name].shape)} there and {tuple(tensor.shape)} here")
-    differ += [f"{name} {tuple(found[name].shape)} is not here" for name in found if name not in expected]
+            differ.append(f"{name} is {tuple(found[name].shape)} in the file and {tuple(tensor.shape)} here")
+    differ += [
+        f"{name} {tuple(found[name].shape)} is only in the file" for name in found if name not in expected
+    ]
     if differ:
         more = f"; {len(differ) - 2} more differ" if len(differ) > 2 else ""
         raise UserError(f"{path} holds another architecture: {'; '.join(differ[:2])}{more}. {advice}")

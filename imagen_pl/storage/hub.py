@@ -1,4 +1,4 @@
-"""Loads models of `transformers` from a folder or the hub, with a one-line error if that fails."""
+"""Loads models of `transformers` from a folder or the hub, and raises a one-line error if that fails."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def from_pretrained(kind: str, path: str, *, what: str, **options: Any) -> Any:
     transformers.logging.disable_progress_bar()
     try:
         return getattr(transformers, kind).from_pretrained(path, **options)
-    except Exception as error:  # transformers raises many kinds
+    except Exception as error:  # transformers raises many types
         if Path(path).exists():
-            why = f"the folder holds no model that transformers opens ({_first_line(error)})"
+            why = f"the folder contains no model that transformers can open ({_first_line(error)})"
         else:
             why = (
-                "there is no such folder, and the Hugging Face hub does not give it: check the name and the "
-                "network, or give a folder that holds the model"
+                "there is no such folder, and it cannot be downloaded from the Hugging Face hub: check the "
+                "name and the network, or pass a folder that contains the model"
             )
         raise UserError(f"{what} {path}: {why}") from error
     finally:
@@ -49,7 +49,7 @@ def hub_has_address() -> bool:
     """Whether the hub's address can be resolved; True behind a proxy, where this cannot be checked."""
     from huggingface_hub import constants
 
-    if getproxies().keys() - {"no"}:  # NO_PROXY alone names no proxy
+    if getproxies().keys() - {"no"}:  # NO_PROXY alone sets no proxy
         return True
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)

@@ -28,7 +28,7 @@ class StoredDiscriminator(NamedTuple):
     """A trained discriminator in a checkpoint or a release.
 
     description: its class_path and init_args; None in a checkpoint that `imagen-pl fit` did not write.
-    weights: by its parameter names.
+    weights: its weights by parameter name.
     """
 
     description: dict[str, Any] | None
@@ -39,12 +39,12 @@ def average_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """The generator's moving average in a checkpoint, by the generator's parameter names.
 
     Raises:
-        UserError: the checkpoint holds none.
+        UserError: the checkpoint has none.
     """
     state = checkpoint["state_dict"]
     weights = {name.removeprefix(_EMA): state[name] for name in state if name.startswith(_EMA)}
     if not weights:
-        raise UserError(f"checkpoint {path} holds no moving average of a generator ({_EMA}*)")
+        raise UserError(f"checkpoint {path} contains no moving average of a generator ({_EMA}*)")
     return weights
 
 
@@ -52,16 +52,16 @@ def read_release(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A release's description, with old names replaced by current ones, and its weights.
 
     Raises:
-        UserError: a file is damaged, or a later version wrote it.
+        UserError: a file is damaged, or a newer version wrote it.
     """
     return _read_description(folder), _read_tensors(folder / WEIGHTS)
 
 
 def read_discriminator(file: Path) -> StoredDiscriminator | None:
-    """The discriminator that lies with a generator; None if there is none.
+    """The discriminator stored with a generator; None if there is none.
 
     Args:
-        file: what `model_file` gives: a checkpoint, or the model.safetensors of a release.
+        file: a path from `model_file`: a checkpoint, or the model.safetensors of a release.
 
     Raises:
         UserError: a file is damaged or missing.
@@ -78,7 +78,7 @@ def read_discriminator(file: Path) -> StoredDiscriminator | None:
     weights_file = file.parent / DISCRIMINATOR_WEIGHTS
     if not weights_file.is_file():
         raise UserError(
-            f"release {file.parent}: {DISCRIMINATOR_WEIGHTS} is missing, but {DESCRIPTION} has a "
+            f"release {file.parent}: {DISCRIMINATOR_WEIGHTS} is missing, but {DESCRIPTION} lists a "
             "discriminator: copy the file there, or remove the entry"
         )
     return StoredDiscriminator(description, _read_tensors(weights_file))
@@ -94,20 +94,20 @@ def save_release(
     """Write a release; each file is complete or not written at all.
 
     Args:
-        folder: where; it is made.
+        folder: the output folder; created if it does not exist.
         description: the content of config.json, without dtype and discriminator.
-        weights: of the generator.
-        dtype: of all floating-point weights in the files.
-        discriminator: written too; None writes none.
+        weights: weights of the generator.
+        dtype: type in which floating-point weights are stored.
+        discriminator: a discriminator to write too.
 
     Raises:
         UserError: the disk is full.
     """
-    named = {n: value for n, value in description.items() if n != "discriminator"}
-    named["dtype"] = str(dtype).removeprefix("torch.")
+    config_json = {n: value for n, value in description.items() if n != "discriminator"}
+    config_json["dtype"] = str(dtype).removeprefix("torch.")
     files = {WEIGHTS: weights}
     if discriminator is not None:
-        named["discriminator"] = discriminator.description
+        config_json["discriminator"] = discriminator.description
         files[DISCRIMINATOR_WEIGHTS] = discriminator.weights
     for name, tensors in files.items():
         stored = {
@@ -118,14 +118,14 @@ def save_release(
         with atomic_write(folder / name) as file:
             file.write(safetensors_bytes(stored, {"format": "pt"}))
     with atomic_write(folder / DESCRIPTION) as file:
-        file.write((json.dumps(named, indent=2) + "\n").encode())
+        file.write((json.dumps(config_json, indent=2) + "\n").encode())
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
     try:
         description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
         if description["format"] > RELEASE_FORMAT:
-            raise UserError(f"release {folder} was written by a later imagen_pl ({description['imagen_pl']})")
+            raise UserError(f"release {folder} was written by a newer imagen_pl ({description['imagen_pl']})")
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"release {folder} cannot be read: {type(error).__name__}: {error}") from error
     return upgrade_description(description)

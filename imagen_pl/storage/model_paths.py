@@ -39,7 +39,7 @@ def model_file(path: str | Path, with_discriminator: bool = False) -> Path:
         with_discriminator: download the discriminator too, if the release on the hub has one.
 
     Raises:
-        UserError: there is no such model; near names are suggested.
+        UserError: there is no such model; similar names are suggested.
     """
     name, path = str(path), released(path)
     if path.is_file():
@@ -64,7 +64,7 @@ def captioner_file(path: str | Path) -> Path:
             the name of one that ships.
 
     Raises:
-        UserError: there is no such model; near names are suggested.
+        UserError: there is no such model; similar names are suggested.
     """
     path = released(path)
     for folder in (path / CAPTIONER, path):
@@ -78,17 +78,17 @@ def released(path: str | Path) -> Path:
 
     A file or folder of that name in the working directory takes precedence if it holds a model.
     """
-    plain = str(path) == Path(path).name  # "./emoji" is not
+    is_plain_name = str(path) == Path(path).name  # true for "emoji", not for "./emoji"
     path = Path(path)
     folder = RELEASED / path.name
-    if not plain or not (folder / DESCRIPTION).is_file():
+    if not is_plain_name or not (folder / DESCRIPTION).is_file():
         return path
     if not path.exists():
         return folder
-    if _holds_a_model(path):
+    if _contains_model(path):
         _warn_once(f"{path}: the model in ./{path} is used; the one that ships with this package is {folder}")
         return path
-    _warn_once(f"{path}: the model that ships with this package is used; ./{path} here holds no model")
+    _warn_once(f"{path}: the model that ships with this package is used; ./{path} here contains no model")
     return folder
 
 
@@ -98,7 +98,7 @@ def _warn_once(message: str) -> None:
 
 
 def run_checkpoint(folder: Path) -> Path:
-    """The checkpoint of a run to load: the best if it has the same resolution as the newest, else the newest.
+    """The checkpoint of a run to load: the best if its resolution is that of the newest, else the newest.
 
     Raises:
         UserError: the run has no checkpoint.
@@ -120,7 +120,7 @@ def run_checkpoint(folder: Path) -> Path:
     return best if grown[0] == grown[1] else newest
 
 
-def _holds_a_model(path: Path) -> bool:
+def _contains_model(path: Path) -> bool:
     if path.is_file():
         return True
     names = (WEIGHTS, CAPTIONER_WEIGHTS, f"{CAPTIONER}/{CAPTIONER_WEIGHTS}")
@@ -130,17 +130,17 @@ def _holds_a_model(path: Path) -> bool:
 def _suggestion(path: Path) -> str:
     """Models with a similar name, in the same folder or shipped with the package; else the shipped ones."""
     shipped = sorted(file.parent.name for file in RELEASED.glob(f"*/{DESCRIPTION}"))
-    alone = path.parent == Path()
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    found = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.7)
-    near = [str(path.parent / name) for name in found if _holds_a_model(path.parent / name)]
-    if alone:
-        near += [
-            name for name in difflib.get_close_matches(path.name, shipped, cutoff=0.6) if name not in near
+    is_plain_name = path.parent == Path()
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    found = difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.7)
+    similar = [str(path.parent / name) for name in found if _contains_model(path.parent / name)]
+    if is_plain_name:
+        similar += [
+            name for name in difflib.get_close_matches(path.name, shipped, cutoff=0.6) if name not in similar
         ]
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; {', '.join(shipped)} ships with this package" if shipped and alone else ""
+    if similar:
+        return f"; did you mean {' or '.join(similar)}?"
+    return f"; {', '.join(shipped)} ships with this package" if shipped and is_plain_name else ""
 
 
 def _hub_file(name: str, with_discriminator: bool) -> Path:
@@ -150,7 +150,7 @@ def _hub_file(name: str, with_discriminator: bool) -> Path:
     try:
         files = [DESCRIPTION, WEIGHTS, *([DISCRIMINATOR_WEIGHTS] if with_discriminator else [])]
         folder = snapshot_download(name, allow_patterns=files, local_files_only=offline)
-    except Exception as error:  # huggingface_hub raises many kinds
+    except Exception as error:  # huggingface_hub raises many types
         raise UserError(
             f"model {name}: there is no such run, checkpoint or release here, and it cannot be downloaded "
             "from the Hugging Face hub: check the name and the network"

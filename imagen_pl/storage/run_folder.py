@@ -43,7 +43,7 @@ class RunFolder:
     def name(self) -> str:
         return self.path.name
 
-    def holds_a_run(self) -> bool:
+    def has_results(self) -> bool:
         """Whether the folder has results: a checkpoint, a sample image or a logged value.
 
         A run that failed before its first batch leaves only its configuration and may be started again.
@@ -54,7 +54,7 @@ class RunFolder:
     def newest_checkpoint(self) -> Path | None:
         """The newest checkpoint; None if there is none."""
         files = [path for path in self.checkpoints.glob("*.ckpt") if path.is_file()]
-        # `last` wins a tie, for example after a copy that did not keep the times.
+        # On a tie `last` is taken, for example after a copy that did not keep the times.
         return max(files, key=lambda path: (path.stat().st_mtime_ns, path.stem == "last"), default=None)
 
     def checkpoint(self, which: str) -> Path:
@@ -67,13 +67,13 @@ class RunFolder:
             newest = self.newest_checkpoint()
             if newest is None:
                 raise UserError(
-                    f"{self.checkpoints} holds no checkpoint to resume from: start afresh without --ckpt_path"
+                    f"{self.checkpoints} holds no checkpoint to resume from: leave out --ckpt_path"
                 )
             return newest
         if which == "best":
             path = self.checkpoints / "best.ckpt"
             if not path.is_file():
-                raise UserError(f"{path} does not exist: no validation has scored this run yet; use last")
+                raise UserError(f"{path} does not exist: this run has not been validated yet; use last")
             return path
         path = Path(which)
         if path.is_dir():
@@ -84,15 +84,15 @@ class RunFolder:
 
     def check_free(self) -> None:
         """Raise UserError, with the options to continue, if a new run would overwrite another."""
-        if not self.holds_a_run():
+        if not self.has_results():
             return
         raise UserError(
-            f"{self.path} already holds a run: add --ckpt_path last to resume it, --name OTHER to start "
-            "another beside it, or --existing move to start afresh and keep it under a new name"
+            f"{self.path} already holds a run: add --ckpt_path last to resume it, --name OTHER to use "
+            "another folder, or --existing move to rename this folder and start a new run"
         )
 
     def move_away(self) -> Path | None:
-        """Append the time of the last change to the folder's name; nothing is deleted.
+        """Rename the folder, appending the time of its last change; nothing is deleted.
 
         Returns:
             the new path; None if there was no folder.

@@ -56,7 +56,7 @@ CLASSES = {
     "UnseenCaptions": "InterpolatedCaptionLoss",
     "VisualPrior": "ImagePrior",
 }
-# Settings, at any depth of a configuration.
+# Settings at any depth of a configuration.
 SETTINGS = {
     "reset_moments": "reset_optimizer_state",
     "stem_from": "init_from",
@@ -67,7 +67,7 @@ SCORES = {
     "val/nlg": "val/caption_ce",
     "val/nlg_shuffled": "val/caption_ce_shuffled",
 }
-# Entries of a checkpoint or a release, beside its configuration.
+# Entries of a checkpoint or a release, outside its configuration.
 ENTRIES = {"taught_by": "teacher_networks"}
 # Class names of callbacks whose state a checkpoint holds.
 CALLBACKS = {"GrowResolution": "ProgressiveGrowing", "TrainInTurn": "BlockwiseTraining"}
@@ -94,7 +94,7 @@ def upgrade_settings(value: Any) -> Any:
         renamed: dict[str, Any] = {_new_key(key): upgrade_settings(each) for key, each in value.items()}
         if isinstance(path := renamed.get("class_path"), str):
             renamed["class_path"] = upgrade_class_path(path)
-        return _with_one_list_of_losses(renamed)
+        return _merge_losses(renamed)
     if isinstance(value, list):
         return [upgrade_settings(each) for each in value]
     if isinstance(value, str):
@@ -106,7 +106,7 @@ def _new_key(key: Any) -> Any:
     return SETTINGS.get(key, SCORES.get(key, key))
 
 
-def _with_one_list_of_losses(settings: dict[str, Any]) -> dict[str, Any]:
+def _merge_losses(settings: dict[str, Any]) -> dict[str, Any]:
     """A model's settings with all losses in the list `losses`; any other mapping is returned unchanged."""
     if "adversarial" not in settings or "losses" in settings or not set(_LOSSES) & set(settings):
         return settings

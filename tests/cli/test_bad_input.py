@@ -164,7 +164,7 @@ def test_folder_without_an_encoder_gives_one_line_error(
     Path("encoder").mkdir()
     assert main(["fit", *tiny.words, "--model.text_encoder.init_args.name", "encoder"]) == 2
     output = capsys.readouterr().err
-    assert "text encoder encoder: the folder holds no model that transformers opens" in output
+    assert "text encoder encoder: the folder contains no model that transformers can open" in output
     assert output.count("\n") == 1
 
 

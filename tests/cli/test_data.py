@@ -107,7 +107,7 @@ def test_every_image_gets_a_caption_file(
     output = capsys.readouterr()
     assert output.err == ""
     assert output.out.splitlines() == [
-        "mine: 5 captions written; 0 images had one and were left alone",
+        "mine: 5 captions written; 0 images already had one",
         "Look at them: imagen-pl data inspect mine",
     ]
     describer = load_captioner(reader, "cpu")
@@ -132,14 +132,14 @@ def test_existing_captions_are_kept(reader: Path, pictures: Path, capsys: pytest
     write_metadata(pictures, [{"file_name": "train/2.png", "text": "by metadata"}])
     capsys.readouterr()
     assert caption(pictures, reader) == 0
-    assert "mine: 3 captions written; 2 images had one and were left alone" in capsys.readouterr().out
+    assert "mine: 3 captions written; 2 images already had one" in capsys.readouterr().out
     assert captions_of(pictures)["train/0.png"] == ("by hand",)
     assert captions_of(pictures)["train/1.png"][0]
     assert not (pictures / "train/2.txt").exists()
     assert caption(pictures, Path("nowhere")) == 0  # nothing is left to do, and no captioner is opened
-    assert "mine: 0 captions written; 5 images had one" in capsys.readouterr().out
+    assert "mine: 0 captions written; 5 images already had one" in capsys.readouterr().out
     assert caption(pictures, reader, "--overwrite") == 0
-    assert "mine: 4 captions written; 1 images had one" in capsys.readouterr().out
+    assert "mine: 4 captions written; 1 image already had one" in capsys.readouterr().out
     assert captions_of(pictures)["train/0.png"] != ("by hand",)
     assert captions_of(pictures)["train/2.png"] == ("by metadata",)
 
@@ -168,12 +168,12 @@ def test_interrupted_captioning_continues(
     capsys.readouterr()
     assert caption(pictures, reader) == 130
     output = capsys.readouterr().out
-    assert output == "Stopped: 2 of 5 captions are written; run the same command to continue\n"
+    assert output == "Stopped: 2 of 5 captions written; run the same command to continue\n"
     first = {file: file.stat().st_mtime_ns for file in pictures.rglob("*.txt")}
     assert len(first) == 2
     monkeypatch.setattr(CaptioningPipeline, "caption_batch", original)
     assert caption(pictures, reader) == 0
-    assert "mine: 3 captions written; 2 images had one" in capsys.readouterr().out
+    assert "mine: 3 captions written; 2 images already had one" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in first} == first
     assert len(captions_of(pictures)) == 5
 
@@ -189,8 +189,8 @@ def test_unreadable_images_are_named_once_and_counted(
     assert output.err.splitlines() == [
         f"{name} gets no caption: UnidentifiedImageError" for name in ("train/1.png", "val/4.png")
     ]
-    assert "mine: 3 captions written; 0 images had one and were left alone" in output.out
-    assert "without a caption 2: 2 unreadable (train/1.png, val/4.png)" in output.out
+    assert "mine: 3 captions written; 0 images already had one" in output.out
+    assert "2 images without a caption: 2 unreadable (train/1.png, val/4.png)" in output.out
     assert not (pictures / "train/1.txt").exists()
 
 

@@ -100,7 +100,7 @@ def test_a_discriminator_that_does_not_fit_is_one_line(
     words = ["fit", *trained.words, "--name", "other", "--model.generator.init_from", str(release)]
     assert main([*words, "--model.discriminator.final_dim", "4"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "to_final.bias is (8,) there and (4,) here" in error
+    assert "to_final.bias is (8,) in the file and (4,) here" in error
     assert "Give this discriminator the other's settings up to 8 px" in error
     (release / "discriminator.safetensors").unlink()
     assert main(words) == 2
@@ -123,7 +123,8 @@ def test_missing_or_mismatched_init_from_gives_one_line_error(
     assert main(words) == 2
     output = capsys.readouterr().err.splitlines()[-1]
     assert (
-        "best.ckpt holds another architecture: latent_mean is (8,) there and (12,) here; mapping." in output
+        "best.ckpt holds another architecture: latent_mean is (8,) in the file and (12,) here; mapping."
+        in output
     )
     assert "give this generator the other's settings up to 8 px" in output
 

@@ -13,10 +13,10 @@ def test_to_pil_keeps_every_value() -> None:
 
 def test_small_pictures_are_enlarged_pixel_by_pixel() -> None:
     picture = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
-    row = np.asarray(strip([picture, picture], smallest=96))
+    row = np.asarray(strip([picture, picture], min_width=96))
     assert row.shape == (96, 2 * 96 + 2, 3)
     assert np.array_equal(row[::3, :96:3], np.asarray(picture))
-    assert strip([picture], smallest=16).size == (32, 32)
+    assert strip([picture], min_width=16).size == (32, 32)
 
 
 def test_grid_places_pictures_row_by_row_above_their_labels() -> None:

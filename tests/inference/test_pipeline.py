@@ -181,11 +181,11 @@ def test_unloadable_models_give_one_line_error(trained: Tiny, tmp_path: Path) ->
     fails(empty, "neither a run with checkpoints/.* nor a release")
     no_average = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("ema.")}
     torch.save({**checkpoint, "state_dict": no_average}, path)
-    fails(path, "holds no moving average of a generator")
+    fails(path, "contains no moving average of a generator")
     torch.save({k: v for k, v in checkpoint.items() if k != "config"}, path)
     fails(path, "does not say which networks it holds")
     torch.save({**checkpoint, "config": checkpoint["config"].replace("style_dim: 8", "style_dim: 9")}, path)
-    fails(path, r"holds another architecture: .* is \(8,.*\) there and \(9,.*\) here")
+    fails(path, r"holds another architecture: .* is \(8,.*\) in the file and \(9,.*\) here")
     torch.save({**checkpoint, "config": checkpoint["config"].replace("StyleGenerator", "NoGenerator")}, path)
     fails(path, "its generator cannot be built: .*NoGenerator")
     path.write_bytes(path.read_bytes()[:500])

@@ -69,7 +69,7 @@ def test_local_folder_of_its_name_takes_precedence_only_with_a_model(
     model_paths._warn_once.cache_clear()
     Path("hearts").mkdir()
     assert model_paths.model_file("hearts") == hearts / "model.safetensors"
-    assert "the model that ships with this package is used; ./hearts here holds no model" in caplog.text
+    assert "the model that ships with this package is used; ./hearts here contains no model" in caplog.text
 
     Path("hearts").rmdir()
     trained.run.rename("hearts")

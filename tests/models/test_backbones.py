@@ -222,7 +222,9 @@ def test_missing_files_give_one_line_error(tmp_path: Path) -> None:
 
 
 def test_folders_without_a_model_give_one_line_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"backbone .*: the folder holds no model that transformers opens"):
+    with pytest.raises(
+        UserError, match=r"backbone .*: the folder contains no model that transformers can open"
+    ):
         TransformersBackbone(str(tmp_path)).channels  # noqa: B018
 
 

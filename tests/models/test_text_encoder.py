@@ -214,11 +214,11 @@ def test_unknown_name_offline_gives_one_line_error() -> None:
 
 
 def test_folder_without_a_model_gives_one_line_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the folder holds no model that transformers opens") as output:
+    with pytest.raises(UserError, match="the folder contains no model that transformers can open") as output:
         FrozenTextEncoder(str(tmp_path))
     assert "\n" not in str(output.value)
     (tmp_path / "config.json").write_text("{ broken")
-    with pytest.raises(UserError, match="the folder holds no model that transformers opens") as output:
+    with pytest.raises(UserError, match="the folder contains no model that transformers can open") as output:
         FrozenTextEncoder(str(tmp_path))
     assert "\n" not in str(output.value)
 
@@ -226,7 +226,7 @@ def test_folder_without_a_model_gives_one_line_error(tmp_path: Path) -> None:
 def test_damaged_weights_give_one_line_error(tmp_path: Path) -> None:
     weights = save_bert(tmp_path) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="the folder holds no model that transformers opens") as output:
+    with pytest.raises(UserError, match="the folder contains no model that transformers can open") as output:
         FrozenTextEncoder(str(tmp_path)).encode(["cat"])
     assert "\n" not in str(output.value)
 

@@ -69,7 +69,8 @@ def test_full_disk_gives_one_line_error(tmp_path: Path, code: int, old: bytes | 
         _fail_within(path, OSError(code, "full"))
 
     assert (
-        str(raised.value) == f"cannot write {path}: no space left on the disk ({kept}); free some, then go on"
+        str(raised.value)
+        == f"cannot write {path}: no space left on the disk ({kept}); free some space and try again"
     )
     assert (path.read_bytes() if path.exists() else None) == old
     assert [p.name for p in tmp_path.iterdir()] == ([] if old is None else ["weights.bin"])

@@ -78,7 +78,7 @@ def test_missing_or_foreign_checkpoint_gives_one_line_error(tmp_path: Path) -> N
     with pytest.raises(UserError, match="there is no such file"):
         read_checkpoint(tmp_path / "none.ckpt")
     torch.save({"model": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match="is not one of imagen-pl"):
+    with pytest.raises(UserError, match="was not written by imagen-pl"):
         read_checkpoint(tmp_path / "other.ckpt")
 
 
@@ -99,7 +99,7 @@ def test_another_architecture_names_the_first_tensors_that_differ() -> None:
     with pytest.raises(UserError) as output:
         check_same_tensors(here, there, "x.ckpt", "Mend it.")
     assert str(output.value) == (
-        "x.ckpt holds another architecture: b is (8,) there and (4,) here; c (5,) is missing there; "
-        "1 more differ. Mend it."
+        "x.ckpt holds another architecture: b is (8,) in the file and (4,) here; c (5,) is missing in the "
+        "file; 1 more differ. Mend it."
     )
     check_same_tensors(here, dict(here), "x.ckpt", "")

@@ -68,7 +68,7 @@ def test_checkpoint_takes_a_path_or_a_run_and_names_what_is_missing(tmp_path: Pa
     assert run.checkpoint(str(other.path)) == file
     with pytest.raises(UserError, match=r"nowhere\.ckpt: there is no such file"):
         run.checkpoint("nowhere.ckpt")
-    with pytest.raises(UserError, match="no validation has scored this run yet"):
+    with pytest.raises(UserError, match="this run has not been validated yet"):
         run.checkpoint("best")
 
 
