@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen_pl.errors import UserError
-from imagen_pl.metrics.retrieval import Retrieval, draw_rivals, of_ranks, other_of_same_style
+from imagen_pl.metrics.retrieval import Retrieval, of_ranks, other_of_same_style, sample_distractors
 
 # A caption's cross-entropy is the same to so many nats, whatever it stands beside in a batch.
 _SAME = 1e-5
@@ -102,12 +102,12 @@ def caption_retrieval(
         UserError: a style holds too few subjects for so many distractors.
     """
     draw = np.random.default_rng(seed)
-    rivals = draw_rivals(subjects, styles, distractors, draw)
+    sampled = sample_distractors(subjects, styles, distractors, draw)
     looked_at = list(range(len(captions)))
     if shuffled:
         looked_at = other_of_same_style(subjects, styles, draw).tolist()
     ranks = []
     for row, image in enumerate(looked_at):
-        found = misfit(image, [captions[row], *(captions[i] for i in rivals[row].tolist())])
+        found = misfit(image, [captions[row], *(captions[i] for i in sampled[row].tolist())])
         ranks.append(1 + int((~(found[1:] > found[0] + _SAME)).sum()))
     return of_ranks(torch.tensor(ranks), candidates=1 + distractors)

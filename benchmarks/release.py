@@ -95,7 +95,7 @@ def complete(prior: ImagePrior, text_encoder: TextEncoder) -> None:
 
 
 def measure(out: Path, work: Path) -> tuple[list[dict[str, Any]], str, str]:
-    """Scores of what was written, by the commands that anyone can repeat."""
+    """Scores of the release, computed by public commands."""
     found = []
     for split, further in SPLITS.items():
         folder = work / split
@@ -128,12 +128,12 @@ def call(words: list[str]) -> str:
 
 
 def with_short_name(printed: str, out: Path) -> str:
-    """What a script printed, with the model's own name for its folder."""
+    """A script's output, with the name of the model in place of its folder."""
     return printed.strip().replace(str(out), out.name)
 
 
 def pages(model: TextToImage, reference: ReferenceSet, out: Path) -> None:
-    """samples.png: captions spread evenly over the splits; failures.png: the test's worst, and real ones."""
+    """Write samples.png, of captions spread over the splits, and failures.png, the worst test samples."""
     pictures = draw_pictures(model, reference)
     rows = {
         split: [k for k, r in enumerate(reference.asked) if reference.pictures[r].split == split]
@@ -157,7 +157,7 @@ def pages(model: TextToImage, reference: ReferenceSet, out: Path) -> None:
 
 
 def ranks(reference: ReferenceSet, pictures: Tensor, rows: list[int]) -> list[int]:
-    """Of the real image among those of its style, for each of these pictures."""
+    """For each picture, the rank of its real image among those of its style."""
     real = reference.features[[reference.asked[k] for k in rows]].double()
     drawn = extract(EfficientNetLite1(), pictures[rows], "test pictures").double()
     a, b = (torch.nn.functional.normalize(x - real.mean(0), dim=1) for x in (drawn, real))
@@ -168,7 +168,7 @@ def ranks(reference: ReferenceSet, pictures: Tensor, rows: list[int]) -> list[in
 
 
 def refinement_note(file: Path) -> str:
-    """What --refine is worth, from the file that benchmarks/quality.py wrote."""
+    """The scores with --refine, from the file that benchmarks/quality.py wrote."""
     found = json.loads(file.read_text())
     score, asked = found["scores"][0], found["captions"]
     test = score["test_retrieval"]
@@ -184,7 +184,7 @@ def refinement_note(file: Path) -> str:
 
 
 def made_by(run: Path, about: dict[str, Any]) -> str:
-    """The commands, and what they took, of a run and of those that its generator comes from."""
+    """The commands of a run and of the runs that its generator started from, and the time they took."""
     runs = with_stems(run)
     commands: list[str] = []
     took: list[str] = []

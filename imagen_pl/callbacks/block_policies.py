@@ -49,7 +49,7 @@ class ScheduleState:
 class BlockPolicy(ABC):
     """Decides which blocks are trained."""
 
-    # Whether the discriminator is reset to its initial weights whenever the networks grow.
+    # Whether the discriminator is reset to its initial weights at each growth.
     fresh_discriminator: bool = False
 
     @abstractmethod
@@ -66,8 +66,8 @@ class BlockPolicy(ABC):
         return ()
 
     @property
-    def waits_for_growth(self) -> bool:
-        """Whether it has no effect with a single growth stage; such a run is refused before training."""
+    def needs_growth(self) -> bool:
+        """Whether it has no effect with a single growth stage; training with one stage is then refused."""
         return False
 
 
@@ -102,8 +102,8 @@ class FreezeOldBlocks(BlockPolicy):
 
     def learners(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
         stem = max(now.before or 0, self.stem_resolution or 0)
-        over = self.kimg is not None and now.images_seen - now.stage_began >= round(self.kimg * 1000)
-        if stem == 0 or over:
+        is_unfrozen = self.kimg is not None and now.images_seen - now.stage_began >= round(self.kimg * 1000)
+        if stem == 0 or is_unfrozen:
             return blocks
         return [b for b in blocks if b.network == "discriminator" or (b.resolution or 0) > stem]
 
@@ -111,7 +111,7 @@ class FreezeOldBlocks(BlockPolicy):
         return () if self.stem_resolution is None else [f"generator.{self.stem_resolution}"]
 
     @property
-    def waits_for_growth(self) -> bool:
+    def needs_growth(self) -> bool:
         return self.stem_resolution is None
 
 
@@ -121,8 +121,8 @@ class Alternate(BlockPolicy):
     Groups whose blocks have not grown yet are skipped.
 
     Args:
-        kimg: length of a turn, in thousands of images. Make it many batches long: what is computed only
-            every nth batch, such as a lazy penalty, should occur in every turn.
+        kimg: length of a turn, in thousands of images. It should last many batches, so that
+            losses computed every nth batch, such as a lazy penalty, occur in every turn.
         groups: in order; each is a list of blocks, for example "generator.16" or "generator.shared", or of
             whole networks, for example "discriminator". None trains every active block in its own turn, from
             the shared parameters to the finest resolution, alternating generator and discriminator.
@@ -132,20 +132,26 @@ class Alternate(BlockPolicy):
         if round(kimg * 1000) < 1:
             raise ValueError(f"Alternate: kimg {kimg} must be 0.001 or more")
         if groups is not None and not (groups and all(groups)):
-            raise ValueError("Alternate: groups must name at least one block each; null takes every block")
+            raise ValueError(
+                "Alternate: each group must name at least one block; null makes every block a group"
+            )
         self.kimg, self.groups = kimg, groups
 
     def learners(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
-        groups = self._by_turns(blocks) if self.groups is None else self._named(blocks, self.groups)
+        groups = (
+            self._one_block_each(blocks)
+            if self.groups is None
+            else self._blocks_of_groups(blocks, self.groups)
+        )
         return groups[now.images_seen // round(self.kimg * 1000) % len(groups)] if groups else []
 
     @staticmethod
-    def _by_turns(blocks: Sequence[Block]) -> list[list[Block]]:
+    def _one_block_each(blocks: Sequence[Block]) -> list[list[Block]]:
         ordered = sorted(blocks, key=lambda b: (b.resolution or 0, b.network != "generator"))
         return [[block] for block in ordered]
 
     @staticmethod
-    def _named(blocks: Sequence[Block], groups: list[list[str]]) -> list[list[Block]]:
+    def _blocks_of_groups(blocks: Sequence[Block], groups: list[list[str]]) -> list[list[Block]]:
         grown = [[b for b in blocks if {b.network, str(b)} & set(group)] for group in groups]
         return [group for group in grown if group]
 

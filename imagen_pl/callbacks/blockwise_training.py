@@ -1,4 +1,4 @@
-"""Trains blocks in turn, each with its own learning rate."""
+"""Trains some blocks while others are frozen, each with its own learning rate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BlockwiseTraining(Callback):
             class; null trains all blocks.
         learning_rate_factors: factor on the learning rate of a block, for example {generator.shared: 0.1,
             generator.8: 0.5}, or of a whole network, for example {generator: 0.5}; a block's factor replaces
-            its network's. 0 keeps it still (frozen).
+            its network's. 0 freezes it.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class BlockwiseTraining(Callback):
         self._blocks: dict[Block, list[nn.Parameter]] = {}
         self._trained: frozenset[Block] | None = None
         self._discriminator_step_parameters: list[nn.Parameter] = []  # what is reset with the discriminator
-        self._first: list[Tensor] = []  # their initial values, then the buffers
-        self._discriminator_of: int | None = None  # the stage of its last reset
+        self._initial_values: list[Tensor] = []  # their initial values, then the buffers
+        self._discriminator_stage: int | None = None  # the stage of its last reset
 
     # ------------------------------------------------------------------ events
 
@@ -57,7 +57,9 @@ class BlockwiseTraining(Callback):
             trained = [*gan.discriminator.parameters(), *gan.losses.discriminator_step_parameters()]
             self._discriminator_step_parameters = [p for p in trained if p.requires_grad]
             kept = [*self._discriminator_step_parameters, *gan.discriminator.buffers()]
-            self._first = trainer.strategy.broadcast([tensor.detach().cpu().clone() for tensor in kept])
+            self._initial_values = trainer.strategy.broadcast(
+                [tensor.detach().cpu().clone() for tensor in kept]
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Runs after DDP has wrapped the networks: DDP must register every parameter that will be trained."""
@@ -66,17 +68,17 @@ class BlockwiseTraining(Callback):
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 # Parameters that a network froze itself, such as a pretrained backbone, stay frozen.
-                able = [p for p in group["params"] if p.requires_grad]
-                if able and "network" in group:
-                    self._blocks[Block(group["network"], group["block"])] = able
+                trainable_parameters = [p for p in group["params"] if p.requires_grad]
+                if trainable_parameters and "network" in group:
+                    self._blocks[Block(group["network"], group["block"])] = trainable_parameters
         self._check("policy", self.policy.names())
         self._check("learning_rate_factors", self.learning_rate_factors)
         growing = _growing(trainer)
-        if self.policy.waits_for_growth and growing is not None and len(growing.stages) == 1:
+        if self.policy.needs_growth and growing is not None and len(growing.stages) == 1:
             name = type(self.policy).__name__
             raise UserError(
-                f"blockwise_training.policy {name} waits for growth, and growth.stages has one stage: "
-                "add more, as configs/growth/progressive.yaml does, or name another policy"
+                f"blockwise_training.policy {name} needs growth, but growth.stages has only one stage: add "
+                "stages, as in configs/growth/progressive.yaml, or use another policy"
             )
         gan.learning_rate_factors = {(b.network, b.name): self._factor(b) for b in self._blocks}
         self._trained = None
@@ -88,16 +90,16 @@ class BlockwiseTraining(Callback):
         gan = gan_of(pl_module)
         if self.policy.fresh_discriminator:
             index = self._stage(trainer, gan)
-            if self._discriminator_of is not None and index > self._discriminator_of:
+            if self._discriminator_stage is not None and index > self._discriminator_stage:
                 self._reset_discriminator(trainer, gan)
-            self._discriminator_of = index
+            self._discriminator_stage = index
         self._freeze_blocks(trainer, gan)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"discriminator_of": self._discriminator_of} if self.policy.fresh_discriminator else {}
+        return {"discriminator_of": self._discriminator_stage} if self.policy.fresh_discriminator else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._discriminator_of = state_dict.get("discriminator_of")
+        self._discriminator_stage = state_dict.get("discriminator_of")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._unfreeze_all(gan_of(pl_module))
@@ -105,27 +107,27 @@ class BlockwiseTraining(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._unfreeze_all(gan_of(pl_module))
 
-    # ------------------------------------------------------------------ turns
+    # ------------------------------------------------------------------ freezing
 
     def _freeze_blocks(self, trainer: Trainer, gan: TextToImageGAN) -> None:
         """Freeze and unfreeze blocks; computed from the clock, so the order of callbacks does not matter."""
         now = self._schedule_state(trainer, gan)
-        running = [b for b in self._blocks if (b.resolution or 0) <= now.resolution]
-        trained = frozenset(b for b in self.policy.learners(running, now) if self._factor(b))
+        active = [b for b in self._blocks if (b.resolution or 0) <= now.resolution]
+        trained = frozenset(b for b in self.policy.learners(active, now) if self._factor(b))
         if not trained:
             raise UserError(
-                f"blockwise_training: no block is trained at {now.resolution} px: name one of "
-                f"{', '.join(map(str, running))}"
+                f"blockwise_training: no block is trained at {now.resolution} px: use at least one of "
+                f"{', '.join(map(str, active))}"
             )
         if trained == self._trained:
             return
         for block, parameters in self._blocks.items():
             # Blocks that have not grown yet stay trainable while all active blocks are trained.
-            grown = block in running
-            trainable = block in trained if grown else len(trained) == len(running)
+            grown = block in active
+            trainable = block in trained if grown else len(trained) == len(active)
             for parameter in parameters:
                 parameter.requires_grad_(trainable)
-        self._report(trainer, gan, running, trained)
+        self._report(trainer, gan, active, trained)
         self._trained = trained
 
     def _schedule_state(self, trainer: Trainer, gan: TextToImageGAN) -> ScheduleState:
@@ -149,7 +151,7 @@ class BlockwiseTraining(Callback):
         self._blocks, self._trained = {}, None
         gan.learning_rate_factors, gan.step_logger.trained_blocks, gan.step_logger.extra = {}, "", {}
 
-    # ------------------------------------------------------------------ its parts
+    # ------------------------------------------------------------------ blocks and reports
 
     def _check(self, setting: str, names: Iterable[str]) -> None:
         known = {b.network for b in self._blocks} | {str(b) for b in self._blocks}
@@ -167,37 +169,37 @@ class BlockwiseTraining(Callback):
     @torch.no_grad()
     def _reset_discriminator(self, trainer: Trainer, gan: TextToImageGAN) -> None:
         """Reset the discriminator to its initial weights, and clear its optimizer state."""
-        moments = trainer.optimizers[0].state
+        optimizer_state = trainer.optimizers[0].state
         now = [*self._discriminator_step_parameters, *gan.discriminator.buffers()]
-        for tensor, first in zip(now, self._first, strict=True):
-            tensor.copy_(first)
-            moments.pop(tensor, None)  # a buffer has none
+        for tensor, initial in zip(now, self._initial_values, strict=True):
+            tensor.copy_(initial)
+            optimizer_state.pop(tensor, None)  # a buffer has none
 
     def _report(
-        self, trainer: Trainer, gan: TextToImageGAN, running: list[Block], trained: frozenset[Block]
+        self, trainer: Trainer, gan: TextToImageGAN, active: list[Block], trained: frozenset[Block]
     ) -> None:
         """Report the trained blocks to the progress bar and the loggers, if a policy is in use."""
-        blocks = "" if len(trained) == len(running) else short(running, trained)
+        blocks = "" if len(trained) == len(active) else short(active, trained)
         if isinstance(self.policy, TrainAllBlocks) and not blocks:
             return
         changed, gan.step_logger.trained_blocks = blocks != gan.step_logger.trained_blocks, blocks
-        moving = [p for b in trained for p in self._blocks[b]]
+        trained_parameters = [p for b in trained for p in self._blocks[b]]
         gan.step_logger.extra |= {
             "blockwise_training/generator_blocks": sum(b.network == "generator" for b in trained),
             "blockwise_training/discriminator_blocks": sum(b.network == "discriminator" for b in trained),
-            "blockwise_training/learning_parameters": sum(p.numel() for p in moving),
+            "blockwise_training/learning_parameters": sum(p.numel() for p in trained_parameters),
         }
         bar = trainer.progress_bar_callback
         if changed and isinstance(bar, ProgressBar):
-            names = ", ".join(str(b) for b in running if b in trained)
+            names = ", ".join(str(b) for b in active if b in trained)
             bar.print(f"{gan.images_seen / 1000:.1f} kimg  training {names if blocks else 'everything'}")
 
 
-def short(running: list[Block], trained: frozenset[Block]) -> str:
+def short(active: list[Block], trained: frozenset[Block]) -> str:
     """The trained blocks in short, for example "G 16, D"; one letter if a whole network is trained."""
     parts = []
     for network, letter in (("generator", "G"), ("discriminator", "D")):
-        own = [b for b in running if b.network == network]
+        own = [b for b in active if b.network == network]
         named = [b.name for b in own if b in trained]
         if named:
             parts.append(letter if len(named) == len(own) else f"{letter} {'+'.join(named)}")

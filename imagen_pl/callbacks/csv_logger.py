@@ -28,7 +28,7 @@ class MetricsCSV(Logger):
     def __init__(self, save_dir: str | Path) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
-        self._columns: list[str] | None = None  # None: the file was not read yet
+        self._columns: list[str] | None = None  # None until the file is read
         self._row: dict[str, Any] = {}
 
     @property
@@ -50,7 +50,7 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if step is None:
-            raise ValueError("metrics.csv has a row for each clock: give step, the images seen")
+            raise ValueError("metrics.csv has one row per number of images seen: pass it as step")
         if self._row and self._row["images_seen"] != step:
             self.save()
         self._row = {**self._row, **metrics, "images_seen": step}
@@ -60,7 +60,7 @@ class MetricsCSV(Logger):
         if not self._row:
             return
         if self._columns is None:
-            self._go_on(self._row["images_seen"])
+            self._continue_file(self._row["images_seen"])
         assert self._columns is not None
         new = sorted(self._row.keys() - set(self._columns))
         if new:
@@ -71,7 +71,7 @@ class MetricsCSV(Logger):
             csv.DictWriter(file, self._columns).writerow(self._row)
         self._row = {}
 
-    def _go_on(self, images_seen: int) -> None:
+    def _continue_file(self, images_seen: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = _read(self.path)
         self._columns = list(rows[0]) if rows else ["images_seen"]

@@ -41,41 +41,41 @@ class GracefulStop(Callback):
 
     Attributes:
         saved: the checkpoint written when training stopped, if any.
-        hurried: whether Ctrl-C ended training at once: before it began, or at the second Ctrl-C.
+        stopped_at_once: whether Ctrl-C ended the run at once: before training, or at the second Ctrl-C.
     """
 
     def __init__(self, say: Callable[[str], None] = print) -> None:
         self.say = say
         self.saved: Path | None = None
-        self.hurried = False
+        self.stopped_at_once = False
         self._signal: int | None = None
         self._reported = False
         self._training = False
         self._pid = os.getpid()
-        self._before: dict[int, Any] = {}
-        self._loops: dict[str, Any] | None = None
+        self._previous_handlers: dict[int, Any] = {}
+        self._loop_state: dict[str, Any] | None = None
 
-    # ------------------------------------------------------------------ listening
+    # ------------------------------------------------------------------ signals
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Before the loader's workers are forked: they inherit the handler, which does nothing in a worker,
         # so they survive the signal and still deliver the current batch.
         if stage == "fit":
-            self._listen()
+            self._install_handlers()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Again: Lightning has wrapped the SIGTERM handler in one that communicates with the other processes
         # at once, in the middle of a step.
-        self._listen()
+        self._install_handlers()
         self._training = True
 
-    def _listen(self) -> None:
+    def _install_handlers(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
-                self._before.setdefault(signum, signal.getsignal(signum))
-                signal.signal(signum, self._ask)
+                self._previous_handlers.setdefault(signum, signal.getsignal(signum))
+                signal.signal(signum, self._on_signal)
 
-    def _ask(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             return  # in a loader's worker; the main process decides
         if not self._training:
@@ -89,9 +89,9 @@ class GracefulStop(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._training = False
         if threading.current_thread() is threading.main_thread():
-            for signum, handler in self._before.items():
+            for signum, handler in self._previous_handlers.items():
                 signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
-        self._before.clear()
+        self._previous_handlers.clear()
 
     # ------------------------------------------------------------------ stopping
 
@@ -103,7 +103,7 @@ class GracefulStop(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             # A resume must not start in the middle of validation, since the scores so far are lost.
-            self._loops = deepcopy(trainer.fit_loop.state_dict())
+            self._loop_state = deepcopy(trainer.fit_loop.state_dict())
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         # With several processes, their numbers of batches may differ, so they stop after validation.
@@ -114,13 +114,13 @@ class GracefulStop(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             if trainer.world_size > 1:
                 self._stop_if_requested(trainer)
-            self._loops = None
+            self._loop_state = None
 
     def _stop_if_requested(self, trainer: Trainer) -> None:
         requested = self._signal is not None
         if requested and not self._reported:
             self._reported = True
-            self.say("\nStopping: saving first (Ctrl-C again stops at once)")
+            self.say("\nStopping: saving a checkpoint first (Ctrl-C again stops at once)")
         if trainer.world_size > 1:
             # The signal may reach the processes at different batches, or only one of them.
             requested = trainer.strategy.reduce_boolean_decision(requested, all=False)
@@ -130,7 +130,7 @@ class GracefulStop(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._training = False
-        self.hurried = isinstance(exception, KeyboardInterrupt)
+        self.stopped_at_once = isinstance(exception, KeyboardInterrupt)
         if self.saved or trainer.state.fn != "fit" or isinstance(exception, UserError | KeyboardInterrupt):
             return
         if not trainer.optimizers or trainer.sanity_checking or not getattr(pl_module, "images_seen", 0):
@@ -146,8 +146,8 @@ class GracefulStop(Callback):
         if is_dry_run(trainer):
             return
         checkpoint = dump_checkpoint(trainer)
-        if self._loops is not None:
-            checkpoint["loops"]["fit_loop"] = self._loops
+        if self._loop_state is not None:
+            checkpoint["loops"]["fit_loop"] = self._loop_state
         path = Path(trainer.default_root_dir) / "checkpoints" / name
         self.saved = path
         trainer.strategy.save_checkpoint(checkpoint, path)

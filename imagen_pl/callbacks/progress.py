@@ -111,7 +111,7 @@ class RunProgress(ProgressBar):
         (since, before), (now, seen) = self._marks[0], self._marks[-1]
         if now > since:  # else a validation was last: keep the speed from before it
             self._rate = (seen - before) / (now - since)
-        share, left_s = _way_to_go(trainer, self._start, now, seen)
+        share, left_s = _share_and_time_left(trainer, self._start, now, seen)
         stages = next((len(c.stages) for c in callbacks_of(trainer) if isinstance(c, ProgressiveGrowing)), 1)
         parts = [
             f"stage {(gan.run_state.position.index if gan.run_state.position else 0) + 1}/{stages}",
@@ -163,28 +163,28 @@ class RunProgress(ProgressBar):
 
 
 class _Start(NamedTuple):
-    """Where this start of the training began; not at 0 after a resume."""
+    """Time, steps and images seen when this start of the training began; not 0 after a resume."""
 
     time_s: float
     steps: int
     images_seen: int
 
 
-def _way_to_go(
+def _share_and_time_left(
     trainer: Trainer, start: _Start, now_s: float, images_seen: int
 ) -> tuple[float | None, float | None]:
     """Share of the run that is done, 0 to 1, and seconds left; None where unknown.
 
     If there are several limits, the one that ends the run first counts.
     """
-    ways: list[tuple[float, float]] = []
+    limits: list[tuple[float, float]] = []
     max_images = 0
     for callback in callbacks_of(trainer):
         if isinstance(callback, RunLength):
             max_images = callback.max_images or 0
         if isinstance(callback, Timer | RunLength) and (left := callback.time_remaining()) is not None:
             elapsed, left = callback.time_elapsed(), max(left, 0.0)  # validation may run past the limit
-            ways.append((elapsed / max(elapsed + left, 1e-9), left))
+            limits.append((elapsed / max(elapsed + left, 1e-9), left))
     epoch_images = getattr(getattr(trainer, "datamodule", None), "epoch_images", 0)
     for end, began, done in (
         (trainer.max_steps, start.steps, trainer.global_step),
@@ -193,8 +193,8 @@ def _way_to_go(
     ):
         if end > 0 and done > began:
             each_s = (now_s - start.time_s) / (done - began)
-            ways.append((min(done / end, 1.0), max(end - done, 0) * each_s))
-    return min(ways, key=lambda way: way[1]) if ways else (None, None)
+            limits.append((min(done / end, 1.0), max(end - done, 0) * each_s))
+    return min(limits, key=lambda way: way[1]) if limits else (None, None)
 
 
 def bar(share: float, width: int = 20) -> str:

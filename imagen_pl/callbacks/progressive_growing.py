@@ -21,7 +21,7 @@ from imagen_pl.schedules import (
 
 
 class ProgressiveGrowing(Callback):
-    """Sets the resolution, the fade and the batch size of networks and data by a list of stages.
+    """Sets the resolution, the fade and the batch size by a list of stages.
 
     The current stage and fade are a pure function of `images_seen`, so a run can resume in the middle of a
     fade.
@@ -53,7 +53,7 @@ class ProgressiveGrowing(Callback):
         self.by_share = by_share(stages)
         if self.by_share:
             if kimg_scale != 1:
-                raise UserError("growth.kimg_scale changes stages given in kimg; these are shares of the run")
+                raise UserError("growth.kimg_scale scales stages given in kimg, not shares of the run")
             self.stages, self._begins = plan_stages(self._given, RunShare(), [], 0)
         else:
             self.stages = [
@@ -61,20 +61,20 @@ class ProgressiveGrowing(Callback):
                 for s in stages
             ]
         self.reset_optimizer_state = reset_optimizer_state
-        self._was: StagePosition | None = None
+        self._previous: StagePosition | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         gan = gan_of(pl_module)
         for name, network in (("generator", gan.generator), ("discriminator", gan.discriminator)):
-            for i, one in enumerate(self.stages):
-                if one.resolution not in network.resolutions:
+            for i, planned in enumerate(self.stages):
+                if planned.resolution not in network.resolutions:
                     raise UserError(
-                        f"stages[{i}].resolution {one.resolution} is not one the {name} has: "
+                        f"stages[{i}].resolution {planned.resolution} is not a resolution of the {name}: "
                         f"{list(network.resolutions)}; add it to model.{name}.init_args.channels"
                     )
-                if one.batch_size % (trainer.world_size * gan.accumulate):
+                if planned.batch_size % (trainer.world_size * gan.accumulate):
                     raise UserError(
-                        f"stages[{i}].batch_size {one.batch_size} is not divisible by "
+                        f"stages[{i}].batch_size {planned.batch_size} is not divisible by "
                         f"{trainer.world_size} processes x {gan.accumulate} accumulated parts"
                     )
         gan.run_state.stages = self.stages
@@ -99,18 +99,18 @@ class ProgressiveGrowing(Callback):
     ) -> None:
         gan = gan_of(pl_module)
         now = position(self.stages, gan.images_seen)
-        if self.reset_optimizer_state and self._was is not None and _ends_a_fade(self._was, now):
-            gan.reset_optimizer_state(self._was.stage.resolution)
+        if self.reset_optimizer_state and self._previous is not None and _ends_a_fade(self._previous, now):
+            gan.reset_optimizer_state(self._previous.stage.resolution)
         gan.run_state.set_position(now)
-        self._was = now
+        self._previous = now
 
     def state_dict(self) -> dict[str, Any]:
         """The planned stages, if given as shares, and the last batch's fade, to detect its end on resume."""
         state: dict[str, Any] = {}
         if self.by_share:
             state |= {"begins": self._begins, "lengths": [[s.kimg, s.fade_kimg] for s in self.stages]}
-        if self._was is not None:
-            state |= {"index": self._was.index, "fade": self._was.growth.fade}
+        if self._previous is not None:
+            state |= {"index": self._previous.index, "fade": self._previous.growth.fade}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -124,9 +124,9 @@ class ProgressiveGrowing(Callback):
             stage = self.stages[state_dict["index"]]
             here = position([stage], 0)
             growth = replace(here.growth, fade=state_dict["fade"])
-            self._was = StagePosition(state_dict["index"], stage, growth)
+            self._previous = StagePosition(state_dict["index"], stage, growth)
 
 
-def _ends_a_fade(was: StagePosition, now: StagePosition) -> bool:
+def _ends_a_fade(previous: StagePosition, now: StagePosition) -> bool:
     """Whether a fade ended between two batches; a fade as long as its stage ends with the stage."""
-    return was.growth.fade < 1 and (now.growth.fade >= 1 or now.index != was.index)
+    return previous.growth.fade < 1 and (now.growth.fade >= 1 or now.index != previous.index)

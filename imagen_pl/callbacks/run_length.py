@@ -22,8 +22,8 @@ _WARN_AFTER = 20  # batches
 _LONG_VALIDATION_S = 10.0
 
 
-class UsedUp(NamedTuple):
-    """A limit that ended a run: the setting, what it was, and twice that."""
+class ReachedLimit(NamedTuple):
+    """A limit that ended a run: the setting, its value, and twice that value."""
 
     setting: str
     value: str
@@ -53,20 +53,19 @@ class RunLength(Callback):
         self.max_images = max_images
         self.max_time_s = None if max_time is None else Timer(max_time).time_remaining()
         self.share = RunShare()
-        self._began_at: float | None = None  # when this start began
+        self._began_at: float | None = None  # time of this start
         self._elapsed_before_s = 0.0
-        self._limits: list[float | None] | None = None  # for which the share was measured
+        self._limits: list[float | None] | None = None  # the limits when the share was measured
         self._validation_s = 0.0
         self._validation_began_at = 0.0
-        self._mark: tuple[float, int] | None = (
-            None  # time and images at the end of the first batch of a stage
-        )
+        # Time and images at the end of the first batch of a stage.
+        self._mark: tuple[float, int] | None = None
         self._stage = -1
         self._batches = 0  # since the mark
         self._trained = 0  # batches since this start
         self._checked = False  # whether `_check_last_stage` has run
 
-    # ------------------------------------------------------------------ the clock of the wall
+    # ------------------------------------------------------------------ elapsed time
 
     def begin(self) -> None:
         """Start timing, if it has not started yet."""
@@ -97,7 +96,7 @@ class RunLength(Callback):
         limits = [self.max_time_s, self.max_images, trainer.max_steps, trainer.max_epochs]
         if used and not any(limit and limit > 0 for limit in limits):
             raise UserError(
-                "stages or schedules are given as shares of the run, which has no end: give it one with "
+                "stages or schedules are given as shares of the run, but the run has no limit: set "
                 "--trainer.max_time, --max_images or --trainer.max_steps"
             )
         left = self._images_left(trainer, gan.images_seen)
@@ -127,29 +126,31 @@ class RunLength(Callback):
             self._batches += 1  # since the mark
             times, rest = divmod(self._batches, _FIRST_MEASUREMENT)
             if self.max_time_s is not None and rest == 0 and times & (times - 1) == 0:
-                self._measure(trainer, images_seen, self._pace(trainer, images_seen))
+                self._measure(trainer, images_seen, self._images_per_second(trainer, images_seen))
             if self.max_time_s is not None and self._trained >= _WARN_AFTER and not self._checked:
                 self._checked = True
-                pace = self._pace(trainer, images_seen)
-                left = self._images_left(trainer, images_seen, pace)
+                images_per_s = self._images_per_second(trainer, images_seen)
+                left = self._images_left(trainer, images_seen, images_per_s)
                 self._check_last_stage(trainer, growth, images_seen, images_seen + left)
         self._stop_if_over(trainer, images_seen)
 
-    def _pace(self, trainer: Trainer, images_seen: int) -> float:
+    def _images_per_second(self, trainer: Trainer, images_seen: int) -> float:
         """Images a second since the mark, validation included; the same on every process."""
         assert self._mark is not None
         began_s, before = self._mark
         seconds = float(trainer.strategy.broadcast(self.time_elapsed())) - began_s
         return (images_seen - before) / max(seconds, 1e-6)
 
-    def _measure(self, trainer: Trainer, images_seen: int, pace: float | None) -> None:
-        left = self._images_left(trainer, images_seen, pace)
+    def _measure(self, trainer: Trainer, images_seen: int, images_per_s: float | None) -> None:
+        left = self._images_left(trainer, images_seen, images_per_s)
         if left < math.inf:
             self.share.measure(images_seen, left)
         if (growth := _growth(trainer)) is not None:
-            growth.plan(self.share, settled=images_seen + self._read_ahead(trainer, growth, images_seen))
+            growth.plan(
+                self.share, settled=images_seen + self._prefetched_images(trainer, growth, images_seen)
+            )
 
-    def _images_left(self, trainer: Trainer, images_seen: int, pace: float | None = None) -> float:
+    def _images_left(self, trainer: Trainer, images_seen: int, images_per_s: float | None = None) -> float:
         """Images until the first limit is reached; infinite if no limit is known."""
         left = [math.inf]
         if self.max_images is not None:
@@ -161,11 +162,11 @@ class RunLength(Callback):
         epoch_images = getattr(getattr(trainer, "datamodule", None), "epoch_images", 0)
         if trainer.max_epochs is not None and trainer.max_epochs > 0 and epoch_images:
             left.append(trainer.max_epochs * epoch_images - images_seen)
-        if pace is not None and (seconds := self.time_remaining()) is not None:
-            left.append(pace * float(trainer.strategy.broadcast(seconds)))
+        if images_per_s is not None and (seconds := self.time_remaining()) is not None:
+            left.append(images_per_s * float(trainer.strategy.broadcast(seconds)))
         return max(min(left), 0.0)
 
-    def _read_ahead(self, trainer: Trainer, growth: ProgressiveGrowing, images_seen: int) -> int:
+    def _prefetched_images(self, trainer: Trainer, growth: ProgressiveGrowing, images_seen: int) -> int:
         """Images in the batches that the loader may already have planned."""
         loader = trainer.train_dataloader
         workers = getattr(loader, "num_workers", 0)
@@ -179,22 +180,24 @@ class RunLength(Callback):
             over = over or bool(trainer.strategy.broadcast(left <= 0))
         trainer.should_stop = trainer.should_stop or over
 
-    # ------------------------------------------------------------------ what the user should know
+    # ------------------------------------------------------------------ messages
 
-    def used_up(self, trainer: Trainer, images_seen: int) -> list[UsedUp]:
+    def reached_limits(self, trainer: Trainer, images_seen: int) -> list[ReachedLimit]:
         """The limits that have ended the run."""
         found = []
         if self.max_time_s is not None and (left := self.time_remaining()) is not None and left <= 0:
             twice = 2 * max(self.max_time_s, self.time_elapsed())
-            found.append(UsedUp("--trainer.max_time", _clock(self.max_time_s), _clock(twice)))
+            found.append(
+                ReachedLimit("--trainer.max_time", _as_max_time(self.max_time_s), _as_max_time(twice))
+            )
         if self.max_images is not None and images_seen >= self.max_images:
-            found.append(UsedUp("--max_images", str(self.max_images), str(2 * self.max_images)))
+            found.append(ReachedLimit("--max_images", str(self.max_images), str(2 * self.max_images)))
         for setting, limit, done in (
             ("--trainer.max_steps", trainer.max_steps, trainer.global_step),
             ("--trainer.max_epochs", trainer.max_epochs or -1, trainer.current_epoch),
         ):
             if 0 < limit <= done:
-                found.append(UsedUp(setting, str(limit), str(2 * limit)))
+                found.append(ReachedLimit(setting, str(limit), str(2 * limit)))
         return found
 
     def _check_last_stage(
@@ -265,7 +268,7 @@ class RunLength(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take over the elapsed time of a checkpoint that was written with Lightning's Timer."""
+        """Read the elapsed time from a checkpoint that was written with Lightning's Timer."""
         earlier = checkpoint.get("callbacks", {}).get("Timer")
         if earlier is not None and self.state_key not in checkpoint["callbacks"]:
             self._elapsed_before_s = earlier["time_elapsed"]["train"]
@@ -296,7 +299,7 @@ def _schedules_by_share(module: LightningModule) -> Iterator[Linear | Cosine]:
                 yield value
 
 
-def _clock(seconds: float) -> str:
+def _as_max_time(seconds: float) -> str:
     """A duration in the format of `--trainer.max_time`: days:hours:minutes:seconds."""
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{second:02}"

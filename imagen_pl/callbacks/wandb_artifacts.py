@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long to wait, after training, for W&B to accept the checkpoints; the upload itself then continues.
-_PATIENCE_S = 60.0
+# How long to wait, after training, until W&B has accepted the checkpoints; the upload itself then continues.
+_MAX_WAIT_S = 60.0
 
 
 class WandbArtifacts(Callback):
@@ -53,11 +53,11 @@ class WandbArtifacts(Callback):
             raise UserError(f"WandbArtifacts: best_every_minutes {best_every_minutes} must be 0 or more")
         self.best_every_minutes = best_every_minutes
         self._run: Run | None = None
-        self._beside = _Beside()
+        self._jobs_in_background = _BackgroundJobs()
         self._validation: dict[str, Any] = {}  # scores of the last validation, and its clock
         self._data: dict[str, Any] = {}
-        self._taken: dict[str, int] = {}  # clock of the checkpoint that W&B has, by alias
-        self._offered_at = 0.0
+        self._logged_at: dict[str, int] = {}  # clock of the checkpoint that W&B has, by alias
+        self._last_attempt_at = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if is_dry_run(trainer) or not trainer.is_global_zero:
@@ -66,19 +66,19 @@ class WandbArtifacts(Callback):
         self._run = next((run for run in runs if not run.disabled), None)
         if self._run is None:
             return
-        self._offered_at = time.monotonic()
+        self._last_attempt_at = time.monotonic()
         data = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "version"):
             self._data = data.version()
-            self._beside.do(partial(declare_data, self._run, self._data))
+            self._jobs_in_background.submit(partial(declare_data, self._run, self._data))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the best checkpoint so far, if enough time has passed."""
         if self._run is None or trainer.sanity_checking or self.best_every_minutes is None:
             return
-        if time.monotonic() - self._offered_at >= 60 * self.best_every_minutes:
-            self._offered_at = time.monotonic()
-            self._offer(trainer, ["best"])
+        if time.monotonic() - self._last_attempt_at >= 60 * self.best_every_minutes:
+            self._last_attempt_at = time.monotonic()
+            self._log_checkpoints(trainer, ["best"])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Checkpoints are written after this, so each contains its own scores.
@@ -90,9 +90,9 @@ class WandbArtifacts(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._run is None:
             return
-        self._offer(trainer, ["best", "last"])
-        if not self._beside.wait(_PATIENCE_S):
-            log.warning("W&B has not taken the checkpoints yet; they are in %s", trainer.default_root_dir)
+        self._log_checkpoints(trainer, ["best", "last"])
+        if not self._jobs_in_background.wait(_MAX_WAIT_S):
+            log.warning("W&B has not accepted the checkpoints yet; they are in %s", trainer.default_root_dir)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self._validation)
@@ -100,16 +100,18 @@ class WandbArtifacts(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validation = dict(state_dict)
 
-    # ------------------------------------------------------------------ beside training
+    # ------------------------------------------------------------------ in the background
 
-    def _offer(self, trainer: Trainer, aliases: list[str]) -> None:
+    def _log_checkpoints(self, trainer: Trainer, aliases: list[str]) -> None:
         keeper = next((c for c in callbacks_of(trainer) if isinstance(c, KeepCheckpoints)), None)
         if keeper is not None:
             paths = {"best": keeper.best_model_path, "last": keeper.last_model_path}
-            wanted = {alias: Path(paths[alias]) for alias in aliases if paths[alias]}
-            self._beside.do(partial(self._hand_over, RunFolder(trainer.default_root_dir), wanted))
+            paths_by_alias = {alias: Path(paths[alias]) for alias in aliases if paths[alias]}
+            self._jobs_in_background.submit(
+                partial(self._log_new_checkpoints, RunFolder(trainer.default_root_dir), paths_by_alias)
+            )
 
-    def _hand_over(self, folder: RunFolder, paths: dict[str, Path]) -> None:
+    def _log_new_checkpoints(self, folder: RunFolder, paths: dict[str, Path]) -> None:
         """Log checkpoints that W&B does not have yet; best and last with the same clock are one version."""
         assert self._run is not None
         origins = {alias: self._origin(path) for alias, path in paths.items() if path.is_file()}
@@ -117,10 +119,10 @@ class WandbArtifacts(Callback):
         for alias, origin in origins.items():
             by_clock.setdefault(origin["images_seen"], []).append(alias)
         for clock, aliases in by_clock.items():
-            if any(self._taken.get(alias) != clock for alias in aliases):
+            if any(self._logged_at.get(alias) != clock for alias in aliases):
                 name = f"model-{folder.name.removesuffix(f'-{self._run.id}')}-{self._run.id}"
                 log_model(self._run, name, paths[aliases[0]], aliases, origins[aliases[0]])
-                self._taken |= dict.fromkeys(aliases, clock)
+                self._logged_at |= dict.fromkeys(aliases, clock)
 
     def _origin(self, path: Path) -> dict[str, Any]:
         """Metadata of a checkpoint, read from the file: it may be older than the current state."""
@@ -161,14 +163,14 @@ def _valid(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:128]
 
 
-class _Beside:
+class _BackgroundJobs:
     """Runs jobs one after another in a background thread; a failed job is logged in one line."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def do(self, job: Callable[[], None]) -> None:
+    def submit(self, job: Callable[[], None]) -> None:
         if self._thread is None:
             # A daemon, so that a server that never answers does not keep the process alive.
             self._thread = threading.Thread(target=self._work, name="wandb artifacts", daemon=True)
@@ -187,5 +189,5 @@ class _Beside:
         while True:
             try:
                 self._jobs.get()()
-            except Exception as error:  # W&B and the network raise many kinds
-                log.warning("W&B did not take an artifact, training is not touched: %s", error)
+            except Exception as error:  # W&B and the network raise many types
+                log.warning("W&B did not accept an artifact; training is not affected: %s", error)

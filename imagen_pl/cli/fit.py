@@ -30,7 +30,7 @@ def run(words: Sequence[str], verb: str = "fit", predicting: Predicting | None =
             print(f"Resume: {cli.run_folder.resume_command()}", flush=True)
         return 128 + stop.signum
     except SystemExit:  # Lightning's answer to a Ctrl-C that could not wait
-        if not cli.stopper.hurried:
+        if not cli.stopper.stopped_at_once:
             raise
         if is_main_process():
             saved = cli.run_folder.newest_checkpoint()

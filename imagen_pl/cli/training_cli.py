@@ -351,10 +351,10 @@ class TrainingCLI(OneLineCLI):
 
     def _say_how_to_continue(self) -> None:
         """Print the limits that ended the run, and the command that resumes it with twice as much."""
-        used_up = self.run_length.used_up(self.trainer, self.model.images_seen)
-        for setting, value, _ in used_up:
+        reached_limits = self.run_length.reached_limits(self.trainer, self.model.images_seen)
+        for setting, value, _ in reached_limits:
             self.say(f"The run is at its limit, {setting} {value}: raise it to train longer.")
-        more = "".join(f" {setting} {twice}" for setting, _, twice in used_up)
+        more = "".join(f" {setting} {twice}" for setting, _, twice in reached_limits)
         self.say(f"Go on: {self.run_folder.resume_command()}{more}")
 
     def after_validate(self, prefix: str = "val/") -> None:

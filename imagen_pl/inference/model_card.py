@@ -126,7 +126,7 @@ def _scores(evaluations: Sequence[Mapping[str, Any]]) -> str:
     if not evaluations:
         return "None were measured."
     columns = [
-        (f"{each['split']}, {scores['extractor']}", Evaluation.of_json(scores))
+        (f"{each['split']}, {scores['extractor']}", Evaluation.from_json(scores))
         for each in evaluations
         for scores in each["scores"]
     ]

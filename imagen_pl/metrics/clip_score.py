@@ -24,7 +24,7 @@ class ClipScore(ImageMetric):
     """100 max(cos(image, caption), 0), the mean over images (arXiv:2104.08718, without its factor of 2.5).
 
     The score is named clip_score_ENCODER. Images whose caption is "" are skipped. Do not use it for a model
-    that was trained with guidance by the same encoder.
+    that was trained with the same encoder.
 
     Args:
         encoder: for example imagen_pl.models.pretrained.dual_encoders.TransformersDualEncoder.
@@ -51,14 +51,16 @@ class ClipScore(ImageMetric):
 
     @torch.no_grad()
     def update(self, images: Images, captions: Sequence[str], *, real: bool) -> None:
-        said = [i for i, caption in enumerate(captions) if caption]
-        if real or not said:
+        captioned = [i for i, caption in enumerate(captions) if caption]
+        if real or not captioned:
             return
         with torch.autocast(images.device.type, enabled=False):
-            seen = self.encoder.images(images[said].float() / 127.5 - 1)
-            read = self.encoder.texts([captions[i] for i in said], images.device)
-            cosine = F.cosine_similarity(seen, read, dim=1).clamp(min=0).double()
-        self._sums = self._sums.to(images.device) + torch.stack([cosine.sum(), cosine.new_tensor(len(said))])
+            image_features = self.encoder.images(images[captioned].float() / 127.5 - 1)
+            text_features = self.encoder.texts([captions[i] for i in captioned], images.device)
+            cosine = F.cosine_similarity(image_features, text_features, dim=1).clamp(min=0).double()
+        self._sums = self._sums.to(images.device) + torch.stack(
+            [cosine.sum(), cosine.new_tensor(len(captioned))]
+        )
 
     def compute(self, key: str) -> dict[str, float]:
         total, count = sum_over_processes(self._sums).tolist()

@@ -23,7 +23,7 @@ from imagen_pl.metrics.retrieval import Retrieval, retrieval_accuracy
 
 T = TypeVar("T")
 _ROWS = 1024
-_NEAR = 0.01  # share of the real images that count as near to a training image
+_NEAR_SHARE = 0.01  # share of the real images that count as near to a training image
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Evaluation:
     frechet, kernel: distances to the real images of the split; they are FID and KID only with Inception.
     mmd: Gaussian discrepancy; it is CMMD only with the CLIP that defines it.
     precision, recall, density, coverage: see imagen_pl.metrics.precision_recall.
-    retrieval, shuffled: retrieval of the right real image among those of the same style; the same with
-        captions shuffled.
+    retrieval, shuffled: retrieval of the caption's real image among real images of the same style; the same
+        with captions shuffled.
     diversity: mean distance between pictures of one prompt, divided by that between real images of different
         captions; 0 if all pictures of a prompt are the same.
-    drawn_again: number of prompts that `diversity` is computed from, and number of pictures of each.
-    memorisation: nearness to the training images.
+    drawn_again: numbers of prompts and of pictures per prompt that `diversity` is computed from.
+    memorisation: distance to the training images.
     frechet_of_halves: Fréchet distance between two halves of the real images: the part of `frechet` that
         comes from the sample size alone.
     not_measured: for each score that is None, the reason, by name.
@@ -80,17 +80,17 @@ class Evaluation:
     not_measured: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_json(cls, held: Mapping[str, Any]) -> Evaluation:
+    def from_json(cls, saved: Mapping[str, Any]) -> Evaluation:
         """Restore from the dict that `dataclasses.asdict` made; TypeError or KeyError for any other dict."""
         parts: dict[str, Any] = {
             "retrieval": Retrieval,
             "shuffled": Retrieval,
             "memorisation": MemorisationScores,
         }
-        again = held["drawn_again"]
+        again = saved["drawn_again"]
         return cls(
-            **{**held, "drawn_again": None if again is None else tuple(again)}
-            | {name: None if held[name] is None else kind(**held[name]) for name, kind in parts.items()}
+            **{**saved, "drawn_again": None if again is None else tuple(again)}
+            | {name: None if saved[name] is None else kind(**saved[name]) for name, kind in parts.items()}
         )
 
 
@@ -116,7 +116,7 @@ def evaluate_features(
         paired: features of the real image of each of these captions.
         real: features of all real images of the split.
         subjects, styles: subjects and styles of the captions.
-        several: features of k pictures each of some prompts.
+        several: features of k pictures per prompt, for some prompts.
         train: features of training images, if the split is held out.
         distractors: number of distractors in retrieval.
         seed: seed of the distractors and of the halves.
@@ -177,11 +177,11 @@ def diversity(several: Float[Tensor, "p k f"], real: Float[Tensor, "n f"]) -> fl
     """Mean distance of two pictures of a prompt, divided by that of real images of different captions."""
     within = [torch.pdist(pictures.double()).mean() for pictures in several]
     # A block of rows at a time, so that all pairs of a large set need not fit in memory.
-    far = sum(float(_apart(rows, real).sum()) for rows in real.split(_ROWS))
+    far = sum(float(_distances(rows, real).sum()) for rows in real.split(_ROWS))
     return float(torch.stack(within).mean()) / (far / (len(real) * (len(real) - 1)))
 
 
-def _apart(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> Float[Tensor, "n m"]:
+def _distances(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> Float[Tensor, "n m"]:
     return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -189,11 +189,11 @@ def memorisation(
     pictures: Float[Tensor, "n f"], held_out: Float[Tensor, "m f"], train: Float[Tensor, "t f"]
 ) -> MemorisationScores:
     """How near pictures come to training images, compared with held-out real images."""
-    drawn, unseen = nearest(pictures, train), nearest(held_out, train)
-    limit = unseen.quantile(_NEAR)
+    picture_distances, held_out_distances = nearest(pictures, train), nearest(held_out, train)
+    limit = held_out_distances.quantile(_NEAR_SHARE)
     return MemorisationScores(
-        ratio=float(drawn.median() / unseen.median()),
-        near=float((drawn < limit).double().mean()),
+        ratio=float(picture_distances.median() / held_out_distances.median()),
+        near=float((picture_distances < limit).double().mean()),
         training_images=len(train),
     )
 

@@ -24,7 +24,7 @@ from imagen_pl.models.pretrained.efficientnet_lite import load_efficientnet_lite
 from imagen_pl.storage.hub import from_pretrained
 
 # Images a forward pass. Feature maps are large: those of 32 images take 150 MB in EfficientNet-Lite0.
-_AT_ONCE = 32
+_BATCH_SIZE = 32
 
 
 class Extractor(ABC):
@@ -59,7 +59,7 @@ class Extractor(ABC):
         """Load the network, before training.
 
         Args:
-            fid_weights: file with Inception's weights; the user named it, so a bad file is an error.
+            fid_weights: file with Inception's weights, as set by the user; a bad file is an error.
 
         Returns:
             None, or one line that says why the network is not available.
@@ -98,7 +98,7 @@ class _Network(Extractor):
         assert self._network is not None
         with torch.autocast(images.device.type, enabled=False):
             network = self._network.to(images.device)
-            return torch.cat([self._features(network, part) for part in images.split(_AT_ONCE)])
+            return torch.cat([self._features(network, part) for part in images.split(_BATCH_SIZE)])
 
     @abstractmethod
     def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]: ...
@@ -188,12 +188,12 @@ class InceptionV3(_Network):
             return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], self.weights)
         except (URLError, OSError) as error:
             raise UserError(
-                f"the weights of Inception cannot be downloaded ({_reason(error)}): give them with "
+                f"the weights of Inception cannot be downloaded ({_reason(error)}): pass a file with "
                 "--model.fid_weights FILE"
             ) from error
         except (RuntimeError, TypeError, AttributeError) as error:  # other tensors, or none
             raise UserError(
-                f"model.fid_weights {self.weights} does not hold the weights of FID's Inception"
+                f"model.fid_weights {self.weights} does not contain the Inception weights of FID"
             ) from error
 
     def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
@@ -230,10 +230,10 @@ class TransformersFeatures(_Network):
         return network
 
     def _features(self, network: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
-        shown = images.float() / 127.5 - 1
-        found = network(pixel_values=normalised(shown, self.size, normalisation_of(self.source)))
-        pooled: Tensor | None = getattr(found, "pooler_output", None)
-        return (found.last_hidden_state[:, 0] if pooled is None else pooled).flatten(1).float()
+        scaled = images.float() / 127.5 - 1
+        output = network(pixel_values=normalised(scaled, self.size, normalisation_of(self.source)))
+        pooled: Tensor | None = getattr(output, "pooler_output", None)
+        return (output.last_hidden_state[:, 0] if pooled is None else pooled).flatten(1).float()
 
 
 class DualEncoderFeatures(Extractor):
@@ -261,8 +261,8 @@ class DualEncoderFeatures(Extractor):
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
         with torch.autocast(images.device.type, enabled=False):
-            shown = (part.float() / 127.5 - 1 for part in images.split(_AT_ONCE))
-            return torch.cat([self.encoder.images(part) for part in shown])
+            scaled = (part.float() / 127.5 - 1 for part in images.split(_BATCH_SIZE))
+            return torch.cat([self.encoder.images(part) for part in scaled])
 
 
 def name_in_scores(name: str) -> str:
@@ -278,7 +278,7 @@ def _check_weights(file: Path) -> None:
         torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the type depends on where the file is damaged
         raise UserError(
-            f"model.fid_weights {file} cannot be read: it is damaged, or no file of weights"
+            f"model.fid_weights {file} cannot be read: it is damaged or contains no weights"
         ) from error
 
 

@@ -29,13 +29,13 @@ class RealStatistics:
     def __init__(self, extractor: Extractor, what: str) -> None:
         self.extractor, self.what = extractor, what
 
-    def read(self, key: str, take: Callable[[dict[str, Tensor]], None]) -> bool:
-        """Pass the file's tensors to `take`, on the first process.
+    def read(self, key: str, load: Callable[[dict[str, Tensor]], None]) -> bool:
+        """Pass the file's tensors to `load`, on the first process.
 
         Returns:
             on every process, whether the file exists and is intact; if not, compute the statistics again.
         """
-        found = [process_rank() == 0 and self._file(key).is_file() and self._read(self._file(key), take)]
+        found = [process_rank() == 0 and self._file(key).is_file() and self._read(self._file(key), load)]
         if process_count() > 1:
             distributed.broadcast_object_list(found, src=0)
         return found[0]
@@ -50,9 +50,9 @@ class RealStatistics:
                 log.warning("statistics of real images are not kept: %s", error)
 
     @staticmethod
-    def _read(file: Path, take: Callable[[dict[str, Tensor]], None]) -> bool:
+    def _read(file: Path, load: Callable[[dict[str, Tensor]], None]) -> bool:
         try:
-            take(torch.load(file, map_location="cpu", weights_only=True))
+            load(torch.load(file, map_location="cpu", weights_only=True))
         except Exception as error:  # the type depends on where the file is damaged
             log.warning("%s is damaged (%s): computing it again", file, type(error).__name__)
             return False

@@ -66,7 +66,7 @@ class PrecisionRecall(FeatureScore):
     """Share of generated images that lie near real ones, and the reverse (arXiv:1904.06991).
 
     Args:
-        neighbours: k: the ball around an image reaches to the k-th nearest image of the same set.
+        neighbours: k; the ball around an image reaches to the k-th nearest image of the same set.
     """
 
     names = ("precision", "recall")
@@ -82,7 +82,7 @@ class DensityCoverage(FeatureScore):
     """How densely generated images lie among real ones, and how many real ones they cover (arXiv:2002.09797).
 
     Args:
-        neighbours: k: the ball around a real image reaches to the k-th nearest real image.
+        neighbours: k; the ball around a real image reaches to the k-th nearest real image.
     """
 
     names = ("density", "coverage")
@@ -137,8 +137,8 @@ class CaptionRetrieval(FeatureScore):
         self.distractors, self.style_after, self.seed = _at_least_one(distractors), style_after, seed
 
     def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
-        parted = [subject_and_style(caption, self.style_after) for caption in compared.captions]
-        subjects, styles = zip(*parted, strict=True)
+        split = [subject_and_style(caption, self.style_after) for caption in compared.captions]
+        subjects, styles = zip(*split, strict=True)
         true, shuffled = (
             retrieval_accuracy(
                 compared.fake, compared.real, subjects, styles,
@@ -168,7 +168,7 @@ class Diversity(FeatureScore):
 
     def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
         if not len(compared.again):
-            raise UserError("captions were drawn once each")
+            raise UserError("only one image was generated per caption")
         # Another score may need more.
         return (diversity(compared.again[: self.captions, : self.pictures], compared.real),)
 
@@ -232,17 +232,17 @@ class FeatureScores(ExtendedImageMetric):
         self._pictures = max(part.pictures for part in scores)
         self._training_images = max(part.training_images for part in scores)
         self._statistics = RealStatistics(self.extractor, f"features {images}")
-        self._of_training = RealStatistics(self.extractor, f"training {self._training_images}")
+        self._training_statistics = RealStatistics(self.extractor, f"training {self._training_images}")
         self._device = torch.device("cpu")
         self._kept: dict[bool, list[Float[Tensor, "b f"]]] = {True: [], False: []}
         self._captions: list[str] = []
         self._real_key: str | None = None
         # Features of several images per caption: of the last batch so far, and of the batches before.
-        self._drawing: list[Float[Tensor, "b f"]] = []
+        self._several: list[Float[Tensor, "b f"]] = []
         self._again: list[Float[Tensor, "b k f"]] = []
         self._train: list[Float[Tensor, "b f"]] = []
         self._train_key: str | None = None
-        self._train_kept = self._train_shared = True
+        self._train_cached = self._train_shared = True
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -254,7 +254,7 @@ class FeatureScores(ExtendedImageMetric):
     def needs_real(self, key: str) -> bool:
         if key != self._real_key:
             self._real_key, self._kept[True] = None, []
-            if self._statistics.read(key, self._take_real):
+            if self._statistics.read(key, self._load_real):
                 self._real_key = key
         return key != self._real_key
 
@@ -266,22 +266,22 @@ class FeatureScores(ExtendedImageMetric):
         if key == self._train_key:
             return 0
         self._train_key, self._train, self._train_shared = key, [], False
-        self._train_kept = self._of_training.read(key, self._take_training)
+        self._train_cached = self._training_statistics.read(key, self._load_training)
         # Only the first process computes them; `_all_training` shares them.
-        return 0 if self._train_kept or process_rank() else self._training_images
+        return 0 if self._train_cached or process_rank() else self._training_images
 
     def update_training(self, images: Images) -> None:
         self._device = images.device
         self._train.append(self.extractor(images).cpu())
 
     def needs_again(self) -> int:
-        return self._pictures - 1 if self._drawing else 0
+        return self._pictures - 1 if self._several else 0
 
     def update_again(self, images: Images) -> None:
-        self._drawing.append(self.extractor(images[: len(self._drawing[0])]).cpu())
-        if len(self._drawing) == self._pictures:
-            self._again.append(torch.stack(self._drawing, dim=1))
-            self._drawing = []
+        self._several.append(self.extractor(images[: len(self._several[0])]).cpu())
+        if len(self._several) == self._pictures:
+            self._again.append(torch.stack(self._several, dim=1))
+            self._several = []
 
     def update(self, images: Images, captions: Sequence[str], *, real: bool) -> None:
         self._device = images.device
@@ -292,7 +292,7 @@ class FeatureScores(ExtendedImageMetric):
             if not real:
                 self._captions += captions[:left]
                 wanted = -(-self._captions_again // process_count()) - sum(map(len, self._again))
-                self._drawing = [self._kept[False][-1][:wanted]] if wanted > 0 else []
+                self._several = [self._kept[False][-1][:wanted]] if wanted > 0 else []
 
     def compute(self, key: str) -> dict[str, float]:
         real, fake = (self._all(self._kept[which]) for which in (True, False))
@@ -313,7 +313,7 @@ class FeatureScores(ExtendedImageMetric):
 
     def reset(self) -> None:
         self._kept[False], self._captions = [], []
-        self._drawing, self._again = [], []
+        self._several, self._again = [], []
 
     def _score(self, part: FeatureScore, compared: FeatureSets) -> list[tuple[str, float]]:
         names = part.named(self.extractor)
@@ -323,20 +323,20 @@ class FeatureScores(ExtendedImageMetric):
             log.warning("%s cannot be computed: %s", ", ".join(names), error)
             return [(name, float("nan")) for name in names]
 
-    def _take_real(self, held: dict[str, Tensor]) -> None:
-        self._kept[True] = [held["features"].reshape(-1, self.extractor.dim)]
+    def _load_real(self, cached: dict[str, Tensor]) -> None:
+        self._kept[True] = [cached["features"].reshape(-1, self.extractor.dim)]
 
     def _all_training(self) -> Float[Tensor, "t f"]:
         """The first process's training features, on every process; gathered once and cached once."""
         if not self._train_shared:
             self._train, self._train_shared = [self._all(self._train)], True
-            if not self._train_kept and len(self._train[0]):
-                self._train_kept = True
-                self._of_training.write(str(self._train_key), {"features": self._train[0]})
+            if not self._train_cached and len(self._train[0]):
+                self._train_cached = True
+                self._training_statistics.write(str(self._train_key), {"features": self._train[0]})
         return torch.cat([torch.zeros(0, self.extractor.dim), *self._train])
 
-    def _take_training(self, held: dict[str, Tensor]) -> None:
-        self._train = [held["features"].reshape(-1, self.extractor.dim)]
+    def _load_training(self, cached: dict[str, Tensor]) -> None:
+        self._train = [cached["features"].reshape(-1, self.extractor.dim)]
 
     def _all(self, parts: list[Float[Tensor, "b f"]], width: int | None = None) -> Float[Tensor, "n f"]:
         return all_rows(torch.cat([torch.zeros(0, width or self.extractor.dim), *parts]), self._device)

@@ -59,7 +59,7 @@ class FrechetDistance(ImageMetric):
     def needs_real(self, key: str) -> bool:
         if key != self._real_key:
             self._forget_real()
-            if self._statistics.read(key, self._take_real):
+            if self._statistics.read(key, self._load_real):
                 self._real_key = key
             else:
                 self._forget_real()  # a damaged file may have been loaded in part
@@ -105,7 +105,7 @@ class FrechetDistance(ImageMetric):
     @cached_property
     def _sums(self) -> _Sums:
         # Created lazily: some extractors know their number of features only after loading.
-        return _Sums(_Given(self.extractor.dim), reset_real_features=False)
+        return _Sums(_Identity(self.extractor.dim), reset_real_features=False)
 
     def _count(self, which: str) -> int:
         return int(sum_over_processes(getattr(self._sums, f"{which}_features_num_samples")))
@@ -122,10 +122,10 @@ class FrechetDistance(ImageMetric):
         for name in _REAL:
             getattr(self._sums, name).zero_()
 
-    def _take_real(self, held: dict[str, Tensor]) -> None:
+    def _load_real(self, cached: dict[str, Tensor]) -> None:
         for name in _REAL:
-            getattr(self._sums, name).copy_(held[name])
-        self._kept[True] = [held["features"]]
+            getattr(self._sums, name).copy_(cached[name])
+        self._kept[True] = [cached["features"]]
 
     def _save_real(self, key: str) -> None:
         features = self._all_kept(True)
@@ -153,7 +153,7 @@ class _Sums(FrechetInceptionDistance):
         return torch.tensor(frechet_distance_of_moments(*moments), dtype=torch.float64)
 
 
-class _Given(nn.Module):
+class _Identity(nn.Module):
     """Passes features through unchanged: they are extracted once for both distances."""
 
     def __init__(self, num_features: int) -> None:

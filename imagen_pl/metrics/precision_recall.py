@@ -1,4 +1,4 @@
-"""How two sets of features cover each other: every image has a ball that reaches to its k-th neighbour.
+"""How two sets of features cover each other, by balls around images that reach to the k-th neighbour.
 
 Axes: n and m images, f features.
 """
@@ -72,8 +72,8 @@ def coverage(*, centres: Float[Tensor, "n f"], pictures: Float[Tensor, "m f"], n
     """
     if len(centres) <= neighbours or not len(pictures):
         raise UserError(
-            f"{len(centres)} images have no {neighbours}th neighbour each, or there is nothing to compare "
-            f"them with ({len(pictures)}): give more images"
+            f"{len(centres)} and {len(pictures)} images are too few: more than {neighbours} are needed in "
+            "the first set, and at least one in the second"
         )
     a, b = centres.double(), pictures.double()
     inside = torch.zeros(len(b), dtype=torch.int64, device=b.device)

@@ -19,7 +19,7 @@ def evaluation_report(about: Mapping[str, Any], found: Sequence[Evaluation]) -> 
         found: the scores, one item for each network.
     """
     yield (
-        f"{about['model']}: {about['pictures']:,} pictures, one a caption, against "
+        f"{about['model']}: {about['pictures']:,} pictures, one per caption, against "
         f"{about['real_images']:,} real images of the split {about['split']} at "
         f"{about['resolution']} px, seed {about['seed']}, truncation {about['truncation']:g}, "
         f"guidance {about['guidance']:g}, refine {about['refine']}"
@@ -27,7 +27,7 @@ def evaluation_report(about: Mapping[str, Any], found: Sequence[Evaluation]) -> 
     yield ""
     yield from score_table([(each.extractor, each) for each in found])
     if "clip_score" in about:
-        yield f"\nCLIP score {about['clip_score']:.2f}, of {about['clip']} and {about['pictures']:,} pictures"
+        yield f"\nCLIP score {about['clip_score']:.2f} ({about['clip']}, {about['pictures']:,} pictures)"
     yield (
         "\nIn features of Inception (inception_v3), the Fréchet distance is FID and the kernel distance KID; "
         "in those of CLIP ViT-L/14 at 336 px, the Gaussian discrepancy is CMMD. For other networks, these "
@@ -69,7 +69,7 @@ def _cells(e: Evaluation) -> dict[str, str]:
     rows = {
         "pictures, against real images": ("", f"{e.pictures:,}, {e.real:,}"),
         "Fréchet distance (less is better)": ("", _number(e.frechet, "{:.2f}")),
-        "the same, one half of the real images against the other (so many; fewer score higher)": (
+        "the same between two halves of the real images (sizes; fewer images give more)": (
             "frechet_of_halves",
             halves,
         ),
@@ -79,18 +79,18 @@ def _cells(e: Evaluation) -> dict[str, str]:
         "recall": ("recall", _number(e.recall, "{:.3f}")),
         "density": ("density", _number(e.density, "{:.3f}")),
         "coverage": ("coverage", _number(e.coverage, "{:.3f}")),
-        "right subject first (captions shuffled)": ("retrieval", _both(e, "top1", "{:.1%}", of)),
-        "among the first five (captions shuffled)": ("retrieval", _both(e, "top5", "{:.1%}", of)),
+        "top-1 retrieval (captions shuffled)": ("retrieval", _both(e, "top1", "{:.1%}", of)),
+        "top-5 retrieval (captions shuffled)": ("retrieval", _both(e, "top5", "{:.1%}", of)),
         "mean reciprocal rank (captions shuffled)": ("retrieval", _both(e, "mrr", "{:.3f}")),
-        "diversity within a prompt, 1: as real images of different captions (prompts x pictures)": (
+        "diversity within a prompt (prompts x pictures); 1 is like real images of different captions": (
             "diversity",
             _number(e.diversity, f"{{:.3f}}{again}"),
         ),
-        "distance to the nearest training image, by that of real images (training images)": (
+        "distance to the nearest training image, relative to held-out images (training images)": (
             "memorisation",
             _number(_part(near, "ratio"), f"{{:.3f}}{trained}"),
         ),
-        "pictures nearer to one than 99% of real images": (
+        "pictures nearer to a training image than 99% of held-out images": (
             "memorisation",
             _number(_part(near, "near"), "{:.1%}"),
         ),

@@ -19,7 +19,7 @@ from imagen_pl.errors import UserError
 
 _ROWS = 1024
 # Cosines of equal images may differ in their last digits, by their position in the matrix product.
-_SAME = 1e-12
+_TOLERANCE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,21 @@ def retrieval_accuracy(
     if not len(pictures) == len(real) == len(styles) == count > 0:
         raise ValueError(
             f"{len(pictures)} pictures, {len(real)} real images, {count} subjects and {len(styles)} styles "
-            "are not as many, or none"
+            "must be equally many, and at least one"
         )
-    draw = np.random.default_rng(seed)
-    rivals = draw_rivals(subjects, styles, distractors, draw)
-    targets = other_of_same_style(subjects, styles, draw) if shuffled else torch.arange(count)
+    rng = np.random.default_rng(seed)
+    sampled = sample_distractors(subjects, styles, distractors, rng)
+    targets = other_of_same_style(subjects, styles, rng) if shuffled else torch.arange(count)
     mean = real.double().mean(0)
     a, b = (torch.nn.functional.normalize(x.double() - mean, dim=1) for x in (pictures, real))
     # (n, 1 + distractors): the true image comes first. targets[i] is the picture that is scored against
     # row i's subject.
-    candidates = torch.cat([torch.arange(count)[:, None], rivals], 1)
+    candidates = torch.cat([torch.arange(count)[:, None], sampled], 1)
     parts = zip(targets.split(_ROWS), candidates.split(_ROWS), strict=True)
     nearness = torch.cat([(a[rows] @ b.T).gather(1, columns) for rows, columns in parts])
     # Written as a negation so that NaN features rank last.
-    ahead = ~(nearness[:, 1:] < nearness[:, :1] - _SAME)
-    return of_ranks(1 + ahead.sum(1), candidates=1 + distractors)
+    is_nearer = ~(nearness[:, 1:] < nearness[:, :1] - _TOLERANCE)
+    return of_ranks(1 + is_nearer.sum(1), candidates=1 + distractors)
 
 
 def of_ranks(ranks: Int64[Tensor, " n"], candidates: int) -> Retrieval:
@@ -109,14 +109,14 @@ def of_ranks(ranks: Int64[Tensor, " n"], candidates: int) -> Retrieval:
     )
 
 
-def draw_rivals(
-    subjects: Sequence[Hashable], styles: Sequence[Hashable], distractors: int, draw: np.random.Generator
+def sample_distractors(
+    subjects: Sequence[Hashable], styles: Sequence[Hashable], distractors: int, rng: np.random.Generator
 ) -> Int64[Tensor, "n d"]:
     """For each row, other rows of the same style: one for each of `distractors` other subjects."""
     rows_of: dict[Hashable, dict[Hashable, list[int]]] = {}
     for i, (subject, style) in enumerate(zip(subjects, styles, strict=True)):
         rows_of.setdefault(style, {}).setdefault(subject, []).append(i)
-    rivals = np.zeros((len(subjects), distractors), dtype=np.int64)
+    sampled = np.zeros((len(subjects), distractors), dtype=np.int64)
     for i, (subject, style) in enumerate(zip(subjects, styles, strict=True)):
         others = [rows for other, rows in rows_of[style].items() if other != subject]
         if len(others) < distractors:
@@ -124,9 +124,9 @@ def draw_rivals(
                 f"{_group(style)} {1 + len(others)} subjects: {distractors} distractors need "
                 f"{1 + distractors}; use at most {len(others)} distractors, or more pictures"
             )
-        chosen = draw.choice(len(others), distractors, replace=False)
-        rivals[i] = [others[k][draw.integers(len(others[k]))] for k in chosen]
-    return torch.from_numpy(rivals)
+        chosen = rng.choice(len(others), distractors, replace=False)
+        sampled[i] = [others[k][rng.integers(len(others[k]))] for k in chosen]
+    return torch.from_numpy(sampled)
 
 
 def _group(style: Hashable) -> str:
@@ -137,7 +137,7 @@ def _group(style: Hashable) -> str:
 
 
 def other_of_same_style(
-    subjects: Sequence[Hashable], styles: Sequence[Hashable], draw: np.random.Generator
+    subjects: Sequence[Hashable], styles: Sequence[Hashable], rng: np.random.Generator
 ) -> Int64[Tensor, " n"]:
     """For each row, a row of the same style and another subject; each row is used once."""
     others = np.zeros(len(subjects), dtype=np.int64)
@@ -147,7 +147,7 @@ def other_of_same_style(
         # size of the largest subject pairs every row with another subject.
         names = [subjects[i] for i in rows]
         sizes = {name: names.count(name) for name in names}
-        place = dict(zip(sizes, draw.permutation(len(sizes)), strict=True))
-        ring = rows[sorted(range(len(rows)), key=lambda k: int(place[names[k]]))]
-        others[ring] = np.roll(ring, max(sizes.values()))
+        rank_of = dict(zip(sizes, rng.permutation(len(sizes)), strict=True))
+        ordered = rows[sorted(range(len(rows)), key=lambda k: int(rank_of[names[k]]))]
+        others[ordered] = np.roll(ordered, max(sizes.values()))
     return torch.from_numpy(others)

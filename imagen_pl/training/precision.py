@@ -63,11 +63,11 @@ class PrecisionChoice:
 
     def lines(self) -> list[str]:
         """One line for the user, and a warning where the format is slow here (measured in 0.1 seconds)."""
-        said = f"Precision: {self.name}, {self.reason}."
+        line = f"Precision: {self.name}, {self.reason}."
         if self.resumed:
-            said += " --trainer.precision changes it."
+            line += " --trainer.precision changes it."
         warning = slow_warning(self.name, self.device)
-        return [said] if warning is None else [said, warning]
+        return [line] if warning is None else [line, warning]
 
 
 def choose_precision(
@@ -87,7 +87,7 @@ def choose_precision(
     """
     device = device_type(accelerator)
     if named is not None:
-        return PrecisionChoice(str(named), "as trainer.precision says", device)
+        return PrecisionChoice(str(named), "as set by trainer.precision", device)
     if kept is not None:
         return PrecisionChoice(kept, "as in the checkpoint that this run resumes from", device, resumed=True)
     support = bfloat16_support(device)

@@ -29,7 +29,7 @@ class Preparation:
         trainer: trainer of the run.
         text_encoder: encodes the captions.
         data: the run's data module; captions of any other than CaptionedImages are encoded in the steps.
-        run_state: is given the encoded captions, for the data module.
+        run_state: receives the encoded captions, for the data module.
     """
 
     def __init__(
@@ -45,15 +45,17 @@ class Preparation:
         self.dry_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
     def run(self, modules: Sequence[Sequence[KernelRidge]] = ()) -> None:
-        """Do what is missing, each in the first process of a machine or of all.
+        """Encode the captions that are not cached and fit the modules that have no cached fit.
+
+        The first process of each machine encodes; the first of all processes fits.
 
         Args:
-            modules: kernel-ridge modules to fit; of each sequence the first is fitted, and the others, which
-                must be configured alike, are given its state.
+            modules: kernel-ridge modules to fit; of each sequence the first is fitted, and its state is
+                copied to the others, which must have the same settings.
 
         Raises:
-            UserError: the data or a frozen network is not available, or the cache cannot be written; a
-                problem of the fit is raised in every process.
+            UserError: the data or a frozen network is not available, or the cache cannot be written; errors
+                of the fit are raised in every process.
         """
         captions = None if self.data is None or self.dry_run else self.data.captions()
         cache = TextCache.of_encoder(self.text_encoder)
@@ -81,7 +83,7 @@ class Preparation:
         if self.data is None:
             raise UserError(
                 f"{type(first[0]).__name__} is fitted to the images of a CaptionedImages data module: use "
-                "one, or leave it out"
+                f"one, or remove {type(first[0]).__name__}"
             )
         return KernelRidgeFit(first, self.text_encoder, self.data, self.device, self.dry_run)
 

@@ -1,6 +1,6 @@
 """The random numbers of training steps: functions of the seed, the clock and the process alone.
 
-A resumed run repeats them, and a run draws the same latents on any number of processes.
+A resumed run repeats them, and a run has the same latents on any number of processes.
 
 Axes: b batch, z latent.
 """
@@ -28,7 +28,7 @@ class SeededSteps(ManualOptimization):
     Attributes, set by the subclass:
         generator: its `latent_dim` is the size of the latents.
         augment: the augmentation, or None.
-        seed: of everything that is drawn.
+        seed: seed of all random numbers.
     """
 
     generator: Generator

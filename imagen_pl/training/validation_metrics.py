@@ -37,7 +37,7 @@ class Validation:
         self.unavailable: set[str] = set()
         self._reported: set[str] = set()
         self._real_key = ""
-        self._wants_real: list[bool] = []
+        self._needs_real: list[bool] = []
 
     def prepare(self, trainer: Trainer, teacher_networks: Sequence[str] = ()) -> None:
         """Load the feature extractors; a score that is not available is skipped with a one-line warning.
@@ -56,7 +56,7 @@ class Validation:
                 kept.append(metric)
                 continue
             names = ", ".join(f"val/{name}" for name in metric.scores)
-            log.warning("%s left out: %s", names, problem or "another process could not prepare it")
+            log.warning("%s is not computed: %s", names, problem or "another process could not prepare it")
             self.unavailable |= {f"val/{name}" for name in metric.scores}
         self.metrics = kept
         self.tell_flattered(teacher_networks)
@@ -67,7 +67,7 @@ class Validation:
         scoring = {getattr(extractor, "name", "") for extractor in extractors}
         for name in sorted((scoring & {*teacher_networks}) - self._reported):
             log.warning(
-                "%s has taught this model and scores it, which flatters it: score by another one", name
+                "%s was used to train this model, so its scores are too good: use another extractor", name
             )
             self._reported.add(name)
 
@@ -81,15 +81,15 @@ class Validation:
             # Which images are skipped depends on how they are split into batches.
             seen += [*trainer.num_val_batches, getattr(data, "val_batch_size", None)]
         self._real_key = "-".join(str(part) for part in seen)
-        self._wants_real = [m.needs_real(self._real_key) for m in self.metrics]
+        self._needs_real = [m.needs_real(self._real_key) for m in self.metrics]
         if not trainer.sanity_checking:
-            self._show_training(trainer, resolution)
+            self._add_training_images(trainer, resolution)
 
-    def _show_training(self, trainer: Trainer, resolution: int) -> None:
+    def _add_training_images(self, trainer: Trainer, resolution: int) -> None:
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, CaptionedImages):
             return
-        for metric in self._watching:
+        for metric in self._extended:
             if not metric.sees_training or data.training_fingerprint is None:
                 continue
             number = metric.needs_training(f"{data.training_fingerprint}-{resolution}")
@@ -99,7 +99,7 @@ class Validation:
                     metric.update_training(batch.images.to(trainer.strategy.root_device))
 
     @property
-    def _watching(self) -> list[ExtendedImageMetric]:
+    def _extended(self) -> list[ExtendedImageMetric]:
         return [metric for metric in self.metrics if isinstance(metric, ExtendedImageMetric)]
 
     def update(
@@ -115,16 +115,16 @@ class Validation:
             fake: one generated image for each caption.
             draw: draw(k) generates a further image for each caption, the k-th.
         """
-        for metric, wants_real in zip(self.metrics, self._wants_real, strict=True):
-            if wants_real:
+        for metric, needs_real in zip(self.metrics, self._needs_real, strict=True):
+            if needs_real:
                 metric.update(batch.images, batch.captions, real=True)
             metric.update(fake, batch.captions, real=False)
-        wanted = [(metric, metric.needs_again()) for metric in self._watching]
-        for k in range(1, max((number for _, number in wanted), default=0) + 1):
+        further = [(metric, metric.needs_again()) for metric in self._extended]
+        for k in range(1, max((number for _, number in further), default=0) + 1):
             again = draw(k)
-            for watching, number in wanted:
+            for extended, number in further:
                 if k <= number:
-                    watching.update_again(again)
+                    extended.update_again(again)
 
     def finish(self) -> dict[str, float]:
         """Scores over all processes, by name without val/."""

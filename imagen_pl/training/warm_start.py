@@ -20,7 +20,7 @@ class Initialised(NamedTuple):
     """What was copied from an earlier training.
 
     blocks: resolutions of the generator's copied blocks, px.
-    networks: which networks were initialised, in words for the user, with the reason if it is only one.
+    networks: which networks were initialised, as text for the user, with the reason if it is only one.
     teacher_networks: names of the frozen networks that the earlier training used.
     """
 
@@ -59,8 +59,8 @@ def initialise(generator: Generator, discriminator: Discriminator, path: str | P
         weights,
         grown_to,
         file,
-        f"{type(generator).__name__}.init_from takes over what both have: give this generator the other's "
-        f"settings up to {grown_to} px.",
+        f"{type(generator).__name__}.init_from copies the blocks that both generators have: use the settings "
+        f"of the stored generator up to {grown_to} px.",
     )
     stored = read_discriminator(file)
     to_discriminator: dict[str, Tensor] = {}
@@ -68,7 +68,7 @@ def initialise(generator: Generator, discriminator: Discriminator, path: str | P
         networks = f"generator only: this {'release' if is_release else 'checkpoint'} has no discriminator"
     elif other := _other_class(discriminator, stored):
         networks = (
-            f"generator only: the discriminator there is a {other}, here a {_class_path(discriminator)}"
+            f"generator only: the stored discriminator is a {other}, this one a {_class_path(discriminator)}"
         )
     else:
         networks = "generator and discriminator"
@@ -77,7 +77,7 @@ def initialise(generator: Generator, discriminator: Discriminator, path: str | P
             stored.weights,
             grown_to,
             file,
-            f"Give this discriminator the other's settings up to {grown_to} px, or start from the generator "
+            f"Use the settings of the stored discriminator up to {grown_to} px, or start from the generator "
             f"only: `imagen-pl export {path} --to safetensors --out DIR`, and init_from DIR.",
         )
     generator.load_state_dict({**generator.state_dict(), **to_generator})

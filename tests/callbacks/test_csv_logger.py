@@ -2,7 +2,6 @@ import csv
 from pathlib import Path
 
 from imagen_pl.callbacks.csv_logger import MetricsCSV
-from imagen_pl.callbacks.progress import bar, duration
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -39,9 +38,3 @@ def test_resumed_run_appends_and_replaces_repeated_rows(tmp_path: Path) -> None:
 def test_run_without_values_does_not_change_the_file(tmp_path: Path) -> None:
     MetricsCSV(tmp_path / "run").finalize("failed")
     assert not (tmp_path / "run").exists()
-
-
-def test_progress_formats_durations() -> None:
-    assert [duration(s) for s in (7, 750, 11100, 183900)] == ["0:07", "12:30", "3:05:00", "2 d 03:05"]
-    assert bar(0.25, 8) == "██░░░░░░"
-    assert bar(1.5, 4) == "████"

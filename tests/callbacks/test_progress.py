@@ -123,7 +123,7 @@ def test_validation_after_the_time_limit_shows_100_percent(monkeypatch: pytest.M
     monkeypatch.setattr(timer, "time_elapsed", lambda stage="train": 3700.0)
     monkeypatch.setattr(timer, "time_remaining", lambda stage="train": -100.0)
     trainer = tiny_trainer(8, callbacks=[timer], max_steps=-1)
-    assert progress._way_to_go(trainer, progress._Start(0.0, 0, 0), 1.0, 0) == (1.0, 0.0)
+    assert progress._share_and_time_left(trainer, progress._Start(0.0, 0, 0), 1.0, 0) == (1.0, 0.0)
 
 
 def test_no_remaining_time_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

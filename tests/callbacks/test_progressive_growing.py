@@ -173,7 +173,7 @@ def test_optimizer_state_of_new_blocks_is_reset_when_their_fade_ends(reset: bool
         (
             [Stage(8, kimg=1, batch_size=4), Stage(64, kimg=1, batch_size=4)],
             {},
-            r"stages\[1\].resolution 64 is not one the generator has: \[8, 16, 32\]; "
+            r"stages\[1\].resolution 64 is not a resolution of the generator: \[8, 16, 32\]; "
             r"add it to model.generator.init_args.channels",
         ),
         (

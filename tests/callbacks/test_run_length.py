@@ -196,10 +196,10 @@ def test_max_time_includes_setup_and_validation(
 
 
 def test_shares_need_a_limit() -> None:
-    with pytest.raises(UserError, match=r"which has no end: give it one with --trainer.max_time"):
+    with pytest.raises(UserError, match=r"but the run has no limit: set --trainer.max_time"):
         fit(RunLength())
     gan = tiny_gan(learning_rate_schedule=Cosine(1.0, 0.25, share=1.0))
-    with pytest.raises(UserError, match=r"which has no end: give it one with --trainer.max_time"):
+    with pytest.raises(UserError, match=r"but the run has no limit: set --trainer.max_time"):
         fit(RunLength(), stages=FIXED, gan=gan)
 
 
@@ -277,7 +277,7 @@ def test_invalid_shares_raise(stages: list[Stage], message: str) -> None:
 
 
 def test_kimg_scale_and_shares_exclude_each_other() -> None:
-    with pytest.raises(UserError, match="kimg_scale changes stages given in kimg"):
+    with pytest.raises(UserError, match="kimg_scale scales stages given in kimg"):
         ProgressiveGrowing(list(SHARES), kimg_scale=0.5)
 
 

@@ -1,4 +1,4 @@
-"""When WandbArtifacts hands something over, and that neither W&B nor the network can hold training up."""
+"""When WandbArtifacts uploads, and that neither W&B nor the network can stop training."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def test_new_best_is_uploaded_at_a_limited_rate(logged: Logged, tmp_path: Path) 
     for minutes, expected in ((0.0, [80, 120]), (60.0, []), (None, [])):
         logged.clear()
         callback = started(best_every_minutes=minutes)
-        callback._offered_at = artifacts.time.monotonic()
+        callback._last_attempt_at = artifacts.time.monotonic()
         for clock in (80, 80, 120):
             callback.on_validation_start(write(tmp_path, best=clock, last=clock), None)  # type: ignore[arg-type]
-            assert callback._beside.wait(60)
+            assert callback._jobs_in_background.wait(60)
         assert [clock for _, aliases, clock in logged] == expected
         assert all(aliases == ["best"] for _, aliases, _ in logged)
 
@@ -86,13 +86,13 @@ def test_unresponsive_server_does_not_block_training(
 ) -> None:
     answer = threading.Event()
     monkeypatch.setattr(artifacts, "log_model", lambda *_: answer.wait())
-    monkeypatch.setattr(artifacts, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(artifacts, "_MAX_WAIT_S", 0.05)
     callback = started()
     callback.on_fit_end(write(tmp_path, best=80, last=80), None)  # type: ignore[arg-type]
 
-    assert "W&B has not taken the checkpoints yet" in caplog.text
+    assert "W&B has not accepted the checkpoints yet" in caplog.text
     answer.set()
-    assert callback._beside.wait(60)  # else it may go on beside the next test
+    assert callback._jobs_in_background.wait(60)  # else it may go on beside the next test
 
 
 def test_upload_error_is_reported_and_later_uploads_are_tried(

@@ -148,7 +148,7 @@ def test_training_continues_if_uploads_fail(tiny: Tiny) -> None:
     done = fit([*tiny.words, *TRACKED], WANDB_MODE="offline", WANDB_DATA_DIR=str(Path("full/data").resolve()))
     assert done.returncode == 0, done.stderr
     assert "Trained on 160 images." in done.stdout
-    assert "W&B did not take an artifact, training is not touched" in done.stderr
+    assert "W&B did not accept an artifact; training is not affected" in done.stderr
     assert (tiny.run / "checkpoints/last.ckpt").is_file()
 
 

@@ -189,7 +189,7 @@ def test_unknown_stage_resolutions_give_one_line_error(
     words = ["--growth.stages", '[{"resolution": 16, "kimg": 1, "batch_size": 4}]']
     assert main(["fit", *tiny.words, *words]) == 2
     output = capsys.readouterr().err.splitlines()[-1]
-    assert "stages[0].resolution 16 is not one the generator has: [4, 8]" in output
+    assert "stages[0].resolution 16 is not a resolution of the generator: [4, 8]" in output
     assert "model.generator.init_args.channels" in output
 
 

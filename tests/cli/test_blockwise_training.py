@@ -68,8 +68,8 @@ def test_policy_from_yaml_is_in_the_saved_configuration_and_the_logs(tiny: Tiny)
                 *("--blockwise_training.policy", "FreezeOldBlocks"),
                 *("--growth.stages", "[{resolution: 8, kimg: 1, batch_size: 4, fade_kimg: 0}]"),
             ],
-            "error: blockwise_training.policy FreezeOldBlocks waits for growth, and growth.stages has one "
-            "stage: add more",
+            "error: blockwise_training.policy FreezeOldBlocks needs growth, but growth.stages has only one "
+            "stage: add stages",
         ),
         (
             ["--blockwise_training.policy", "FreezeOldBlocks", "--blockwise_training.policy.kimg=-1"],

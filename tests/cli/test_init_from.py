@@ -101,7 +101,7 @@ def test_a_discriminator_that_does_not_fit_is_one_line(
     assert main([*words, "--model.discriminator.final_dim", "4"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "to_final.bias is (8,) in the file and (4,) here" in error
-    assert "Give this discriminator the other's settings up to 8 px" in error
+    assert "Use the settings of the stored discriminator up to 8 px" in error
     (release / "discriminator.safetensors").unlink()
     assert main(words) == 2
     error = capsys.readouterr().err.splitlines()[-1]

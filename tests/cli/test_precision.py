@@ -74,7 +74,7 @@ def test_resume_keeps_the_precision_with_a_warning_if_slow_unless_set(
     assert kept_in(tiny.run) == ("bf16-mixed", "bf16-mixed", None)
 
     assert main([*resume, "8", "--trainer.precision", "32-true"]) == 0
-    assert lines_about_precision(capsys) == ["Precision: 32-true, as trainer.precision says."]
+    assert lines_about_precision(capsys) == ["Precision: 32-true, as set by trainer.precision."]
     assert kept_in(tiny.run) == ("32-true", "32-true", "32-true")
 
     cpu("amx_bf16")

@@ -142,11 +142,16 @@ def test_release_is_small_and_has_a_card() -> None:
     for split in ("train", "composition", "test"):
         assert f"real images of the split {split}" in card
     for score in (
-        *("Fréchet distance", "one half of the real images", "kernel distance", "Gaussian discrepancy"),
-        *("precision", "recall", "density", "coverage", "right subject first", "among the first five"),
+        *(
+            "Fréchet distance",
+            "between two halves of the real images",
+            "kernel distance",
+            "Gaussian discrepancy",
+        ),
+        *("precision", "recall", "density", "coverage", "top-1 retrieval", "top-5 retrieval"),
         *("mean reciprocal rank", "diversity within a prompt", "distance to the nearest training image"),
     ):
-        assert f"\n| {score}" in card or f"the same, {score}" in card, score
+        assert f"\n| {score}" in card or f"the same {score}" in card, score
     for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", card):
         assert (EMOJI / target).is_file()
     for file in (EMOJI / "README.md", EMOJI / "config.json", EMOJI / "captioner/config.json"):

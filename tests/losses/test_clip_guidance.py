@@ -272,7 +272,7 @@ def test_scoring_with_a_training_network_is_refused(
     with caplog.at_level(logging.WARNING):
         train(gan, 8, [SaveAt({8: tmp_path / "a.ckpt"})], stages=SHORT)
 
-    assert "efficientnet_lite0 has taught this model and scores it" in caplog.text
+    assert "efficientnet_lite0 was used to train this model" in caplog.text
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["teacher_networks"] == ["efficientnet_lite0"]
     model = cast(TextToImage, SimpleNamespace(description={"teacher_networks": ["efficientnet_lite0"]}))
     with pytest.raises(

@@ -68,7 +68,7 @@ def test_real_images_get_the_best_scores() -> None:
     assert found.frechet_of_halves is not None
     assert found.frechet_of_halves > 0.1  # by the sampling alone
     assert (found.diversity, found.drawn_again, found.memorisation) == (None, None, None)
-    assert Evaluation.of_json(json.loads(json.dumps(asdict(found)))) == found
+    assert Evaluation.from_json(json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_evaluation_can_be_loaded_from_its_file() -> None:
@@ -79,7 +79,7 @@ def test_evaluation_can_be_loaded_from_its_file() -> None:
         several=features(20, 3).unflatten(0, (5, 4)),
     )  # fmt: skip
     assert found.drawn_again == (5, 4)
-    assert Evaluation.of_json(json.loads(json.dumps(asdict(found)))) == found
+    assert Evaluation.from_json(json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_scores_that_need_more_images_are_left_out() -> None:

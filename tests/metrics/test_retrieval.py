@@ -55,7 +55,7 @@ def test_features_are_centred() -> None:
 
 
 def test_distractors_are_other_subjects_of_the_same_style() -> None:
-    """A picture on the right subject but in the wrong style has no rival there, nor the other way round."""
+    """Distractors differ from a picture in its subject and never in its style."""
     subjects, styles = labels(12)
     real = corners(24)
     # Each picture is its subject's image in the other style: every rival is as far as the true one is.
@@ -136,7 +136,7 @@ def test_too_few_subjects_raise() -> None:
         retrieval_accuracy(real, real, range(6), ["fluent style"] * 6)
     with pytest.raises(UserError, match=r"^the captions name 6 subjects: 99"):
         retrieval_accuracy(real, real, range(6), [""] * 6)
-    with pytest.raises(ValueError, match="6 real images, 5 subjects and 6 styles are not as many"):
+    with pytest.raises(ValueError, match="6 real images, 5 subjects and 6 styles must be equally many"):
         retrieval_accuracy(real, real, range(5), ["noto"] * 6)
     with pytest.raises(ValueError, match="or none"):
         retrieval_accuracy(real[:0], real[:0], [], [])

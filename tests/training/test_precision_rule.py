@@ -208,7 +208,7 @@ def test_a_format_that_is_slow_here_gets_a_warning_with_the_measured_ratio(
 
     said, warning = choose_precision("cpu", named=name).lines()
 
-    assert said == f"Precision: {name}, as trainer.precision says."
+    assert said == f"Precision: {name}, as set by trainer.precision."
     assert warning == (
         "Warning: bfloat16 is 10.0 times slower than float32 here (12 against 124 GFLOP/s in a 3x3 "
         "convolution), since this CPU has no bfloat16 instructions (avx512_bf16 or AMX). "

@@ -140,8 +140,8 @@ def test_unavailable_score_is_left_out_with_one_warning(caplog: pytest.LogCaptur
     data = tiny_data(val_fraction=0.2, epoch_kimg=0.016)
     with caplog.at_level(logging.WARNING, "imagen_pl"):
         train(gan, 32, data=data, stages=STAGES, logger=logged)
-    assert [record.message for record in caplog.records if "left out" in record.message] == [
-        "val/missing, val/missing_too left out: its weights cannot be downloaded: "
+    assert [record.message for record in caplog.records if "is not computed" in record.message] == [
+        "val/missing, val/missing_too is not computed: its weights cannot be downloaded: "
         "give them with --model.fid_weights"
     ]
     assert list(logged.column("val/mean_colour")) == [16, 32]

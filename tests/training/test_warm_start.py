@@ -107,7 +107,7 @@ def test_a_discriminator_of_other_sizes_is_an_error_and_no_network_changes(tmp_p
     before = [weights_of(network) for network in networks]
     with pytest.raises(UserError, match=r"to_final.weight is \(12, 128\) there and \(8, 128\) here") as error:
         initialise(*networks, tmp_path / "other.ckpt")
-    assert "Give this discriminator the other's settings up to 16 px" in str(error.value)
+    assert "Use the settings of the stored discriminator up to 16 px" in str(error.value)
     assert "imagen-pl export" in str(error.value)
     for network, weights in zip(networks, before, strict=True):
         assert_same(weights_of(network), weights)
@@ -120,7 +120,7 @@ def test_a_discriminator_of_another_class_is_left_out(tmp_path: Path) -> None:
     discriminator = small_discriminator()
     before = weights_of(discriminator)
     done = initialise(small_generator(OTHER), discriminator, tmp_path / "other.ckpt")
-    assert done.networks == f"generator only: the discriminator there is a {joint}, here a {MULTISCALE}"
+    assert done.networks == f"generator only: the stored discriminator is a {joint}, this one a {MULTISCALE}"
     assert_same(weights_of(discriminator), before)
 
 
@@ -168,4 +168,4 @@ def test_teacher_networks_of_init_from_are_inherited(
         with caplog.at_level(logging.WARNING):
             train(gan, images, [SaveAt({images: file})], stages=SHORT, ckpt_path=ckpt_path)
         assert torch.load(file, weights_only=True)["teacher_networks"] == ["efficientnet_lite0"]
-    assert caplog.text.count("efficientnet_lite0 has taught this model and scores it") == 2
+    assert caplog.text.count("efficientnet_lite0 was used to train this model") == 2

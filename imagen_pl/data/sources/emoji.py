@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 _CREDITS = (
-    "Emoji drawn by three hands: Fluent Emoji (MIT, Microsoft Corporation), Noto Emoji (Apache-2.0, Google "
+    "Emoji in three styles: Fluent Emoji (MIT, Microsoft Corporation), Noto Emoji (Apache-2.0, Google "
     "LLC) and Twemoji (CC-BY 4.0, Twitter, Inc and other contributors; Jason Sofonia and Justine De Caires). "
-    "Whoever publishes pictures of this model should name them."
+    "If you publish pictures of this model, name these authors."
 )
 
 
