@@ -186,7 +186,7 @@ def test_discriminator_and_generator_steps_share_their_images() -> None:
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
-def test_discriminator_steps_a_generator_step(every: int) -> None:
+def test_generator_steps_once_per_discriminator_steps(every: int) -> None:
     gan = tiny_gan(discriminator_steps=every)
     gradients = StepGradients()
     generator_at = [clock for clock in range(0, 48, 8) if (clock // 8) % every == 0]

@@ -45,7 +45,9 @@ def test_schedule_passes_through_its_points(schedule: Schedule, values: dict[int
         (10**9, 2, 32, 1.0),
     ],
 )
-def test_position_of_an_image_count(images_seen: int, index: int, resolution: int, fade: float) -> None:
+def test_position_has_the_stage_and_fade_of_an_image_count(
+    images_seen: int, index: int, resolution: int, fade: float
+) -> None:
     here = position(STAGES, images_seen)
 
     assert here.index == index
@@ -138,7 +140,7 @@ def test_invalid_stages_raise(stages: list[Stage], message: str) -> None:
         check_stages(stages)
 
 
-def test_valid_stages_pass() -> None:
+def test_valid_stages_are_accepted() -> None:
     check_stages(STAGES)
     check_stages(
         [Stage(4, 1, batch_size=2), Stage(1024, 1, batch_size=2, fade_kimg=1)]

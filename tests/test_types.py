@@ -30,7 +30,7 @@ def test_text_features_roll_whole_rows() -> None:
     assert torch.equal(rolled.roll(3).pooled, text.pooled)
 
 
-def test_noise_has_its_share_of_each_vector_s_length_and_spares_padding() -> None:
+def test_noise_has_its_share_of_each_vector_s_length_and_leaves_padding_unchanged() -> None:
     text = text_features(400)
     torch.manual_seed(0)
 

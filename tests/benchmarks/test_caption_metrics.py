@@ -39,7 +39,7 @@ def test_exact_captions_get_full_scores() -> None:
     assert scores.captions == 3
 
 
-def test_bleu_by_hand() -> None:
+def test_bleu_equals_a_value_computed_by_hand() -> None:
     """5 of 6 words, 3 of 5 pairs, 2 of 4 triples and 1 of 3 runs of four are right; lengths are equal."""
     scores = score_captions(
         ["the cat sat on the mat", "x"], [["the cat sat on a mat"], ["x"]]
@@ -54,7 +54,7 @@ def test_bleu_penalises_short_captions() -> None:
     assert scores.bleu4 == pytest.approx(math.exp(1 - 6 / 4), abs=1e-6)  # all right, but 4 words of 6
 
 
-def test_rouge_by_hand() -> None:
+def test_rouge_equals_a_value_computed_by_hand() -> None:
     """The longest common run of "a b c d" and "a c d e f" is "a c d": precision 3/4, recall 3/5."""
     scores = score_captions(["a b c d", "x"], [["a c d e f"], ["y"]])
     precision, recall, beta = 3 / 4, 3 / 5, 1.2
@@ -62,7 +62,7 @@ def test_rouge_by_hand() -> None:
     assert scores.rouge_l == pytest.approx(expected / 2)
 
 
-def test_cider_by_hand() -> None:
+def test_cider_equals_a_value_computed_by_hand() -> None:
     """Runs of three and four words are none, and count 0; "the" is in all references and weighs nothing."""
     scores = score_captions(["the cat", "the dog"], [["the cat"], ["the fish"]])
     # Of the first, words agree (1), and pairs (1); the other two lengths are empty. Of the second, nothing.

@@ -94,7 +94,9 @@ def test_image_matches_its_own_subject_only(judge: words.PromptJudge) -> None:
     assert not judge.right(prompt, real[other], judge.reference.features[other])
 
 
-def test_negations_and_empty_pictures(judge: words.PromptJudge) -> None:
+def test_negation_is_right_for_another_colour_and_wrong_for_an_empty_picture(
+    judge: words.PromptJudge,
+) -> None:
     prompt = words.Prompt("negation", "a heart that is not red, noto style", not_colour="red")
     red, blue = (patch(blank(), words.COLOURS[name], slice(4, 28), slice(4, 28)) for name in ("red", "blue"))
     nothing = torch.zeros(48)

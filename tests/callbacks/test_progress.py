@@ -55,7 +55,7 @@ def run(
     return out.getvalue()
 
 
-def test_output_to_a_file_is_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_to_a_file_is_one_line_per_update(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = run(monkeypatch, io.StringIO()).splitlines()
     assert lines[0] == "██░░░░░░░░░░░░░░░░░░   8% stage 1/2 · 8 px · 0.0 kimg · 80 images/s · 0:01 left"
     assert (
@@ -177,10 +177,10 @@ def test_error_starts_on_a_new_line(monkeypatch: pytest.MonkeyPatch) -> None:
         (183900, "2 d 03:05"),
     ],
 )
-def test_durations(seconds: float, expected: str) -> None:
+def test_duration_is_formatted_by_its_largest_unit(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
 
 
 @pytest.mark.parametrize(("share", "full"), [(-1, 0), (0, 0), (0.24, 5), (0.5, 10), (1, 20), (3, 20)])
-def test_bars(share: float, full: int) -> None:
+def test_bar_is_filled_by_its_share(share: float, full: int) -> None:
     assert bar(share) == "█" * full + "░" * (20 - full)

@@ -98,7 +98,7 @@ def test_inactive_blocks_do_not_change_and_active_ones_train() -> None:
     assert moved_average == {"8", "16"}
 
 
-def test_learning_rates_and_penalty_weights_of_the_stages() -> None:
+def test_stages_set_learning_rates_and_penalty_weights() -> None:
     stages = [
         Stage(8, kimg=0.032, batch_size=8, generator_lr=0.002, discriminator_lr=0.004, penalty_weight=7.0),
         Stage(16, kimg=0.032, batch_size=8, penalty_weight=0.0),

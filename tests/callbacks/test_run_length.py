@@ -99,14 +99,14 @@ def test_max_images_ends_the_run_and_shares_are_of_it() -> None:
     assert fades == pytest.approx([min(i / 10, 1) for i in range(20)])
 
 
-def test_shares_of_max_steps() -> None:
+def test_stages_get_their_shares_of_max_steps() -> None:
     """Lightning counts two steps a batch."""
     gan, batches, _ = fit(RunLength(), max_steps=2 * 40)
     assert batches.count() == {8: 10, 16: 10, 32: 20}
     assert gan.images_seen == 240
 
 
-def test_shares_of_max_time_hold_at_any_speed(
+def test_stages_get_their_shares_of_max_time_at_any_speed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(monkeypatch)

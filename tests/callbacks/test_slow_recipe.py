@@ -72,7 +72,7 @@ def warnings_of(
     return said
 
 
-def test_too_slow_run_is_warned_with_its_expected_images_and_advice() -> None:
+def test_too_slow_run_gets_a_warning_with_its_expected_images_and_advice() -> None:
     (line,) = warnings_of(limit_s=40, max_steps=-1)
 
     assert line == (

@@ -78,7 +78,7 @@ def test_policy_from_yaml_is_in_the_saved_configuration_and_the_logs(tiny: Tiny)
     ],
     ids=["factor", "group", "no growth", "kimg"],
 )
-def test_bad_policies_give_one_line(
+def test_bad_policies_give_one_line_error(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert main(["fit", *tiny.words, *words]) == 2

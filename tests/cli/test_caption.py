@@ -164,7 +164,7 @@ def test_without_validation_the_last_captioner_is_saved(words: list[str]) -> Non
         (["--ckpt_path", "last"], "holds no checkpoint to resume from"),
     ],
 )
-def test_bad_input_of_fit_captioner_gives_one_line(
+def test_bad_input_of_fit_captioner_gives_one_line_error(
     change: list[str], message: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit-captioner", *words, *change]) == 2
@@ -282,7 +282,7 @@ def test_checkpoint_of_a_captioner_run_captions(reader_once: Path) -> None:
         (["MODEL", "picture.png", "--num_captions", "2", "--num_beams", "2"], "give one of them"),
     ],
 )
-def test_bad_input_of_caption_gives_one_line(
+def test_bad_input_of_caption_gives_one_line_error(
     arguments: list[str],
     message: str,
     reader_once: Path,

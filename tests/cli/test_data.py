@@ -218,7 +218,7 @@ def test_empty_captions_are_counted_and_not_written(
         ("latin", [], "a.txt, line 1: is not UTF-8; save the file as UTF-8, for example with `iconv "),
     ],
 )
-def test_bad_input_of_captions_gives_one_line(
+def test_bad_input_of_captions_gives_one_line_error(
     folder: str,
     words: list[str],
     message: str,

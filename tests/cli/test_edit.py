@@ -148,7 +148,7 @@ def test_missing_av_gives_one_line_error(
         ([HEART, CAT, "--guidance", "30"], "guidance 30.0 is not between 0 and 10"),
     ],
 )
-def test_bad_input_of_interpolate_gives_one_line(
+def test_bad_input_of_interpolate_gives_one_line_error(
     words: list[str], said: str, trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["interpolate", str(trained.run), *words]) == 2
@@ -175,7 +175,7 @@ def test_edit_sheet_has_the_same_latents(trained: Tiny, capsys: pytest.CaptureFi
     assert apart(beside, model.sample(CAT, seed=5)[0]) <= 1
 
 
-def test_an_edit_with_guidance(trained: Tiny) -> None:
+def test_edit_draws_with_the_given_guidance(trained: Tiny) -> None:
     words = ["edit", str(trained.run), HEART, "--to", CAT, "--num_images", "1", "--guidance", "2"]
     assert main(words) == 0
     with Image.open("edit.png") as sheet:
@@ -203,7 +203,7 @@ def test_edits_and_drafts_refine(trained: Tiny) -> None:
     assert apart(first, model.sample(HEART, refine=30)[0]) <= 1
 
 
-def test_bad_input_of_edit_gives_one_line(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_of_edit_gives_one_line_error(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["edit", str(trained.run), HEART, "--to", CAT]
     assert main([*words, "--out", "edit.gif"]) == 2
     assert "--out edit.gif must be a .png, .webp or .jpg file" in capsys.readouterr().err

@@ -106,7 +106,7 @@ def test_release_is_scored_with_clip(evaluated: list[str], trained: Tiny, tmp_pa
         (["--extractors", "no/such-network"], "no/such-network"),
     ],
 )
-def test_bad_input_gives_one_line(
+def test_bad_input_gives_one_line_error(
     words: list[str], said: str, evaluated: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*evaluated, *words]) == 2

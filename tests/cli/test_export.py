@@ -77,7 +77,7 @@ def test_differing_export_is_reported(
     assert "what was written draws otherwise: images differ by 1.0e-01" in capsys.readouterr().err
 
 
-def test_bad_input_gives_one_line(
+def test_bad_input_gives_one_line_error(
     trained: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["export", str(trained.run), "--to"]

@@ -43,7 +43,7 @@ def test_stages_start_where_the_resolution_changes() -> None:
     assert stages_of(rows) == [StageStart(0, 4), StageStart(300, 8)]
 
 
-def test_bad_input_gives_one_line(
+def test_bad_input_gives_one_line_error(
     trained: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["grow-report", "nowhere"]) == 2

@@ -72,7 +72,7 @@ def test_examples_parse(line: str) -> None:
         module.make_parser().parse_args(words)
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"imagen-pl {__version__}\n"
 

@@ -93,7 +93,7 @@ def test_a_run_starts_from_the_discriminator_of_another(
         assert torch.equal(saved[name], first[name]), name
 
 
-def test_a_discriminator_that_does_not_fit_is_one_line(
+def test_a_discriminator_of_other_sizes_gives_one_line_error(
     trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     release = load(trained.run).save("released", with_discriminator=True)

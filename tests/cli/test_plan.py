@@ -109,7 +109,9 @@ def test_each_kind_of_data_gets_a_plan_that_trains(
     assert "It ended at" not in out
 
 
-def test_the_speed_is_that_of_real_training_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_speed_is_that_of_real_training_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Measured by fit's own loop, with penalties in one step of two; nothing is left behind."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(speed, "_SECONDS", 0.01)
@@ -163,7 +165,7 @@ def test_existing_files_are_not_overwritten(
         (["emoji", "--hours", "1", "--name", "a/b"], "must be a plain name"),
     ],
 )
-def test_bad_input_gives_one_line(
+def test_bad_input_gives_one_line_error(
     words: list[str],
     message: str,
     tmp_path: Path,

@@ -240,7 +240,7 @@ def test_card_has_several_splits_and_further_sections() -> None:
     assert card.index("## Scores") < card.index("## How it was made\n\nBy hand.") < card.index("## Limits")
 
 
-def test_bad_input_gives_one_line(
+def test_bad_input_gives_one_line_error(
     trained: Tiny, hub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["push", str(trained.run)]

@@ -141,7 +141,7 @@ def test_the_folder_opens_as_a_hugging_face_imagefolder(
         (["--prompts", "p.txt", "--out", "d", "--guidance", "11"], "--guidance 11.0 is not between 0 and 10"),
     ],
 )
-def test_bad_input_of_sample_gives_one_line(
+def test_bad_input_of_sample_gives_one_line_error(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -182,7 +182,7 @@ def test_transparent_images_have_an_alpha_channel(
         (["variants", "heart", "--truncation", "2"], "--truncation 2.0 is not between 0 and 1"),
     ],
 )
-def test_bad_input_gives_one_line(
+def test_bad_input_gives_one_line_error(
     words: list[str], said: str, trained: Tiny, brief: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([words[0], str(trained.run), *words[1:]]) == 2

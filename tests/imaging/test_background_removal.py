@@ -88,7 +88,7 @@ def test_transparent_pixels_have_the_subject_s_colour() -> None:
     assert cut[0, 0].tolist() == [30, 90, 200, 0]
 
 
-def test_images_without_background_or_subject() -> None:
+def test_images_without_background_are_opaque_and_white_ones_transparent() -> None:
     assert (matte(np.full((8, 8, 3), 90, np.uint8))[..., 3] == 255).all()
     assert (matte(np.full((8, 8, 3), 255, np.uint8))[..., 3] == 0).all()
     assert remove_background(Image.new("L", (8, 6), 90)).size == (8, 6)

@@ -141,7 +141,7 @@ def test_a_release_draws_the_same_to_the_bit(model: TextToImage, tmp_path: Path)
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-def test_a_release_in_half_precision(model: TextToImage, tmp_path: Path) -> None:
+def test_half_precision_release_draws_nearly_the_same(model: TextToImage, tmp_path: Path) -> None:
     folder = model.save(tmp_path / "release", torch.bfloat16)
     weights = load_file(folder / "model.safetensors")
     assert {t.dtype for t in weights.values()} == {torch.bfloat16}

@@ -111,7 +111,7 @@ def test_each_image_is_refined_independently(asked: tuple[TextFeatures, Tensor])
     torch.testing.assert_close(together, alone, atol=1e-3, rtol=0)
 
 
-def test_styles_are_moved_as_torchs_adam_moves_them(asked: tuple[TextFeatures, Tensor]) -> None:
+def test_style_updates_equal_those_of_torch_s_adam(asked: tuple[TextFeatures, Tensor]) -> None:
     text, z = asked
     generator = with_prior()
     prior = generator.prior

@@ -46,7 +46,7 @@ def test_losses_equal_their_formulas(loss: AdversarialLoss, discriminator, gener
     torch.testing.assert_close(loss.generator(B, A), by_hand(generator))
 
 
-def test_losses_of_hand_computed_logits() -> None:
+def test_losses_equal_values_computed_by_hand() -> None:
     """Once with the result written down, so that formula and code cannot be wrong alike."""
     one = torch.tensor([[1.0]])
 

@@ -90,7 +90,7 @@ def test_real_images_log_the_loss_of_shuffled_captions() -> None:
     torch.testing.assert_close(term.averages, torch.stack([loss.mean(), shuffled]).detach())
 
 
-def test_dropped_captions_do_not_count() -> None:
+def test_dropped_captions_have_no_loss() -> None:
     whole, dropped = tiny_captioning(), tiny_captioning()
     few, many = inputs(6), inputs(8, empty=2)
     many.images[:6] = few.images

@@ -195,7 +195,7 @@ def taught(maps: list[int] | None = None) -> BackboneGuidance:
     return BackboneGuidance(backbone, text_dim=16, embed_dim=16, from_resolution=8)
 
 
-def test_linear_maps_fit_eight_pairs_and_then_guide() -> None:
+def test_linear_maps_fit_eight_pairs_and_then_train_images() -> None:
     guidance = taught()
     captions = [f"{i} of eight" for i in range(8)]
     real = inputs(pictures(8), captions)

@@ -64,14 +64,14 @@ class SmoothJudge(nn.Module):
 
 
 @by_name
-def test_gradients_for_a_smooth_function(penalty: Penalty) -> None:
+def test_gradients_are_correct_for_a_smooth_function(penalty: Penalty) -> None:
     text = text_features(3, dtype=torch.float64)
 
     _check_twice(penalty, SmoothJudge(2), _images(3, 2, 0), _images(3, 2, 1), text)
 
 
 @by_name
-def test_gradients_for_the_discriminator(penalty: Penalty) -> None:
+def test_gradients_are_correct_for_the_discriminator(penalty: Penalty) -> None:
     discriminator = small_discriminator({4: 4, 8: 4}, heads_at=[8], minibatch_stddev=2).double()
     awaken(discriminator)
     text = text_features(2, dtype=torch.float64)
@@ -119,7 +119,7 @@ def _quadratic(images: Images, text: TextFeatures) -> Tensor:
     return torch.stack([size, size + 5], dim=1)
 
 
-def test_values_for_a_quadratic_function() -> None:
+def test_values_equal_the_formula_for_a_quadratic_function() -> None:
     real, fake, text = _images(4, 4, 0), _images(4, 4, 1), text_features(4, dtype=torch.float64)
 
     r1, r2 = R1(1.0)(_quadratic, real, fake, text), R2(1.0)(_quadratic, real, fake, text)

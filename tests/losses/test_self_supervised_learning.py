@@ -132,7 +132,7 @@ def test_each_task_gives_the_generator_useful_gradients(name: str) -> None:
         (Rotation(discriminator_weight=0.5, generator_weight=0.1), "rotation", (0.5, 0.1), 4),
     ],
 )
-def test_weights_by_step_and_resolution(
+def test_weights_depend_on_step_and_resolution(
     task: SelfSupervisedTask, name: str, weights: tuple[float, float], from_resolution: int
 ) -> None:
     assert task.name == name

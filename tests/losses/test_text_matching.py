@@ -228,7 +228,7 @@ def test_feature_matching_needs_real_features() -> None:
         (FeatureMatching(3.0), "feature_matching", True, (0.0, 3.0)),
     ],
 )
-def test_inputs_that_each_term_needs(
+def test_each_term_has_its_name_weights_and_needs_pairs_flag(
     loss: LossTerm, name: str, needs_pairs: bool, weights: tuple[float, float]
 ) -> None:
     assert (loss.name, loss.needs_pairs) == (name, needs_pairs)

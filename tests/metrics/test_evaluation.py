@@ -29,13 +29,13 @@ def test_diversity_is_none_for_one_picture_and_one_for_pictures_as_varied_as_rea
     assert diversity(half, real) == pytest.approx(0.5, abs=0.03)
 
 
-def test_diversity_of_points_on_a_line() -> None:
+def test_diversity_equals_a_value_computed_by_hand() -> None:
     real = torch.tensor([[0.0], [6.0], [12.0]])  # mean distance 8
     several = torch.tensor([[[0.0], [1.0], [2.0]], [[5.0], [5.0], [5.0]]])  # means 4/3 and 0
     assert diversity(several, real) == pytest.approx(1 / 12)
 
 
-def test_memorisation_of_points_on_a_line() -> None:
+def test_memorisation_equals_values_computed_by_hand() -> None:
     train, held_out = torch.tensor([[0.0], [10.0]]), torch.tensor([[1.0], [2.0], [6.0]])
     # To the nearest of training: real 1, 2, 4, whose lowest hundredth ends at 1.02; drawn 0.5, 1, 5.
     found = memorisation(torch.tensor([[0.5], [9.0], [5.0]]), held_out, train)

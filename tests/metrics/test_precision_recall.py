@@ -76,7 +76,7 @@ def test_a_copy_of_one_image_has_precision_and_no_recall() -> None:
     assert coverage < 0.2
 
 
-def test_blocks_of_rows_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = points(50, 0), points(40, 1, shift=0.5)
     whole = (*precision_and_recall(real, fake), *density_and_coverage(real, fake))
     monkeypatch.setattr("imagen_pl.metrics.precision_recall._ROWS", 7)

@@ -67,7 +67,7 @@ def test_distractors_are_other_subjects_of_the_same_style() -> None:
     assert found.top1 == 1
 
 
-def test_ties_count_against() -> None:
+def test_ties_count_as_misses() -> None:
     real = corners(10)
     same = real[:1].expand(10, -1)
     found = retrieval_accuracy(same, real, range(10), ["s"] * 10, distractors=9)
@@ -78,7 +78,7 @@ def test_ties_count_against() -> None:
     assert retrieval_accuracy(broken, real, range(10), ["s"] * 10, distractors=9).mrr == pytest.approx(0.1)
 
 
-def test_noise_is_at_chance() -> None:
+def test_noise_scores_at_chance() -> None:
     draw = torch.Generator().manual_seed(0)
     real, pictures = (torch.randn(4000, 16, generator=draw) for _ in range(2))
     found = retrieval_accuracy(pictures, real, range(4000), ["s"] * 4000)

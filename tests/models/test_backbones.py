@@ -235,7 +235,7 @@ def test_missing_package_gives_one_line_error(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("maps", [[], [1, 1], [2, 1], [-1]])
-def test_maps_are_checked(maps: list[int]) -> None:
+def test_invalid_map_numbers_raise(maps: list[int]) -> None:
     with pytest.raises(UserError, match=r"maps .* must be numbers from 0 up"):
         TimmBackbone(maps=maps)
 
@@ -245,6 +245,6 @@ def test_maps_that_a_lite_does_not_have_are_reported() -> None:
         TimmBackbone(maps=[1, 5]).channels  # noqa: B018
 
 
-def test_sizes_are_checked() -> None:
+def test_too_small_sizes_raise() -> None:
     with pytest.raises(UserError, match="size 4 must be 8 px or more"):
         TimmBackbone(size=4)

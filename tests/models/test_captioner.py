@@ -74,7 +74,7 @@ def test_byte_pairs_depend_on_the_captions_alone() -> None:
     assert not numbers & {first.start, first.end}
 
 
-def test_byte_pairs_respect_their_size() -> None:
+def test_vocabulary_has_the_given_size() -> None:
     small = BytePairs(262)
     small.fit(CAPTIONS)
     assert small.merges.shape == (4, 2)
@@ -175,7 +175,7 @@ def test_cross_entropy_is_the_mean_over_a_captions_tokens() -> None:
     torch.testing.assert_close(same, batched[:1].expand(2))
 
 
-def test_empty_and_too_long_captions() -> None:
+def test_empty_captions_have_no_loss_and_long_ones_are_truncated() -> None:
     captioner = tiny_captioner(max_tokens=4)
     memory = captioner.extract_features(torch.zeros(3, 3, 8, 8))
     empty, long, longer = captioner.cross_entropy(memory, ["", "abcd", "abcdefghijkl"])
@@ -185,7 +185,7 @@ def test_empty_and_too_long_captions() -> None:
     assert len(captioner.caption(memory)) == 3
 
 
-def test_captioner_reads_positions() -> None:
+def test_loss_depends_on_the_positions_of_pixels() -> None:
     """The same pixels at other places are another image."""
     captioner = tiny_captioner()
     image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))

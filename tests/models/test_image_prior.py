@@ -209,7 +209,7 @@ def test_one_image_is_enough_to_train_with() -> None:
     assert not prior_of(trained).get_buffer("weights").any()
 
 
-def test_more_captions_than_it_has_room_for() -> None:
+def test_prior_is_fitted_to_part_of_the_captions_if_there_are_too_many() -> None:
     trained = gan(captions=5)
     train(trained, 8, data=tiny_data(24))
     assert prior_of(trained).get_buffer("known").any(1).all()

@@ -56,7 +56,7 @@ def test_fade_interpolates_from_the_coarser_features() -> None:
     assert not torch.allclose(silent, grown, atol=1e-3)
 
 
-def test_the_smallest_resolution_has_nothing_to_fade_from() -> None:
+def test_fade_has_no_effect_at_the_smallest_resolution() -> None:
     discriminator = small_discriminator()
     text, images = text_features(), _images(4)
 

@@ -63,12 +63,12 @@ def same(a: TextFeatures, b: TextFeatures) -> None:
 # ------------------------------------------------------------------ what it gives
 
 
-def test_it_equals_the_encoder(tmp_path: Path) -> None:
+def test_cached_features_equal_the_encoder_s(tmp_path: Path) -> None:
     encoder = TinyText()
     same(TextCache.build(encoder, CAPTIONS, folder=tmp_path)(CAPTIONS), encoder.encode(CAPTIONS))
 
 
-def test_it_equals_a_real_encoder_to_half_precision(tmp_path: Path) -> None:
+def test_cached_features_of_a_real_encoder_are_equal_to_half_precision(tmp_path: Path) -> None:
     encoder = FrozenTextEncoder(str(save_bert(tmp_path / "bert")))
     captions = [*CAPTIONS, "\ud83d half a pair of surrogates"]
     kept = TextCache.build(encoder, captions, folder=tmp_path)(captions)
@@ -79,7 +79,7 @@ def test_it_equals_a_real_encoder_to_half_precision(tmp_path: Path) -> None:
     torch.testing.assert_close(kept.pooled, fresh.pooled, atol=1e-3, rtol=1e-3)
 
 
-def test_rows_come_in_the_order_asked_for_and_padded_to_the_longest(tmp_path: Path) -> None:
+def test_rows_are_in_the_requested_order_and_padded_to_the_longest(tmp_path: Path) -> None:
     encoder = TinyText()
     cache = TextCache.build(encoder, ["abc", "a", "ab"], folder=tmp_path)
     same(cache(["ab", "a", "ab"]), encoder.encode(["ab", "a", "ab"]))
@@ -92,7 +92,7 @@ def test_unknown_caption_is_a_key_error(tmp_path: Path) -> None:
         cache(["cat", "dog"])
 
 
-def test_its_place_is_the_package_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_file_is_in_the_package_s_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path))
     assert TextCache.build(TinyText(), ["cat"]).path == tmp_path / "text" / "tiny-16-8.sqlite"
 
@@ -115,7 +115,7 @@ def test_encoders_do_not_share_features(tmp_path: Path) -> None:
     assert narrow.encoded == ["a"]
 
 
-def test_an_interrupted_build_keeps_what_it_had(tmp_path: Path) -> None:
+def test_interrupted_build_keeps_the_features_encoded_so_far(tmp_path: Path) -> None:
     captions, interrupted = many(300), Interrupted(at="number 290")
     with pytest.raises(KeyboardInterrupt):
         TextCache.build(interrupted, captions, folder=tmp_path)
@@ -143,7 +143,7 @@ class Batches(TinyText):
         return features
 
 
-def test_batches_hold_captions_of_one_length_and_about_as_many_tokens(tmp_path: Path) -> None:
+def test_batches_have_captions_of_one_length_and_about_as_many_tokens(tmp_path: Path) -> None:
     captions = [f"{i:0{length}}" for i in range(200) for length in (10, 20, 60)]
     encoder = Batches()
     TextCache.build(encoder, captions, folder=tmp_path)
@@ -186,7 +186,7 @@ def _build(folder: Path, captions: list[str]) -> None:
     TextCache.build(TinyText(), captions, folder=folder)
 
 
-def test_two_processes_build_at_once(tmp_path: Path) -> None:
+def test_two_processes_can_build_the_cache_at_once(tmp_path: Path) -> None:
     captions = many(600)
     parts = (captions, captions[::-1])
     processes = [FORK.Process(target=_build, args=(tmp_path, part)) for part in parts]
@@ -201,7 +201,7 @@ def test_two_processes_build_at_once(tmp_path: Path) -> None:
     same(cache(captions), TinyText().encode(captions))
 
 
-def test_it_works_on_both_sides_of_a_fork(tmp_path: Path) -> None:
+def test_cache_can_be_read_before_and_after_a_fork(tmp_path: Path) -> None:
     captions = many(8)
     cache = TextCache.build(TinyText(), captions, folder=tmp_path)
     first = cache(captions)  # opened before the fork
@@ -214,7 +214,7 @@ def test_it_works_on_both_sides_of_a_fork(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_it_works_in_the_loaders_workers(tmp_path: Path, start: str) -> None:
+def test_cache_can_be_read_in_data_loader_workers(tmp_path: Path, start: str) -> None:
     captions = many(8)
     cache = TextCache.build(TinyText(), captions, folder=tmp_path)
     expected = cache(captions).pooled  # opened here too
@@ -225,14 +225,14 @@ def test_it_works_in_the_loaders_workers(tmp_path: Path, start: str) -> None:
 # ------------------------------------------------------------------ what goes wrong
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_unwritable_folder_gives_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot be written .* IMAGEN_PL_CACHE") as output:
         TextCache.build(TinyText(), ["cat"], folder=tmp_path / "file" / "text")
     assert "\n" not in str(output.value)
 
 
-def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+def test_damaged_file_gives_one_line_error(tmp_path: Path) -> None:
     encoder = TinyText()
     path = TextCache.build(encoder, ["cat"], folder=tmp_path).path
     path.write_bytes(b"not a database " * 1000)
@@ -241,7 +241,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(output.value)
 
 
-def test_a_file_damaged_after_the_build_is_one_line(tmp_path: Path) -> None:
+def test_file_damaged_after_the_build_gives_one_line_error(tmp_path: Path) -> None:
     cache = TextCache.build(TinyText(), ["cat"], folder=tmp_path)
     cache.path.write_bytes(b"not a database " * 1000)
     with pytest.raises(UserError, match=r"cannot be read any more .*: delete it") as output:
@@ -259,7 +259,7 @@ def _build_on_a_full_disk(folder: Path, output: multiprocessing.SimpleQueue[str]
         output.put("nothing went wrong")
 
 
-def test_a_full_disk_is_one_line_and_what_was_kept_stays_whole(tmp_path: Path) -> None:
+def test_full_disk_gives_one_line_error_and_keeps_earlier_features(tmp_path: Path) -> None:
     kept = many(20)
     TextCache.build(TinyText(), kept, folder=tmp_path)
     output = FORK.SimpleQueue()

@@ -9,7 +9,7 @@ from imagen_pl.planning.data_profile import profile
 from tests.helpers.planning import write_set, write_shards
 
 
-def test_one_caption_per_image(tmp_path: Path) -> None:
+def test_folder_with_one_caption_per_image_is_profiled(tmp_path: Path) -> None:
     found = profile(str(write_set(tmp_path / "photos", 100, width=48, height=32)))
 
     assert (found.images, found.held_out, found.side) == (95, 5, 32)
@@ -19,13 +19,13 @@ def test_one_caption_per_image(tmp_path: Path) -> None:
     assert found.source_class == "imagen_pl.data.sources.folder.FolderSource"
 
 
-def test_many_images_per_caption(tmp_path: Path) -> None:
+def test_images_per_caption_are_counted(tmp_path: Path) -> None:
     found = profile(str(write_set(tmp_path / "photos", 40, width=16, height=16, images_a_caption=20)))
 
     assert (found.images_per_caption, found.shared) == (20, 1)
 
 
-def test_several_captions_per_image(tmp_path: Path) -> None:
+def test_captions_per_image_are_counted(tmp_path: Path) -> None:
     found = profile(str(write_set(tmp_path / "photos", 20, width=16, height=16, captions=5)))
 
     assert (found.captions_per_image, found.images_per_caption, found.shared) == (5, 1, 0)
@@ -38,7 +38,7 @@ def test_near_duplicate_emoji_count_once() -> None:
     assert "held out" not in found.lines()[0]  # it has a validation split of its own
 
 
-def test_a_stream_is_estimated(tmp_path: Path) -> None:
+def test_size_of_a_stream_is_estimated_from_its_shards(tmp_path: Path) -> None:
     found = profile(str(write_shards(tmp_path / "shards", shards=4, images=10, side=24)))
 
     assert found.is_stream

@@ -107,7 +107,7 @@ def test_small_sets_in_long_runs_are_augmented_and_large_ones_are_not() -> None:
     assert to_dict(recipe(many))["model"]["augment"] is None
 
 
-def test_more_time_buys_larger_pictures_wider_networks_and_more_images() -> None:
+def test_more_time_gives_larger_pictures_wider_networks_and_more_images() -> None:
     plans = [make_plan(folder_of(50_000), Budget(hours, 1), machine(1000, 8192, 64)) for hours in (1, 8, 100)]
 
     sizes = [(plan.design.resolution, plan.design.base, plan.design.kimg) for plan in plans]

@@ -15,7 +15,7 @@ def touch(path: Path, time: float | None = None) -> Path:
     return path
 
 
-def test_an_empty_or_failed_run_may_be_repeated(tmp_path: Path) -> None:
+def test_an_empty_or_failed_run_can_be_started_again(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a")
     run.check_free()
     touch(run.config)

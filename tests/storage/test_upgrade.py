@@ -74,7 +74,7 @@ def test_an_old_run_resumes_with_its_old_configuration(old: Path, capsys: pytest
     assert written == upgrade_settings(written)
 
 
-def test_every_new_name_can_be_imported() -> None:
+def test_every_new_class_path_can_be_imported() -> None:
     modules = {old: importlib.import_module(f"imagen_pl.{new}") for old, new in MODULES.items()}
 
     for name in CLASSES.values():

@@ -92,7 +92,9 @@ def test_matrices_are_updated_as_by_torch_s_muon(shape: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("shape", [(6, 4, 3, 3), (40, 4, 3, 3)])
-def test_a_convolution_is_the_matrix_of_its_outputs_however_it_lies_in_memory(shape: tuple[int, ...]) -> None:
+def test_convolution_is_updated_as_the_matrix_of_its_outputs_in_any_memory_format(
+    shape: tuple[int, ...],
+) -> None:
     kernel, flat = nn.Parameter(noise(*shape, seed=9)), nn.Parameter(noise(*shape, seed=9).flatten(1))
     last = torch.channels_last
     kernel.data = kernel.data.to(memory_format=last)
@@ -104,7 +106,7 @@ def test_a_convolution_is_the_matrix_of_its_outputs_however_it_lies_in_memory(sh
     torch.testing.assert_close(kernel.detach().flatten(1), flat.detach(), atol=1e-6, rtol=0)
 
 
-def test_a_step_is_as_large_as_the_docstring_says() -> None:
+def test_step_has_a_root_mean_square_of_a_fifth_of_the_learning_rate() -> None:
     weight = nn.Parameter(torch.zeros(32, 64))
     moved = stepped(Muon([weight], lr=0.1), weight, steps=1)
     assert float(moved.square().mean().sqrt()) == pytest.approx(0.1 * 0.2, rel=0.15)

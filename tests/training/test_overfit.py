@@ -34,7 +34,7 @@ def _eight_captions() -> TextFeatures:
     return TextFeatures(tokens, torch.ones(8, 2, dtype=torch.bool), tokens.sum(1))
 
 
-def test_each_caption_draws_its_own_picture() -> None:
+def test_each_caption_draws_its_own_picture_after_training() -> None:
     pictures, captions = _eight_pictures(), _eight_captions()
     channels = {4: 16, 8: 16}
     generator = small_generator(channels, style_dim=32, self_attention_at=[])
@@ -83,7 +83,7 @@ def _right(ema: GeneratorEMA, pictures: Tensor, captions: TextFeatures, seed: in
     return int((nearest == torch.arange(8)).sum())
 
 
-def test_before_training_it_does_not() -> None:
+def test_untrained_generator_does_not_draw_the_pictures_of_the_captions() -> None:
     """The proof above would mean nothing if any generator passed it."""
     generator = small_generator({4: 16, 8: 16}, style_dim=32, self_attention_at=[])
 

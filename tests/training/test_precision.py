@@ -56,7 +56,7 @@ def attentive(**settings: Any) -> TextToImageGAN:
         ("16-mixed", torch.bfloat16),
     ],
 )
-def test_formats_train(precision: str, inside: torch.dtype) -> None:
+def test_networks_train_in_each_precision_and_losses_in_float32(precision: str, inside: torch.dtype) -> None:
     logged, loss = Remember(), Listening()
     gan = attentive(adversarial=loss)
     found = formats_inside(gan)
@@ -91,7 +91,7 @@ def float16(start: float) -> dict[str, Any]:
     return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler), AtomicCheckpointIO()]}
 
 
-def test_float16_with_two_optimizers_and_one_scaler() -> None:
+def test_float16_gradient_norms_are_logged_and_clipped_without_the_scale() -> None:
     """Gradient norms are logged and clipped without the scaler's factor."""
     norms = []
     for settings in ({}, float16(start=2.0**10)):

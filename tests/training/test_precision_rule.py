@@ -77,7 +77,7 @@ def refuse_race(device: str) -> Race:
         ({}, "32-true", "this CPU has no bfloat16 instructions (avx512_bf16 or AMX)"),
     ],
 )
-def test_a_cpu_takes_bfloat16_if_it_has_instructions_for_it(
+def test_cpu_uses_bfloat16_if_it_has_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], chosen: str, reason: str
 ) -> None:
     stub_cpu(monkeypatch, **capabilities)
@@ -151,7 +151,7 @@ def test_on_arm_a_benchmark_decides(monkeypatch: pytest.MonkeyPatch, bfloat16: f
         ((True, False), "32-true", "GPU 1 has no bfloat16 arithmetic"),
     ],
 )
-def test_gpus_take_bfloat16_if_all_compute_in_it_without_emulation(
+def test_gpus_use_bfloat16_if_all_support_it_without_emulation(
     monkeypatch: pytest.MonkeyPatch, gpus: tuple[bool, ...], chosen: str, reason: str
 ) -> None:
     stub_gpus(monkeypatch, *gpus)
@@ -162,14 +162,16 @@ def test_gpus_take_bfloat16_if_all_compute_in_it_without_emulation(
     assert reason in choice.reason
 
 
-def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_goes_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_on_the_cpu_of_a_machine_with_a_gpu_uses_the_cpu_s_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stub_cpu(monkeypatch)
     stub_gpus(monkeypatch, True)
 
     assert choose_precision("cpu").name == "32-true"
 
 
-def test_devices_that_are_not_tested_take_float32() -> None:
+def test_untested_devices_use_float32() -> None:
     assert choose_precision("mps").name == choose_precision("tpu").name == "32-true"
 
 
@@ -182,7 +184,7 @@ def test_accelerators_are_found_by_name_and_by_object(monkeypatch: pytest.Monkey
     assert device_type("gpu") == "mps"
 
 
-def test_a_named_format_wins_over_the_checkpoint_and_the_checkpoint_over_the_rule(
+def test_precision_is_the_user_s_else_the_checkpoint_s_else_the_rule_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stub_cpu(monkeypatch, avx512_bf16=True)
@@ -193,7 +195,7 @@ def test_a_named_format_wins_over_the_checkpoint_and_the_checkpoint_over_the_rul
     assert choose_precision("cpu", named=16).name == "16"
 
 
-def test_a_kept_format_is_reported_with_the_setting_that_changes_it() -> None:
+def test_precision_of_a_checkpoint_is_reported_with_the_setting_that_changes_it() -> None:
     assert choose_precision("cpu", kept="32-true").lines() == [
         "Precision: 32-true, as in the checkpoint that this run resumes from. --trainer.precision changes it."
     ]
@@ -245,7 +247,7 @@ def test_bfloat16_that_is_not_slower_gets_no_warning(monkeypatch: pytest.MonkeyP
         ({}, None),
     ],
 )
-def test_a_checkpoint_says_its_format(checkpoint: dict[str, Any], kept: str | None) -> None:
+def test_checkpoint_records_its_precision(checkpoint: dict[str, Any], kept: str | None) -> None:
     assert kept_precision(checkpoint) == kept
 
 

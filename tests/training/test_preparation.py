@@ -71,7 +71,7 @@ def forbid_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 # ------------------------------------------------------------------ the cache of fits
 
 
-def test_the_next_run_loads_the_same_bits(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_run_loads_the_same_fit_to_the_bit(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = gan()
     train(first, 8)
     assert len(fits(cache)) == 2
@@ -153,14 +153,14 @@ def changed(name: str) -> tuple[TextToImageGAN, CaptionedImages]:
     "name",
     ["image", "caption", "background", "ridge", "sharpness", "captions", "encoder", "weights"],
 )
-def test_whatever_a_fit_depends_on_makes_another_fit(name: str, cache: Path) -> None:
+def test_every_input_of_a_fit_changes_its_cache_file(name: str, cache: Path) -> None:
     train(gan(both=False), 8)
     module, data = changed(name)
     train(module, 8, data=data)
     assert len(fits(cache)) == 2
 
 
-def test_a_damaged_file_is_one_warning_and_another_fit(
+def test_damaged_file_gives_one_warning_and_is_fitted_again(
     cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = gan(both=False)
@@ -180,7 +180,7 @@ def test_a_damaged_file_is_one_warning_and_another_fit(
         assert path.read_bytes() == whole
 
 
-def test_a_cache_that_cannot_be_written_is_one_warning(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unwritable_cache_gives_one_warning(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache.mkdir()
     (cache / "kernel_ridge").write_text("in the way")
     trained = gan(both=False)
@@ -250,7 +250,7 @@ def test_fast_dev_run_reads_little_and_writes_nothing(cache: Path, monkeypatch: 
     assert not cache.exists()
 
 
-def test_fast_dev_run_takes_a_cached_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_dev_run_uses_a_cached_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     first = gan()
     train(first, 8)
     forbid_fits(monkeypatch)

@@ -184,7 +184,7 @@ def test_resumed_equals_uninterrupted(whole: Whole, clock: int) -> None:
 
 
 @pytest.mark.parametrize("clock", [96, 160])
-def test_last_checkpoint_of_a_stopped_run(whole: Whole, clock: int, tmp_path: Path) -> None:
+def test_run_stopped_and_resumed_twice_equals_uninterrupted(whole: Whole, clock: int, tmp_path: Path) -> None:
     """Stopped by a limit and resumed from last.ckpt twice, with validation and grids between."""
     for until in (clock, clock + 16, END):
         gan = everything(metrics=[MeanColour()])

@@ -185,7 +185,7 @@ class Means(Extractor):
         return images.float().mean((2, 3))
 
 
-def test_frechet_distance_through_a_training(tmp_path: Path) -> None:
+def test_frechet_distance_of_the_next_run_is_equal_from_cached_statistics(tmp_path: Path) -> None:
     """Statistics of the real images are made in the first run, and read in the next."""
     values = []
     for _ in range(2):

@@ -29,7 +29,7 @@ from tests.helpers.training import (
 FADING = (Stage(8, kimg=0.016, batch_size=8), Stage(16, kimg=1.0, batch_size=8, fade_kimg=0.032))
 
 
-def test_values_logged_at_each_batch() -> None:
+def test_each_batch_logs_all_values_over_images_seen() -> None:
     logged, gradients = Remember(), StepGradients()
     gan = tiny_gan(
         adversarial=Relativistic(),
