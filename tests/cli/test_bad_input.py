@@ -128,8 +128,8 @@ def test_unknown_encoder_offline_gives_one_line_error(tiny: Tiny, capsys: pytest
     words = ["--model.text_encoder.init_args.name", "nobody/no-such-encoder"]
     assert main(["fit", *tiny.words, *words]) == 2
     assert capsys.readouterr().err == (
-        "error: text encoder nobody/no-such-encoder: there is no such folder, and the Hugging Face hub does "
-        "not give it: check the name and the network, or give a folder that holds the model\n"
+        "error: text encoder nobody/no-such-encoder: there is no such folder, and it cannot be downloaded "
+        "from the Hugging Face hub: check the name and the network, or pass a folder that contains the model\n"
     )
 
 

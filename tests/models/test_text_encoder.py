@@ -208,8 +208,8 @@ def test_unknown_name_offline_gives_one_line_error() -> None:
     with pytest.raises(UserError) as output:
         FrozenTextEncoder("nobody/no-such-encoder")
     assert str(output.value) == (
-        "text encoder nobody/no-such-encoder: there is no such folder, and the Hugging Face hub does not "
-        "give it: check the name and the network, or give a folder that holds the model"
+        "text encoder nobody/no-such-encoder: there is no such folder, and it cannot be downloaded from "
+        "the Hugging Face hub: check the name and the network, or pass a folder that contains the model"
     )
 
 
