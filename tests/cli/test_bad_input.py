@@ -129,7 +129,8 @@ def test_unknown_encoder_offline_gives_one_line_error(tiny: Tiny, capsys: pytest
     assert main(["fit", *tiny.words, *words]) == 2
     assert capsys.readouterr().err == (
         "error: text encoder nobody/no-such-encoder: there is no such folder, and it cannot be downloaded "
-        "from the Hugging Face hub: check the name and the network, or pass a folder that contains the model\n"
+        "from the Hugging Face hub: check the name and the network, or pass a folder that contains the "
+        "model\n"
     )
 
 
