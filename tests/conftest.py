@@ -26,7 +26,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """For tiny networks, where a second thread costs more than it brings."""
+    """For tiny networks, where a second thread makes it slower."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Imports point downward only, and the core trains without what only some people install."""
+"""Imports point downward only, and the core trains without optional packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import imagen_pl
 
 PACKAGE = Path(imagen_pl.__file__).parent
 
-# From the bottom up. A part imports itself and what stands below it; parts of one row do not know each other.
+# From the bottom up. A part imports itself and parts below it; parts of one row do not import each other.
 LAYERS: list[set[str]] = [
     {"errors", "types"},
     {"schedules"},
@@ -59,7 +59,7 @@ def test_imports_point_downward_only() -> None:
     assert wrong == []
 
 
-# What only some people need: trackers, hubs, formats, the web page, and what builds the shipped data.
+# Optional packages: trackers, hubs, formats, the web page, and those that build the shipped data.
 OPTIONAL = [
     "wandb",
     "tensorboard",

@@ -1,4 +1,4 @@
-"""The training step: who learns when, in how many parts, how far, and what stops it."""
+"""The training step: which network is trained when, micro-batches, clipping, and non-finite losses."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], within: float) -> N
         torch.testing.assert_close(a[name], b[name], atol=within, rtol=within)
 
 
-# ------------------------------------------------------------------ parts of a batch
+# ------------------------------------------------------------------ micro-batches
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -95,11 +95,11 @@ def test_a_penalty_of_half_the_batch_reads_its_first_rows_alone() -> None:
         torch.testing.assert_close(part, of_all[:4])
 
 
-# ------------------------------------------------------------------ who learns when
+# ------------------------------------------------------------------ which network is trained
 
 
 def test_each_step_changes_only_its_own_network() -> None:
-    """Its weights, and its gradients, which nobody would clear."""
+    """Neither its weights nor its gradients."""
     gan = tiny_gan(adversarial=Relativistic(), penalties=[R1(1.0)])
     gradients = StepGradients()
     after_step: list[dict[str, Tensor]] = []
@@ -154,7 +154,7 @@ def test_frozen_parameters_stay_frozen() -> None:
 
 
 def test_shared_fakes_are_generated_once_and_give_the_same_gradients() -> None:
-    """The discriminator stands still, so both ways must teach the generator the same."""
+    """With a frozen discriminator, both ways must give the generator the same gradients."""
     runs = []
     for share_fakes in (False, True):
         gan = tiny_gan(discriminator_optimizer=sgd(0.0), share_fakes=share_fakes, adversarial=Relativistic())
@@ -207,14 +207,14 @@ def test_a_generator_step_counts_the_images_of_all_discriminator_steps() -> None
         with torch.no_grad():
             for parameter in gan.ema.generator.parameters():
                 parameter.zero_()
-        gan.generator_optimizer = sgd(0.0)  # the generator stands still, and the average comes to it
+        gan.generator_optimizer = sgd(0.0)  # the generator is frozen, and the average approaches it
         train(gan, 32, stages=(Stage(8, kimg=1, batch_size=8),), max_steps=8 if every == 1 else 6)
         mean, now = (g.get_parameter("first_map.weight") for g in (gan.ema.generator, gan.generator))
         shares.append(float(mean.norm() / now.norm()))
     assert shares == pytest.approx([0.75, 0.75], abs=1e-5)
 
 
-# ------------------------------------------------------------------ how far
+# ------------------------------------------------------------------ clipping
 
 
 @pytest.mark.parametrize("limit", [0.05, 1e6])
@@ -236,7 +236,7 @@ def test_gradient_clip_bounds_each_networks_norm(limit: float) -> None:
             assert_close({n: g * limit / norm for n, g in free.items()}, clipped, 1e-6)
 
 
-# ------------------------------------------------------------------ what stops it
+# ------------------------------------------------------------------ non-finite losses
 
 
 class Spoilt(NonSaturating):

@@ -41,7 +41,7 @@ def test_schedule_passes_through_its_points(schedule: Schedule, values: dict[int
         (1500, 1, 16, 1.0),
         (2999, 1, 16, 1.0),
         (3000, 2, 32, 1.0),  # no fade: grown at once
-        (4000, 2, 32, 1.0),  # the last stage goes on
+        (4000, 2, 32, 1.0),  # the last stage continues
         (10**9, 2, 32, 1.0),
     ],
 )

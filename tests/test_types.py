@@ -1,4 +1,4 @@
-"""What flows between the parts: shapes are checked, and rows stay together."""
+"""Batches and features: shapes are checked, and rows stay together."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_every_run_has_its_files_and_a_table(file: Path) -> None:
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
 def test_every_run_s_command_parses(file: Path, tmp_path: Path) -> None:
-    """By the real parser, with the networks made; the seed reaches weights, latents and order."""
+    """With the real parser, networks built; the seed sets weights, latents and order."""
     from imagen_pl.cli.training_cli import TrainingCLI
 
     grid = ablation.read_grid(file)

@@ -1,4 +1,4 @@
-"""Scores of captions against answers by hand."""
+"""Caption scores against values computed by hand."""
 
 from __future__ import annotations
 

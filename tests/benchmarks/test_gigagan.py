@@ -1,4 +1,4 @@
-"""benchmarks/baselines/gigagan.py: what is ours of it. The package is not installed, and stood in for."""
+"""Our part of benchmarks/baselines/gigagan.py; the package is not installed and is replaced by a stub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Losses(NamedTuple):
 
 
 class Standing:
-    """Notes what its steps are handed, and draws each picture as bright as its caption is long."""
+    """Records the inputs of its steps; a picture is as bright as its caption is long."""
 
     def __init__(self, loss: float = 1.0) -> None:
         self.loss = loss

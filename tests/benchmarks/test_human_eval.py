@@ -1,4 +1,4 @@
-"""The blind test for a reader: what is shown, what is given away, and how answers count."""
+"""The blind test with human raters: what they see, and how answers are counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imagen_pl.errors import UserError
 
 @pytest.fixture
 def sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of a model that draws red squares."""
+    """The test for a model that draws red squares."""
     red = Image.new("RGB", (32, 32), "red")
 
     def draw(pairs: list[tuple[str, int]], refine: int) -> Iterator[Image.Image]:
@@ -44,7 +44,7 @@ def test_every_subject_is_held_out_and_shown_once(split: str) -> None:
         assert len(set(shown.choices)) == 10
         assert shown.name in shown.choices
         assert "style" not in shown.name
-    # Neither a name's place among the choices nor a picture's on the sheet tells anything.
+    # Neither the order of the choices nor that of the pictures reveals the answer.
     assert len({shown.choices.index(shown.name) for shown, _ in lots}) == 10
     sources = [shown.source for shown, _ in lots]
     assert 0 < sources[:40].count("real") < 20
@@ -52,7 +52,7 @@ def test_every_subject_is_held_out_and_shown_once(split: str) -> None:
 
 
 def test_nearest_training_caption_can_be_a_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here the nearest is made to be one of a blue square, whatever is asked."""
+    """The nearest training image is a blue square for every prompt."""
     pictures, encoded = human_eval.read_pictures()
     blue = BytesIO()
     Image.new("RGB", (64, 64), "blue").save(blue, "png")

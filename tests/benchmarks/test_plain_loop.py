@@ -42,7 +42,7 @@ def test_plain_loop_learns_colours_from_captions() -> None:
 
 
 def test_plain_loop_stops_at_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a clock that a look at it moves by a quarter of a minute."""
+    """With a clock that moves by 15 seconds at each call."""
     clock = itertools.count(step=15)
     monkeypatch.setattr(plain_loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     _, about = plain_loop.train(minutes=1, images_wanted=None, batch=4, seed=0)

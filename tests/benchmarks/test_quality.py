@@ -63,7 +63,7 @@ def test_images_of_other_programs_are_read_in_protocol_order(tmp_path: Path) -> 
 
 
 def test_sheet_has_the_same_captions_for_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    count = 40  # of train, as many of test, and one of composition between them
+    count = 40  # training rows, as many test rows, and one composition row between them
     splits = ["train"] * count + ["composition"] + ["test"] * count
     pictures = [SimpleNamespace(split=split, caption=f"{split} {k}") for k, split in enumerate(splits)]
     images = torch.arange(len(splits), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
@@ -89,7 +89,7 @@ def test_nearest_training_caption_baseline_has_a_row(monkeypatch: pytest.MonkeyP
     pictures: list[protocol.Picture] = []
     words, images = [], []
     for split, order in (("train", range(count)), ("test", reversed(range(count))), ("train", range(count))):
-        style = "noto" if len(pictures) < 2 * count else "fluent"  # the last hundred must not be taken
+        style = "noto" if len(pictures) < 2 * count else "fluent"  # the last hundred must not be used
         for place in order:
             subject = f"{split} {len(pictures)}"
             pictures.append(
@@ -99,7 +99,7 @@ def test_nearest_training_caption_baseline_has_a_row(monkeypatch: pytest.MonkeyP
             images.append(features[place] if style == "noto" else -features[place])
     monkeypatch.setattr(protocol, "encode", lambda captions: torch.stack(words))
     blank = torch.zeros(len(pictures), 3, 2, 2, dtype=torch.uint8)
-    asked = list(range(50, 2 * count))  # some of the training set are asked for too
+    asked = list(range(50, 2 * count))  # some training captions are included too
     scored = protocol.score_nearest_caption(
         protocol.ReferenceSet(2, 0, pictures, blank, torch.stack(images), asked)
     )

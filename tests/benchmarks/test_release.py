@@ -89,7 +89,7 @@ def test_card_needs_the_run_of_init_from(tmp_path: Path) -> None:
 def test_prior_without_components_is_fitted_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the same images; by others its weights are found to differ, and it stays as it was."""
+    """With the same images; with others the weights differ, which is an error, and the prior is unchanged."""
     pooled, images = pairs()
     prior, other = tiny_prior(), tiny_prior()
     prior.fit([(pooled, images)])
@@ -113,7 +113,7 @@ def test_prior_without_components_is_fitted_again(
     for name, value in kept.items():
         torch.testing.assert_close(found[name], value)
     other.fit([(pooled, images.flip(0))])
-    release.complete(other, text)  # one that has them is not looked at
+    release.complete(other, text)  # a prior that has components is not fitted again
 
 
 def test_card_has_the_scores_of_refined_images(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The search for a recipe: its list, its record, and what it goes by."""
+"""The hyperparameter search: its list of trials, its record and its score."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_study_files_exist_and_every_choice_parses() -> None:
 
     assert space.first[0] == {}
     base = [word for file in space.base for word in ("--config", str(search.REPOSITORY / file))]
-    base += ["--name", "a_test"]  # the base's own may be there
+    base += ["--name", "a_test"]  # the baseline may be in the list
     quickstart = [
         "--config",
         str(search.REPOSITORY / "configs/experiment/quickstart.yaml"),
@@ -110,7 +110,7 @@ def test_interrupted_trial_is_marked_failed_and_repeated(
     study.ask()
     monkeypatch.setattr("sys.argv", ["search.py", "--study", str(study_file), "--table"])
     search.main()
-    assert study.trials[0].state.name == "RUNNING"  # looking at the table touches nothing
+    assert study.trials[0].state.name == "RUNNING"  # printing the table changes nothing
 
     search.make_ready(study, space)
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def judge() -> words.PromptJudge:
-    """With the means of each image's quarters for features, which need no network."""
+    """With the mean colours of each image's quarters as features, which need no network."""
     pictures, encoded = read_pictures()
     images = shrink(torch.stack([decode(data, 64) for data in encoded]), 32)
     features = torch.nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1)

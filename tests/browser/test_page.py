@@ -35,7 +35,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a served page, with a tiny model and an untaught captioner."""
+    """Address of a served page, with a tiny model and an untrained captioner."""
     import yaml
 
     folder = tmp_path_factory.mktemp("served")
@@ -106,11 +106,11 @@ def test_prompt_gives_images(browser: Any, url: str, size: dict[str, int], tmp_p
     page = visit(browser, url, size)
     pictures = draw(page, "a cat, fluent style")
     assert pictures.count() == 8
-    # On a busy machine the page shows a picture before all of it has come.
+    # On a busy machine the page shows a picture before it is fully loaded.
     page.wait_for_function("image => image.complete", arg=pictures.first.element_handle())
     assert pictures.first.evaluate("image => image.naturalWidth") == 256
     keep(page, f"draw-{size['width']}")
-    # Nothing sticks out at the side, of the page or of the gallery.
+    # Nothing overflows the width of the page or of the gallery.
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert pictures.last.evaluate("x => x.getBoundingClientRect().right - window.innerWidth") <= 0
 
@@ -156,12 +156,12 @@ def test_edit_and_interpolation_work(browser: Any, url: str) -> None:
 
 
 def upload(page: Any, file: Path) -> None:
-    """Hand over a file; again if the page was not yet listening, as on a busy machine."""
+    """Upload a file; again if the page was not ready, as on a busy machine."""
     from playwright.sync_api import TimeoutError as TooLong
 
     for _ in range(3):
         chooser = page.locator("input[type=file]").last
-        if chooser.count():  # it goes as soon as a file has come
+        if chooser.count():  # it disappears once a file is uploaded
             chooser.set_input_files(str(file))
         try:
             page.get_by_text(file.name).first.wait_for(timeout=25_000)

@@ -1,4 +1,4 @@
-"""The line that says how far a run is."""
+"""The progress line of a run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def test_terminal_has_one_updated_line(monkeypatch: pytest.MonkeyPatch) -> None:
     text = run(monkeypatch, Terminal())
     shown = [part for part in text.split("\r") if part.strip()]
     assert any(part.startswith("validating ") for part in shown)
-    assert all(len(part.rstrip("\n")) <= 59 for part in shown)  # no line breaks, no scraps of the line before
+    assert all(
+        len(part.rstrip("\n")) <= 59 for part in shown
+    )  # no line breaks, and nothing left of the previous line
     scores = [line.split("\r")[-1] for line in text.split("\n") if "val/" in line]
     assert len(scores) == 2
     assert all(re.match(r"0\.\d kimg  val/mean_colour", score) for score in scores)

@@ -1,4 +1,4 @@
-"""Growth: networks, real images, loader, learning rates and penalties go through the stages together."""
+"""Growth: networks, real images, loader, learning rates and penalties follow the stages together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.helpers.training import (
 
 
 class Watcher(Augment):
-    """Changes nothing, and keeps what the discriminator is about to see."""
+    """Changes nothing, and records the discriminator's input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Watcher(Augment):
 
 
 class Ones(Penalty):
-    """One a sample, with a gradient of zero: what is logged is its weight."""
+    """1 for each sample, with a gradient of zero: the logged value is its weight."""
 
     name = "ones"
 
@@ -65,7 +65,7 @@ def test_networks_data_and_metrics_grow_together() -> None:
         side = here.growth.resolution
         assert batch.images.shape == (here.stage.batch_size, 3, side, side)
         assert gan.growth == here.growth
-        assert drawn == [here.growth] * 2  # for the discriminator's step and for the generator's own
+        assert drawn == [here.growth] * 2  # for the discriminator step and for the generator step
         real, fake, fake_again = watcher.seen
         assert real.shape == fake.shape == fake_again.shape == batch.images.shape
         whole = batch.images.float() / 127.5 - 1
@@ -135,7 +135,7 @@ def test_learning_rate_schedule_multiplies_the_stages_rates() -> None:
 
 
 def moments(gan: TextToImageGAN) -> list[set[int]]:
-    """Of each optimizer, the resolutions whose blocks have moments; 0 stands for what blocks share."""
+    """For each optimizer, the resolutions of blocks that have state; 0 stands for the shared parameters."""
     found = []
     for network, optimizer in zip((gan.discriminator, gan.generator), gan.trainer.optimizers, strict=True):
         blocks: dict[int, nn.Module] = network.blocks()  # type: ignore[operator]

@@ -253,7 +253,7 @@ def test_shares_follow_the_latest_measured_speed() -> None:
     assert (share(0), share(10**9), share.images_at(0.5)) == (0, 0, float("inf"))
     share.measure(0, 1000)
     assert (share(250), share(2000), share.images_at(0.5)) == (0.25, 1, 500)
-    share.measure(500, 1500)  # it goes on from a half, at a third of the pace
+    share.measure(500, 1500)  # it continues from a half, at a third of the speed
     assert (share(500), share(1250), share(2000)) == (0.5, 0.75, 1)
 
 
@@ -287,7 +287,7 @@ def test_schedule_by_share_needs_a_limit() -> None:
 
 
 def test_shares_take_precedence_over_kimg() -> None:
-    """An overlay's list takes over what its items leave out, so the recipe's kimg stays beside the shares."""
+    """Items of an overlay's list inherit what they leave out, so the recipe's kimg stays beside shares."""
     gan = tiny_gan(learning_rate_schedule=Linear(1.0, 0.0, kimg=1.0, share=1.0))
     stages = (
         Stage(8, kimg=1.0, share=0.5, batch_size=8),

@@ -61,7 +61,7 @@ def warnings_of(
     stages: tuple[Stage, ...] = ONE_STAGE,
     **settings: Any,
 ) -> list[str]:
-    """What a run of so many images says; a batch of 8 takes a second."""
+    """The output of a run of so many images; a batch of 8 takes a second."""
     said: list[str] = []
     clock = clock or FakeTime()
     callbacks: list[Callback] = [clock, SlowRecipe(said.append, clock)]
@@ -85,7 +85,7 @@ def test_too_slow_run_gets_a_warning_with_its_expected_images_and_advice() -> No
 
 
 def test_a_schedule_by_share_needs_no_shortening() -> None:
-    """Its kimg only says what the recipe is made for."""
+    """Its kimg is only the number of images that the recipe is made for."""
     by_share = replace(MADE_FOR_1000, share=1.0)
     said: list[str] = []
     clock = FakeTime()
@@ -124,7 +124,7 @@ def test_the_first_batches_are_not_part_of_the_speed() -> None:
 
 
 def test_validation_is_not_part_of_the_speed() -> None:
-    """It comes after each ten batches, and takes a minute or more."""
+    """Validation runs after every ten batches and takes a minute or more."""
     (line,) = warnings_of(limit_s=100, data=tiny_data(val_fraction=0.25), max_steps=-1)
 
     assert "at 8 images/s" in line

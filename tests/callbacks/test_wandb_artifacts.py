@@ -20,7 +20,7 @@ Logged = list[tuple[str, list[str], int]]
 
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> Logged:
-    """File, aliases and clock of what was handed over."""
+    """File, aliases and clock of each upload."""
     seen: Logged = []
 
     def log_model(run: Any, name: str, path: Path, aliases: list[str], metadata: dict[str, Any]) -> None:
@@ -32,7 +32,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Logged:
 
 
 def write(folder: Path, **clocks: int) -> Any:
-    """A run's checkpoints by name and clock, and a trainer that knows them."""
+    """A run's checkpoints by name and clock, and a trainer with them."""
     keeper = KeepCheckpoints(monitor="val/score")
     for name, clock in clocks.items():
         path = folder / f"small/checkpoints/{name}.ckpt"
@@ -92,7 +92,7 @@ def test_unresponsive_server_does_not_block_training(
 
     assert "W&B has not accepted the checkpoints yet" in caplog.text
     answer.set()
-    assert callback._jobs_in_background.wait(60)  # else it may go on beside the next test
+    assert callback._jobs_in_background.wait(60)  # else it may still run during the next test
 
 
 def test_upload_error_is_reported_and_later_uploads_are_tried(

@@ -80,7 +80,7 @@ def test_best_and_last_checkpoints_are_artifacts_linked_to_their_data(tiny: Tiny
     score = json.loads(by_alias["best"].metadata)["scores"]["val/mean_colour"]
     assert score == pytest.approx(float(best["best_model_score"]))
 
-    # What `wandb artifact get` brings is enough to draw with.
+    # The file from `wandb artifact get` is enough to sample from.
     (entry,) = by_alias["best"].manifest.contents
     Path("downloaded").mkdir()
     Path(entry.local_path).rename("downloaded/model.ckpt")
@@ -105,7 +105,7 @@ def test_resumed_run_keeps_its_id(tiny: Tiny) -> None:
     digests = {artifacts(seen, "dataset")[0].digest for seen in (first, second)}
     assert len(digests) == 1  # the same version of the data
 
-    # The documentation's command finds both; only sending needs a network.
+    # The documented command finds both; only uploading needs a network.
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""Turns, stems and blocks by the command line and YAML."""
+"""Blockwise training set on the command line and in YAML."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def numbers_of(run: Path) -> list[dict[str, str]]:
 def test_captioner_is_trained_and_saved(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_SHOW_AFTER_S", 0.0)  # the bar of a run this short would not appear
+    monkeypatch.setattr(progress, "_SHOW_AFTER_S", 0.0)  # a run this short would show no bar
     monkeypatch.setattr(progress, "_LOG_EVERY_S", 0.0)
     assert main(["fit-captioner", *words]) == 0
     output, run = capsys.readouterr(), Path("runs/reader")
@@ -98,7 +98,7 @@ def test_captioner_is_trained_and_saved(
         str(n) for n in range(0, 96, 8)
     ]
     scored = [float(row["val/caption_ce"]) for row in rows if row["val/caption_ce"]]
-    assert scored[1] < scored[0]  # it learns
+    assert scored[1] < scored[0]  # the loss falls
     kept = json.loads((run / "config.json").read_text())
     assert kept["val/caption_ce"] == pytest.approx(min(scored))
     assert kept["captioner"]["init_args"]["dim"] == 16
@@ -147,7 +147,7 @@ def test_ctrl_c_saves_the_captioner(
     output = capsys.readouterr().out
     assert "Stopped at 64 images, val/caption_ce" in output
     assert "Resume: imagen-pl fit-captioner --config runs/reader/config.yaml --ckpt_path last" in output
-    assert json.loads(Path("runs/reader/config.json").read_text())["images_seen"] == 48  # the best by then
+    assert json.loads(Path("runs/reader/config.json").read_text())["images_seen"] == 48  # the best so far
     assert torch.load("runs/reader/checkpoints/last.ckpt", weights_only=True)["images_seen"] == 64
 
 

@@ -28,7 +28,7 @@ packages = test_build_emoji.packages
 
 @pytest.fixture
 def console() -> Console:
-    """Runs the command where the test stands."""
+    """Runs the command in the test's working folder."""
 
     def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -81,7 +81,7 @@ def test_unreachable_hub_gives_one_line_error(trained: Tiny, console: Console) -
 
 @pytest.mark.slow
 def test_demo_is_served_until_ctrl_c(trained: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a proxy is set, which knows nothing of this machine."""
+    """Also if a proxy is set, which cannot reach this machine."""
     pytest.importorskip("gradio")
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -97,5 +97,5 @@ def test_demo_is_served_until_ctrl_c(trained: Tiny, monkeypatch: pytest.MonkeyPa
                 assert b"gradio" in page.read()
         finally:
             served.send_signal(signal.SIGINT)
-            threading.Timer(60, served.kill).start()  # should it not end
+            threading.Timer(60, served.kill).start()  # in case it does not end
         assert served.wait() in (0, 130)

@@ -70,7 +70,7 @@ def test_installed_command_writes_captions(photos: Path, tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def reader(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A captioner's folder; it has learnt long enough to say something of every picture."""
+    """A captioner's folder; it is trained enough to give every picture a caption."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "reader.yaml").write_text(yaml.safe_dump(captioner_config(photos, kimg=1.0)))
     with pytest.MonkeyPatch.context() as patch:
@@ -128,7 +128,7 @@ def test_num_beams_is_passed_to_the_captioner(reader: Path, pictures: Path) -> N
 
 def test_existing_captions_are_kept(reader: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures / "train/0.txt").write_text("by hand\n")
-    (pictures / "train/1.txt").write_text(" \n")  # as good as none
+    (pictures / "train/1.txt").write_text(" \n")  # counts as none
     write_metadata(pictures, [{"file_name": "train/2.png", "text": "by metadata"}])
     capsys.readouterr()
     assert caption(pictures, reader) == 0
@@ -136,7 +136,7 @@ def test_existing_captions_are_kept(reader: Path, pictures: Path, capsys: pytest
     assert captions_of(pictures)["train/0.png"] == ("by hand",)
     assert captions_of(pictures)["train/1.png"][0]
     assert not (pictures / "train/2.txt").exists()
-    assert caption(pictures, Path("nowhere")) == 0  # nothing is left to do, and no captioner is opened
+    assert caption(pictures, Path("nowhere")) == 0  # nothing is left to do, and no captioner is loaded
     assert "mine: 0 captions written; 5 images already had one" in capsys.readouterr().out
     assert caption(pictures, reader, "--overwrite") == 0
     assert "mine: 4 captions written; 1 image already had one" in capsys.readouterr().out

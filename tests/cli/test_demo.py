@@ -1,4 +1,4 @@
-"""The page's work without the page, and the page served to a client."""
+"""The functions behind the page, and the page served to a client."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_valid_upload_is_accepted(tmp_path: Path) -> None:
 
 @pytest.fixture
 def client(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Somebody who has opened the page."""
+    """A client of the page."""
     gradio_client = pytest.importorskip("gradio_client")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     page = build_page(studio, ["a red heart", "a cat"])
@@ -213,9 +213,9 @@ def test_missing_gradio_gives_one_line_error(
 def test_own_page_is_requested_without_a_proxy(
     set_before: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is exempt already stays so; the whole of it: tests/cli/test_console.py."""
+    """Hosts that are exempt already stay so; the complete test is in tests/cli/test_console.py."""
     for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "")  # taken back in the end, whatever is written
+        monkeypatch.setenv(name, "")  # restored after the test
         monkeypatch.delenv(name)
     for name, hosts in set_before.items():
         monkeypatch.setenv(name, hosts)

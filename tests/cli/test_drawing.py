@@ -14,7 +14,7 @@ from imagen_pl.data import progress
 
 @pytest.fixture
 def bars(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The progress bars that were made."""
+    """The progress bars that were created."""
     made: list[Any] = []
     progress_bar = progress.progress_bar
 
@@ -39,7 +39,7 @@ def two_batches(
 
 
 def test_refined_pictures_are_counted_by_their_steps(bars: list[Any]) -> None:
-    """A batch is finished all at once: counted by pictures, the bar would stand at 0 until then."""
+    """The pictures of a batch are finished together; counted by them, the bar would stay at 0."""
     counts: list[int] = []
 
     drawn = with_refinement_progress(

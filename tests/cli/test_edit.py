@@ -1,4 +1,4 @@
-"""`imagen-pl interpolate` and `imagen-pl edit`, and what pictures in files say of themselves."""
+"""`imagen-pl interpolate` and `imagen-pl edit`, and the metadata of image files."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_long_wait_is_announced_and_training_images_are_sampled(
 
 
 def test_evaluation_is_deterministic(evaluated: list[str]) -> None:
-    """The second time real images' features come from the cache."""
+    """The second time, features of real images come from the cache."""
     for out in ("first", "second"):
         assert main([*evaluated, "--out", out]) == 0
     assert Path("first/evaluation.json").read_text() == Path("second/evaluation.json").read_text()

@@ -1,4 +1,4 @@
-"""`imagen-pl export`: files that other programs draw the same pictures with."""
+"""`imagen-pl export`: files with which other programs draw the same pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers.runs import Tiny
 def test_code_in_the_exported_readme_draws(
     trained: Tiny, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The code in the export's README runs as it stands, without imagen_pl."""
+    """The code in the export's README runs unchanged, without imagen_pl."""
     assert main(["export", str(trained.run), "--to", kind, "--out", "out"]) == 0
     output = capsys.readouterr().out
     assert "these files draw without refinement" in output

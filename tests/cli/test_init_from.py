@@ -1,4 +1,4 @@
-"""A stem from another run, and another kind of block, by the command line."""
+"""init_from another run, and a custom block, on the command line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_run_starts_from_the_weights_of_init_from(
         if name != "latent_mean":
             assert torch.equal(held[f"generator.{name}"], tensor), name
 
-    # The other run is gone: pictures, releases and a resume do without it.
+    # The other run is deleted: sampling, releases and a resume do not need it.
     release = load("runs/larger").save("larger")
     described = json.loads((release / "config.json").read_text())["generator"]
     assert "init_from" not in described["init_args"]
@@ -153,7 +153,7 @@ def test_class_that_is_not_a_block_gives_one_line_error(
 def test_released_model_is_fine_tuned_on_other_images(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the command in configs/experiment/finetune.yaml, with the stages cut to a batch each."""
+    """With the command in configs/experiment/finetune.yaml, with stages of one batch each."""
     monkeypatch.chdir(tmp_path)
     files = ["experiment/emoji64.yaml", "data/folder.yaml", "experiment/finetune.yaml"]
     command = (REPOSITORY / "configs/experiment/finetune.yaml").read_text().splitlines()[1]
@@ -172,4 +172,4 @@ def test_released_model_is_fine_tuned_on_other_images(
         for name, tensor in before.generator.state_dict().items()
         if name.endswith("weight")
     }
-    assert 0 < max(moved.values()) < 0.02  # eight small steps away, not anew
+    assert 0 < max(moved.values()) < 0.02  # eight small steps away, not re-initialised

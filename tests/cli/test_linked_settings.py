@@ -1,4 +1,4 @@
-"""Sizes that follow from other settings are set by the command line."""
+"""Sizes that follow from other settings are filled in by the command line."""
 
 from __future__ import annotations
 

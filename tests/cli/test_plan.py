@@ -43,7 +43,7 @@ def _one_shard(path: Path) -> Path:
 
 
 def shortened(config: dict[str, Any]) -> dict[str, Any]:
-    """Thin networks, and each stage for two batches of 4."""
+    """Narrow networks, and two batches of 4 in each stage."""
     share = 1 / len(config["growth"]["stages"])
     stages = [
         {**stage, "share": share, "fade_share": share if "fade_share" in stage else 0.0, "batch_size": 4}

@@ -1,4 +1,4 @@
-"""`fit`, `validate` and `fit-captioner` choose the number format, say so, and keep it over a resume."""
+"""`fit`, `validate` and `fit-captioner` choose the precision, print it, and keep it when resumed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imagen_pl.training.precision import Race
 from tests.cli.test_caption import captioner_config
 from tests.helpers.runs import REPOSITORY, Tiny
 
-# The tiny run names float32, for the same numbers everywhere; here the machine decides.
+# The tiny run sets float32, for the same numbers everywhere; here the machine decides.
 SHORT = ["--trainer.max_steps", "4", "--trainer.precision", "null"]
 
 
@@ -38,7 +38,7 @@ def lines_about_precision(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def kept_in(run: Path) -> tuple[str, str, Any]:
-    """The format in the last checkpoint, in run.json's last start, and in config.yaml."""
+    """The precision in the last checkpoint, in run.json's last start, and in config.yaml."""
     config = yaml.safe_load((run / "config.yaml").read_text())
     starts = json.loads((run / "run.json").read_text())["starts"]
     checkpoint = read_checkpoint(run / "checkpoints/last.ckpt")

@@ -157,7 +157,7 @@ def test_a_release_has_no_discriminator_unless_it_is_requested(
     assert error.count("\n") == 1
     assert "me/tiny/model.safetensors has no discriminator to save: give the run" in error
 
-    # Also where the model that is pushed has one.
+    # Also if the pushed model has one.
     assert (
         main(["export", str(trained.run), "--to", "safetensors", "--with-discriminator", "--out", "both"])
         == 0

@@ -1,4 +1,4 @@
-"""Whole recipes, with every default and linked size filled in, are what they were when they were measured."""
+"""Whole recipes, with every default and linked size filled in, are as they were when measured."""
 
 from __future__ import annotations
 

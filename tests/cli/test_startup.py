@@ -1,4 +1,4 @@
-"""What a verb imports before it answers: modules are counted, not seconds."""
+"""What a verb imports before its first output; it counts modules, not seconds."""
 
 from __future__ import annotations
 

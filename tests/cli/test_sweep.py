@@ -1,4 +1,4 @@
-"""configs/tracking/sweep.yaml: a sweep that W&B takes, whose trials the command line understands."""
+"""configs/tracking/sweep.yaml: W&B accepts the sweep, and the command line accepts its trials."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imagen_pl.cli.training_cli import TrainingCLI
 from tests.helpers.runs import REPOSITORY
 
 FILE = REPOSITORY / "configs/tracking/sweep.yaml"
-# W&B's servers alone check a sweep, so here is what of their schema the file uses.
+# Only W&B's servers check a sweep, so this repeats the part of their schema that the file uses.
 TOP = {"name", "project", "program", "method", "metric", "run_cap"}
 TOP |= {"early_terminate", "command", "parameters"}
 DISTRIBUTIONS = {"log_uniform_values", "uniform"}
@@ -81,7 +81,7 @@ def test_sweep_uses_the_project_and_metric_of_its_configs(sweep: dict[str, Any])
 def test_every_trial_s_arguments_parse(
     sweep: dict[str, Any], place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the real parser, with the networks made and each value where it belongs."""
+    """With the real parser, networks built, and each value in its place."""
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
     monkeypatch.setenv("WANDB_RUN_ID", "trial7")
     monkeypatch.chdir(REPOSITORY)

@@ -1,4 +1,4 @@
-"""Two processes over gloo are started once; what they leave is read by every test."""
+"""Two processes over gloo are started once; every test reads the files that they write."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def _two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ranks(_two_processes: Path) -> Callable[[str], list[Outcome]]:
-    """What each of the two processes had after a run of that name."""
+    """The state of each of the two processes after a run of that name."""
     return lambda name: [torch.load(_two_processes / f"{name}-{rank}.pt") for rank in (0, 1)]
 
 
 @pytest.fixture(scope="session")
 def alone() -> Outcome:
-    """What one process had, with twice as many images a step as each of the two."""
+    """The state of one process with twice as many images a step as each of the two."""
     return worker.run(worker.uncoupled(), worker.END)

@@ -1,4 +1,4 @@
-"""Two processes that share a training do what one does: DDP over gloo, through all stages and fades."""
+"""Training with two processes equals training with one: DDP over gloo, through all stages and fades."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_both_together_get_the_images_of_one_process(ranks: Ranks, alone: Outcom
 def test_scores_equal_those_of_one_process(ranks: Ranks, alone: Outcome) -> None:
     """Both processes give the same score, over the images of both."""
     first, second = ranks("uncoupled")
-    assert len(alone["scores"]) == 3  # the look before training, and two epochs
+    assert len(alone["scores"]) == 3  # the sanity check before training, and two epochs
     assert alone["scores"][0] == {}
     assert first["scores"] == second["scores"]
     for shared, expected in zip(first["scores"][1:], alone["scores"][1:], strict=True):
@@ -84,8 +84,8 @@ def test_resumed_run_equals_uninterrupted(ranks: Ranks) -> None:
 
 @pytest.mark.parametrize("name", worker.POLICIES)
 def test_frozen_blocks_are_frozen_in_both(ranks: Ranks, name: str) -> None:
-    """To the bit, at every batch; what never learns has no moments."""
-    begins = (48, 112)  # a new block is not heard yet at its first batch, and the discriminator starts anew
+    """To the bit, at every batch; parameters that are never trained have no optimizer state."""
+    begins = (48, 112)  # a new block has no effect in its first batch, and the discriminator is reset
     for outcome in ranks(name):
         learn: dict[int, set[str]] = outcome["learn"]
         assert list(learn) == [clock for clock, _ in batches(worker.STAGES, 0, worker.END)]
@@ -115,7 +115,7 @@ def block_of(name: str) -> str:
 
 
 def test_non_finite_loss_in_one_process_stops_both(ranks: Ranks) -> None:
-    """Both name it, neither waits for the other, and no weight is harmed."""
+    """Both name the loss, neither waits for the other, and no weight changes."""
     for outcome in ranks("stopped"):
         assert outcome["stopped"].startswith("d_loss became nan at 48 images seen (16 px)")
         assert outcome["images_seen"] == 48

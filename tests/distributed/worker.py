@@ -53,7 +53,7 @@ STAGES = (
 )
 END = 160
 MIDDLE_OF_A_FADE = 128
-# A discriminator that starts anew with every stage; whole networks and blocks by turns, and one never.
+# The discriminator is reset at every stage; networks and blocks take turns, and one is never trained.
 POLICIES: dict[str, BlockPolicy] = {
     "newest": FreezeOldBlocks(kimg=0.032, fresh_discriminator=True),
     "alternate": Alternate(
@@ -71,7 +71,7 @@ class Watch(Callback):
         self.numbers: list[list[int]] = []
         self.weights: dict[int, dict[str, Tensor]] = {}
         self.scores: list[dict[str, float]] = []
-        self.learn: dict[int, set[str]] = {}  # the blocks that may learn, by the clock at the batch's start
+        self.learn: dict[int, set[str]] = {}  # the blocks that are trained, by the clock at the batch's start
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -105,7 +105,7 @@ class Watch(Callback):
 
 
 def uncoupled(accumulate: int = 1) -> TextToImageGAN:
-    """Samples of a batch do not touch each other, and differences do not grow: gradients can be compared."""
+    """Samples of a batch are independent, and differences do not grow, so gradients can be compared."""
     return tiny_gan(
         generator={"text_attention_at": [8]},
         discriminator={"heads_at": [8]},
@@ -120,7 +120,7 @@ def uncoupled(accumulate: int = 1) -> TextToImageGAN:
 
 
 def everything() -> TextToImageGAN:
-    """All that draws random numbers, couples the samples of a process, or keeps a state."""
+    """Everything that draws random numbers, couples the samples of a process, or has state."""
     torch.manual_seed(0)
     return tiny_gan(
         generator={
@@ -149,7 +149,7 @@ def everything() -> TextToImageGAN:
 
 
 class NotANumber(NonSaturating):
-    """From the fourth batch on, the loss of the second process alone is not a number."""
+    """From the fourth batch on, the loss of the second process is NaN."""
 
     calls = 0
 
@@ -166,7 +166,7 @@ def run(
     save: dict[int, Path] | None = None,
     policy: BlockPolicy | None = None,
 ) -> dict[str, Any]:
-    """Train in as many processes as torchrun has started, and give what the tests compare."""
+    """Train in the processes that torchrun has started, and return what the tests compare."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     watch = Watch()
     settings: dict[str, Any] = {}
@@ -174,7 +174,7 @@ def run(
         settings = {"strategy": "ddp_find_unused_parameters_true", "devices": processes}
     growing = ProgressiveGrowing(list(STAGES), reset_optimizer_state=policy is None)
     callbacks = [growing, BlockwiseTraining(policy), SaveAt(save or {}), watch]
-    if policy is not None:  # a network that stands still takes no step for Lightning to count
+    if policy is not None:  # a frozen network takes no step for Lightning to count
         settings["max_steps"] = 10**6
         callbacks.append(
             AtEachBatch(after=lambda s, _: setattr(s.trainer, "should_stop", s.images_seen >= until))

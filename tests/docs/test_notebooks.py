@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-# What each leaves on the disk when it has run.
+# What each writes to the disk.
 LEAVES: dict[str, list[str]] = {"quickstart": ["release/model.safetensors"], "ablations": []}
 
 

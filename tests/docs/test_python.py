@@ -1,4 +1,4 @@
-"""The program of docs/python.md runs as it stands."""
+"""The program of docs/python.md runs unchanged."""
 
 from __future__ import annotations
 

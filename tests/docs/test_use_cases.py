@@ -1,4 +1,4 @@
-"""`sheet`, `variants`, `sample --transparent`, and the pages that work them through."""
+"""`sheet`, `variants`, `sample --transparent`, and the pages that show them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_html_sheet_of_drafts(trained: Tiny, brief: Path, capsys: pytest.Capture
     assert [apart(a, b) <= 1 for a, b in zip(pictures, wanted, strict=True)] == [True] * 4
     assert re.findall(r"<figcaption>(.*?)</figcaption>", page) == ["seed 3", "seed 4", "seed 2", "seed 3"]
     assert "<p>notes: $5 &lt;b&gt; &amp; $6</p>" in page
-    assert page.count("<p>") == 1  # an empty cell says nothing
+    assert page.count("<p>") == 1  # an empty cell is left out
     assert "http" not in page
 
 
@@ -76,7 +76,7 @@ def test_printed_command_reproduces_a_row(trained: Tiny, brief: Path) -> None:
 
 
 def pdf_text(data: bytes) -> str:
-    """What a PDF of matplotlib says, kerning left out; the only ligature here is fl."""
+    """The text of a PDF by matplotlib, without kerning; the only ligature here is fl."""
     output = ""
     for stream in re.findall(rb"stream\r?\n(.*?)endstream", data, re.DOTALL):
         try:
@@ -150,7 +150,7 @@ def test_styles_are_those_that_the_data_source_declares(
 def test_transparent_images_have_an_alpha_channel(
     trained: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The tiny model knows no white: let it draw a square on it.
+    # The tiny model does not draw white backgrounds, so it is replaced by squares on white.
     square = Image.new("RGB", (8, 8), "white")
     square.paste((200, 30, 40), (2, 2, 6, 6))
     monkeypatch.setattr("imagen_pl.inference.pipeline.to_pil", lambda images: [square] * len(images))

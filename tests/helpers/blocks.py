@@ -1,4 +1,4 @@
-"""A block of another kind, as YAML names it: tests.helpers.blocks.LoudBlock."""
+"""A custom block, named in YAML as tests.helpers.blocks.LoudBlock."""
 
 from __future__ import annotations
 

@@ -41,5 +41,5 @@ def tiny_captioner(**settings: Any) -> Captioner:
 
 
 def tiny_captioning(captioner: Captioner | None = None, **settings: Any) -> Captioning:
-    """A term that teaches from the first image on."""
+    """A loss term with an effect from the first image on."""
     return Captioning(captioner or tiny_captioner(), adam(), **{"generator_weight": 1.0, **settings})

@@ -43,7 +43,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def noise(width: int = 32, height: int = 32, seed: int = 0) -> Image.Image:
-    """Pixels that no encoder makes small: a file cut in half lacks image data."""
+    """Pixels that do not compress: a file cut in half lacks image data."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 

@@ -1,4 +1,4 @@
-"""Networks of a few kB, and captions' features for them."""
+"""Networks of a few kB, and caption features for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def text_features(
 
 
 def pairs(count: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Vectors, and images whose colours follow from them: a held-out vector's image can be guessed."""
+    """Vectors, and images whose colours follow from them, so that held-out images can be predicted."""
     source = torch.Generator().manual_seed(seed)
     pooled = torch.randn(count, 16, generator=source)
     colours = (127 + 100 * torch.tanh(pooled[:, :3])).to(torch.uint8)
@@ -60,7 +60,7 @@ def small_discriminator(
 
 
 def awaken(network: torch.nn.Module, seed: int = 2) -> None:
-    """Give every silent (zero) parameter a value, so that no branch hides from a test."""
+    """Give every parameter that is zero a value, so that every branch has an effect."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -12,7 +12,7 @@ from tests.helpers.image_files import encoded, noise, write_tar
 
 
 def machine(images_per_second: float, base: int = 1024, resolution: int = 32) -> Measure:
-    """Reaches so much with one size of networks, and with others in proportion to their cost."""
+    """Has the given speed with one size of networks, and with others in proportion to their cost."""
 
     def measure(plan: Plan) -> Speed:
         work = images_per_second * rules.cost(base, resolution)

@@ -22,7 +22,7 @@ SIDE, MAPS = 16, 16
 
 
 class Sees(Discriminator):
-    """Sees what a function says, and remembers what it was shown."""
+    """Features from a function; records its inputs."""
 
     resolutions, text_dim, final_dim = (8, 16), 6, 4
 
@@ -63,7 +63,7 @@ def noise(count: int = 8, side: int = SIDE, seed: int = 0) -> Tensor:
 
 
 def eight_pictures() -> Tensor:
-    """A coloured disc on a coloured ground each: no two alike, and none like itself when turned."""
+    """A coloured disc on a coloured ground each; all differ, also when rotated."""
     colours = torch.rand(2, 8, 3, 1, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
     y, x = torch.linspace(-1, 1, SIDE)[:, None], torch.linspace(-1, 1, SIDE)[None]
     discs = [(y + 0.5) ** 2 + (x - 0.6 + i / 10) ** 2 < 0.1 + 0.04 * i for i in range(8)]

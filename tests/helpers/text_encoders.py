@@ -26,7 +26,7 @@ def _save(folder: Path, model_class: type, config: Any) -> Path:
 
 
 def _save_tokenizer(folder: Path) -> Any:
-    """Knows a few words and every ASCII letter; [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4."""
+    """A tokenizer of a few words and every ASCII letter; [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4."""
     from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
     letters = [chr(ord("a") + i) for i in range(26)]

@@ -1,4 +1,4 @@
-"""A whole training in a second: tiny networks, pictures in memory, and callbacks that look on."""
+"""A whole training in a second: tiny networks, pictures in memory, and callbacks that record."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def tiny_gan(
     discriminator: dict[str, Any] | Discriminator | None = None,
     **settings: Any,
 ) -> TextToImageGAN:
-    """8 to 32 px, 4 to 8 maps; the same first weights each time. The games' terms are those asked for."""
+    """8 to 32 px, 4 to 8 maps; the same initial weights each time. Loss terms are those given."""
     channels = {8: 8, 16: 4, 32: 4}
     torch.manual_seed(0)
     defaults: dict[str, Any] = {
@@ -128,7 +128,7 @@ def train(
 
 
 class AtEachBatch(Callback):
-    """Calls `look(system, batch)` before or after every batch."""
+    """Calls `look(module, batch)` before or after every batch."""
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def assert_same(a: Any, b: Any) -> None:
-    """Equal to the bit, however deep."""
+    """Compare nested values; tensors must be equal to the bit."""
     if isinstance(a, Tensor):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)

@@ -20,7 +20,7 @@ def _vocabulary(folder: Path) -> Path:
 
 
 def save_bert(folder: Path, width: int = 16) -> Path:
-    """A BERT of one layer, with a tokenizer that knows letters and a few words."""
+    """A BERT of one layer, with a tokenizer of letters and a few words."""
     from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
 
     tokenizer = BertTokenizerFast(str(_vocabulary(folder)))

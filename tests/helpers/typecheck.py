@@ -1,4 +1,4 @@
-"""Types and shapes of the networks' code, checked at every call that a test makes."""
+"""Types and shapes in the networks' code, checked at every call in the tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHECKED = (
     "imagen_pl.models.augment",
 )
 
-# An int is a fine float to a type checker, so `Growth(8, 1)` is to this one too.
+# Type checkers accept an int for a float, so this one accepts `Growth(8, 1)`.
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 

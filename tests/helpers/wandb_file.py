@@ -20,7 +20,7 @@ def records(path: Path) -> Iterator[Any]:
     assert data[:4] == b":W&B"
     at, parts = 7, []
     while at + 7 <= len(data):
-        if _BLOCK - at % _BLOCK < 7:  # the rest of a block that holds no header
+        if _BLOCK - at % _BLOCK < 7:  # the rest of a block, too short for a header
             at += _BLOCK - at % _BLOCK
             continue
         length, kind = unpack_from("<HB", data, at + 4)

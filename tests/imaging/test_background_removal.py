@@ -1,4 +1,4 @@
-"""Cutting out: hand-made pictures whose colour and opacity are known."""
+"""Background removal, on synthetic pictures whose colour and opacity are known."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_anti_aliased_disc_is_recovered(colour: tuple[int, int, int]) -> None
     cut = matte(picture)
     assert np.abs(cut[..., 3] / 255 - covered).max() < 0.08
     assert np.abs(over(cut, 255) - picture).max() <= 1
-    # On black a white seam would show: half-covered white pixels are 128 too bright.
+    # On black a white fringe would be visible: half-covered white pixels are 128 too bright.
     assert np.abs(over(cut, 0) - laid(colour, covered, 0)).max() < 20
     shows = cut[..., 3] > 25
     assert np.abs(cut[..., :3].astype(int) - colour)[shows].max() < 20

@@ -76,7 +76,7 @@ def test_guidance_of_one_equals_no_guidance_and_encodes_no_other_caption(model: 
     )
     assert "_wordless" not in model.__dict__
     assert not same(model.sample("a red heart", 3, guidance=3.0, refine=0)[0], plain[0])
-    # At 0 the prompt is left out of the style, and this model has no attention that reads it besides.
+    # At 0 the prompt does not affect the style, and this model has no attention to tokens.
     heart, cat = model.sample(["a red heart", "a cat"], 3, guidance=0.0, refine=0)
     assert close(heart, cat)
     assert not close(plain[0], plain[2])
@@ -160,7 +160,7 @@ def test_a_run_gives_its_best_checkpoint(trained: Tiny) -> None:
     torch.save(torch.load(last, weights_only=True), last)  # the newest again
     assert not torch.equal(weights(last), weights(best))
     assert torch.equal(weights(trained.run), weights(best))
-    # A best of a smaller resolution is not what was asked for.
+    # A best checkpoint of a smaller resolution must not be used.
     torch.save({**checkpoint, "growth_resolution": 4}, best)
     torch.save(torch.load(last, weights_only=True), last)
     assert torch.equal(weights(trained.run), weights(last))

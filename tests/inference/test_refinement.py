@@ -1,4 +1,4 @@
-"""Refining: pictures nearer to the prior's guess, by a style that stays one."""
+"""Refinement: pictures come nearer to the prior's prediction, by a valid style."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_release_contains_the_prior_s_components(tmp_path: Path) -> None:
     model.save(tmp_path, torch.float16)
     weights = read_release(tmp_path)[1]
     again = with_prior()
-    again.prior = tiny_prior()  # as made anew: its components are empty
+    again.prior = tiny_prior()  # a new prior, without components
     check_same_tensors(again.state_dict(), weights, tmp_path, "")
     again.load_state_dict(weights)
     assert again.prior.directions.dtype == torch.float32
@@ -257,7 +257,7 @@ def test_backbone_loaded_in_inference_mode_still_gives_gradients() -> None:
 
 
 def test_the_released_model_refines() -> None:
-    """Of captions of the test split, pictures come nearer to what the prior guesses."""
+    """For captions of the test split, pictures come nearer to the prior's prediction."""
     model = load("emoji", device="cpu")
     generator, prior = refinable(model.generator)
     text = model.text_encoder.encode(

@@ -77,7 +77,7 @@ def test_local_folder_of_its_name_takes_precedence_only_with_a_model(
     assert f"the model in ./hearts is used; the one that ships with this package is {hearts}" in caplog.text
     assert caplog.text.count("ships") == 2
     assert model_paths.model_file("./hearts") == Path("hearts/checkpoints/best.ckpt")
-    assert caplog.text.count("ships") == 2  # named by its path, there is nothing to say
+    assert caplog.text.count("ships") == 2  # named by its path, there is no warning
 
 
 def test_similar_names_are_suggested(hearts: Path, trained: Tiny) -> None:
@@ -94,14 +94,14 @@ def test_similar_names_are_suggested(hearts: Path, trained: Tiny) -> None:
     assert message("runs/zzz").endswith("release runs/zzz")
 
 
-# ---------------------------------------------------------------------- the one that ships
+# ---------------------------------------------------------------------- the shipped model
 
 EMOJI = model_paths.RELEASED / "emoji"
 
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing can be reached, and nothing is kept from before."""
+    """No network, and an empty cache."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("the network was asked")
@@ -160,8 +160,8 @@ def test_release_is_small_and_has_a_card() -> None:
 
 @pytest.mark.slow
 def test_the_wheel_of_the_source_archive_draws(tmp_path: Path) -> None:
-    """From what pip would install of an index, with nothing of this repository in reach."""
-    source = tmp_path / "source"  # a build in place would take along what older builds have left
+    """From the wheel that pip would install, without access to this repository."""
+    source = tmp_path / "source"  # a build in place would include files of older builds
     shutil.copytree(REPOSITORY / "imagen_pl", source / "imagen_pl")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)

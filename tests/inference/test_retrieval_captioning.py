@@ -37,7 +37,7 @@ def test_each_training_image_gets_its_own_caption_also_from_a_file(tmp_path: Pat
 def test_released_captioner_finds_captions_of_training_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The trained captioner called the red heart a japanese button."""
+    """The trained captioner, without retrieval, captions the red heart as a japanese button."""
     source = EmojiSource()
     rows = source.load(SkippedImages())["train"]
     asked = [row for row in rows if row.captions[0].startswith(("red heart,", "cat face,", "pizza,"))]

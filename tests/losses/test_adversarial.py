@@ -1,4 +1,4 @@
-"""Each adversarial loss against its formula, at its extremes, and in which direction it pushes."""
+"""Each adversarial loss against its formula, at its extremes, and the direction of its gradient."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_losses_equal_their_formulas(loss: AdversarialLoss, discriminator, gener
 
 
 def test_losses_equal_values_computed_by_hand() -> None:
-    """Once with the result written down, so that formula and code cannot be wrong alike."""
+    """With the results written down, in case formula and code have the same mistake."""
     one = torch.tensor([[1.0]])
 
     assert NonSaturating().discriminator(one, -one).item() == pytest.approx(2 * 0.3132617)

@@ -1,4 +1,4 @@
-"""The captioning term: who learns what in which step, what it tells, and that a resume repeats it."""
+"""The captioning term: which step trains which network, what is logged, and resuming."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def fit(gan: TextToImageGAN, images: int, callbacks: Sequence[Callback] = (), **
     assert gan.images_seen == images
 
 
-# ------------------------------------------------------------------ what it gives
+# ------------------------------------------------------------------ values
 
 
 def test_loss_is_the_captioner_s_cross_entropy() -> None:
@@ -75,7 +75,7 @@ def test_loss_is_the_captioner_s_cross_entropy() -> None:
     loss = teach(term, images)
     captioner = term.captioner.eval()
     expected = captioner.cross_entropy(captioner.extract_features(images.images), images.captions)
-    torch.testing.assert_close(loss, expected)  # without dropout, though it is in training
+    torch.testing.assert_close(loss, expected)  # without dropout, although the module is in training mode
     assert term.take_notes().keys() == {"unweighted"}
 
 
@@ -217,7 +217,7 @@ def test_accumulated_batches_equal_a_whole_batch() -> None:
 def test_discriminator_features_are_computed_only_if_needed(
     features: DiscriminatorFeatures | None, looks: int
 ) -> None:
-    """Real and fake images in its own step, both in the generator's; the captioner's adds one or none."""
+    """The features that each step computes; the captioner step adds one or none."""
     captioner = tiny_captioner() if features is None else tiny_captioner(features=features)
     gan = tiny_gan(losses=[tiny_captioning(captioner)], adversarial=Relativistic())
     look, calls = gan.discriminator.extract_features, []
@@ -292,7 +292,7 @@ def test_freeze_needs_captioner_from(tmp_path: Path) -> None:
         fit(tiny_gan(losses=[tiny_captioning(captioner_from=str(tmp_path))]), 8)
 
 
-# ------------------------------------------------------------------ whether it teaches anything
+# ------------------------------------------------------------------ warning of an untrained captioner
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -305,7 +305,7 @@ def test_untrained_captioner_is_warned_of_once(
     term = tiny_captioning()
     with caplog.at_level(logging.WARNING, "imagen_pl"):
         for step in range(25):
-            term.training_loss(inputs(seed=step))  # noise, each time another: nothing can be read in it
+            term.training_loss(inputs(seed=step))  # new noise each time: nothing can be learnt from it
             teach(term, inputs())
             assert len(warnings(caplog)) == (step >= 19)
     (line,) = warnings(caplog)

@@ -1,4 +1,4 @@
-"""Frozen networks that judge generated pictures by their captions."""
+"""Frozen networks that score generated pictures by their captions."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_vectors_equal_those_of_transformers(folders: dict[str, Path], family: s
 def test_captions_are_encoded_once_and_independently(
     clip: TransformersDualEncoder, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A resumed run meets captions in other company; its numbers are the same to the bit."""
+    """A resumed run encodes captions in other batches; its numbers are equal to the bit."""
     read: list[str] = []
     reading = TransformersDualEncoder._text
 

@@ -31,7 +31,7 @@ def _images(b: int, side: int, seed: int) -> Tensor:
 def _check_twice(
     penalty: Penalty, network: nn.Module, real: Images, fake: Images, text: TextFeatures
 ) -> None:
-    """The penalty's gradient with regard to the weights is right, and so is that gradient's own."""
+    """First and second derivatives of the penalty are correct."""
     names = [name for name, _ in network.named_parameters()]
     weights = [p.detach().clone().requires_grad_() for p in network.parameters()]
 
@@ -98,7 +98,7 @@ def test_penalty_is_correct_during_a_fade(penalty: Penalty) -> None:
 
 @by_name
 def test_every_weight_of_the_discriminator_gets_gradients(penalty: Penalty) -> None:
-    """Attention beyond the plain product's reach included: the fused kernel has no second derivative."""
+    """With attention at sizes that use the fused kernel by default, which has no second derivative."""
     discriminator = small_discriminator({4: 4, 8: 4, 16: 4, 32: 4}, heads_at=[16], self_attention_at=[32])
     awaken(discriminator)
 

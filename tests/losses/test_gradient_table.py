@@ -1,4 +1,4 @@
-"""Which network each term of the objective teaches, in which step: one table, through the real system.
+"""Which network each loss term trains, in which step: one table, tested with the real module.
 
 A new term is one row more.
 """
@@ -84,14 +84,14 @@ def seen_by_lite0() -> PerceptualMatching:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> FrozenTextEncoder:
-    """A real one, whose weights could take a gradient if they were let."""
+    """A real text encoder, whose weights could receive a gradient."""
     made = FrozenTextEncoder(str(save_bert(tmp_path_factory.mktemp("bert"))))
     made.network.requires_grad_(True)
     return made
 
 
 def parts_of(gan: TextToImageGAN) -> dict[str, list[nn.Parameter]]:
-    """All that could learn, by the names of the table."""
+    """Everything trainable, by the names of the table."""
     parts = {}
     for name in ("generator", "discriminator"):
         network = getattr(gan, name)
@@ -108,7 +108,7 @@ def parts_of(gan: TextToImageGAN) -> dict[str, list[nn.Parameter]]:
 
 
 class Reaches(Callback):
-    """Notes which parts have a gradient right before each optimizer's step, by the step's name."""
+    """Records which parts have a gradient before each optimizer's step, by the step's name."""
 
     def __init__(self) -> None:
         self.steps: dict[str, Reached] = {}
@@ -118,7 +118,7 @@ class Reaches(Callback):
         for name, parameters in parts_of(pl_module).items():
             gradients = [p.grad for p in parameters if p.grad is not None]
             assert all(torch.isfinite(gradient).all() for gradient in gradients), name
-            # One of zeros would still move a weight through its optimizer's moments: it counts as a mistake.
+            # Zeros would still move a weight through the optimizer's momentum, so they count as an error.
             assert not gradients or any(gradient.any() for gradient in gradients), f"{name}: only zeros"
             if gradients:
                 reached.add(name)
@@ -128,7 +128,7 @@ class Reaches(Callback):
 def reach(
     encoder: FrozenTextEncoder, loss: str, settings: dict[str, Any], **trainer: Any
 ) -> dict[str, Reached]:
-    """One batch of the whole system, of whose losses this one alone is gone back through."""
+    """One batch of the whole module, with the backward pass of this loss only."""
     torch.manual_seed(0)
     adapters = [{"text_adapter": TextAdapter(16, 8)} for _ in range(2)]
     gan = tiny_gan(
@@ -138,7 +138,7 @@ def reach(
         **settings,
     )
     for network in (gan.generator, gan.discriminator):
-        awaken(network)  # else silent branches hide what they would let through
+        awaken(network)  # else branches with zero weights would hide gradients
     whole, names = gan.backward_mean, {f"d_{loss}", f"g_{loss}", loss}
 
     def alone(terms: dict[str, Any], share: float) -> None:
@@ -167,7 +167,7 @@ def test_gradients_reach_only_the_intended_parameters(name: str, encoder: Frozen
 
 
 def test_unintended_gradient_would_be_detected(encoder: FrozenTextEncoder) -> None:
-    """A term that forgets to be left out of the generator's step is caught."""
+    """A term that is applied in the generator step by mistake is detected."""
     reached = reach(encoder, "mismatch", {"losses": [MismatchedCaptions(1.0, generator_weight=1.0)]})
 
     assert reached["generator"] == G != TABLE["mismatch"][2]

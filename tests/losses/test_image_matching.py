@@ -1,4 +1,4 @@
-"""Losses against the real image of the same caption: what they give, and which way they push."""
+"""Losses against the real image of the same caption: their values and the direction of their gradients."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_generated_images_are_paired_with_the_real_image_of_their_caption() -> N
     look = AtEachBatch(before=lambda gan, batch: served.append(batch.images))
     train(gan, 160, [look], logger=logged, log_every_n_steps=1)
 
-    assert len(compared) == 16  # from 128 images on its weight is 0, and it is not worked out
+    assert len(compared) == 16  # from 128 images on its weight is 0, and it is not computed
     for images, (real, fade) in zip(served, compared, strict=False):
         assert real.shape == images.shape
         if fade == 1:

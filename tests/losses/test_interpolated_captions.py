@@ -1,4 +1,4 @@
-"""InterpolatedCaptionLoss: against plain linear algebra, what it teaches, and its place in a training."""
+"""InterpolatedCaptionLoss: against plain linear algebra, its effect, and its use in training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def texts(pooled: Tensor) -> TextFeatures:
 
 
 class Painted(Generator):
-    """Draws given images, and keeps the captions that it is asked for."""
+    """Returns given images, and records the captions."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Painted(Generator):
 def apply_loss(
     loss: InterpolatedCaptionLoss, generator: Any, latents: Tensor, text: TextFeatures, growth: Growth
 ) -> Tensor:
-    """The loss in a generator step, of which it reads no more than these."""
+    """The loss in a generator step, with the inputs that it uses."""
     features = ImageFeatures({}, torch.zeros(len(text), 0))
     images = torch.zeros(len(text), 3, growth.resolution, growth.resolution)
     inputs = LossInputs(images, features, text, growth, generator=generator, latents=latents)
@@ -73,7 +73,7 @@ def regression_of(gan: TextToImageGAN) -> FeatureRegression:
 
 
 def drawn(unseen: InterpolatedCaptionLoss, images: Tensor, text: TextFeatures) -> tuple[Tensor, TextFeatures]:
-    """Its losses of these images, and the captions between `text` that they count as drawn for."""
+    """Its losses for these images, and the captions interpolated from `text`."""
     painter = Painted(images)
     losses = apply_loss(unseen, painter, torch.zeros(len(text), 8), text, Growth(32))
     return losses, painter.asked[0]
@@ -136,7 +136,7 @@ def test_share_selects_part_of_the_batch(share: float, asked: int) -> None:
 
 
 def test_generator_learns_images_of_unseen_captions() -> None:
-    """Taught by nothing else, it draws held-out captions nearer to their guesses than to others'."""
+    """Trained with this loss only, images of held-out captions are nearest to their own prediction."""
     pooled, images = pairs(64)
     unseen = tiny_unseen(64, share=1.0, ridge=0.1)
     unseen.regression.fit([(pooled, images)])
@@ -167,7 +167,7 @@ def test_generator_learns_images_of_unseen_captions() -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_few_images_limit_the_components(count: int) -> None:
-    """Else rounding would be blown up to the size of what is known."""
+    """Otherwise rounding errors would be scaled up to the size of the signal."""
     pooled, images = pairs(count)
     unseen = tiny_unseen(share=1.0, seen_dim=8)
     unseen.regression.fit([(pooled, images)])

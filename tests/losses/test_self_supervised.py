@@ -1,4 +1,4 @@
-"""The pretext tasks: what they give."""
+"""The pretext tasks: their losses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_rotations_are_four_classes() -> None:
-    """The bright corner of an upright image is its top left; a head that knows it is always right."""
+    """The bright corner of an upright image is its top left; a head that uses it is always right."""
     images = torch.full((8, 3, SIDE, SIDE), -1.0)
     images[:, :, 0, 0] = 1
     task, discriminator = Rotation(image_dim=4, share=1.0), Sees(pyramid)
@@ -174,7 +174,7 @@ class Negative(Augment):
 
 
 def test_views_are_matched_by_similarity() -> None:
-    """Views that meet in the same place: the answer follows from the temperature and the batch alone."""
+    """Views with equal features: the loss depends only on the temperature and the batch."""
     images = torch.zeros(4, 3, SIDE, SIDE)
     images[:, 0].flatten(1)[:, :4] = torch.eye(4)
     discriminator = Sees(lambda x: ImageFeatures({}, x[:, 0].flatten(1)[:, :4].abs()))

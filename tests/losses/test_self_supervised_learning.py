@@ -1,4 +1,4 @@
-"""The pretext tasks: that they can be learnt, what they teach the generator, what the system asks of them."""
+"""The pretext tasks: they can be learnt, their effect on the generator, and their settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def losses_of(task: SelfSupervisedTask, discriminator: Discriminator, seeds: range) -> list[float]:
-    """The mean loss on the eight pictures, by several draws of what is asked."""
+    """The mean loss on the eight pictures, over several random tasks."""
     losses = []
     with torch.no_grad():
         for seed in seeds:
@@ -63,7 +63,7 @@ def overfit(name: str) -> tuple[SelfSupervisedTask, Discriminator]:
     [("rotation", 0.02), ("reconstruction", 0.12), ("colorization", 0.25), ("instance", 0.15)],
 )
 def test_each_task_overfits_eight_images(name: str, floor: float) -> None:
-    """To a small part of what it cost at first, whatever is asked of them."""
+    """The loss falls to a small part of its initial value, for every random task."""
     unseen = range(1000, 1005)
     before = losses_of(task_for(name), learner(), unseen)
     task, discriminator = overfit(name)
@@ -80,7 +80,7 @@ def test_each_task_overfits_eight_images(name: str, floor: float) -> None:
     [("rotation", math.log(4)), ("instance", math.log(8))],
 )
 def test_each_task_starts_at_chance(name: str, chance: float) -> None:
-    """On images that it knows nothing of."""
+    """On images that it was not trained on."""
     task, discriminator = task_for(name), learner()
     with torch.no_grad():
         losses = []
@@ -93,7 +93,7 @@ def test_each_task_starts_at_chance(name: str, chance: float) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_task_gives_the_generator_useful_gradients(name: str) -> None:
-    """A few steps of a generator against what was learnt; neither task nor discriminator moves."""
+    """A few generator steps against the trained task; neither task nor discriminator changes."""
     task, discriminator = overfit(name)
     generator, text = small_generator({4: 8, 8: 8, 16: 8}), text_features(8)
     z = torch.randn(8, generator.latent_dim, generator=torch.Generator().manual_seed(0))
@@ -119,7 +119,7 @@ def test_each_task_gives_the_generator_useful_gradients(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(frozen, now, strict=True))
 
 
-# ------------------------------------------------------------------ what the system asks of each
+# ------------------------------------------------------------------ settings
 
 
 @pytest.mark.parametrize(
@@ -209,11 +209,11 @@ def test_the_contrastive_term_s_sizes_are_checked_too(sizes: tuple[int, int], me
         tiny_gan(losses=[ImageTextContrastive(*sizes)])
 
 
-# ------------------------------------------------------------------ in the whole system
+# ------------------------------------------------------------------ in training
 
 
 def test_all_tasks_train_together_and_are_logged() -> None:
-    """Augmented, in bfloat16, in parts, through the growth: every loss and note is there and finite."""
+    """With augmentation, bfloat16, micro-batches and growth, every logged loss is finite."""
     logged = Remember()
     gan = tiny_gan(losses=tiny_tasks(), augment=DiffAugment(), accumulate=2, penalties=[R1(0.5)])
     before = weights_of(gan.losses)

@@ -1,4 +1,4 @@
-"""Losses that make words count: what they give, and which way they push."""
+"""Losses that tie images to captions: their values and the direction of their gradients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Dot(Discriminator):
-    """Judges by the product of the image's vector and the caption's."""
+    """Its logit is the product of the image's vector and the caption's."""
 
     resolutions, text_dim, final_dim = (4,), 6, 6
 

@@ -123,7 +123,7 @@ def test_clip_score_is_the_mean_cosine(clip_folder: Path) -> None:
 
     metric.update(images[:4], captions[:4], real=False)
     metric.update(images[4:], captions[4:], real=False)
-    metric.update(images, captions, real=True)  # counts for nothing
+    metric.update(images, captions, real=True)  # is ignored
     found = metric.compute("key")
 
     said = [0, 1, 3, 4, 5]

@@ -66,7 +66,7 @@ def test_real_images_get_the_best_scores() -> None:
     assert found.shuffled is not None
     assert found.retrieval.top1 == 1 > 0.3 > found.shuffled.top1
     assert found.frechet_of_halves is not None
-    assert found.frechet_of_halves > 0.1  # by the sampling alone
+    assert found.frechet_of_halves > 0.1  # from the sample size alone
     assert (found.diversity, found.drawn_again, found.memorisation) == (None, None, None)
     assert Evaluation.from_json(json.loads(json.dumps(asdict(found)))) == found
 

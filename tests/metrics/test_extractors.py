@@ -1,4 +1,4 @@
-"""The networks whose features images are compared by, against references written another way."""
+"""The feature extractors against independent implementations."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_fid_and_kid_equal_reference_implementations(inception_weights: Path, tm
     assert scores["kid"] == pytest.approx(kid, rel=1e-3)
     theirs = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(inception_weights))
     a, b = (theirs(images)[0].double().numpy() for images in (real, fake))
-    # In the plane that both sets span, which is all that they know of 2,048: scipy takes minutes for more.
+    # In the plane that both sets span, since scipy takes minutes for 2,048 dimensions.
     plane = np.linalg.svd(np.concatenate([a, b]), full_matrices=False)[2]
     a, b = a @ plane.T, b @ plane.T
     root = sqrtm(np.cov(a.T) @ np.cov(b.T))

@@ -60,7 +60,7 @@ def test_equal_images_have_distance_zero() -> None:
     """Also far from the origin, where a product of matrices is not exact."""
     images = points(50, 0, shift=300.0)
     assert nearest(images, images).max() == 0
-    # All images are one: every ball has no size, and still holds its own centre.
+    # All images are equal: every ball has radius 0 and contains its own centre.
     same = images[:1].repeat(9, 1)
     assert precision_and_recall(same, same) == (1, 1)
     assert precision_and_recall(same, same + 1) == (0, 0)

@@ -1,4 +1,4 @@
-"""Retrieval on hand-made sets with known answers, and on the ruler of benchmarks/protocol.py."""
+"""Retrieval on synthetic sets with known answers, and with benchmarks/protocol.py."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_ranks_equal_hand_computed_values() -> None:
 
 
 def test_features_are_centred() -> None:
-    """Without that, a picture with the common vector alone would be near to all."""
+    """Without centring, a picture with only the common vector would be near to all."""
     real = corners(6)
     pictures = 0.01 * (real - 100) + 0.01 * (real - 100).mean(0) + real.mean(0)
     assert retrieval_accuracy(pictures, real, range(6), ["s"] * 6, distractors=5).top1 == 1
@@ -58,10 +58,10 @@ def test_distractors_are_other_subjects_of_the_same_style() -> None:
     """Distractors differ from a picture in its subject and never in its style."""
     subjects, styles = labels(12)
     real = corners(24)
-    # Each picture is its subject's image in the other style: every rival is as far as the true one is.
+    # Each picture is its subject's image in the other style: every distractor is as far as the true image.
     swapped = real[[i ^ 1 for i in range(24)]]
     assert retrieval_accuracy(swapped, real, subjects, styles, distractors=11).mrr == pytest.approx(1 / 12)
-    # Of a subject's several images, none is another's rival.
+    # Images of one subject are not distractors of each other.
     twins = torch.cat([real, real])
     found = retrieval_accuracy(twins, twins, subjects * 2, styles * 2, distractors=11)
     assert found.top1 == 1
@@ -101,7 +101,7 @@ def test_shuffled_captions_change_every_subject() -> None:
 
 
 def test_images_that_match_only_the_style_score_equally_when_shuffled() -> None:
-    """What the score is beside for: here it is not the caption's subject that makes it."""
+    """The shuffled score is the baseline that ignores the subject."""
     draw = torch.Generator().manual_seed(0)
     real = torch.randn(600, 8, generator=draw)
     typical = real.mean(0) + 0.5 * torch.randn(600, 8, generator=draw)

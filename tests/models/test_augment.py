@@ -83,7 +83,7 @@ def test_every_visible_pixel_gets_gradients(change: Callable[[Tensor], Tensor], 
 def test_color_keeps_shapes_and_moves_brightness_saturation_and_contrast_in_their_ranges() -> None:
     torch.manual_seed(0)
     b = 4000
-    # Left half dark and reddish, right half light and reddish: all three can be read off.
+    # Left half dark and reddish, right half light and reddish, so that all three can be measured.
     base = torch.tensor([0.3, 0.0, -0.3]).view(1, 3, 1, 1) + torch.tensor([-0.2, 0.2]).view(1, 1, 1, 2)
     out = color(base.expand(b, 3, 2, 2))
 
@@ -197,5 +197,5 @@ def test_bad_settings_raise() -> None:
     with pytest.raises(
         ValueError, match=r"policy \['flip'\] is not among \['color', 'translation', 'cutout'\]"
     ):
-        # As a program would call it: the tests' checker of types objects first.
+        # Called without the type checks of the tests, which would raise first.
         inspect.unwrap(DiffAugment.__init__)(DiffAugment.__new__(DiffAugment), ["flip"])

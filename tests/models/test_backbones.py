@@ -120,7 +120,7 @@ def test_backbone_is_not_a_submodule(lite0: TimmBackbone) -> None:
 
 
 def test_backbone_runs_in_float32_on_cpus(lite0: TimmBackbone) -> None:
-    """There bfloat16 makes its backward pass slower; on a GPU it runs in the caller's."""
+    """bfloat16 makes its backward pass slower there; on a GPU it uses the caller's precision."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = lite0(images())
 
@@ -130,7 +130,7 @@ def test_backbone_runs_in_float32_on_cpus(lite0: TimmBackbone) -> None:
 
 
 def test_lazy_loading_does_not_change_the_random_state() -> None:
-    """Otherwise a run and its resumed copy, which read it at different steps, would diverge."""
+    """Otherwise a run and its resumed copy, which load it at different steps, would diverge."""
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
 
@@ -204,7 +204,7 @@ def test_transformers_backbone_loads_from_a_folder(tmp_path: Path) -> None:
     assert TransformersBackbone(str(tmp_path), size=32, maps=[2]).channels == (12,)
 
 
-# ------------------------------------------------------------------ what goes wrong
+# ------------------------------------------------------------------ errors
 
 
 def test_unknown_names_give_one_line_error() -> None:

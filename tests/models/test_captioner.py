@@ -1,4 +1,4 @@
-"""The captioner and its tokens: what it learns, says, and keeps."""
+"""The captioner and its tokenizers: training, captions and saved files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def taught(images: Tensor) -> Captioner:
-    """A captioner that has learnt 32 pairs by heart."""
+    """A captioner that has overfitted 32 pairs."""
     torch.set_num_threads(1)
     captioner = tiny_captioner(dim=32, layers=2)
     captioner.prepare(lambda: CAPTIONS)
@@ -115,7 +115,7 @@ def test_missing_tokenizer_gives_one_line_error(tmp_path: Path) -> None:
         KnownTokens(f"{tmp_path}/nowhere")
 
 
-# ------------------------------------------------------------------ what it learns and says
+# ------------------------------------------------------------------ training and captions
 
 
 def test_captioner_overfits_and_reproduces_captions(taught: Captioner, images: Tensor) -> None:
@@ -186,7 +186,7 @@ def test_empty_captions_have_no_loss_and_long_ones_are_truncated() -> None:
 
 
 def test_loss_depends_on_the_positions_of_pixels() -> None:
-    """The same pixels at other places are another image."""
+    """An image and its mirror image have different losses."""
     captioner = tiny_captioner()
     image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     captions = ["red heart"]
@@ -206,7 +206,7 @@ def test_invalid_sizes_raise(settings: dict[str, int], message: str) -> None:
         tiny_captioner(**settings)
 
 
-# ------------------------------------------------------------------ what it sees
+# ------------------------------------------------------------------ image features
 
 
 class Halves(Backbone):
@@ -260,7 +260,7 @@ def test_discriminator_features_are_its_maps() -> None:
         captioner.extract_features(torch.zeros(2, 3, 16, 16))
 
 
-# ------------------------------------------------------------------ its weights
+# ------------------------------------------------------------------ saving and loading
 
 
 def test_weights_and_byte_pairs_are_saved_and_loaded(

@@ -1,4 +1,4 @@
-"""ImagePrior: its guesses against plain linear algebra, and what a training makes of it."""
+"""ImagePrior: its predictions against plain linear algebra, and its use in training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tiny_prior(captions: int = 24, **settings: Any) -> ImagePrior:
 
 
 def by_numpy(prior: ImagePrior, pooled: Tensor, images: Tensor, asked: Tensor) -> list[np.ndarray[Any, Any]]:
-    """Guesses of both parts before their components are chosen, about the mean."""
+    """Centred predictions of both parts, before components are selected."""
     known, t = (F.normalize(x, dim=1).double().numpy() for x in (pooled, asked))
     kernel = np.exp(prior.sharpness * (known @ known.T - 1))
     between = np.exp(prior.sharpness * (t @ known.T - 1))
@@ -45,7 +45,7 @@ def by_numpy(prior: ImagePrior, pooled: Tensor, images: Tensor, asked: Tensor) -
 
 
 def test_predictions_equal_kernel_ridge_regression() -> None:
-    """With all components kept: lengths and angles of guesses are those of the plain regression's."""
+    """With all components, predictions have the lengths and angles of the plain regression's."""
     pooled, images = pairs()
     asked = pairs(9, seed=1)[0]
     prior = tiny_prior(seen_dim=12, thumbnail_dim=3)  # the thumbnails of one colour have three
@@ -97,7 +97,7 @@ def test_unseen_captions_are_predicted() -> None:
     colours = truth[:, :, 0, 0].double()
 
     def error(shuffled: bool) -> float:
-        """Share of the colours' spread that guesses leave unexplained, by a linear fit on the known."""
+        """Share of the colours' variance that predictions do not explain, by a linear fit on known rows."""
         prior = tiny_prior(200, sharpness=2.0, ridge=0.1)
         prior.fit([(pooled, images.roll(1, 0) if shuffled else images)])
         ones = [F.pad(prior(x)[:, 4:].double(), (0, 1), value=1.0) for x in (pooled, held_out)]
@@ -159,7 +159,7 @@ def test_guidance_includes_the_prior() -> None:
     with torch.no_grad():
         plain = generator(z, text)
         same = generator(z, text, guidance=2.0, unconditional_text=text[:1])
-    # Away from its own caption, a picture stays.
+    # Other pictures do not change.
     torch.testing.assert_close(same[:1], plain[:1], atol=1e-4, rtol=1e-3)
     assert (same[1:] - plain[1:]).abs().mean() > 1e-3
 
@@ -203,7 +203,7 @@ def test_resume_loads_the_prior_from_the_checkpoint(tmp_path: Path, monkeypatch:
 
 
 def test_one_image_is_enough_to_train_with() -> None:
-    """It has nothing to tell then."""
+    """Its prediction is then constant."""
     trained = gan()
     train(trained, 8, data=tiny_data(1))
     assert not prior_of(trained).get_buffer("weights").any()
@@ -219,11 +219,11 @@ def test_unavailable_backbone_raises_before_the_first_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def missing(*_: Any) -> None:
-        raise UserError("backbone tiny cannot be had")
+        raise UserError("backbone tiny is not available")
 
     monkeypatch.setattr(TinyBackbone, "load", missing)
     trained = gan()
-    with pytest.raises(UserError, match="backbone tiny cannot be had"):
+    with pytest.raises(UserError, match="backbone tiny is not available"):
         train(trained, 8)
     assert trained.images_seen == 0
 

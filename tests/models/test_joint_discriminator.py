@@ -1,4 +1,4 @@
-"""JointDiscriminator: several judge, each has its share, and the first stays what it was."""
+"""JointDiscriminator: several discriminators, each with its share of the loss."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_logits_come_from_all_and_features_from_the_first() -> None:
 
 
 def test_perceptual_matching_reuses_the_discriminator_s_features() -> None:
-    """Equal to a look of its own, slopes too, without one."""
+    """Values and gradients equal those with a backbone of its own."""
     both, text = joint().eval(), text_features()
     fakes = [IMAGES.flip(0).requires_grad_() for _ in range(2)]
     real = both.extract_features(IMAGES)
@@ -123,7 +123,7 @@ def test_perceptual_matching_needs_a_frozen_network() -> None:
 def test_each_has_its_share_of_the_loss(
     adversarial: AdversarialLoss, shares: list[int] | None, expected: list[float]
 ) -> None:
-    """However many heads it has: one here, and three there."""
+    """Whatever the number of heads: one and three here."""
     parts: list[Discriminator] = [Fixed(0.3), Fixed(-0.2, 0.1, 0.4)]
     both, text = JointDiscriminator(parts, shares), text_features()
     fakes = [torch.full((4, 1), -0.5), torch.tensor([[0.0, 0.2, -0.1]]).expand(4, 3)]

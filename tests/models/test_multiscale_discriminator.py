@@ -34,7 +34,7 @@ def test_every_resolution_gives_logits_and_gradients(resolution: int) -> None:
     assert images.grad.flatten(1).any(1).all()
     for at, block in discriminator.blocks().items():
         for name, parameter in block.named_parameters():
-            # While it fades, the block below opens its own door; further ones stay shut.
+            # During a fade, only the input layer of the block below is used besides the newest one.
             if at > resolution or (at < resolution // 2 and name.startswith("from_rgb")):
                 assert parameter.grad is None, f"{at} {name}"
             else:

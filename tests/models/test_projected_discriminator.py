@@ -1,4 +1,4 @@
-"""ProjectedDiscriminator: it judges by frozen features, learns in its heads, and teaches the generator."""
+"""ProjectedDiscriminator: frozen features, trained heads, and its effect on the generator."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_features_are_maps_of_each_side_and_a_vector() -> None:
 
 
 def test_features_can_be_reused_for_several_captions() -> None:
-    """Nothing is convolved again for another caption."""
+    """Feature maps are not computed again for another caption."""
     discriminator, text = projected(), text_features()
     seen = discriminator.extract_features(pictures(16), Growth(16))
     convolved: list[nn.Module] = []
@@ -109,7 +109,7 @@ def test_mixing_equals_the_paper_s_formula() -> None:
         expected[i] = (expected[i] + F.conv2d(up, w[f"scales_{i}"], padding=1)) / 2**0.5
     for mine, theirs in zip(mixed, expected, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
-        assert 0.3 < mine.square().mean().sqrt() < 3  # the heads meet numbers near one
+        assert 0.3 < mine.square().mean().sqrt() < 3  # the inputs of the heads are of order one
 
 
 def test_mixing_depends_on_its_seed_and_keeps_the_random_state() -> None:
@@ -142,11 +142,11 @@ def test_samples_are_independent() -> None:
 
 
 def test_spectral_norm_is_a_choice() -> None:
-    """It holds each convolution's gain at one, however large its weights grow."""
+    """It keeps each convolution's gain at one, whatever the size of its weights."""
     text, images = text_features(), pictures(16)
 
     def grown(discriminator: ProjectedDiscriminator) -> float:
-        """By how much logits grow when the convolutions' weights do tenfold."""
+        """The factor by which logits grow when the convolutions' weights grow tenfold."""
         discriminator.eval()
         with torch.no_grad():
             before = discriminator(images, text, Growth(16))
@@ -189,7 +189,7 @@ def test_penalties_on_a_frozen_network_are_refused() -> None:
         tiny_gan(discriminator=projected(16), penalties=[R1(1.0)])
 
 
-# ------------------------------------------------------------------ it learns and teaches
+# ------------------------------------------------------------------ in training
 
 
 def eight() -> tuple[Tensor, TextFeatures]:
@@ -204,7 +204,7 @@ def eight() -> tuple[Tensor, TextFeatures]:
 
 
 def test_generator_overfits_eight_images_against_it() -> None:
-    """Alone, without penalties; the margin between reals and fakes stays small."""
+    """On its own and without penalties, the margin between real and fake images stays small."""
     real, text = eight()
     growth, adversarial, mismatch = Growth(8), Hinge(), MismatchedCaptions()
     backbone = TimmBackbone("efficientnet_lite0", size=16, maps=[0, 1])
@@ -249,7 +249,7 @@ def test_wrong_captions_get_lower_logits() -> None:
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-2, betas=(0.0, 0.99))
 
     def judged() -> Tensor:
-        """By shift of the captions; the first is none."""
+        """Logits by shift of the captions; the first is unshifted."""
         seen = discriminator.extract_features(real, Growth(8))
         return torch.stack([discriminator.logits(seen, text.roll(shift)) for shift in range(8)])
 
@@ -274,7 +274,7 @@ def full() -> dict:
 
 
 def test_a_run_grows_with_it_and_resumes_to_the_bit(tmp_path: Path) -> None:
-    """Spectral norm keeps vectors of its own, which go on from where they were."""
+    """The vectors of spectral norm are state that a resume restores."""
     whole, stopped, resumed = (tiny_gan(**full()) for _ in range(3))
     file = tmp_path / "stopped.ckpt"
     growth = [ProgressiveGrowing(list(SHORT), reset_optimizer_state=True) for _ in range(3)]

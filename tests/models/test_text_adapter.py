@@ -1,4 +1,4 @@
-"""The text adapter: silent at first, then each network's own words, through training and its copies."""
+"""The text adapter: the identity at first, then trained with each network, saved and averaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen encoders: the shipped one, every family through one class, and what goes wrong."""
+"""Frozen encoders: the shipped one, every family through one class, and errors."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_nan_features_of_padding_become_zero(bert: FrozenTextEncoder) -> None:
     assert features.pooled.isfinite().all()
 
 
-# ------------------------------------------------------------------ what goes wrong
+# ------------------------------------------------------------------ errors
 
 
 def test_unknown_name_offline_gives_one_line_error() -> None:

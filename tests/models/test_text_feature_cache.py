@@ -1,4 +1,4 @@
-"""The cache of encoded captions: equal to the encoder, shared by processes, and whole whatever happens."""
+"""The cache of encoded captions: equal to the encoder, shared by processes, and safe on errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Interrupted(TinyText):
-    """Breaks off at the caption named."""
+    """Stops at the given caption."""
 
     def __init__(self, at: str) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def same(a: TextFeatures, b: TextFeatures) -> None:
     assert torch.equal(a.pooled, b.pooled)
 
 
-# ------------------------------------------------------------------ what it gives
+# ------------------------------------------------------------------ values
 
 
 def test_cached_features_equal_the_encoder_s(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_cache_can_be_read_in_data_loader_workers(tmp_path: Path, start: str) ->
     assert torch.equal(torch.cat(list(loader)), expected)
 
 
-# ------------------------------------------------------------------ what goes wrong
+# ------------------------------------------------------------------ errors
 
 
 def test_unwritable_folder_gives_one_line_error(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_full_disk_gives_one_line_error_and_keeps_earlier_features(tmp_path: Pat
 
 
 def test_the_file_is_plain_sqlite(tmp_path: Path) -> None:
-    """It is read by eye when something seems wrong: one row a caption."""
+    """For inspection by hand: one row a caption."""
     cache = TextCache.build(TinyText(), ["cat", "dog"], folder=tmp_path)
     with sqlite3.connect(cache.path) as connection:
         assert connection.execute("SELECT count(*) FROM features").fetchone() == (2,)

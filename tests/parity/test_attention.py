@@ -38,7 +38,7 @@ def test_self_attention_equals_the_written_out_softmax(side: int, fused: bool) -
     torch.manual_seed(0)
     layer = SelfAttention(8, heads=2, fused=fused)
     awaken(layer)
-    x = torch.randn(2, 8, side, side)  # 17 x 17 pixels are beyond the plain product's reach
+    x = torch.randn(2, 8, side, side)  # 17 x 17 pixels use the fused kernel
 
     out = layer(x)
 

@@ -1,4 +1,4 @@
-"""The shared convolution gives what StyleGAN2 computes with one kernel a sample."""
+"""The shared convolution equals StyleGAN2's with one kernel a sample."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from imagen_pl.planning.settings import to_dict
 from tests.helpers.planning import folder_of, loss_terms, machine
 from tests.helpers.runs import REPOSITORY
 
-# What a plan cannot know: captions worth watching, and how far a run of the recipe may go.
+# Not part of a plan: the captions to sample, and the length of a run.
 _BY_HAND = ("samples", "growth", "learning_rate_schedule")
 
 

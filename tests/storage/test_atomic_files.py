@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also when the disk is full."""
+"""Files are complete or absent, also when the disk is full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commit af54387 wrote, before every module and several settings were renamed, is still read.
+"""Files of commit af54387, before every module and several settings were renamed, can still be read.
 
 tests/files/af54387 holds a tiny run of that commit: its configuration, checkpoint (compressed) and release,
 and four pictures that it drew.

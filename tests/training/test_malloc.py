@@ -1,4 +1,4 @@
-"""Freed memory stays with the process that trains, and the numbers stay the same."""
+"""Freed memory stays with the training process, and results do not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole game on eight pictures: after a few seconds, each caption draws its own."""
+"""Training on eight pictures: after a few seconds, each caption draws its own."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _right(ema: GeneratorEMA, pictures: Tensor, captions: TextFeatures, seed: in
 
 
 def test_untrained_generator_does_not_draw_the_pictures_of_the_captions() -> None:
-    """The proof above would mean nothing if any generator passed it."""
+    """Without this, the test above would prove nothing."""
     generator = small_generator({4: 16, 8: 16}, style_dim=32, self_attention_at=[])
 
     assert _right(GeneratorEMA(generator, 1.0), _eight_pictures(), _eight_captions(), 0) < 4

@@ -1,4 +1,4 @@
-"""Number formats, memory layouts and compiled blocks: what must not change the training, or not much."""
+"""Precision, memory layouts and compiled blocks do not change training, or only slightly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FADING = (Stage(8, kimg=0.016, batch_size=8), Stage(16, kimg=1.0, batch_size=8, 
 
 
 class Listening(Relativistic):
-    """Notes the formats in which it is given logits."""
+    """Records the dtypes of its logits."""
 
     def __init__(self) -> None:
         self.formats: set[torch.dtype] = set()
@@ -52,7 +52,7 @@ def attentive(**settings: Any) -> TextToImageGAN:
     [
         ("32-true", torch.float32),
         ("bf16-mixed", torch.bfloat16),
-        # Lightning runs float16 on GPUs alone: on a CPU it says so and takes bfloat16.
+        # Lightning supports float16 on GPUs only: on a CPU it warns and uses bfloat16.
         ("16-mixed", torch.bfloat16),
     ],
 )
@@ -109,7 +109,7 @@ def test_float16_gradient_norms_are_logged_and_clipped_without_the_scale() -> No
 
 
 def test_float16_skips_steps_that_overflow() -> None:
-    """The scaler starts far too high, finds its size, and no weight is harmed on the way."""
+    """The scale starts far too high and is lowered; skipped steps change no weight."""
     settings = float16(start=2.0**40)
     gan, gradients = attentive(), StepGradients()
     before = weights_of(gan)

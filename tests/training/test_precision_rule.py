@@ -1,4 +1,4 @@
-"""Which number format a run takes, on machines that are stubbed."""
+"""The precision of a run, on stubbed machines."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_bfloat16_that_is_not_slower_gets_no_warning(monkeypatch: pytest.MonkeyP
     [
         ({"precision": "32-true", "config": "trainer: {precision: bf16-mixed}"}, "32-true"),
         ({"config": "trainer: {precision: bf16-mixed}"}, "bf16-mixed"),
-        ({"config": "trainer: {precision: null}"}, "32-true"),  # from before the rule
+        ({"config": "trainer: {precision: null}"}, "32-true"),  # older checkpoints, without the entry
         ({"config": "{}"}, "32-true"),
         ({}, None),
     ],

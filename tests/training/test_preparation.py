@@ -1,4 +1,4 @@
-"""What a run prepares before its first batch: once for all runs, under one bar, and little in a dry run."""
+"""Preparation before the first batch: cached for all runs, one progress bar, and little in a dry run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def gan(
     captions: int = 24,
     **settings: Any,
 ) -> TextToImageGAN:
-    """With a prior, and with `both` a loss that has a regression of its own."""
+    """With a prior, and if `both` also a loss with its own regression."""
     backbone = backbone or TinyBackbone()
     prior = ImagePrior(backbone, captions, text_dim=16, seen_dim=4, thumbnail_dim=3, **settings)
     loss = InterpolatedCaptionLoss(backbone, captions, text_dim=16, seen_dim=5, from_resolution=8)
@@ -212,7 +212,7 @@ def test_another_data_module_is_refused() -> None:
 
 
 class Bars:
-    """Stands in for `progress_bar`: what each bar was made with, and how far it came."""
+    """Replaces `progress_bar`: records the arguments and the count of each bar."""
 
     def __init__(self) -> None:
         self.bars: list[SimpleNamespace] = []

@@ -53,7 +53,7 @@ STOPS = {
 
 @dataclass
 class Trace:
-    """All that a run was given and drew, by the clock at each batch's end."""
+    """All inputs and random numbers of a run, by the clock at each batch's end."""
 
     by_clock: dict[int, list[Any]] = field(default_factory=dict)
     drawn: list[Tensor] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Trace:
 
 
 def everything(**settings: Any) -> TextToImageGAN:
-    """All that draws random numbers or keeps a state, switched on."""
+    """Everything that draws random numbers or has state, switched on."""
     torch.manual_seed(0)  # of the contrastive term's weights
     return tiny_gan(
         generator={
@@ -132,7 +132,7 @@ def growing() -> ProgressiveGrowing:
 
 
 def state(gan: TextToImageGAN) -> dict[str, Any]:
-    """Everything a run ends with."""
+    """The final state of a run."""
     growing = [c for c in gan.trainer.callbacks if isinstance(c, ProgressiveGrowing)]  # type: ignore[attr-defined]
     return {
         "weights": gan.state_dict(),  # the average and the augmentation's probability among them
@@ -172,11 +172,11 @@ def test_compared_run_covers_growth_fades_and_augmentation(whole: Whole) -> None
 
 @pytest.mark.parametrize("clock", STOPS.values(), ids=STOPS.keys())
 def test_resumed_equals_uninterrupted(whole: Whole, clock: int) -> None:
-    torch.manual_seed(clock)  # whatever was drawn before must not matter
+    torch.manual_seed(clock)  # earlier random numbers must not matter
     gan, trace = everything(), Trace()
     with torch.no_grad():
         for parameter in gan.parameters():
-            parameter.add_(1)  # a resume takes nothing from the networks it starts with
+            parameter.add_(1)  # a resume must not use the initial weights
     train(gan, END, [growing(), trace.watch(gan)], data(), whole.paths[clock])
     rest = {c: seen for c, seen in whole.trace.by_clock.items() if c > clock}
     assert_same(trace.by_clock, rest)

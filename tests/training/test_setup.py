@@ -1,4 +1,4 @@
-"""What is made ready before the first batch: encoded captions, and scores that can be had."""
+"""Setup before the first batch: encoded captions, and which scores are available."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_cache_depends_on_the_encoder() -> None:
 
 
 class Missing(MeanColour):
-    """A score that cannot be had on this machine."""
+    """A score that is not available on this machine."""
 
     asked_for: str | None = "unasked"
 
@@ -186,7 +186,7 @@ class Means(Extractor):
 
 
 def test_frechet_distance_of_the_next_run_is_equal_from_cached_statistics(tmp_path: Path) -> None:
-    """Statistics of the real images are made in the first run, and read in the next."""
+    """Statistics of the real images are computed in the first run and read in the next."""
     values = []
     for _ in range(2):
         logged = Remember()

@@ -1,4 +1,4 @@
-"""What a run tells its loggers, and what validation asks of the scores."""
+"""Values that a run logs, and how validation uses the metrics."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_terms_without_weight_are_not_computed() -> None:
 
 
 class Keeping(MeanColour):
-    """Keeps the generated images of the validation at hand."""
+    """Keeps the generated images of the current validation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def test_validation_scores_the_average_on_the_held_out_captions() -> None:
     fakes = torch.cat(metric.fakes)
     expected = torch.cat(seen)
     assert fakes.shape == expected.shape
-    assert (fakes.int() - expected.int()).abs().max() <= 1  # whatever the batch size
+    assert (fakes.int() - expected.int()).abs().max() <= 1  # for any batch size
 
 
 def test_real_images_are_read_once_per_resolution() -> None:
@@ -152,7 +152,7 @@ def test_cache_key_depends_on_the_selection_of_real_images() -> None:
 
 
 def test_sanity_check_is_not_scored() -> None:
-    """Two batches are not the whole set: neither scores nor statistics may come of them."""
+    """Two batches are not the whole set, so neither scores nor statistics are computed."""
     logged, metric = Remember(), Keeping()
     data = tiny_data(epoch_kimg=0.032, val_fraction=0.5, val_batch_size=2)
     train(tiny_gan(metrics=[metric]), 32, data=data, stages=FADING, logger=logged, num_sanity_val_steps=2)

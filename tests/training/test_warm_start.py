@@ -1,4 +1,4 @@
-"""A generator that starts from another one's stem: what both have, by name."""
+"""init_from: copying the weights that two networks share, by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MULTISCALE = "imagen_pl.models.discriminators.multiscale.MultiscaleDiscriminator
 
 
 def checkpoint(path: Path, grown_to: int = 16, **settings: Any) -> dict[str, torch.Tensor]:
-    """Another run's, without a discriminator, and what its average holds."""
+    """Another run's checkpoint without a discriminator, and its moving average."""
     other = small_generator(OTHER, **settings)
     awaken(other)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_a_discriminator_of_another_class_is_left_out(tmp_path: Path) -> None:
 
 
 def test_training_starts_from_init_from_and_a_resume_does_not_read_it(tmp_path: Path) -> None:
-    """Grown on from 16 to 32 px with the stem frozen, as in StyleGAN-XL; average and generator alike."""
+    """Grown from 16 to 32 px with a frozen stem, as in StyleGAN-XL; the same for average and generator."""
     other, middle = tmp_path / "other.ckpt", tmp_path / "middle.ckpt"
     stages = [Stage(32, kimg=1, batch_size=4)]
     smaller = tiny_gan()
@@ -158,7 +158,7 @@ def test_training_starts_from_init_from_and_a_resume_does_not_read_it(tmp_path: 
 def test_teacher_networks_of_init_from_are_inherited(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is reported, and passed on through checkpoints and resumes."""
+    """Their names are reported, and kept in checkpoints and resumes."""
     monkeypatch.setattr(FrechetDistance, "prepare", lambda self, fid_weights=None: None)
     other, saved = tmp_path / "other.ckpt", [tmp_path / f"{name}.ckpt" for name in "ab"]
     train(tiny_gan(), 8, [SaveAt({8: other})], stages=SHORT)
