@@ -126,7 +126,7 @@ def test_missing_or_mismatched_init_from_gives_one_line_error(
         "best.ckpt holds another architecture: latent_mean is (8,) in the file and (12,) here; mapping."
         in output
     )
-    assert "give this generator the other's settings up to 8 px" in output
+    assert "use the settings of the stored generator up to 8 px" in output
 
 
 def test_custom_block_by_class_path_trains(tiny: Tiny) -> None:

@@ -227,7 +227,7 @@ def test_other_components_or_backbone_give_one_line_error(tmp_path: Path) -> Non
     generator = with_prior()
     held = generator.state_dict()
     other = with_prior(prior=tiny_prior(seen_dim=3, thumbnail_dim=4)).state_dict()
-    with pytest.raises(UserError, match=r"prior.directions is \(12, 4\) there and \(0, 3\) here"):
+    with pytest.raises(UserError, match=r"prior.directions is \(12, 4\) in the file and \(0, 3\) here"):
         check_same_tensors(other, held, tmp_path, "")
     prior = generator.prior
     assert prior is not None

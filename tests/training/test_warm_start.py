@@ -60,7 +60,7 @@ def test_blocks_of_a_larger_model_are_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"style_dim": 12}, r"mapping.latent_layers.0.weight is \(12, 5\) there and \(8, 5\) here"),
+        ({"style_dim": 12}, r"mapping.latent_layers.0.weight is \(12, 5\) in the file and \(8, 5\) here"),
         ({"noise": True}, r"grown.4.layers.0.noise \(8,\) is only in the file"),
         ({"mapping_layers": 3}, r"mapping.latent_layers.2.weight \(8, 8\) is only in the file"),
     ],
@@ -72,7 +72,7 @@ def test_differing_shapes_are_named(other: dict[str, Any], message: str, tmp_pat
     with pytest.raises(UserError, match=message) as output:
         initialise(generator, small_discriminator(), tmp_path / "other.ckpt")
     assert "other.ckpt holds another architecture" in str(output.value)
-    assert "give this generator the other's settings up to 16 px" in str(output.value)
+    assert "use the settings of the stored generator up to 16 px" in str(output.value)
     assert_same(weights_of(generator), before)
 
 
@@ -105,7 +105,7 @@ def test_a_discriminator_of_other_sizes_is_an_error_and_no_network_changes(tmp_p
     checkpoint_of_both(tmp_path / "other.ckpt", final_dim=12)
     networks = small_generator(OTHER), small_discriminator()
     before = [weights_of(network) for network in networks]
-    with pytest.raises(UserError, match=r"to_final.weight is \(12, 128\) there and \(8, 128\) here") as error:
+    with pytest.raises(UserError, match=r"to_final.weight is \(12, 128\) in the file and \(8, 128\) here") as error:
         initialise(*networks, tmp_path / "other.ckpt")
     assert "Use the settings of the stored discriminator up to 16 px" in str(error.value)
     assert "imagen-pl export" in str(error.value)
