@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 # Raised when the same data and settings come to give another fit.
 _VERSION = 1
-_PLAIN = (bool, int, float, str, tuple, list, type(None))
+_SETTING_TYPES = (bool, int, float, str, tuple, list, type(None))
 # Fits that are installed with this package, in half precision: the quickstart's (benchmarks/ship_prior.py).
 _SHIPPED = Path(imagen_pl.data.__file__).parent / "shipped" / "kernel_ridge"
 # Captions of a fit under fast_dev_run, which only checks that everything works.
@@ -75,17 +75,17 @@ class KernelRidgeFit:
         dry_run: bool = False,
     ) -> None:
         self.text_encoder, self.data, self.device, self.dry_run = text_encoder, data, device, dry_run
-        # Modules without a cached fit, with the cache file of each, by what they have to read.
+        # Modules without a cached fit, with the cache file of each, by the inputs that they need.
         self._pending: dict[tuple[str, int, int], list[tuple[KernelRidge, Path]]] = {}
         fingerprints: dict[tuple[int, int], str] = {}
         for module in modules:
             backbone = module.backbone.fingerprint()
-            reads = (module.captions, module.backbone.size)
-            if reads not in fingerprints:
-                fingerprints[reads] = data.pairs.fingerprint(*reads)
-            path = self._path(module, f"{backbone} {fingerprints[reads]}")
+            inputs = (module.captions, module.backbone.size)
+            if inputs not in fingerprints:
+                fingerprints[inputs] = data.pairs.fingerprint(*inputs)
+            path = self._path(module, f"{backbone} {fingerprints[inputs]}")
             if not _load(module, path) and not _load(module, _SHIPPED / path.name):
-                self._pending.setdefault((backbone, *reads), []).append((module, path))
+                self._pending.setdefault((backbone, *inputs), []).append((module, path))
 
     @property
     def image_count(self) -> int:
@@ -119,13 +119,13 @@ class KernelRidgeFit:
             yield text.pooled, batch.images
             on_read(len(batch))
 
-    def _path(self, module: KernelRidge, reads: str) -> Path:
-        settings = {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}
+    def _path(self, module: KernelRidge, inputs: str) -> Path:
+        settings = {name: value for name, value in vars(module).items() if isinstance(value, _SETTING_TYPES)}
         settings = {name: value for name, value in settings.items() if name[0] != "_" and name != "training"}
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
         # Devices round differently.
         parts = (_VERSION, kind, sorted(settings.items()), float(module.sharpness), self.device.type)
-        digest = hashlib.sha256(f"{parts} {reads} {self.text_encoder.fingerprint}".encode())
+        digest = hashlib.sha256(f"{parts} {inputs} {self.text_encoder.fingerprint}".encode())
         return cache_dir() / "kernel_ridge" / f"{digest.hexdigest()[:32]}.safetensors"
 
 
@@ -140,7 +140,7 @@ def _load(module: KernelRidge, path: Path) -> bool:
         module.load_state_dict(state)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("the cached fit %s is damaged (%s): it is fitted again", path, reason)
+        log.warning("the cached fit %s is damaged (%s): fitting again", path, reason)
         return False
     return True
 
