@@ -24,7 +24,7 @@ from imagen_pl.training.private_api import ignore_in_ddp
 
 log = logging.getLogger(__name__)
 
-# Raised when the same data and settings come to give another fit.
+# Increase it when the same data and settings give another fit than before.
 _VERSION = 1
 _SETTING_TYPES = (bool, int, float, str, tuple, list, type(None))
 # Fits that are installed with this package, in half precision: the quickstart's (benchmarks/ship_prior.py).

@@ -105,7 +105,9 @@ def test_a_discriminator_of_other_sizes_is_an_error_and_no_network_changes(tmp_p
     checkpoint_of_both(tmp_path / "other.ckpt", final_dim=12)
     networks = small_generator(OTHER), small_discriminator()
     before = [weights_of(network) for network in networks]
-    with pytest.raises(UserError, match=r"to_final.weight is \(12, 128\) in the file and \(8, 128\) here") as error:
+    with pytest.raises(
+        UserError, match=r"to_final.weight is \(12, 128\) in the file and \(8, 128\) here"
+    ) as error:
         initialise(*networks, tmp_path / "other.ckpt")
     assert "Use the settings of the stored discriminator up to 16 px" in str(error.value)
     assert "imagen-pl export" in str(error.value)
