@@ -139,9 +139,9 @@ def test_missing_av_gives_one_line_error(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([HEART], "name two or more prompts"),
+        ([HEART], "give two or more prompts"),
         ([HEART, CAT, "--out", "film.avi"], "film.avi must end in .gif, .webp or .mp4"),
-        ([HEART, CAT, "--fps", "0"], "--fps 0 is not above 0"),
+        ([HEART, CAT, "--fps", "0"], "--fps 0 must be more than 0"),
         ([HEART, CAT, "--frames", "0"], "frames 0 must be 1 or more"),
         ([HEART, "--num_latents", "0"], "--num_latents 0 must be 1 or more"),
         ([HEART, CAT, "--truncation", "3"], "truncation 3.0 is not between 0 and 1"),
