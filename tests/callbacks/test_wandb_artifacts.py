@@ -110,7 +110,7 @@ def test_upload_error_is_reported_and_later_uploads_are_tried(
         callback.on_fit_end(write(tmp_path, best=clock, last=clock), None)  # type: ignore[arg-type]
 
     assert tried == ["best", "best"]
-    assert "training is not touched: no route to host" in caplog.text
+    assert "training is not affected: no route to host" in caplog.text
 
 
 def test_only_the_main_process_of_a_real_run_uploads() -> None:

@@ -138,7 +138,7 @@ def test_too_few_subjects_raise() -> None:
         retrieval_accuracy(real, real, range(6), [""] * 6)
     with pytest.raises(ValueError, match="6 real images, 5 subjects and 6 styles must be equally many"):
         retrieval_accuracy(real, real, range(5), ["noto"] * 6)
-    with pytest.raises(ValueError, match="or none"):
+    with pytest.raises(ValueError, match="and at least one"):
         retrieval_accuracy(real[:0], real[:0], [], [])
 
 
