@@ -6,7 +6,7 @@ Run from the repository's root as `python -m benchmarks.NAME`:
     words           which kinds of prompts a model understands
     human_eval      a blind recognition test for a reader
     captioner       scores of captioners
-    speed           images/s of this working tree and of another commit, in turn
+    speed           images/s beside another commit; distance after a number of images
     demo_latency    how soon the web page opens and answers
     ablation        train a grid of recipes and tabulate it (grids/)
     search          search for a better recipe with Optuna (studies/)

@@ -1,6 +1,7 @@
-"""How fast a recipe trains: two commits side by side.
+"""How fast a recipe trains: two commits side by side; and what it learns from a number of images.
 
     python -m benchmarks.speed race --against af54387
+    python -m benchmarks.speed images --images 12096 --every 4032 --seeds 0 1 2
 
 `race` trains a recipe in this working tree and in a checkout of another commit, each in a process of its own.
 They take turns: a block of steps here, a block there, so that other work on the machine slows both down.
@@ -8,6 +9,9 @@ Captions are encoded and caches are filled before the first block, and a first b
 Without validation, samples and checkpoints. It prints the median images/s of the blocks of each, the ratio
 of the two, with its range over the pairs of blocks, and the machine's instructions. The numbers of batches
 in a block should be a multiple of 8, since the recipes compute their penalties every eighth step.
+
+`images` trains a recipe for a number of images with each seed, and validates it every so many. It prints the
+mean distance over the seeds after each number of images, and the range, and writes them as JSON.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.ablation import read_metrics
 from benchmarks.quality import command_line, cpu_model
 from imagen_pl.callbacks.run_record import git_state
 from imagen_pl.errors import UserError
@@ -136,15 +141,12 @@ class Comparison:
     def table(self, here: str, other: str) -> str:
         rows = ["| | images/s | over the blocks |", "|---|---|---|"]
         for name, values in ((here, self.here), (other, self.other)):
-            rows.append(f"| {name} | {spread(values, '{:.1f}')} |")
-        rows.append(f"| ratio | {spread(self.ratios, '{:.2f}')} |")
+            rows.append(
+                f"| {name} | {statistics.median(values):.1f} | {min(values):.1f} to {max(values):.1f} |"
+            )
+        ratios = self.ratios
+        rows.append(f"| ratio | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
         return "\n".join(rows)
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """Two cells of a table: the median, and the range."""
-    low, high = form.format(min(values)), form.format(max(values))
-    return f"{form.format(statistics.median(values))} | {low} to {high}"
 
 
 def alternate(here: Worker, other: Worker, blocks: int, steps: int, warm_up: int) -> Comparison:
@@ -230,6 +232,51 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
     return {"images_per_second": {"here": found.here, other: found.other}, "ratios": found.ratios}
 
 
+# ------------------------------------------------------------------ images
+
+
+def images(options: argparse.Namespace) -> dict[str, Any]:
+    name = Path(options.config[-1]).stem
+    environment = {} if options.threads is None else {"OMP_NUM_THREADS": str(options.threads)}
+    curves = {}
+    for seed in options.seeds:
+        words = fit_words(options, f"{name}-{seed}", seed)
+        print(f"seed {seed}: imagen-pl {' '.join(words)}", flush=True)
+        command = [sys.executable, "-m", "imagen_pl.cli.main", *words]
+        subprocess.run(command, cwd=REPOSITORY, env=os.environ | environment, check=True)
+        rows = read_metrics(options.runs_dir / f"{name}-{seed}" / "metrics.csv")
+        curves[seed] = {int(row["images_seen"]): row[options.metric] for row in rows if options.metric in row}
+    print(f"\n{distance_table(curves, options.metric)}\n\n{describe_machine()}\n`{command_line()}`")
+    options.out = options.out or options.runs_dir / f"{name}.json"
+    return {"metric": options.metric, "seeds": options.seeds, "distances": curves}
+
+
+def fit_words(options: argparse.Namespace, name: str, seed: int) -> list[str]:
+    """The words after `imagen-pl` that train with one seed; each epoch ends with validation."""
+    return [
+        *("fit", *(f"--config={file}" for file in options.config)),
+        *(f"--name={name}", f"--runs_dir={options.runs_dir.absolute()}", "--existing=move"),
+        *(f"--max_images={options.images}", f"--data.epoch_kimg={options.every / 1000}"),
+        *(f"--{key}={seed}" for key in ("seed_everything", "model.seed", "data.seed")),
+        *(f"--trainer.precision={options.precision}", *settings(options.set)),
+    ]
+
+
+def distance_table(curves: dict[int, dict[int, float]], metric: str) -> str:
+    """The mean of a metric over the seeds, and its range, after each number of images.
+
+    Args:
+        curves: by seed and number of images.
+        metric: its name, for the head.
+    """
+    rows = [f"| images | {metric} | seeds | from | to |", "|---|---|---|---|---|"]
+    for number in sorted({number for curve in curves.values() for number in curve}):
+        values = [curve[number] for curve in curves.values() if number in curve]
+        mean, low, high = statistics.fmean(values), min(values), max(values)
+        rows.append(f"| {number:,} | {mean:.1f} | {len(values)} | {low:.1f} | {high:.1f} |")
+    return "\n".join(rows)
+
+
 # ------------------------------------------------------------------ the machine
 
 
@@ -283,12 +330,17 @@ def parser() -> argparse.ArgumentParser:
     racing.add_argument(
         "--warm-up", type=int, default=8, help="batches before the first block (default: %(default)s)"
     )
-    racing.add_argument(
-        "--precision", default="32-true", help="trainer.precision of both (default: %(default)s)"
-    )
-    racing.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
     racing.set_defaults(run=race)
-    for verb in (racing,):
+    counting = verbs.add_parser("images", help="distance after a number of images, with several seeds")
+    counting.add_argument("--images", type=int, required=True, help="how many to train on")
+    counting.add_argument("--every", type=int, required=True, help="images between two validations")
+    counting.add_argument("--seeds", nargs="+", type=int, default=[0], help="(default: 0)")
+    counting.add_argument("--metric", default="val/fd_efficientnet_lite1", help="(default: %(default)s)")
+    counting.add_argument("--runs_dir", type=Path, default=Path("runs/speed"), help="(default: %(default)s)")
+    counting.set_defaults(run=images)
+    for verb in (racing, counting):
+        verb.add_argument("--precision", default="32-true", help="trainer.precision (default: %(default)s)")
+        verb.add_argument("--threads", type=int, metavar="N", help="of torch (default: its own choice)")
         verb.add_argument(
             "--config",
             nargs="+",
@@ -303,7 +355,9 @@ def parser() -> argparse.ArgumentParser:
             metavar="KEY=VALUE",
             help="settings, as `imagen-pl fit` takes them after --",
         )
-        verb.add_argument("--out", type=Path, help="JSON file to write")
+        verb.add_argument(
+            "--out", type=Path, help="JSON file to write (images: default RUNS_DIR/RECIPE.json)"
+        )
     return made
 
 
@@ -321,6 +375,7 @@ def main() -> None:
         result = {"command": command_line(), "git": git_state(), "machine": machine(), **result}
         with atomic_write(options.out) as file:
             file.write((json.dumps(result, indent=1) + "\n").encode())
+        print(f"wrote {options.out}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import yaml
 
 from benchmarks import speed
 from benchmarks.speed_worker import BlockTimer
+from imagen_pl.cli.main import main
 from imagen_pl.errors import UserError
 from tests.helpers.runs import tiny_config
 
@@ -142,6 +143,51 @@ def test_a_recipe_of_another_commit_is_found_by_path_or_name(tmp_path: Path) -> 
         speed.config_in(tmp_path, "configs/coco.yaml")
 
 
+def test_distances_are_means_and_ranges_over_seeds() -> None:
+    curves = {0: {400: 110.0, 800: 90.0}, 1: {400: 130.0, 800: 100.0}, 7: {400: 120.0}}
+
+    assert speed.distance_table(curves, "val/fd").splitlines() == [
+        "| images | val/fd | seeds | from | to |",
+        "|---|---|---|---|---|",
+        "| 400 | 120.0 | 3 | 110.0 | 130.0 |",
+        "| 800 | 95.0 | 2 | 90.0 | 100.0 |",
+    ]
+
+
+def test_images_trains_each_seed_and_writes_the_curves(
+    tmp_path: Path,
+    photos: Path,
+    bert: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The trainings run in this process, by the real command."""
+
+    def run(command: list[str], **_: Any) -> None:
+        assert command[1:3] == ["-m", "imagen_pl.cli.main"]
+        assert main(command[3:]) == 0
+
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(tiny_config(photos, bert), sort_keys=False))
+    words = ["images", "--config", str(config), "--images", "64", "--every", "32", "--seeds", "0", "5"]
+    words += ["--metric", "val/mean_colour", "--runs_dir", str(tmp_path / "runs"), "--set", "data.cache_mb=1"]
+    monkeypatch.setattr(sys, "argv", ["speed.py", *words])
+    monkeypatch.setattr(speed, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(speed, "git_state", lambda: {"commit": "abc"})
+
+    speed.main()
+
+    result = json.loads((tmp_path / "runs/tiny.json").read_text())
+    assert {seed: list(curve) for seed, curve in result["distances"].items()} == {
+        seed: ["32", "64"] for seed in ("0", "5")
+    }
+    assert result["seeds"] == [0, 5]
+    assert result["distances"]["0"] != result["distances"]["5"]
+    assert result["command"].startswith("python -m benchmarks.speed images --config")
+    assert (result["git"], "instructions" in result["machine"]) == ({"commit": "abc"}, True)
+    assert "| 64 | " in capsys.readouterr().out
+
+
 def test_masks_of_instructions_are_in_the_machine_s_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in speed.MASKS:
         monkeypatch.delenv(name, raising=False)
@@ -185,3 +231,23 @@ def test_race_against_a_commit(tmp_path: Path, photos: Path, bert: Path) -> None
     assert [len(values) for values in result["images_per_second"].values()] == [2, 2]
     assert len(result["ratios"]) == 2
     assert result["command"].startswith("python -m benchmarks.speed race --against HEAD")
+
+
+def test_cheaper_steps_change_what_the_table_says() -> None:
+    """As docs/tuning.md calls them: the overlay, and `share` of the last loss, PerceptualMatching."""
+    from imagen_pl.cli.training_cli import TrainingCLI
+
+    words = ["images", "--config", speed.QUICKSTART, "benchmarks/grids/cheaper_steps.yaml"]
+    words += ["--images", "12096", "--every", "4032", "--set", "model.losses.init_args.share=0.5"]
+    found = speed.fit_words(speed.parser().parse_args(words), "cheaper", seed=2)
+    cli = TrainingCLI(found[1:], run=False)  # without "fit": nothing is run
+
+    gan, settings = cli.model, cli.config.model
+    assert gan.share_fakes
+    assert [penalty.share for penalty in gan.penalties] == [0.5, 0.5]
+    assert settings.generator_optimizer.init_args.every == 2
+    assert [loss.init_args.get("share") for loss in settings.losses][-1] == 0.5
+    assert settings.losses[-1].class_path.endswith("PerceptualMatching")
+    assert settings.losses[-1].init_args.generator_weight == 4.0
+    assert (cli.config.max_images, cli.datamodule.epoch_images) == (12096, 4032)
+    assert (cli.config.seed_everything, gan.seed, cli.config.data.seed) == (2, 2, 2)
