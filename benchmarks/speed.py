@@ -11,7 +11,8 @@ of the two, with its range over the pairs of blocks, and the machine's instructi
 in a block should be a multiple of 8, since the recipes compute their penalties every eighth step.
 
 `images` trains a recipe for a number of images with each seed, and validates it every so many. It prints the
-mean distance over the seeds after each number of images, and the range, and writes them as JSON.
+mean distance over the seeds after each number of images, and the range, and writes them as JSON. A seed sets
+the initial weights, the latents, the order of the images, and which images are held out for the distance.
 """
 
 from __future__ import annotations

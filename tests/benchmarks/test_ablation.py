@@ -60,7 +60,7 @@ def test_every_run_s_command_parses(file: Path, tmp_path: Path) -> None:
         words = ablation.fit_command(grid, ablation.Run(name, 7), tmp_path)[2:]
         assert words[0] == "fit"
         cli = TrainingCLI(words[1:], run=False)
-        assert (cli.config.seed_everything, cli.model.seed, cli.datamodule._training.seed) == (7, 7, 7)
+        assert (cli.config.seed_everything, cli.model.seed, cli.datamodule.train_processing.seed) == (7, 7, 7)
         grows = any("progressive" in file or "growing" in file for file in grid.runs[name])
         stages = cli.config.growth.stages
         assert stages[0].resolution == (8 if grows else stages[-1].resolution)

@@ -250,4 +250,4 @@ def test_cheaper_steps_change_what_the_table_says() -> None:
     assert settings.losses[-1].class_path.endswith("PerceptualMatching")
     assert settings.losses[-1].init_args.generator_weight == 4.0
     assert (cli.config.max_images, cli.datamodule.epoch_images) == (12096, 4032)
-    assert (cli.config.seed_everything, gan.seed, cli.config.data.seed) == (2, 2, 2)
+    assert (cli.config.seed_everything, gan.seed, cli.datamodule.train_processing.seed) == (2, 2, 2)
