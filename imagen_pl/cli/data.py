@@ -198,8 +198,8 @@ def _emoji(arguments: argparse.Namespace) -> int:
 
     if arguments.size > PIXELS_SIZE:
         print(
-            f"drawing {SHIPPED_IMAGES:,} images of {arguments.size} px, two thirds from SVG files: "
-            "about five minutes on one core",
+            f"drawing about {SHIPPED_IMAGES:,} images of {arguments.size} px, two thirds from SVG files: "
+            "this takes minutes; the bar shows the time left",
             file=sys.stderr,
         )
     counts = build_emoji(arguments.out, arguments.size, arguments.packages)

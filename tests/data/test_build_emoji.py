@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from imagen_pl.cli.main import main
+from imagen_pl.data import progress
 from imagen_pl.data.build_emoji import (
     SHIPPED,
     SHIPPED_BY_STYLE,
@@ -201,6 +203,19 @@ def test_build_above_64_px_draws_svg(packages: Path, tmp_path: Path) -> None:
         red, green, blue = picture.getpixel((64, 64))  # type: ignore[misc]
         assert green > 240
         assert max(red, blue) < 16
+
+
+def test_the_time_left_of_a_long_build_is_measured(
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("resvg_py")
+    monkeypatch.setattr(progress, "_SHOW_AFTER_S", 0.0)
+    words = ["data", "emoji", "--size", "128", "--packages", str(packages)]
+    assert main([*words, "--out", str(tmp_path / "emoji.parquet")]) == 0
+    errors = capsys.readouterr().err
+    assert "from SVG files: this takes minutes; the bar shows the time left\n" in errors
+    assert "drawing emoji at 128 px:   0%|" in errors
+    assert " emoji/s]" in errors
 
 
 def test_build_is_refused_with_one_line(
