@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, UInt8
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import to_uint8
 from imagen_pl.losses.adversarial import AdversarialLoss
@@ -19,29 +16,26 @@ from imagen_pl.metrics.base import ImageMetric
 from imagen_pl.models.augment import Augment
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.models.generators.base import Generator
-from imagen_pl.models.kernel_ridge import KernelRidge
 from imagen_pl.models.latents import mix_seed
 from imagen_pl.models.layers.resampling import fade_in
-from imagen_pl.models.pretrained.backbones import frozen_names
 from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.schedules import RunState, Schedule
 from imagen_pl.training.ema import GeneratorEMA
-from imagen_pl.training.kernel_ridge_fit import exclude_from_ddp, kernel_ridge_modules
 from imagen_pl.training.manual_optimization import compile_each, is_trainable
-from imagen_pl.training.preparation import Preparation
-from imagen_pl.training.seeded_steps import DISCRIMINATOR_LATENTS, GENERATOR_LATENTS, SeededSteps
+from imagen_pl.training.seeded_steps import DISCRIMINATOR_LATENTS, GENERATOR_LATENTS
+from imagen_pl.training.start_and_resume import StartAndResume
 from imagen_pl.training.validation_metrics import Validation
-from imagen_pl.training.warm_start import initialise
 from imagen_pl.types import CaptionedBatch, EncodedBatch, Growth, TextFeatures
 
 Images = Float[Tensor, "b 3 r r"]
 
 
-class TextToImageGAN(SeededSteps):
+class TextToImageGAN(StartAndResume):
     """A text-conditional GAN: generator, discriminator, and the generator's exponential moving average.
 
     Optimization is manual, with one optimizer a network. `run_state` holds the clock (`images_seen`) and the
-    growth; callbacks grow the networks and choose which blocks are trained.
+    growth; callbacks grow the networks and choose which blocks are trained. How a run starts, resumes and is
+    saved is in the base class.
 
     Args:
         generator: generates images from latents and captions.
@@ -133,9 +127,6 @@ class TextToImageGAN(SeededSteps):
         if compile:
             # Block by block: the fade changes with each batch, and would recompile a whole network.
             compile_each([*generator.blocks().values(), *discriminator.blocks().values()])
-        self.example_captions: list[str] = []
-        # Frozen networks that were used to train the model whose weights this one starts from.
-        self.earlier_teacher_networks: list[str] = []
 
     # ------------------------------------------------------------------ the algorithm
 
@@ -197,16 +188,9 @@ class TextToImageGAN(SeededSteps):
                 fake_logits = self.discriminator.logits(features, text)
                 losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
                 inputs = LossInputs(
-                    fake,
-                    features,
-                    text,
-                    self.growth,
-                    part.captions,
-                    real_features,
-                    real,
-                    self.generator,
-                    z[rows],
-                )
+                    fake, features, text, self.growth, part.captions,
+                    real_features, real, self.generator, z[rows],
+                )  # fmt: skip
                 losses |= self._weighted("generator", inputs)
                 with sync:
                     self.backward_mean(losses, share)
@@ -225,9 +209,8 @@ class TextToImageGAN(SeededSteps):
                 if term.needs_features:
                     with torch.no_grad():
                         features = self.discriminator.extract_features(part.images, self.growth)
-                loss = term.training_loss(
-                    LossInputs(part.images, features, part.text, self.growth, part.captions)
-                )
+                inputs = LossInputs(part.images, features, part.text, self.growth, part.captions)
+                loss = term.training_loss(inputs)
                 self.step_logger.note({f"{term.name}_{key}": x for key, x in term.take_notes().items()})
                 if not is_trainable(term):  # a frozen captioner: only log its loss
                     self.step_logger.note({term.name: loss.mean()})
@@ -277,9 +260,7 @@ class TextToImageGAN(SeededSteps):
         features = self.discriminator.extract_features(self._augmented(real, seed), self.growth)
         return features, self.discriminator.logits(features, text)
 
-    def _penalty(
-        self, penalty: Penalty, real: Images, fake: Images, text: TextFeatures
-    ) -> Float[Tensor, " b"]:
+    def _penalty(self, penalty: Penalty, real: Images, fake: Images, text: TextFeatures) -> PerSample:
         def logit_fn(images: Images, text: TextFeatures) -> Float[Tensor, "b k"]:
             # Gradients are taken with respect to the images before augmentation, as in R3GAN.
             return self.discriminator.penalized_logits(self._augmented(images), text, self.growth)
@@ -293,10 +274,6 @@ class TextToImageGAN(SeededSteps):
         with eager, torch.autocast(self.device.type, enabled=False):
             value = penalty(logit_fn, real[rows].float(), fake[rows].float(), text[rows])
         return weight * penalty.every * value
-
-    def discriminator_step_parameters(self) -> list[nn.Parameter]:
-        """The parameters that are trained in the discriminator step."""
-        return [*self.discriminator.parameters(), *self.losses.discriminator_step_parameters()]
 
     # ------------------------------------------------------------------ validation and samples
 
@@ -330,75 +307,19 @@ class TextToImageGAN(SeededSteps):
         text = self.text_encoder.encode(captions, self.device)
         return self.ema.generator(z, text, self.growth, truncation)
 
-    # ------------------------------------------------------------------ growth, optimizers, checkpoints
+    # ------------------------------------------------------------------ optimizers
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Optimizers: discriminator (with the loss terms' parameters), generator, and captioner if any."""
-        optimizers = [
-            self.discriminator_optimizer(
-                self.by_block(self.discriminator, "discriminator", self.discriminator_step_parameters())
-            ),
-            self.generator_optimizer(self.by_block(self.generator, "generator")),
-        ]
+        discriminator = self.by_block(
+            self.discriminator, "discriminator", self.discriminator_step_parameters()
+        )
+        generator = self.by_block(self.generator, "generator")
+        optimizers = [self.discriminator_optimizer(discriminator), self.generator_optimizer(generator)]
         if (term := self.losses.separately_trained) is not None:
             optimizers.append(term.optimizer(term.parameters()))
         return self.record_base_lrs(optimizers)
 
-    def setup(self, stage: str) -> None:
-        """Prepare the metrics, and share the run's state with the data module."""
-        self.validation.prepare(self.trainer, self.teacher_networks())
-        exclude_from_ddp(self)
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, CaptionedImages):
-            data.follow(self.run_state)
-            if stage == "fit":
-                if (term := self.losses.separately_trained) is not None:
-                    term.prepare(data.some_captions)
-                self.example_captions = data.example_captions()
-        if stage != "fit":
-            self._preparation().run()
-
-    def on_fit_start(self) -> None:
-        """Encode the captions; before a new training, load the weights of `init_from` and fit the prior."""
-        if self.images_seen:
-            self._preparation().run()
-            return
-        fitted: list[list[KernelRidge]] = [[regression] for regression in kernel_ridge_modules(self.losses)]
-        if self.generator.init_from is not None:
-            self._start_from(self.generator.init_from)
-        elif priors := kernel_ridge_modules(self.generator, self.ema):
-            fitted.insert(0, priors)
-        self._preparation().run(fitted)
-
-    def _preparation(self) -> Preparation:
-        data = getattr(self.trainer, "datamodule", None)
-        return Preparation(self.trainer, self.text_encoder, data, self.run_state)
-
-    def _start_from(self, path: str) -> None:
-        earlier = initialise(self.generator, self.discriminator, path)
-        self.ema.generator.load_state_dict(self.generator.state_dict())
-        self.earlier_teacher_networks = earlier.teacher_networks
-        self.validation.tell_flattered(self.teacher_networks())
-        if self.trainer.progress_bar_callback is not None:
-            blocks = ", ".join(map(str, earlier.blocks))
-            self.trainer.progress_bar_callback.print(
-                f"Initialised from {path}: blocks {blocks}; {earlier.networks}"
-            )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["images_seen"] = self.images_seen
-        checkpoint["growth_resolution"] = self.growth.resolution
-        checkpoint["growth_fade"] = self.growth.fade
-        checkpoint["teacher_networks"] = self.teacher_networks()
-        checkpoint["captions"] = self.example_captions  # for guidance when sampling
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.images_seen = checkpoint["images_seen"]
-        self.growth = Growth(checkpoint["growth_resolution"], checkpoint["growth_fade"])
-        self.earlier_teacher_networks = checkpoint.get("teacher_networks", [])
-        self.validation.tell_flattered(self.teacher_networks())
-
-    def teacher_networks(self) -> list[str]:
-        """Frozen networks that this model or an earlier one was trained with: none of them may score it."""
-        taught = frozen_names(self.generator, self.discriminator, self.losses)
-        return sorted({*taught, *self.earlier_teacher_networks})
+    def discriminator_step_parameters(self) -> list[nn.Parameter]:
+        """The parameters that are trained in the discriminator step."""
+        return [*self.discriminator.parameters(), *self.losses.discriminator_step_parameters()]
