@@ -221,11 +221,11 @@ class ResultPrinter:
         self.json = json
 
     def line(self, text: str) -> None:
-        """Print a line, unless JSON is wanted."""
+        """Print a line, unless the output is JSON."""
         if not self.json:
             print(text)
 
     def picture(self, file: Path, prompt: str, seed: int) -> None:
-        """Print a picture's JSON object, if JSON is wanted."""
+        """Print a picture's JSON object, if the output is JSON."""
         if self.json:
             print(json.dumps({"file": str(file), "prompt": prompt, "seed": seed}, ensure_ascii=False))

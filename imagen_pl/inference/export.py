@@ -236,7 +236,7 @@ def _need(*packages: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters tell their own progress, and warn of what does not hold here."""
+    """Hide the exporters' progress messages, and warnings that do not apply."""
     levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "torch.export")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -155,7 +155,7 @@ def _optimizers(plan: Plan) -> Block:
 
 
 def _schedule(plan: Plan) -> dict[str, Any]:
-    # Beside `share`, kimg only tells the warning of a slow run what the plan counts on.
+    # With `share`, kimg is used only by the warning of a slow run.
     found = {"start": 1.0, "end": 0.25, "share": 1.0, "kimg": number(rules.nice(plan.design.kimg))}
     # Learning rates above R3GAN's need a warm-up: Adam's first steps rest on few gradients.
     return found if plan.design.long_run else {**found, "warmup_kimg": 1}
