@@ -106,7 +106,7 @@ def _caption(
             for (text, image_file), caption in zip(good, captions, strict=True):
                 if not caption.strip():
                     name = image_file.relative_to(folder)
-                    _report(name, "for which the captioner gives no words", "empty caption", done.problems)
+                    _report(name, "with an empty caption", "empty caption", done.problems)
                     continue
                 with atomic_write(text) as file:
                     file.write(f"{caption}\n".encode())

@@ -203,7 +203,7 @@ def test_empty_captions_are_counted_and_not_written(
     capsys.readouterr()
     assert caption(pictures, reader) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: mine: no image can be captioned: 5 for which the captioner gives no words (")
+    assert error.startswith("error: mine: no image can be captioned: 5 with an empty caption (")
     assert not list(pictures.rglob("*.txt"))
 
 
