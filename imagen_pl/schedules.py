@@ -72,25 +72,25 @@ class _Ramp:
     """Progress of a schedule, counted in images or, with `share`, as a share of the run."""
 
     kimg: float | None
+    begin_kimg: float
     share: float | None
+    begin_share: float
     run: RunShare | None = None  # what `share` is a share of; RunLength provides it
 
-    def _check(self) -> None:
+    def __post_init__(self) -> None:
         if self.kimg is None and self.share is None:
             raise ValueError(f"{type(self).__name__} has no length: give kimg, thousands of images, or share")
 
-    def _done(
-        self, images_seen: int, begin_kimg: float, kimg: float, begin_share: float, share: float
-    ) -> float:
+    def _done(self, images_seen: int) -> float:
         """Progress of the schedule, 0 to 1."""
         if self.share is None:
-            return _progress(images_seen / 1000, begin_kimg, kimg)
+            return _progress(images_seen / 1000, self.begin_kimg, self.kimg or 0.0)
         if self.run is None:
             raise UserError(
                 f"{type(self).__name__} is given as a share of the run: add the callback RunLength, which "
                 "knows how long the run is"
             )
-        return _progress(self.run(images_seen), begin_share, share)
+        return _progress(self.run(images_seen), self.begin_share, self.share)
 
 
 @dataclass
@@ -117,12 +117,8 @@ class Linear(_Ramp):
     share: float | None = None
     begin_share: float = 0.0
 
-    def __post_init__(self) -> None:
-        self._check()
-
     def __call__(self, images_seen: int) -> float:
-        done = self._done(images_seen, self.begin_kimg, self.kimg or 0.0, self.begin_share, self.share or 0.0)
-        return self.start + (self.end - self.start) * done
+        return self.start + (self.end - self.start) * self._done(images_seen)
 
 
 @dataclass
@@ -153,11 +149,8 @@ class Cosine(_Ramp):
     share: float | None = None
     begin_share: float = 0.0
 
-    def __post_init__(self) -> None:
-        self._check()
-
     def __call__(self, images_seen: int) -> float:
-        done = self._done(images_seen, self.begin_kimg, self.kimg or 0.0, self.begin_share, self.share or 0.0)
+        done = self._done(images_seen)
         value = self.end + (self.start - self.end) * (1 + math.cos(math.pi * done)) / 2
         return value * _progress(images_seen / 1000, 0.0, self.warmup_kimg)
 

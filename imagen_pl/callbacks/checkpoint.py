@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from imagen_pl.callbacks.base import gan_of, is_dry_run
+from imagen_pl.callbacks.base import EveryKimg, check_interval, gan_of, is_dry_run
 from imagen_pl.errors import UserError
 from imagen_pl.training.private_api import CheckpointSaver
 
 
-class KeepCheckpoints(CheckpointSaver):
+class KeepCheckpoints(EveryKimg, CheckpointSaver):
     """Saves `checkpoints/last.ckpt` and, by the monitored score, `checkpoints/best.ckpt`.
 
     Scores of different resolutions cannot be compared, so the search for the best restarts at each
@@ -30,8 +30,8 @@ class KeepCheckpoints(CheckpointSaver):
     def __init__(
         self, monitor: str | None = None, mode: Literal["min", "max"] = "min", every_kimg: float | None = None
     ) -> None:
-        if every_kimg is not None and every_kimg <= 0:
-            raise UserError(f"checkpoint.every_kimg {every_kimg} must be more than 0")
+        if every_kimg is not None:
+            check_interval("checkpoint.every_kimg", every_kimg)
         super().__init__(
             filename="best",
             monitor=monitor,
@@ -43,25 +43,10 @@ class KeepCheckpoints(CheckpointSaver):
         )
         self.every_kimg = every_kimg
         self._resolution: int | None = None
-        self._saved_at: int | None = None
-        self._clock = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir).resolve() / "checkpoints")
         super().setup(trainer, pl_module, stage)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._clock = gan_of(pl_module).images_seen
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.every_kimg is not None:
-            every, now = self.every_kimg * 1000, gan_of(pl_module).images_seen
-            if now // every > self._clock // every:
-                self._save_last(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do nothing: checkpoints follow the images seen, not epochs."""
@@ -75,16 +60,10 @@ class KeepCheckpoints(CheckpointSaver):
             if self.monitor not in gan_of(pl_module).validation.unavailable:
                 self._check_monitored(self.scores(trainer))
                 self.save_if_best(trainer)
-        self._save_last(trainer, pl_module)
+        self.act(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not is_dry_run(trainer) and self._saved_at != gan_of(pl_module).images_seen:
-            self._save_last(trainer, pl_module)
-
-    def _save_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not is_dry_run(trainer):
-            self._saved_at = gan_of(pl_module).images_seen
-            self.save_last_now(trainer)
+    def at_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save_last_now(trainer)
 
     def _check_monitored(self, scores: dict[str, torch.Tensor]) -> None:
         if self.monitor not in scores:

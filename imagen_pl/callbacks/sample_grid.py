@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from imagen_pl.callbacks.base import gan_of, is_dry_run
+from imagen_pl.callbacks.base import EveryKimg, check_interval, gan_of
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, to_pil, to_uint8
 
 
-class SampleGrid(Callback):
+class SampleGrid(EveryKimg):
     """Samples the same captions with the same latents at intervals, to show the progress of training.
 
     The images come from the generator's moving average, at the current resolution. They are saved to
@@ -29,6 +28,8 @@ class SampleGrid(Callback):
         columns: images a row.
     """
 
+    every_kimg: float
+
     def __init__(
         self,
         captions: list[str] | None = None,
@@ -36,41 +37,21 @@ class SampleGrid(Callback):
         seed: int = 0,
         columns: int = 8,
     ) -> None:
-        if every_kimg <= 0:
-            raise UserError(f"samples.every_kimg {every_kimg} must be more than 0")
+        check_interval("samples.every_kimg", every_kimg)
         if columns < 1:
             raise UserError(f"samples.columns {columns} must be 1 or more")
         self.captions, self.every_kimg = captions, every_kimg
         self.seed, self.columns = seed, columns
-        self._clock = 0
-        self._drawn_at: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
         if self.captions is None and data is not None and hasattr(data, "captions_to_watch"):
             self.captions = data.captions_to_watch()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._clock = gan_of(pl_module).images_seen
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        every, now = self.every_kimg * 1000, gan_of(pl_module).images_seen
-        if now // every > self._clock // every:
-            self._draw(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._drawn_at != gan_of(pl_module).images_seen:
-            self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        gan = gan_of(pl_module)
-        self._drawn_at = gan.images_seen
-        if not self.captions or not trainer.is_global_zero or is_dry_run(trainer):
+    def at_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.captions or not trainer.is_global_zero:
             return
+        gan = gan_of(pl_module)
         images = gan.sample(self.captions, self.seed)
         pictures = to_pil(to_uint8(images))
         sheet = labelled_grid(pictures, self.captions, self.columns)

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from imagen_pl.callbacks.base import callbacks_of, is_dry_run
 from imagen_pl.schedules import Cosine, Linear
+from imagen_pl.training.clocked_module import ClockedModule
 from imagen_pl.training.precision import bfloat16_support
 
 # Speed is measured from the fifth batch, or the last one within 10 seconds, to the twentieth, or the first
@@ -70,7 +71,8 @@ class SlowRecipe(Callback):
     ) -> None:
         if self._over:
             return
-        now = _Mark(self.clock(), images_seen(pl_module), trainer.global_step)
+        assert isinstance(pl_module, ClockedModule)
+        now = _Mark(self.clock(), pl_module.images_seen, trainer.global_step)
         if batch.images.shape[-1] != self._resolution:
             self._resolution = batch.images.shape[-1]
             self._batches, self._measured, self._first_s, self._mark = 0, False, now.time_s, now
@@ -115,13 +117,6 @@ class _Mark(NamedTuple):
     time_s: float
     images_seen: int
     steps: int
-
-
-def images_seen(module: LightningModule) -> int:
-    """The clock of a module: images seen."""
-    seen = module.images_seen
-    assert isinstance(seen, int)
-    return seen
 
 
 def recipe_images(module: LightningModule) -> int | None:

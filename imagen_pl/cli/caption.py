@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagen_pl.cli.open_model import open_captioner
-from imagen_pl.cli.options import verb_parser
+from imagen_pl.cli.options import add_device_argument, verb_parser
 from imagen_pl.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first caption drawn (default: 0)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: image, caption, seed")
-    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
+    add_device_argument(parser)
     return parser
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from imagen_pl.cli.options import KeptLines, examples_of
+from imagen_pl.cli.options import KeptLines, add_device_argument, examples_of
 from imagen_pl.errors import UserError
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -92,9 +92,7 @@ def _add_captions(verbs: Verbs) -> None:
     captions.add_argument(
         "--overwrite", action="store_true", help="replace captions in .txt files; starts at the first image"
     )
-    captions.add_argument(
-        "--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)"
-    )
+    add_device_argument(captions)
     captions.set_defaults(run=_captions)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagen_pl.cli.open_model import open_captioner, open_model
-from imagen_pl.cli.options import add_model_argument, verb_parser
+from imagen_pl.cli.options import add_device_argument, add_model_argument, verb_parser
 from imagen_pl.errors import UserError
 from imagen_pl.storage.model_paths import model_file
 
@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--share", action="store_true", help="give it a public address for three days, by Gradio"
     )
-    parser.add_argument("--device", help="as cpu or cuda:1 (default: the first CUDA device if there is one)")
+    add_device_argument(parser)
     return parser
 
 

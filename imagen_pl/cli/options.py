@@ -107,9 +107,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, refine: int | None = N
         help="side of the pictures, one of the generator's sizes, even where training has not grown to it "
         "(default: the size that training has grown to)",
     )
-    parser.add_argument(
-        "--device", help="for example cpu or cuda:1 (default: the first CUDA device if there is one)"
-    )
+    add_device_argument(parser)
 
 
 def sampling_options(arguments: argparse.Namespace) -> SamplingOptions:
@@ -129,6 +127,13 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
         "model",
         help="a run's folder, a .ckpt file, a release's folder, OWNER/NAME on the Hugging Face hub, or "
         "emoji, which comes with this package",
+    )
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument of every verb that runs a network."""
+    parser.add_argument(
+        "--device", help="for example cpu or cuda:1 (default: the first CUDA device if there is one)"
     )
 
 

@@ -24,10 +24,11 @@ from imagen_pl.models.latents import mix_seed
 from imagen_pl.schedules import RunState, Schedule
 from imagen_pl.storage.atomic_files import atomic_write
 from imagen_pl.storage.model_paths import DESCRIPTION
+from imagen_pl.training.clocked_module import ClockedModule
 from imagen_pl.types import CaptionedBatch, Growth
 
 
-class CaptionerTraining(LightningModule):
+class CaptionerTraining(ClockedModule):
     """Trains a captioner on image-caption pairs of one resolution, and validates it on held-out pairs.
 
     Args:
@@ -67,15 +68,6 @@ class CaptionerTraining(LightningModule):
         self.run_state = RunState(Growth(4))  # replaced by the data module's growth in setup()
         self.scores: dict[str, float] = {}
         self._sums = torch.zeros(3)
-
-    @property
-    def images_seen(self) -> int:
-        """The clock."""
-        return self.run_state.images_seen
-
-    @images_seen.setter
-    def images_seen(self, images: int) -> None:
-        self.run_state.images_seen = images
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.schedules import RunState, Schedule
+from imagen_pl.training.clocked_module import ClockedModule
 from imagen_pl.training.private_api import raise_recompile_limit
 from imagen_pl.training.step_logger import StepLogger
 from imagen_pl.types import Growth
@@ -26,7 +26,7 @@ _SETTINGS = ("discriminator_optimizer", "generator_optimizer", "captioning.init_
 SHARED = "shared"  # the block of the parameters outside every resolution's block
 
 
-class ManualOptimization(LightningModule):
+class ManualOptimization(ClockedModule):
     """Clipping and gradient accumulation for several optimizers; Lightning automates them for a single one.
 
     Args:
@@ -54,15 +54,6 @@ class ManualOptimization(LightningModule):
         self._first_rates: list[float] = []  # the optimizers' initial learning rates
         self.step_logger = StepLogger()
         self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # loss terms of this step, by micro-batch
-
-    @property
-    def images_seen(self) -> int:
-        """The clock: images seen over all processes."""
-        return self.run_state.images_seen
-
-    @images_seen.setter
-    def images_seen(self, images: int) -> None:
-        self.run_state.images_seen = images
 
     @property
     def growth(self) -> Growth:

@@ -27,8 +27,8 @@ from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import Relativistic
 from imagen_pl.losses.gradient_penalties import R1
-from imagen_pl.losses.text_matching import ImageTextContrastive, MismatchedCaptions
 from imagen_pl.schedules import Stage, batches
+from tests.helpers.tasks import tiny_matching
 from tests.helpers.training import (
     AtEachBatch,
     Remember,
@@ -63,7 +63,7 @@ def gan(**settings: Any) -> TextToImageGAN:
         "discriminator": {"heads_at": [8, 16]},
         "adversarial": Relativistic(),
         "penalties": [R1(0.5, every=2)],
-        "losses": [MismatchedCaptions(), ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8)],
+        "losses": tiny_matching(),
         "generator_optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
         "discriminator_optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
     }

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Timer
 from imagen_pl.callbacks import progress
 from imagen_pl.callbacks.progress import RunProgress, bar, duration
 from imagen_pl.schedules import Stage
+from tests.helpers.clock import FakeClock
 from tests.helpers.fakes import MeanColour
 from tests.helpers.training import AtEachBatch, tiny_data, tiny_gan, tiny_trainer
 
@@ -23,19 +24,9 @@ class Terminal(io.StringIO):
         return True
 
 
-class Clock:
+def tenths(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     """Each batch takes a tenth of a second, so that speeds are known."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 100.0
-        monkeypatch.setattr(progress, "time", self)
-        self.tick = AtEachBatch(before=self._tick)
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def _tick(self, *_: Any) -> None:
-        self.now += 0.1
+    return FakeClock(monkeypatch, progress, lambda gan: 0.1, now=100.0)
 
 
 def run(
@@ -46,7 +37,7 @@ def run(
     **settings: Any,
 ) -> str:
     """Validation at every 48 images."""
-    clock = Clock(monkeypatch)
+    clock = tenths(monkeypatch)
     bars = RunProgress(file=out, log_every_s=0.0, refresh_every_s=0.0)
     trainer = tiny_trainer(
         images, [clock.tick, bars, *callbacks], STAGES, **{"enable_progress_bar": True, **settings}
@@ -87,7 +78,7 @@ def test_terminal_has_one_updated_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lines_are_printed_at_the_given_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, out = Clock(monkeypatch), io.StringIO()
+    clock, out = tenths(monkeypatch), io.StringIO()
     bars = RunProgress(file=out, log_every_s=0.35)
     trainer = tiny_trainer(96, [clock.tick, bars], STAGES, enable_progress_bar=True)
     trainer.fit(tiny_gan(), tiny_data())
@@ -135,7 +126,7 @@ def test_no_remaining_time_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_validation_does_not_count_in_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, out = Clock(monkeypatch), io.StringIO()
+    clock, out = tenths(monkeypatch), io.StringIO()
 
     class Pause(AtEachBatch):
         def on_validation_start(self, *args: Any) -> None:
@@ -149,7 +140,7 @@ def test_validation_does_not_count_in_the_speed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_disabled_bar_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, out = Clock(monkeypatch), io.StringIO()
+    clock, out = tenths(monkeypatch), io.StringIO()
     bars = RunProgress(file=out)
     bars.disable()
     trainer = tiny_trainer(16, [clock.tick, bars], STAGES, enable_progress_bar=True)

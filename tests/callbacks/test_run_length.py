@@ -15,6 +15,7 @@ from imagen_pl.callbacks.run_length import RunLength
 from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.schedules import Cosine, Linear, RunShare, Stage
+from tests.helpers.clock import FakeClock
 from tests.helpers.fakes import MeanColour
 from tests.helpers.training import (
     AtEachBatch,
@@ -35,19 +36,9 @@ SHARES = (
 FIXED = (Stage(8, kimg=0.064, batch_size=8), Stage(16, kimg=1.0, batch_size=8))
 
 
-class Clock:
+def tenths(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     """A batch takes a tenth of a second at 8 px, and twice as long at each larger size."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        monkeypatch.setattr(run_length, "time", self)
-        self.tick = AtEachBatch(before=self._tick)
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def _tick(self, gan: TextToImageGAN, batch: Any) -> None:
-        self.now += 0.1 * gan.growth.resolution / 8
+    return FakeClock(monkeypatch, run_length, lambda gan: 0.1 * gan.growth.resolution / 8)
 
 
 class Batches(AtEachBatch):
@@ -109,7 +100,7 @@ def test_stages_get_their_shares_of_max_steps() -> None:
 def test_stages_get_their_shares_of_max_time_at_any_speed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = Clock(monkeypatch)
+    clock = tenths(monkeypatch)
     gan, batches, _ = fit(RunLength(max_time="00:00:01:00"), clock.tick)
     assert gan.growth.resolution == 32
     assert clock.now == pytest.approx(60, abs=0.5)
@@ -121,14 +112,14 @@ def test_stages_get_their_shares_of_max_time_at_any_speed(
 @pytest.mark.parametrize("workers", [0, 2])
 def test_prefetching_workers_use_the_right_stage(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """`Batches` compares every batch with the network; the stages are planned while the workers read."""
-    clock = Clock(monkeypatch)
+    clock = tenths(monkeypatch)
     data = {"num_workers": workers, "epoch_kimg": 10.0}
     _, batches, _ = fit(RunLength(max_time="00:00:00:12"), clock.tick, data=data)
     assert set(batches.count()) == {8, 16, 32}
 
 
 def test_even_a_run_that_is_too_short_reaches_its_last_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
+    clock = tenths(monkeypatch)
     gan, batches, _ = fit(RunLength(max_time="00:00:00:06"), clock.tick)
     assert gan.growth.resolution == 32
     assert min(batches.count().values()) >= 3
@@ -151,7 +142,7 @@ def test_resumed_run_equals_uninterrupted_to_the_bit(tmp_path: Path) -> None:
 def test_resume_with_more_time_extends_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It never goes back to an earlier stage, and its learning rate does not rise again."""
     at = tmp_path / "at.ckpt"
-    clock = Clock(monkeypatch)
+    clock = tenths(monkeypatch)
 
     def gan() -> TextToImageGAN:
         return tiny_gan(learning_rate_schedule=Linear(1.0, 0.0, share=1.0))
@@ -177,7 +168,7 @@ def test_a_run_cut_short_and_resumed_with_more_images_keeps_its_stages_in_order(
 def test_max_time_includes_setup_and_validation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = Clock(monkeypatch)
+    clock = tenths(monkeypatch)
 
     class Slow(AtEachBatch):
         def on_fit_start(self, *args: Any) -> None:
@@ -223,7 +214,7 @@ def test_unreachable_last_stage_in_max_time_is_warned_of_after_20_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output: list[tuple[int, str]] = []
-    gan, clock = tiny_gan(), Clock(monkeypatch)
+    gan, clock = tiny_gan(), tenths(monkeypatch)
     monkeypatch.setattr(run_length, "say", lambda trainer, line: output.append((gan.images_seen, line)))
     stages = (Stage(8, kimg=1.0, batch_size=8), Stage(16, kimg=1.0, batch_size=8))
     fit(RunLength(max_time="00:00:00:05"), clock.tick, stages=stages, gan=gan)
@@ -241,7 +232,7 @@ def test_reachable_last_stage_gives_no_warning(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_elapsed_time_of_a_lightning_timer_checkpoint_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    Clock(monkeypatch)
+    tenths(monkeypatch)
     length = RunLength(max_time="00:00:01:00")
     timer = {"time_elapsed": {"train": 45.0}}
     length.on_load_checkpoint(None, None, {"callbacks": {"Timer": timer}})  # type: ignore[arg-type]

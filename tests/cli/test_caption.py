@@ -17,6 +17,7 @@ from imagen_pl.cli.main import main
 from imagen_pl.data import progress
 from imagen_pl.inference.captioning import load_captioner
 from imagen_pl.storage.model_paths import CAPTIONER_WEIGHTS as WEIGHTS
+from tests.helpers.commands import one_line_error
 from tests.helpers.image_files import noise
 from tests.helpers.runs import Tiny, tiny_config
 from tests.helpers.training import assert_same
@@ -167,10 +168,8 @@ def test_without_validation_the_last_captioner_is_saved(words: list[str]) -> Non
 def test_bad_input_of_fit_captioner_gives_one_line_error(
     change: list[str], message: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["fit-captioner", *words, *change]) == 2
-    error = capsys.readouterr().err
+    error = one_line_error(["fit-captioner", *words, *change], capsys)
     assert message in error
-    assert error.count("\n") == 1
 
 
 def test_discriminator_features_are_refused_in_standalone_training(
@@ -295,23 +294,18 @@ def test_bad_input_of_caption_gives_one_line_error(
     Path("broken.png").write_bytes(b"no picture")
     Path("empty").mkdir()
     arguments = [str(reader_once) if word == "MODEL" else word for word in arguments]
-    capsys.readouterr()
-    assert main(["caption", *arguments]) == 2
-    error = capsys.readouterr().err
+    error = one_line_error(["caption", *arguments], capsys)
     assert message in error
-    assert error.count("\n") == 1
 
 
 def test_model_without_a_captioner_gives_one_line_error(
     trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     noise(20, 12).save("picture.png")
-    assert main(["caption", str(trained.run), "picture.png"]) == 2
-    error = capsys.readouterr().err
+    error = one_line_error(["caption", str(trained.run), "picture.png"], capsys)
     assert "was trained without a captioner" in error
     assert "configs/teacher/captioning.yaml" in error
     assert "imagen-pl fit-captioner --config configs/experiment/captioner.yaml" in error
-    assert error.count("\n") == 1
 
 
 def test_damaged_captioner_gives_one_line_error(
@@ -333,8 +327,5 @@ def test_damaged_captioner_gives_one_line_error(
         for kept in ("config.json", WEIGHTS):
             (folder / kept).write_bytes((reader_once / kept).read_bytes())
         (folder / name).write_bytes(content)
-        capsys.readouterr()
-        assert main(["caption", str(folder), str(tmp_path / "picture.png")]) == 2
-        error = capsys.readouterr().err
+        error = one_line_error(["caption", str(folder), str(tmp_path / "picture.png")], capsys)
         assert message in error
-        assert error.count("\n") == 1

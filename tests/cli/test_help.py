@@ -5,7 +5,7 @@ import pytest
 
 from imagen_pl import __version__
 from imagen_pl.cli import data as verbs
-from imagen_pl.cli.main import HELP, main
+from imagen_pl.cli.main import HELP, VERBS, main
 from imagen_pl.cli.options import EXAMPLES
 
 
@@ -19,26 +19,9 @@ def test_help_shows_the_verbs_with_examples(capsys: pytest.CaptureFixture[str]) 
     for words in ([], ["--help"], ["-h"]):
         assert main(words) == 0
         assert capsys.readouterr().out == HELP
-    for verb in (
-        "plan",
-        "fit",
-        "validate",
-        "test",
-        "predict",
-        "sample",
-        "sheet",
-        "variants",
-        "interpolate",
-        "edit",
-        "demo",
-        "evaluate",
-        "grow-report",
-        "export",
-        "push",
-        "data",
-        "caption",
-        "fit-captioner",
-    ):
+    listed = HELP.split("verbs:\n")[1].split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in listed] == list(VERBS)
+    for verb in VERBS:
         assert f"imagen-pl {verb} " in HELP
 
 

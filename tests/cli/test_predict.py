@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from imagen_pl.cli.main import main
+from tests.helpers.commands import one_line_error
 from tests.helpers.image_files import write_photos
 from tests.helpers.runs import Tiny
 
@@ -64,11 +65,8 @@ def test_test_scores_the_test_split(
 def test_test_without_a_test_split_gives_one_line_error(
     trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["test", "--config", str(trained.run / "config.yaml")]) == 2
-    output = capsys.readouterr().err
-    assert output.startswith("error: ")
+    output = one_line_error(["test", "--config", str(trained.run / "config.yaml")], capsys)
     assert "test" in output
-    assert output.count("\n") == 1
 
 
 def test_partly_grown_model_draws_at_full_size_on_request(

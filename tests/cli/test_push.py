@@ -25,6 +25,7 @@ from imagen_pl.inference.model_card import model_card
 from imagen_pl.metrics.evaluation import Evaluation, MemorisationScores
 from imagen_pl.metrics.retrieval import Retrieval
 from imagen_pl.storage.model_paths import run_checkpoint
+from tests.helpers.commands import one_line_error
 from tests.helpers.runs import Tiny
 
 SCORES = Evaluation(
@@ -152,9 +153,7 @@ def test_a_release_has_no_discriminator_unless_it_is_requested(
     assert not (hub / "me/tiny/discriminator.safetensors").exists()
     assert "discriminator" not in json.loads((hub / "me/tiny/config.json").read_text())
     assert "discriminator" not in (hub / "me/tiny/README.md").read_text()
-    assert main(["push", "me/tiny", "me/again", "--with-discriminator"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
+    error = one_line_error(["push", "me/tiny", "me/again", "--with-discriminator"], capsys)
     assert "me/tiny/model.safetensors has no discriminator to save: give the run" in error
 
     # Also if the pushed model has one.

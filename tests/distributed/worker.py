@@ -25,15 +25,13 @@ from imagen_pl.errors import TrainingStopped
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.gradient_penalties import R1, R2
-from imagen_pl.losses.interpolated_captions import InterpolatedCaptionLoss
-from imagen_pl.losses.text_matching import ImageTextContrastive, MismatchedCaptions
 from imagen_pl.models.augment import DiffAugment
 from imagen_pl.models.image_prior import ImagePrior
 from imagen_pl.models.text.adapter import TextAdapter
 from imagen_pl.schedules import Stage
 from imagen_pl.training.muon import Muon
 from tests.helpers.fakes import MeanColour, TinyBackbone
-from tests.helpers.tasks import tiny_tasks
+from tests.helpers.tasks import tiny_losses
 from tests.helpers.training import (
     AtEachBatch,
     SaveAt,
@@ -134,14 +132,7 @@ def everything() -> TextToImageGAN:
         discriminator={"minibatch_stddev": 4, "text_adapter": TextAdapter(16, hidden_dim=8)},
         adversarial=Relativistic(),
         penalties=[R1(0.5, every=2), R2(0.5)],
-        losses=[
-            MismatchedCaptions(),
-            ImageTextContrastive(image_dim=8, text_dim=16, embed_dim=8),
-            *tiny_tasks(),
-            InterpolatedCaptionLoss(
-                TinyBackbone(), 32, text_dim=16, seen_dim=4, share=0.5, from_resolution=8
-            ),
-        ],
+        losses=tiny_losses(),
         augment=DiffAugment(probability=0.3, target=0.6, adapt_kimg=1.0),
         generator_optimizer=partial(Muon, lr=1e-3),
         discriminator_optimizer=adam(),

@@ -19,6 +19,7 @@ from PIL import Image
 
 from imagen_pl import load
 from imagen_pl.cli.main import main
+from tests.helpers.commands import one_line_error
 from tests.helpers.runs import Tiny
 
 ROOT = Path(__file__).parents[2]
@@ -185,10 +186,8 @@ def test_transparent_images_have_an_alpha_channel(
 def test_bad_input_gives_one_line_error(
     words: list[str], said: str, trained: Tiny, brief: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([words[0], str(trained.run), *words[1:]]) == 2
-    output = capsys.readouterr().err
+    output = one_line_error([words[0], str(trained.run), *words[1:]], capsys)
     assert said in output
-    assert output.count("\n") == 1
 
 
 # ------------------------------------------------------------------ pages

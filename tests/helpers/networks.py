@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.discriminators.multiscale import MultiscaleDiscriminator
+from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.types import TextFeatures
 
@@ -66,3 +68,12 @@ def awaken(network: torch.nn.Module, seed: int = 2) -> None:
         for parameter in network.parameters():
             if not parameter.any():
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
+
+
+def assert_blocks_share_nothing(network: Generator | Discriminator, resolutions: tuple[int, ...]) -> None:
+    """One block for each resolution, from small to large, and no parameter in two of them."""
+    blocks = network.blocks()
+
+    assert tuple(blocks) == network.resolutions == resolutions
+    parameters = [id(p) for block in blocks.values() for p in block.parameters()]
+    assert len(parameters) == len(set(parameters))

@@ -8,7 +8,7 @@ import torch
 from imagen_pl.models.discriminators.multiscale import MultiscaleDiscriminator
 from imagen_pl.models.layers.resampling import downsample
 from imagen_pl.types import Growth
-from tests.helpers.networks import awaken, small_discriminator, text_features
+from tests.helpers.networks import assert_blocks_share_nothing, awaken, small_discriminator, text_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -205,9 +205,4 @@ def test_invalid_settings_raise(settings: dict, message: str) -> None:
 
 
 def test_blocks_are_by_resolution_and_share_nothing() -> None:
-    discriminator = small_discriminator()
-    blocks = discriminator.blocks()
-
-    assert tuple(blocks) == discriminator.resolutions == (4, 8, 16)
-    parameters = [id(p) for block in blocks.values() for p in block.parameters()]
-    assert len(parameters) == len(set(parameters))
+    assert_blocks_share_nothing(small_discriminator(), (4, 8, 16))

@@ -12,7 +12,13 @@ from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.models.layers.resampling import upsample
 from imagen_pl.models.text.adapter import TextAdapter
 from imagen_pl.types import Growth, TextFeatures
-from tests.helpers.networks import TEXT_DIM, awaken, small_generator, text_features
+from tests.helpers.networks import (
+    TEXT_DIM,
+    assert_blocks_share_nothing,
+    awaken,
+    small_generator,
+    text_features,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -347,9 +353,4 @@ def test_unknown_resolution_raises(latents: Tensor) -> None:
 
 
 def test_blocks_are_by_resolution_and_share_nothing() -> None:
-    generator = small_generator()
-    blocks = generator.blocks()
-
-    assert tuple(blocks) == generator.resolutions == (4, 8, 16)
-    parameters = [id(p) for block in blocks.values() for p in block.parameters()]
-    assert len(parameters) == len(set(parameters))
+    assert_blocks_share_nothing(small_generator(), (4, 8, 16))
