@@ -1,15 +1,13 @@
-"""Blocks trained in turn: what stands still does so to the bit, and what learns is what the policy says."""
+"""BlockwiseTraining: the order of callbacks, resuming, fresh discriminators, rates and what it reports."""
 
 from __future__ import annotations
 
 import io
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor
 
 from imagen_pl.callbacks.block_policies import (
@@ -17,18 +15,24 @@ from imagen_pl.callbacks.block_policies import (
     Block,
     BlockPolicy,
     FreezeOldBlocks,
-    ScheduleState,
-    TrainAllBlocks,
 )
 from imagen_pl.callbacks.blockwise_training import BlockwiseTraining, short
 from imagen_pl.callbacks.progress import RunProgress
-from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
-from imagen_pl.losses.adversarial import Relativistic
-from imagen_pl.losses.gradient_penalties import R1
-from imagen_pl.schedules import Stage, batches
-from tests.helpers.tasks import tiny_matching
+from tests.helpers.blockwise import (
+    BEGIN,
+    BLOCKS,
+    END,
+    GROUPS,
+    Moved,
+    block_states,
+    gan,
+    growing,
+    newest,
+    run,
+    until,
+)
 from tests.helpers.training import (
     AtEachBatch,
     Remember,
@@ -36,157 +40,9 @@ from tests.helpers.training import (
     adam,
     assert_same,
     sgd,
-    tiny_data,
-    tiny_gan,
     train,
     weights_of,
 )
-
-# 8 px to 32 images; 16 px to 80, fading until 64; then 32 px, fading until 96.
-STAGES = (
-    Stage(8, kimg=0.032, batch_size=8),
-    Stage(16, kimg=0.048, batch_size=8, fade_kimg=0.032),
-    Stage(32, kimg=1.0, batch_size=4, fade_kimg=0.016),
-)
-BEGIN = (0, 32, 80)
-END = 104
-BLOCKS = [Block(n, b) for n in ("discriminator", "generator") for b in ("shared", "8", "16", "32")]
-# Of both networks, of blocks that grow later, and a whole network.
-GROUPS = [["generator.shared", "discriminator.8"], ["generator.16", "generator.32"], ["discriminator"]]
-
-
-def gan(**settings: Any) -> TextToImageGAN:
-    """With all that could move a block that stands still: momentum, decay, penalties, terms with heads."""
-    torch.manual_seed(0)
-    defaults: dict[str, Any] = {
-        "generator": {"noise": True, "text_attention_at": [8], "mean_decay": 0.9},
-        "discriminator": {"heads_at": [8, 16]},
-        "adversarial": Relativistic(),
-        "penalties": [R1(0.5, every=2)],
-        "losses": tiny_matching(),
-        "generator_optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
-        "discriminator_optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
-    }
-    return tiny_gan(**{**defaults, **settings})
-
-
-def growing(**settings: Any) -> ProgressiveGrowing:
-    return ProgressiveGrowing(list(STAGES), **settings)
-
-
-def until(clock: int) -> AtEachBatch:
-    """Ends a training by its clock: Lightning counts steps, and a network that stands still takes none."""
-    return AtEachBatch(after=lambda s, _: setattr(s.trainer, "should_stop", s.images_seen >= clock))
-
-
-def run(
-    trained: TextToImageGAN,
-    turns: BlockwiseTraining | None,
-    clock: int = END,
-    *more: Callback,
-    **settings: Any,
-) -> TextToImageGAN:
-    callbacks = [growing(), *([turns] if turns else []), *more, until(clock)]
-    train(trained, END, callbacks, tiny_data(caption_dropout=0.2), max_steps=10**6, **settings)
-    return trained
-
-
-def block_states(trained: TextToImageGAN) -> dict[Block, list[Any]]:
-    """Each block's weights and moments."""
-    found = {}
-    for optimizer in trained.trainer.optimizers:
-        for group in optimizer.param_groups:
-            weights = [p.detach().clone() for p in group["params"]]
-            moments = [{k: v.clone() for k, v in optimizer.state.get(p, {}).items()} for p in group["params"]]
-            found[Block(group["network"], group["block"])] = [weights, moments]
-    return found
-
-
-def same(a: Any, b: Any) -> bool:
-    try:
-        assert_same(a, b)
-    except AssertionError:
-        return False
-    return True
-
-
-class Moved(AtEachBatch):
-    """Of each batch, by the clock at its start: the blocks whose weights or moments changed in it."""
-
-    def __init__(self) -> None:
-        super().__init__(self._look, self._compare)
-        self.by_clock: dict[int, set[Block]] = {}
-        self.average: dict[int, bool] = {}
-        self._clock = 0
-        self._states: dict[Block, list[Any]] = {}
-        self._ema: dict[str, Tensor] = {}
-
-    def _look(self, trained: TextToImageGAN, batch: Any) -> None:
-        self._clock, self._states = trained.images_seen, block_states(trained)
-        self._ema = weights_of(trained.ema)
-
-    def _compare(self, trained: TextToImageGAN, batch: Any) -> None:
-        now = block_states(trained)
-        self.by_clock[self._clock] = {b for b in now if not same(self._states[b], now[b])}
-        self.average[self._clock] = not same(self._ema, weights_of(trained.ema))
-
-
-def stage(clock: int) -> int:
-    return sum(clock >= begin for begin in BEGIN) - 1
-
-
-def grown(clock: int) -> set[Block]:
-    return {b for b in BLOCKS if (b.resolution or 0) <= (8, 16, 32)[stage(clock)]}
-
-
-DISCRIMINATOR = {b for b in BLOCKS if b.network == "discriminator"}
-
-
-def newest(clock: int, kimg: float | None = None) -> set[Block]:
-    over = kimg is not None and clock - BEGIN[stage(clock)] >= kimg * 1000
-    if stage(clock) == 0 or over:
-        return grown(clock)
-    return grown(clock) & DISCRIMINATOR | {Block("generator", str((8, 16, 32)[stage(clock)]))}
-
-
-def in_groups(clock: int) -> set[Block]:
-    groups = [{b for b in grown(clock) if {str(b), b.network} & set(group)} for group in GROUPS]
-    there = [group for group in groups if group]
-    return there[clock // 16 % len(there)]
-
-
-def one_by_one(clock: int) -> set[Block]:
-    names = ["shared", "8", "16", "32"][: stage(clock) + 2]
-    order = [Block(network, name) for name in names for network in ("generator", "discriminator")]
-    return {order[clock // 16 % len(order)]}
-
-
-POLICIES: list[tuple[BlockPolicy, Any]] = [
-    (TrainAllBlocks(), grown),
-    (FreezeOldBlocks(), newest),
-    (FreezeOldBlocks(kimg=0.016), partial(newest, kimg=0.016)),
-    (Alternate(0.016, GROUPS), in_groups),
-    (Alternate(0.016), one_by_one),
-]
-IDS = ["all", "newest", "newest for a while", "groups in turn", "every block in turn"]
-
-
-@pytest.mark.parametrize(("policy", "expected"), POLICIES, ids=IDS)
-def test_frozen_blocks_do_not_change_and_all_others_train(policy: BlockPolicy, expected: Any) -> None:
-    """At every batch, through stages and fades."""
-    moved, logged = Moved(), Remember()
-    trained = run(gan(), BlockwiseTraining(policy), END, moved, logger=logged, log_every_n_steps=1)
-    sizes = {clock: here.stage.batch_size for clock, here in batches(STAGES, 0, END)}
-    assert list(moved.by_clock) == list(sizes)
-    for clock, blocks in moved.by_clock.items():
-        assert blocks == expected(clock), (clock, sorted(map(str, blocks)))
-    assert all(moved.average.values())
-    assert all(parameter.requires_grad for parameter in trained.generator.parameters())  # let go at the end
-    counts = logged.column("blockwise_training/generator_blocks")
-    if isinstance(policy, TrainAllBlocks):
-        assert counts == {}
-    else:
-        assert counts == {c + s: len(expected(c) - DISCRIMINATOR) for c, s in sizes.items()}
 
 
 def test_order_of_callbacks_does_not_matter() -> None:
@@ -266,21 +122,6 @@ def test_learning_rate_factors_scale_only_their_blocks() -> None:
     assert logged.column("train/d_lr") == {8: 0.01}  # before the factors
 
 
-def test_blocks_from_init_from_are_frozen_from_the_start() -> None:
-    now = ScheduleState(0, 0, 32, None)
-    running = BLOCKS[3:]
-    assert list(FreezeOldBlocks(stem_resolution=8).learners(running, now)) == [
-        *(Block("discriminator", "32"), Block("generator", "16"), Block("generator", "32"))
-    ]
-    assert list(FreezeOldBlocks().learners(running, now)) == running
-
-
-def test_blocks_of_skipped_resolutions_count_as_new() -> None:
-    running = [Block("generator", name) for name in ("shared", "8", "16", "32")]
-    learn = FreezeOldBlocks().learners(running, ScheduleState(200, 160, 32, before=8))
-    assert [str(b) for b in learn] == ["generator.16", "generator.32"]
-
-
 def test_blocks_frozen_by_their_network_stay_frozen() -> None:
     trained = gan()
     for parameter in trained.discriminator.blocks()[8].parameters():
@@ -349,24 +190,6 @@ def test_unknown_block_names_raise_before_the_first_batch(turns: BlockwiseTraini
     assert trained.images_seen == 0
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: BlockwiseTraining(learning_rate_factors={"generator": -1}),
-            "generator -1 must be 0 or more",
-        ),
-        (lambda: FreezeOldBlocks(kimg=0), "kimg 0 must be more than 0"),
-        (lambda: Alternate(kimg=0), "kimg 0 must be 0.001 or more"),
-        (lambda: Alternate(kimg=1, groups=[[]]), "groups must name at least one block each"),
-        (lambda: Alternate(kimg=1, groups=[]), "groups must name at least one block each"),
-    ],
-)
-def test_invalid_settings_raise(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 def test_progress_bar_and_log_name_the_trained_blocks() -> None:
     out, logged = io.StringIO(), Remember()
     bar = RunProgress(file=out, log_every_s=0.0)
@@ -402,3 +225,8 @@ def test_trained_blocks_are_abbreviated() -> None:
     assert short(running, frozenset(running[:1])) == "G shared"
     assert short(running, frozenset(running[:2])) == "G"
     assert short(running, frozenset(running[1:])) == "G 8, D"
+
+
+def test_negative_learning_rate_factors_raise() -> None:
+    with pytest.raises(UserError, match=r"learning_rate_factors\.generator -1 must be 0 or more"):
+        BlockwiseTraining(learning_rate_factors={"generator": -1})

@@ -1,12 +1,9 @@
-"""Every file under configs/: each YAML trains a few batches by the command line, each script runs."""
+"""Every YAML file under configs/: it trains a few batches by the command line, and explains its settings."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +19,7 @@ from imagen_pl.data.image_caption_pairs import ImageCaptionPairs
 from imagen_pl.schedules import Stage, check_stages
 from imagen_pl.training import kernel_ridge_fit
 from tests.helpers.image_files import COLOURS, encoded, noise, write_images, write_photos, write_tar
-from tests.helpers.runs import REPOSITORY, Tiny
+from tests.helpers.runs import REPOSITORY
 from tests.helpers.transformers_models import save_bert, save_clip_text
 
 CONFIGS = REPOSITORY / "configs"
@@ -320,61 +317,3 @@ def test_every_setting_is_explained(name: str) -> None:
             if commented or item >= 0:
                 explained.add(setting[3])
             assert setting[3] in explained, f"{name}: {line.strip()} has no comment above it"
-
-
-# ---------------------------------------------------------------------- scripts
-
-
-@pytest.mark.parametrize("script", ["slurm.sbatch", "torchrun.sh"])
-def test_scripts_are_bash(script: str) -> None:
-    done = subprocess.run(["bash", "-n", str(CONFIGS / "cluster" / script)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_torchrun_script_checks_its_arguments(tmp_path: Path) -> None:
-    script = str(CONFIGS / "cluster/torchrun.sh")
-    environment = {"PATH": os.environ["PATH"]}
-    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "NODES: how many machines" in done.stderr
-
-
-def test_torchrun_trains_on_two_processes(tiny: Tiny) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    settings = {"PATH": path, "NODES": "1", "MAIN": "localhost", "GPUS": "2", "PORT": "0"}
-    words = [*tiny.words, "--trainer.accelerator", "cpu", "--trainer.max_steps", "40"]
-    done = subprocess.run(
-        ["bash", str(CONFIGS / "cluster/torchrun.sh"), *words],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "2 x cpu" in done.stdout
-    assert done.stdout.count("Trained on 96 images.") == 1
-    assert torch.load(tiny.run / "checkpoints/last.ckpt", weights_only=True)["images_seen"] == 96
-
-
-def test_slurm_trains_with_its_numbers_and_queues_again_when_stopped(tmp_path: Path) -> None:
-    """With stand-ins for SLURM's own commands."""
-    for name, does in (("srun", "exit ${CODE}"), ("scontrol", "exit 0")):
-        command = tmp_path / name
-        command.write_text(f'#!/usr/bin/env bash\necho {name} "$@" >> {tmp_path}/log\n{does}\n')
-        command.chmod(0o755)
-    environment = {
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-        "SLURM_JOB_NUM_NODES": "4",
-        "SLURM_NTASKS_PER_NODE": "8",
-        "SLURM_JOB_ID": "77",
-    }
-    script = str(CONFIGS / "cluster/slurm.sbatch")
-    for code, queued in ((0, 0), (1, 0), (143, 1)):
-        (tmp_path / "log").unlink(missing_ok=True)
-        words = ["bash", script, "--config", "a.yaml", "--name", "my run"]
-        done = subprocess.run(words, env={**environment, "CODE": str(code)}, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
-        log = (tmp_path / "log").read_text()
-        assert "imagen-pl fit --config a.yaml --name my run --existing resume" in log
-        assert "--trainer.num_nodes 4 --trainer.devices 8" in log
-        assert log.count("scontrol requeue 77") == queued

@@ -126,3 +126,8 @@ def trained(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return Tiny(["--config", "tiny.yaml"], Path("runs/tiny"))
+
+
+def read_state(path: Path) -> dict[str, object]:
+    """What a checkpoint holds."""
+    return torch.load(path, map_location="cpu", weights_only=True)

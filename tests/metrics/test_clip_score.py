@@ -15,8 +15,8 @@ from imagen_pl.metrics.clip_score import ClipScore
 from imagen_pl.metrics.extractors import DualEncoderFeatures, TransformersFeatures
 from imagen_pl.metrics.feature_scores import GaussianDiscrepancy
 from imagen_pl.models.pretrained.dual_encoders import TransformersDualEncoder
+from tests.helpers.metrics import images_of
 from tests.helpers.text_encoders import save_clip
-from tests.metrics.test_frechet import images_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imagen_pl.errors import UserError
 from imagen_pl.metrics.evaluation import Evaluation, diversity, evaluate_features, memorisation
-from tests.metrics.test_frechet import Blocks
+from tests.helpers.metrics import Blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

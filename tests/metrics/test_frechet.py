@@ -1,4 +1,4 @@
-"""Fréchet and kernel distance: against slow references, over processes, and with kept statistics."""
+"""The Fréchet and kernel distance of validation: values, cached statistics, and over processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.linalg import sqrtm
 from torch import Tensor, distributed, multiprocessing
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -18,32 +17,12 @@ from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.data.transforms import decode
 from imagen_pl.errors import UserError
-from imagen_pl.metrics.distances import frechet_distance, frechet_distance_of_moments, kernel_distance
-from imagen_pl.metrics.extractors import EfficientNetLite0, Extractor
+from imagen_pl.metrics.distances import kernel_distance
+from imagen_pl.metrics.extractors import EfficientNetLite0
 from imagen_pl.metrics.frechet import FrechetDistance
+from tests.helpers.metrics import Blocks, frechet_by_scipy, images_of, kernel_by_loop
 
 torch.set_num_threads(1)
-
-
-class Blocks(Extractor):
-    """Mean colours of the four quarters of an image, -1 to 1.
-
-    Attributes:
-        seen: images that it was given.
-    """
-
-    name = "blocks"
-    dim = 12
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def load(self) -> None:
-        """It has no weights."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        self.seen += len(images)
-        return F.adaptive_avg_pool2d(images.float() / 127.5 - 1, 2).flatten(1)
 
 
 class BlocksModule(torch.nn.Module):
@@ -62,11 +41,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def images_of(count: int, seed: int, shift: int = 0) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randint(shift, 256, (count, 3, 4, 4), generator=draw, dtype=torch.uint8)
-
-
 def score(
     metric: FrechetDistance, real: Tensor, fake: Tensor, key: str = "key", batch: int = 16
 ) -> dict[str, float]:
@@ -79,88 +53,6 @@ def score(
     found = metric.compute(key)
     metric.reset()
     return found
-
-
-def frechet_by_scipy(a: np.ndarray, b: np.ndarray) -> float:
-    """Equation 6 of arXiv:1706.08500, with the root of a matrix as scipy takes it."""
-    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    gap = a.mean(0) - b.mean(0)
-    return float(gap @ gap + np.trace(first + second - 2 * sqrtm(first @ second).real))
-
-
-def kernel_by_loop(a: np.ndarray, b: np.ndarray) -> float:
-    """Equation 4 of arXiv:1801.01401, pair by pair."""
-
-    def kernel(x: np.ndarray, y: np.ndarray) -> float:
-        return float((x @ y / len(x) + 1) ** 3)
-
-    def within(rows: np.ndarray) -> float:
-        pairs = [(i, j) for i in range(len(rows)) for j in range(len(rows)) if i != j]
-        return sum(kernel(rows[i], rows[j]) for i, j in pairs) / len(pairs)
-
-    between = sum(kernel(x, y) for x in a for y in b) / (len(a) * len(b))
-    return within(a) + within(b) - 2 * between
-
-
-def features_of(count: int, dim: int, seed: int, shift: float = 0.0) -> np.ndarray:
-    draw = np.random.default_rng(seed)
-    return draw.standard_normal((count, dim)) @ draw.standard_normal((dim, dim)) + shift
-
-
-# ------------------------------------------------------------------ the distances alone
-
-
-@pytest.mark.parametrize(("n", "m"), [(50, 40), (40, 50), (200, 6), (6, 200)])
-def test_frechet_distance_equals_scipys(n: int, m: int) -> None:
-    a, b = features_of(n, 6, seed=0), features_of(m, 6, seed=1, shift=0.5)
-    expected = frechet_by_scipy(a, b)
-    assert expected > 1
-    ours = frechet_distance(torch.from_numpy(a), torch.from_numpy(b))
-    assert ours == pytest.approx(expected, rel=1e-7)
-    moments = [x for s in (a, b) for x in (torch.from_numpy(s.mean(0)), torch.from_numpy(np.cov(s.T)))]
-    assert frechet_distance_of_moments(*moments) == pytest.approx(expected, rel=1e-7)
-
-
-def test_frechet_distance_of_gaussians_known_in_closed_form() -> None:
-    """For covariances that are multiples of one another: (a - b)² tr Σ + ||Δμ||²."""
-    draw = np.random.default_rng(0)
-    x = draw.standard_normal((100, 5))
-    a, b = torch.from_numpy(2 * x), torch.from_numpy(5 * x + 1)
-    gap = (a.mean(0) - b.mean(0)).square().sum()
-    expected = float(9 * torch.from_numpy(np.cov(x.T)).trace() + gap)
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
-
-
-def test_fewer_images_than_features() -> None:
-    """Covariances have no full rank then, where scipy's root is unsure and slow: compare in the plane."""
-    a, b = features_of(8, 100, seed=0), features_of(7, 100, seed=1)
-    plane = np.linalg.svd(np.concatenate([a, b]), full_matrices=False)[2]
-    x, y = torch.from_numpy(a), torch.from_numpy(b)
-    moments = [t for s in (a, b) for t in (torch.from_numpy(s.mean(0)), torch.from_numpy(np.cov(s.T)))]
-    by_moments = frechet_distance_of_moments(*moments)
-    assert frechet_distance(x, y) == pytest.approx(by_moments, rel=1e-5)
-    assert frechet_distance(x, y) == pytest.approx(frechet_by_scipy(a @ plane.T, b @ plane.T), rel=1e-3)
-
-
-@pytest.mark.parametrize(("n", "m"), [(12, 12), (12, 7), (7, 12)])
-def test_kernel_distance_equals_a_loop(n: int, m: int) -> None:
-    a, b = features_of(n, 4, seed=0), features_of(m, 4, seed=1, shift=0.3)
-    ours = kernel_distance(torch.from_numpy(a), torch.from_numpy(b))
-    assert ours == pytest.approx(kernel_by_loop(a, b), rel=1e-10)
-
-
-def test_kernel_distance_has_no_bias() -> None:
-    """Over many draws from one distribution it is 0 on average, and so sometimes below."""
-    draw = np.random.default_rng(0)
-    found = [
-        kernel_distance(*(torch.from_numpy(draw.standard_normal((10, 4))) for _ in range(2)))
-        for _ in range(300)
-    ]
-    assert abs(np.mean(found)) < 3 * np.std(found) / 300**0.5
-    assert min(found) < 0 < max(found)
-
-
-# ------------------------------------------------------------------ the score of validation
 
 
 def test_score_equals_references() -> None:

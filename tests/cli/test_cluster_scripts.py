@@ -1,0 +1,70 @@
+"""The scripts of configs/cluster: torchrun and SLURM."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.runs import REPOSITORY, Tiny
+
+CLUSTER = REPOSITORY / "configs/cluster"
+
+
+@pytest.mark.parametrize("script", ["slurm.sbatch", "torchrun.sh"])
+def test_scripts_are_bash(script: str) -> None:
+    done = subprocess.run(["bash", "-n", str(CLUSTER / script)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_torchrun_script_checks_its_arguments(tmp_path: Path) -> None:
+    script = str(CLUSTER / "torchrun.sh")
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "NODES: how many machines" in done.stderr
+
+
+def test_torchrun_trains_on_two_processes(tiny: Tiny) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    settings = {"PATH": path, "NODES": "1", "MAIN": "localhost", "GPUS": "2", "PORT": "0"}
+    words = [*tiny.words, "--trainer.accelerator", "cpu", "--trainer.max_steps", "40"]
+    done = subprocess.run(
+        ["bash", str(CLUSTER / "torchrun.sh"), *words],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 x cpu" in done.stdout
+    assert done.stdout.count("Trained on 96 images.") == 1
+    assert torch.load(tiny.run / "checkpoints/last.ckpt", weights_only=True)["images_seen"] == 96
+
+
+def test_slurm_trains_with_its_numbers_and_queues_again_when_stopped(tmp_path: Path) -> None:
+    """With stand-ins for SLURM's own commands."""
+    for name, does in (("srun", "exit ${CODE}"), ("scontrol", "exit 0")):
+        command = tmp_path / name
+        command.write_text(f'#!/usr/bin/env bash\necho {name} "$@" >> {tmp_path}/log\n{does}\n')
+        command.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_NUM_NODES": "4",
+        "SLURM_NTASKS_PER_NODE": "8",
+        "SLURM_JOB_ID": "77",
+    }
+    script = str(CLUSTER / "slurm.sbatch")
+    for code, queued in ((0, 0), (1, 0), (143, 1)):
+        (tmp_path / "log").unlink(missing_ok=True)
+        words = ["bash", script, "--config", "a.yaml", "--name", "my run"]
+        done = subprocess.run(words, env={**environment, "CODE": str(code)}, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        log = (tmp_path / "log").read_text()
+        assert "imagen-pl fit --config a.yaml --name my run --existing resume" in log
+        assert "--trainer.num_nodes 4 --trainer.devices 8" in log
+        assert log.count("scontrol requeue 77") == queued

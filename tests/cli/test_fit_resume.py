@@ -1,0 +1,51 @@
+"""`imagen-pl fit` where a run exists already: it is kept, moved or resumed."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import yaml
+
+from imagen_pl.cli.main import main
+from tests.helpers.commands import one_line_error
+from tests.helpers.runs import Tiny, read_state
+
+
+def test_existing_run_is_not_overwritten(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained.run / "checkpoints/last.ckpt").read_bytes()
+    output = one_line_error(["fit", *trained.words], capsys)
+    assert output.startswith(f"error: {trained.run} already holds a run: ")
+    assert (trained.run / "checkpoints/last.ckpt").read_bytes() == before
+
+
+def test_existing_move_keeps_the_earlier_run(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained.run / "checkpoints/last.ckpt").read_bytes()
+    assert main(["fit", *trained.words, "--existing", "move", "--trainer.max_steps", "4"]) == 0
+    (moved,) = (path for path in trained.run.parent.iterdir() if path != trained.run)
+    assert (moved / "checkpoints/last.ckpt").read_bytes() == before
+    assert f"Kept the earlier run as {moved}" in capsys.readouterr().out
+    assert read_state(trained.run / "checkpoints/last.ckpt")["images_seen"] == 8
+
+
+def test_a_resumed_run_takes_the_new_learning_rate_and_keeps_the_old_configuration(trained: Tiny) -> None:
+    words = ["fit", "--config", str(trained.run / "config.yaml"), "--ckpt_path", "last"]
+    changed = ["--model.generator_optimizer.init_args.lr", "0.0625", "--trainer.max_steps", "60"]
+    assert main([*words, *changed, "--trainer.log_every_n_steps", "1"]) == 0
+    with (trained.run / "metrics.csv").open() as file:
+        rows = {int(row["images_seen"]): row for row in csv.DictReader(file)}
+    assert float(rows[160]["train/g_lr"]) == 0.001
+    assert float(rows[168]["train/g_lr"]) == 0.0625
+    assert float(rows[168]["train/d_lr"]) == 0.001
+    config = yaml.safe_load((trained.run / "config.yaml").read_text())
+    assert config["model"]["generator_optimizer"]["init_args"]["lr"] == 0.0625
+    (kept,) = trained.run.glob("config-*.yaml")
+    assert yaml.safe_load(kept.read_text())["model"]["generator_optimizer"]["init_args"]["lr"] == 0.001
+
+
+def test_existing_resume_starts_or_continues(tiny: Tiny) -> None:
+    words = ["fit", *tiny.words, "--existing", "resume"]
+    assert main([*words, "--trainer.max_steps", "8"]) == 0
+    assert read_state(tiny.run / "checkpoints/last.ckpt")["images_seen"] == 16
+    assert main([*words, "--trainer.max_steps", "12"]) == 0
+    assert read_state(tiny.run / "checkpoints/last.ckpt")["images_seen"] == 24
