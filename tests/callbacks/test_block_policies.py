@@ -30,9 +30,7 @@ from tests.helpers.blockwise import (
     run,
     stage,
 )
-from tests.helpers.training import (
-    Remember,
-)
+from tests.helpers.training import Remember
 
 
 def in_groups(clock: int) -> set[Block]:

@@ -10,12 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from imagen_pl.callbacks.block_policies import (
-    Alternate,
-    Block,
-    BlockPolicy,
-    FreezeOldBlocks,
-)
+from imagen_pl.callbacks.block_policies import Alternate, Block, BlockPolicy, FreezeOldBlocks
 from imagen_pl.callbacks.blockwise_training import BlockwiseTraining, short
 from imagen_pl.callbacks.progress import RunProgress
 from imagen_pl.errors import UserError
@@ -33,16 +28,7 @@ from tests.helpers.blockwise import (
     run,
     until,
 )
-from tests.helpers.training import (
-    AtEachBatch,
-    Remember,
-    SaveAt,
-    adam,
-    assert_same,
-    sgd,
-    train,
-    weights_of,
-)
+from tests.helpers.training import AtEachBatch, Remember, SaveAt, adam, assert_same, sgd, train, weights_of
 
 
 def test_order_of_callbacks_does_not_matter() -> None:

@@ -9,9 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from imagen_pl.callbacks.block_policies import (
-    Block,
-)
+from imagen_pl.callbacks.block_policies import Block
 from imagen_pl.callbacks.blockwise_training import BlockwiseTraining
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.lightning_module import TextToImageGAN
@@ -19,14 +17,7 @@ from imagen_pl.losses.adversarial import Relativistic
 from imagen_pl.losses.gradient_penalties import R1
 from imagen_pl.schedules import Stage
 from tests.helpers.tasks import tiny_matching
-from tests.helpers.training import (
-    AtEachBatch,
-    assert_same,
-    tiny_data,
-    tiny_gan,
-    train,
-    weights_of,
-)
+from tests.helpers.training import AtEachBatch, assert_same, tiny_data, tiny_gan, train, weights_of
 
 # 8 px to 32 images; 16 px to 80, fading until 64; then 32 px, fading until 96.
 STAGES = (

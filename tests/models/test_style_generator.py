@@ -11,12 +11,7 @@ from torch import Tensor
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.models.layers.resampling import upsample
 from imagen_pl.types import Growth
-from tests.helpers.networks import (
-    assert_blocks_share_nothing,
-    awaken,
-    small_generator,
-    text_features,
-)
+from tests.helpers.networks import assert_blocks_share_nothing, awaken, small_generator, text_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

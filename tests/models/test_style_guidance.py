@@ -10,12 +10,7 @@ from torch import Tensor
 
 from imagen_pl.models.text.adapter import TextAdapter
 from imagen_pl.types import TextFeatures
-from tests.helpers.networks import (
-    TEXT_DIM,
-    awaken,
-    small_generator,
-    text_features,
-)
+from tests.helpers.networks import TEXT_DIM, awaken, small_generator, text_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
