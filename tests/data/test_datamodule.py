@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,26 +11,16 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row
-from imagen_pl.data.sources.folder import FolderSource
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import RunState, Stage, position
-from imagen_pl.types import CaptionedBatch, Growth, TextFeatures
-from tests.helpers.image_files import Solid, module, write_photos
+from imagen_pl.types import CaptionedBatch, Growth
+from tests.helpers.image_files import Solid, WithSplits, module, validation_batches
 
 STAGES = [Stage(8, kimg=0.02, batch_size=8), Stage(16, kimg=1, batch_size=4)]
-
-
-class WithSplits(Solid):
-    """Four rows in validation, two in test."""
-
-    def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
-        rows = super().load(problems)["train"]
-        return {"train": rows[6:], "validation": rows[:4], "test": rows[4:6]}
 
 
 class Looker(LightningModule):
@@ -87,13 +76,6 @@ def fit(data: CaptionedImages, epochs: int, ckpt_path: str | None = None) -> tup
     return looker, run
 
 
-def validation_batches(data: CaptionedImages) -> DataLoader[CaptionedBatch]:
-    """The loader of a data module that has a validation split."""
-    loader = data.val_dataloader()
-    assert not isinstance(loader, list)
-    return loader
-
-
 def rows_of(batches: Iterator[CaptionedBatch]) -> list[int]:
     return [int(image[0, 0, 0]) for batch in batches for image in batch.images]
 
@@ -146,136 +128,6 @@ def test_resumed_run_continues_with_the_same_samples(tmp_path: Path) -> None:
     assert first.shown + second.shown == whole.shown
 
 
-def test_cached_images_equal_decoded_ones() -> None:
-    def served(cache_mb: float) -> list[CaptionedBatch]:
-        data = module(Solid(10), val_fraction=0, cache_mb=cache_mb, horizontal_flip=True)
-        loader = data.train_dataloader()
-        return [batch for _ in range(2) for batch in loader]
-
-    for cached, fresh in zip(served(1), served(0), strict=True):
-        assert torch.equal(cached.images, fresh.images)
-        assert cached.captions == fresh.captions
-    source = Solid(10)
-    opened: list[str] = []
-    original = source.image
-
-    def image(row: Row) -> bytes:
-        opened.append(row.name)
-        return original(row)
-
-    source.image = image  # type: ignore[method-assign]
-    data = module(source, val_fraction=0)
-    data.captions()
-    opened.clear()  # of the check of headers
-    loader = data.train_dataloader()
-    for _ in range(3):
-        list(loader)
-    assert len(opened) == 10
-
-
-def test_images_that_a_regression_is_fitted_to_are_not_decoded_again() -> None:
-    opened: list[str] = []
-    source = Solid(10)
-    original = source.image
-
-    def image(row: Row) -> bytes:
-        opened.append(row.name)
-        return original(row)
-
-    source.image = image  # type: ignore[method-assign]
-    for resolution, workers, expected in ((8, 0, 10), (4, 0, 20), (8, 1, 10)):
-        data = module(source, val_fraction=0, num_workers=workers)
-        data.captions()
-        opened.clear()  # of the check of headers
-        images = torch.cat([batch.images for batch in data.pairs.batches(10, largest=resolution)])
-        assert images.shape == (10, 3, resolution, resolution)
-        list(data.train_dataloader())  # one with a worker opens them there
-        assert len(opened) == expected
-
-
-def test_cache_is_bounded() -> None:
-    data = module(Solid(10), val_fraction=0, cache_mb=10 * 3 * 8 * 8 / 2**20)
-    loader = data.train_dataloader()
-    list(loader)
-    assert list(loader.dataset._cache) == [8]  # type: ignore[attr-defined]
-    data.run_state.stages = [Stage(16, 1, 4)]
-    list(loader)
-    assert list(loader.dataset._cache) == [8]  # type: ignore[attr-defined]
-
-
-def test_example_captions_are_from_all_over_the_training_rows() -> None:
-    data = module(Solid(40), val_fraction=0)
-    data.setup("fit")
-    every = data.some_captions()
-    found = data.example_captions(5)
-    assert (len(found), found[0], found[-1]) == (5, every[0], every[-1])
-    assert data.example_captions(1000) == every
-
-
-def test_half_of_the_example_captions_are_held_out() -> None:
-    data = module(WithSplits(40))
-    data.setup("fit")
-    found = data.captions_to_watch(6)
-    assert found == ["number 6", "number 22", "number 39", "number 0", "number 1", "number 3"]
-    data = module(Solid(40), val_fraction=0)
-    data.setup("fit")
-    assert data.captions_to_watch(6) == data.example_captions(6)
-
-
-def test_caption_dropout_and_flips_are_functions_of_the_number() -> None:
-    def served() -> list[CaptionedBatch]:
-        data = module(Solid(10), val_fraction=0, caption_dropout=0.25, epoch_kimg=1, seed=5)
-        return list(data.train_dataloader())
-
-    captions = [caption for batch in served() for caption in batch.captions]
-    assert captions == [caption for batch in served() for caption in batch.captions]
-    assert 200 < captions.count("") < 300
-    assert "" in (module(Solid(10), caption_dropout=0.25).captions() or [])
-    assert "" not in (module(Solid(10)).captions() or [])
-
-
-def test_flips(tmp_path: Path) -> None:
-    from PIL import Image
-
-    half = Image.new("RGB", (8, 8), "black")
-    half.paste("white", (4, 0, 8, 8))
-    for i in range(4):
-        half.save(tmp_path / f"{i}.png")
-        (tmp_path / f"{i}.txt").write_text("right half")
-    for flip, least, most in ((False, 0, 0), (True, 80, 120)):
-        data = module(
-            FolderSource(str(tmp_path)), horizontal_flip=flip, val_fraction=0, epoch_kimg=0.2, batch_size=8
-        )
-        left = sum(int(image[0, 0, 0] == 255) for b in data.train_dataloader() for image in b.images)
-        assert least <= left <= most
-
-
-def test_batches_contain_text_features() -> None:
-    data = module(Solid(10), val_fraction=0.2)
-    data.run_state.text_lookup = Lengths()
-    for loader in (data.train_dataloader(), validation_batches(data)):
-        for batch in loader:
-            assert isinstance(batch.text, TextFeatures)
-            assert batch.text.pooled[:, 0].tolist() == [float(len(caption)) for caption in batch.captions]
-
-
-class Lengths:
-    """A lookup that pickles."""
-
-    def __call__(self, captions: list[str]) -> TextFeatures:
-        pooled = torch.tensor([[float(len(caption))] for caption in captions])
-        return TextFeatures(pooled[:, None], torch.ones(len(captions), 1, dtype=torch.bool), pooled)
-
-
-def test_data_sets_pickle_for_workers_that_are_spawned(tmp_path: Path) -> None:
-    data = module(FolderSource(str(write_photos(tmp_path))), val_fraction=0)
-    data.run_state.text_lookup = Lengths()
-    loader = data.train_dataloader()
-    (plan, *_) = loader.sampler
-    again = pickle.loads(pickle.dumps(loader.dataset))
-    assert torch.equal(again[plan].images, loader.dataset[plan].images)
-
-
 def test_indivisible_batch_is_refused() -> None:
     data = module(Solid(10), val_fraction=0, batch_size=6)
     with pytest.raises(UserError, match=r"stages\[0\].batch_size 6 is not divisible by the 4 processes"):
@@ -294,27 +146,6 @@ def test_validation_rows_are_the_sources_own() -> None:
     assert rows_of(iter(validation_batches(module(WithSplits(16), val_split="test")))) == [4, 5]
     with pytest.raises(UserError, match="solid has no split composition: it has train, validation, test"):
         module(WithSplits(16), val_split="composition").setup()
-
-
-def test_a_source_without_a_test_split_points_to_validate() -> None:
-    with pytest.raises(UserError, match="has no split test: it has train; `imagen-pl validate` scores"):
-        module(Solid(8), val_split="test").setup()
-
-
-def test_held_out_rows_stay_the_same_and_are_not_trained_on() -> None:
-    def split(count: int, fraction: float = 0.3) -> tuple[set[str], set[str]]:
-        rows = module(Solid(count), val_fraction=fraction)._rows
-        return {row.name for row in rows.train}, {row.name for row in rows.validation}
-
-    train, validation = split(100)
-    assert not train & validation
-    assert len(train | validation) == 100
-    assert 15 < len(validation) < 45
-    more_train, more_validation = split(120)
-    assert validation <= more_validation
-    assert train <= more_train
-    assert len(split(3, 0.01)[1]) == 1
-    assert split(100, 0.0)[1] == set()
 
 
 def test_without_validation_there_is_no_loader() -> None:
@@ -365,22 +196,6 @@ def test_validation_caption_of_several_is_fixed() -> None:
     assert {caption.split()[1] for caption in captions()} == {"one", "two"}
 
 
-def test_fingerprint_tells_validation_sets_apart() -> None:
-    base = module(Solid(30)).fingerprint
-    assert base == module(Solid(30), batch_size=8, horizontal_flip=True, caption_dropout=0.1).fingerprint
-    others = [
-        module(Solid(31), val_fraction=0.5),
-        module(Solid(30), fit="pad"),
-        module(Solid(30), background="black"),
-        module(Solid(30), val_samples=1),
-        module(Solid(30), val_samples=1, seed=1),
-        module(Solid(30), balance_groups=True),
-        module(Solid(30, side=17)),
-        module(Solid(30, captions=lambda i: [f"other {i}"])),
-    ]
-    assert len({base, *(data.fingerprint for data in others)}) == 9
-
-
 # ------------------------------------------------------------------ settings
 
 
@@ -398,12 +213,6 @@ def test_fingerprint_tells_validation_sets_apart() -> None:
 def test_settings_are_checked_at_once(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         module(Solid(10), **settings)
-
-
-def test_single_image_cannot_be_split() -> None:
-    with pytest.raises(UserError, match=r"solid has 1 image: give at least 2, or data.val_fraction 0"):
-        module(Solid(1)).setup()
-    assert len(module(Solid(1), val_fraction=0)._rows.train) == 1
 
 
 def test_overfit_batches_is_refused() -> None:

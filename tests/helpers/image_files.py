@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source
+from imagen_pl.types import CaptionedBatch
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "grey", "pink", "brown")
 
@@ -34,6 +36,14 @@ class Solid(Source):
 
     def image(self, row: Row) -> bytes:
         return encoded(Image.new("RGB", (self.side, self.side), (row.place, row.place, row.place)))
+
+
+class WithSplits(Solid):
+    """Four rows in validation, two in test."""
+
+    def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
+        rows = super().load(problems)["train"]
+        return {"train": rows[6:], "validation": rows[:4], "test": rows[4:6]}
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -88,3 +98,10 @@ def module(source: Source, **settings: object) -> CaptionedImages:
     """A data module for small images, without workers."""
     defaults: dict[str, object] = {"resolution": 8, "batch_size": 4, "num_workers": 0, "epoch_kimg": 0.016}
     return CaptionedImages(source, **{**defaults, **settings})  # type: ignore[arg-type]
+
+
+def validation_batches(data: CaptionedImages) -> DataLoader[CaptionedBatch]:
+    """The loader of a data module that has a validation split."""
+    loader = data.val_dataloader()
+    assert not isinstance(loader, list)
+    return loader

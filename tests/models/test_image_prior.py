@@ -11,18 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_pl.data.datamodule import CaptionedImages
-from imagen_pl.data.sources.base import Row
-from imagen_pl.data.sources.webdataset import WebDatasetSource
 from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.models.image_prior import ImagePrior
 from imagen_pl.training import preparation
 from tests.helpers.fakes import TinyBackbone, TinyText
-from tests.helpers.image_files import encoded, noise, write_tar
 from tests.helpers.networks import TEXT_DIM, awaken, pairs, small_generator, text_features
-from tests.helpers.training import SaveAt, Speckled, tiny_data, tiny_gan, train
+from tests.helpers.training import SaveAt, tiny_data, tiny_gan, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -245,43 +241,3 @@ def test_changed_sharpness_does_not_affect_a_fitted_prior(tmp_path: Path) -> Non
     train(second, 16, ckpt_path=tmp_path / "first.ckpt")
     vectors = pairs()[0]
     assert torch.equal(prior_of(second)(vectors), prior_of(first)(vectors))
-
-
-def test_one_pair_per_group_with_its_first_caption() -> None:
-    class Grouped(Speckled):
-        def load(self, problems: Any) -> dict[str, list[Row]]:
-            splits = super().load(problems)
-            return {
-                name: [
-                    Row(r.name, (f"first {i}", "other"), r.place, f"g{i // 3}") for i, r in enumerate(rows)
-                ]
-                for name, rows in splits.items()
-            }
-
-    data = tiny_data()
-    data.source = Grouped(12, side=32)
-    (found,) = data.pairs.batches(24, largest=16)
-    assert found.captions == ["first 0", "first 3", "first 6", "first 9"]
-    assert found.images.shape == (4, 3, 16, 16)
-
-
-def test_pairs_of_a_stream_are_different_images(tmp_path: Path) -> None:
-    for shard in range(3):
-        files: dict[str, bytes] = {}
-        for i in range(shard, 100 * shard, 10):
-            files |= {f"{i}.png": encoded(noise(32, 32, seed=i)), f"{i}.txt": f"image {shard} {i}".encode()}
-        files |= {
-            "small.png": encoded(noise(4, 4)),
-            "small.txt": b"small",
-            "broken.png": b"no",
-            "broken.txt": b"x",
-        }
-        write_tar(tmp_path / f"train-{shard}.tar", files)
-    write_tar(tmp_path / "validation-0.tar", {"v.png": encoded(noise()), "v.txt": b"held out"})
-    data = CaptionedImages(WebDatasetSource(str(tmp_path)), resolution=32)
-    whole = [caption for batch in data.pairs.batches(1000, largest=16) for caption in batch.captions]
-    assert len(whole) == len(set(whole)) == 30
-    assert not {"small", "x", "held out"} & set(whole)
-    assert [caption for batch in data.pairs.batches(12, largest=16) for caption in batch.captions] == whole[
-        :12
-    ]
