@@ -46,7 +46,7 @@ def test_it_predicts_the_features_of_the_shipped_images() -> None:
     prior.load_state_dict(safetensors.torch.load_file(file))
     data = CaptionedImages(EmojiSource(), batch_size=32, resolution=32)
     data.setup("fit")
-    batch = next(data.pairs(4608, largest=128))
+    batch = next(data.pairs.batches(4608, largest=128))
     pooled = FrozenTextEncoder().encode(batch.captions, "cpu").pooled
 
     torch.testing.assert_close(
