@@ -7,8 +7,9 @@
 They take turns: a block of steps here, a block there, so that other work on the machine slows both down.
 Captions are encoded and caches are filled before the first block, and a first block warms up uncounted.
 Without validation, samples and checkpoints. It prints the median images/s of the blocks of each, the ratio
-of the two, with its range over the pairs of blocks, and the machine's instructions. The numbers of batches
-in a block should be a multiple of 8, since the recipes compute their penalties every eighth step.
+of the two, with its range over the pairs of blocks, and the machine's instructions. The number of steps in a
+block should be a multiple of 8, since the recipes compute their penalties every eighth step. Two recipes of
+one commit are compared with `--against HEAD --against-config ... --against-set ...`.
 
 `images` trains a recipe for a number of images with each seed, and validates it every so many. It prints the
 mean distance over the seeds after each number of images, and the range, and writes them as JSON. A seed sets
@@ -206,17 +207,22 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
 
 def race(options: argparse.Namespace) -> dict[str, Any]:
     other = short_hash(options.against)
-    common = [f"--trainer.precision={options.precision}", *STEPS_ONLY, *settings(options.set)]
+    common = [f"--trainer.precision={options.precision}", *STEPS_ONLY]
+    own = settings(options.set)
+    theirs = own if options.against_set is None else settings(options.against_set)
     environment = {} if options.threads is None else {"OMP_NUM_THREADS": str(options.threads)}
     workers: list[Worker] = []
     with tempfile.TemporaryDirectory() as folder, checkout(other, Path(folder)) as tree:
         configs = options.against_config or [config_in(tree, config) for config in options.config]
         try:
-            for name, where, files in (("here", REPOSITORY, options.config), (other, tree, configs)):
-                words = ["fit", *(f"--config={file}" for file in files), "--name=race"]
-                words.append(f"--runs_dir={folder}/runs-{len(workers)}")
+            for name, where, files, set_words in (
+                ("here", REPOSITORY, options.config, own),
+                (other, tree, configs, theirs),
+            ):
+                words = ["fit", *(f"--config={file}" for file in files), *common, *set_words]
+                words += ["--name=race", f"--runs_dir={folder}/runs-{len(workers)}"]
                 log = Path(folder) / f"{len(workers)}.log"
-                workers.append(Worker(name, where, [*words, *common], log, environment))
+                workers.append(Worker(name, where, words, log, environment))
                 print(f"{name}: preparing", flush=True)
                 ready = workers[-1].ready()  # before the next one starts: both may fill the same caches
                 if where not in Path(ready["package"]).parents:
@@ -225,19 +231,25 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
         finally:
             for worker in workers:
                 worker.close()
-    here = git_state() or {"commit": "", "changed": True}
-    names = here["commit"][:7] + (" with changes" if here["changed"] else ""), other
+    here = short_hash("HEAD") + (" with changes" if (git_state() or {}).get("changed") else "")
+    recipes = (" ".join(Path(file).stem for file in files) for files in (options.config, configs))
+    names = (f"{commit}, {recipe}" for commit, recipe in zip((here, other), recipes, strict=True))
     print(f"\n{found.table(*names)}\n\n{describe_machine()}")
     trained = f"{ready['device']}, {ready['precision']}, {ready['threads']} threads"
     print(f"{trained}; {options.blocks} blocks of {options.steps} steps each, in turn\n`{command_line()}`")
-    return {"images_per_second": {"here": found.here, other: found.other}, "ratios": found.ratios}
+    return {
+        **{name: ready[name] for name in ("device", "precision", "threads")},
+        "images_per_second": {"here": found.here, "other": found.other},
+        "other": other,
+        "ratios": found.ratios,
+    }
 
 
 # ------------------------------------------------------------------ images
 
 
 def images(options: argparse.Namespace) -> dict[str, Any]:
-    name = Path(options.config[-1]).stem
+    name = options.name or Path(options.config[-1]).stem
     environment = {} if options.threads is None else {"OMP_NUM_THREADS": str(options.threads)}
     curves = {}
     for seed in options.seeds:
@@ -249,7 +261,12 @@ def images(options: argparse.Namespace) -> dict[str, Any]:
         curves[seed] = {int(row["images_seen"]): row[options.metric] for row in rows if options.metric in row}
     print(f"\n{distance_table(curves, options.metric)}\n\n{describe_machine()}\n`{command_line()}`")
     options.out = options.out or options.runs_dir / f"{name}.json"
-    return {"metric": options.metric, "seeds": options.seeds, "distances": curves}
+    return {
+        "precision": options.precision,
+        "metric": options.metric,
+        "seeds": options.seeds,
+        "distances": curves,
+    }
 
 
 def fit_words(options: argparse.Namespace, name: str, seed: int) -> list[str]:
@@ -326,10 +343,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the recipe there (default: the same path, or else configs/NAME)",
     )
-    racing.add_argument("--blocks", type=int, default=6, help="blocks of each (default: %(default)s)")
-    racing.add_argument("--steps", type=int, default=40, help="batches in a block (default: %(default)s)")
     racing.add_argument(
-        "--warm-up", type=int, default=8, help="batches before the first block (default: %(default)s)"
+        "--against-set", nargs="*", metavar="KEY=VALUE", help="settings there (default: as --set)"
+    )
+    racing.add_argument("--blocks", type=int, default=6, help="blocks of each (default: %(default)s)")
+    racing.add_argument("--steps", type=int, default=40, help="steps in a block (default: %(default)s)")
+    racing.add_argument(
+        "--warm-up", type=int, default=8, help="steps before the first block (default: %(default)s)"
     )
     racing.set_defaults(run=race)
     counting = verbs.add_parser("images", help="distance after a number of images, with several seeds")
@@ -337,6 +357,7 @@ def parser() -> argparse.ArgumentParser:
     counting.add_argument("--every", type=int, required=True, help="images between two validations")
     counting.add_argument("--seeds", nargs="+", type=int, default=[0], help="(default: 0)")
     counting.add_argument("--metric", default="val/fd_efficientnet_lite1", help="(default: %(default)s)")
+    counting.add_argument("--name", help="of its runs and its JSON file (default: the last configuration's)")
     counting.add_argument("--runs_dir", type=Path, default=Path("runs/speed"), help="(default: %(default)s)")
     counting.set_defaults(run=images)
     for verb in (racing, counting):
@@ -356,9 +377,7 @@ def parser() -> argparse.ArgumentParser:
             metavar="KEY=VALUE",
             help="settings, as `imagen-pl fit` takes them after --",
         )
-        verb.add_argument(
-            "--out", type=Path, help="JSON file to write (images: default RUNS_DIR/RECIPE.json)"
-        )
+        verb.add_argument("--out", type=Path, help="JSON file to write (images: default RUNS_DIR/NAME.json)")
     return made
 
 

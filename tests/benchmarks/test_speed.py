@@ -170,14 +170,14 @@ def test_images_trains_each_seed_and_writes_the_curves(
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump(tiny_config(photos, bert), sort_keys=False))
     words = ["images", "--config", str(config), "--images", "64", "--every", "32", "--seeds", "0", "5"]
-    words += ["--metric", "val/mean_colour", "--runs_dir", str(tmp_path / "runs"), "--set", "data.cache_mb=1"]
+    words += ["--metric", "val/mean_colour", "--runs_dir", str(tmp_path / "runs"), "--name", "few"]
     monkeypatch.setattr(sys, "argv", ["speed.py", *words])
     monkeypatch.setattr(speed, "subprocess", SimpleNamespace(run=run))
     monkeypatch.setattr(speed, "git_state", lambda: {"commit": "abc"})
 
     speed.main()
 
-    result = json.loads((tmp_path / "runs/tiny.json").read_text())
+    result = json.loads((tmp_path / "runs/few.json").read_text())
     assert {seed: list(curve) for seed, curve in result["distances"].items()} == {
         seed: ["32", "64"] for seed in ("0", "5")
     }
@@ -211,7 +211,7 @@ def test_race_against_a_commit(tmp_path: Path, photos: Path, bert: Path) -> None
     temporary.mkdir()
     config.write_text(yaml.safe_dump(tiny_config(photos, bert), sort_keys=False))
     words = ["race", "--against", "HEAD", "--config", str(config), "--out", str(out), "--threads", "1"]
-    words += ["--blocks", "2", "--steps", "2", "--warm-up", "1", "--set", "data.seed=3"]
+    words += ["--blocks", "2", "--steps", "2", "--warm-up", "1", "--set", "data.seed=3", "--against-set"]
 
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.speed", *words],
@@ -228,7 +228,11 @@ def test_race_against_a_commit(tmp_path: Path, photos: Path, bert: Path) -> None
     assert str(tmp_path) not in subprocess.run(listed, capture_output=True, text=True, check=True).stdout
     assert "cpu, 32-true, 1 threads; 2 blocks of 2 steps each, in turn" in done.stdout
     result = json.loads(out.read_text())
-    assert [len(values) for values in result["images_per_second"].values()] == [2, 2]
+    assert {name: len(values) for name, values in result["images_per_second"].items()} == {
+        "here": 2,
+        "other": 2,
+    }
+    assert re.search(rf"^\| {result['other']}( with changes)?, tiny \| ", done.stdout, re.MULTILINE)
     assert len(result["ratios"]) == 2
     assert result["command"].startswith("python -m benchmarks.speed race --against HEAD")
 
