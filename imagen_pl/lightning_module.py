@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, UInt8
 from lightning.pytorch.cli import OptimizerCallable
@@ -30,6 +32,18 @@ from imagen_pl.types import CaptionedBatch, EncodedBatch, Growth, TextFeatures
 Images = Float[Tensor, "b 3 r r"]
 
 
+@dataclass
+class SharedPasses:
+    """What the generator step reuses under `share_passes`.
+
+    fake: the generated images, with their autograd graph.
+    real: the real images' features and logits from the discriminator step, without one; None before it.
+    """
+
+    fake: Images
+    real: tuple[ImageFeatures, Float[Tensor, "b k"]] | None = None
+
+
 class TextToImageGAN(StartAndResume):
     """A text-conditional GAN: generator, discriminator, and the generator's exponential moving average.
 
@@ -52,9 +66,11 @@ class TextToImageGAN(StartAndResume):
         ema_halflife_kimg: half-life of the generator's moving average, thousands of images.
         ema_ramp: the half-life is at most this share of the images seen.
         discriminator_steps: discriminator steps for each generator step; each on new images.
-        share_fakes: train both networks on the same generated images instead of generating new ones for the
-            generator step. The generator is then trained on images that the discriminator has just been
-            trained on.
+        share_passes: train both networks on the same generated images instead of generating new ones for the
+            generator step, and keep the discriminator's features of the real images from its own step for
+            the generator step. This saves one pass of each network. The kept features are one discriminator
+            step old. With `augment` they are computed again, so that real and generated images are
+            augmented alike.
         accumulate: micro-batches into which a batch is split to save memory.
         gradient_clip: largest norm of each network's gradient; None does not clip.
         metrics: validation metrics.
@@ -80,7 +96,7 @@ class TextToImageGAN(StartAndResume):
         ema_halflife_kimg: float = 10.0,
         ema_ramp: float = 0.05,
         discriminator_steps: int = 1,
-        share_fakes: bool = False,
+        share_passes: bool = False,
         accumulate: int = 1,
         gradient_clip: float | None = None,
         metrics: list[ImageMetric] | None = None,
@@ -99,10 +115,10 @@ class TextToImageGAN(StartAndResume):
         for name, value in (("discriminator_steps", discriminator_steps), ("accumulate", accumulate)):
             if value < 1:
                 raise UserError(f"model.{name} {value} must be 1 or more")
-        if share_fakes and accumulate > 1:
+        if share_passes and accumulate > 1:
             raise UserError(
-                f"model.share_fakes holds a whole batch in memory, which accumulate {accumulate} is there to "
-                "avoid: set share_fakes to false or accumulate to 1"
+                f"model.share_passes holds a whole batch in memory, which accumulate {accumulate} is there "
+                "to avoid: set share_passes to false or accumulate to 1"
             )
         self.generator, self.discriminator = generator, discriminator
         self.ema = GeneratorEMA(generator, ema_halflife_kimg, ema_ramp)
@@ -120,7 +136,7 @@ class TextToImageGAN(StartAndResume):
         self.validation = Validation(metrics or [], fid_weights)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.learning_rate_schedule = learning_rate_schedule
-        self.discriminator_steps, self.share_fakes, self.seed = discriminator_steps, share_fakes, seed
+        self.discriminator_steps, self.share_passes, self.seed = discriminator_steps, share_passes, seed
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             self.to(memory_format=torch.channels_last)
@@ -136,7 +152,7 @@ class TextToImageGAN(StartAndResume):
         encoded = EncodedBatch(self._normalized(batch.images), self.encode(batch), batch.captions)
         generator_turn = (self.images_seen // size) % self.discriminator_steps == 0
         trains_generator = generator_turn and is_trainable(self.generator)
-        shared = self._generated(encoded, size) if self.share_fakes and trains_generator else None
+        shared = self._generated(encoded, size) if self.share_passes and trains_generator else None
         if is_trainable(self.discriminator):
             self._discriminator_step(encoded, size, shared)
         if generator_turn:
@@ -147,7 +163,7 @@ class TextToImageGAN(StartAndResume):
         self.images_seen += size
         self.step_logger.report(self, self.run_state, self.optimization_numbers())
 
-    def _discriminator_step(self, batch: EncodedBatch, size: int, shared: Images | None) -> None:
+    def _discriminator_step(self, batch: EncodedBatch, size: int, shared: SharedPasses | None) -> None:
         optimizer = self.optimizer_with_current_lr(0)
         z = self.latents_of_step(size, DISCRIMINATOR_LATENTS)
         penalties = [p for p in self.penalties if (self.images_seen // size) % p.every == 0]
@@ -157,9 +173,12 @@ class TextToImageGAN(StartAndResume):
                 part = batch[rows]
                 real, text = part.images, part.text
                 with torch.no_grad():
-                    fake = self.generator(z[rows], text, self.growth) if shared is None else shared.detach()
+                    fake = self.generator(z[rows], text, self.growth) if shared is None else shared.fake
+                fake = fake.detach()
                 features = self.discriminator.extract_features(self._augmented(real), self.growth)
                 real_logits = self.discriminator.logits(features, text)
+                if shared is not None and self.augment is None:
+                    shared.real = features.detach(), real_logits.detach()
                 fake_logits = self.discriminator(self._augmented(fake), text, self.growth)
                 losses = {"d_loss": self.adversarial.discriminator(real_logits, fake_logits)}
                 inputs = LossInputs(real, features, text, self.growth, part.captions)
@@ -173,18 +192,18 @@ class TextToImageGAN(StartAndResume):
             self.step(optimizer, self.discriminator_step_parameters(), "d_grad_norm")
         self.adapt_augmentation(torch.cat(confidence), size)
 
-    def _generator_step(self, batch: EncodedBatch, size: int, shared: Images | None) -> None:
+    def _generator_step(self, batch: EncodedBatch, size: int, shared: SharedPasses | None) -> None:
         optimizer = self.optimizer_with_current_lr(1)
         z = self.latents_of_step(size, GENERATOR_LATENTS)
         with self.toggled_optimizer(optimizer):
             for rows, share, sync in self.microbatches(len(batch)):
                 part = batch[rows]
                 real, text = part.images, part.text
-                fake = self.generator(z[rows], text, self.growth) if shared is None else shared
+                fake = self.generator(z[rows], text, self.growth) if shared is None else shared.fake
                 # Augment each pair of real and generated image identically, so that they can be compared.
                 seed = self.augmentation_seed(rows)
                 features = self.discriminator.extract_features(self._augmented(fake, seed), self.growth)
-                real_features, real_logits = self._real_features(real, text, seed)
+                real_features, real_logits = self._real_features(real, text, seed, shared)
                 fake_logits = self.discriminator.logits(features, text)
                 losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
                 inputs = LossInputs(
@@ -222,9 +241,10 @@ class TextToImageGAN(StartAndResume):
 
     # ------------------------------------------------------------------ parts of the steps
 
-    def _generated(self, batch: EncodedBatch, size: int) -> Images:
+    def _generated(self, batch: EncodedBatch, size: int) -> SharedPasses:
         """Generated images for both steps, with the autograd graph that the generator step needs."""
-        return self.generator(self.latents_of_step(size, GENERATOR_LATENTS), batch.text, self.growth)
+        z = self.latents_of_step(size, GENERATOR_LATENTS)
+        return SharedPasses(self.generator(z, batch.text, self.growth))
 
     def _weighted(self, step: Step, inputs: LossInputs) -> dict[str, PerSample]:
         """The weighted losses of the loss terms, by name."""
@@ -251,12 +271,14 @@ class TextToImageGAN(StartAndResume):
 
     @torch.no_grad()
     def _real_features(
-        self, real: Images, text: TextFeatures, seed: int
+        self, real: Images, text: TextFeatures, seed: int, shared: SharedPasses | None
     ) -> tuple[ImageFeatures | None, Float[Tensor, "b k"] | None]:
         """Features and logits of the real images, if a generator loss needs them; else None."""
         needed = self.losses.need_pairs(self.images_seen, self.growth.resolution)
         if not (self.adversarial.compares or needed):
             return None, None
+        if shared is not None and shared.real is not None:
+            return shared.real
         features = self.discriminator.extract_features(self._augmented(real, seed), self.growth)
         return features, self.discriminator.logits(features, text)
 

@@ -13,6 +13,7 @@ from imagen_pl.errors import TrainingStopped, UserError
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.gradient_penalties import R1, R2, Images, LogitFn, Penalty
+from imagen_pl.models.augment import DiffAugment
 from imagen_pl.models.latents import latents, mix_seed
 from imagen_pl.schedules import Stage
 from imagen_pl.types import TextFeatures
@@ -153,11 +154,13 @@ def test_frozen_parameters_stay_frozen() -> None:
             assert not torch.equal(before[name], after[name]), name
 
 
-def test_shared_fakes_are_generated_once_and_give_the_same_gradients() -> None:
+def test_shared_passes_run_once_and_give_the_same_gradients() -> None:
     """With a frozen discriminator, both ways must give the generator the same gradients."""
     runs = []
-    for share_fakes in (False, True):
-        gan = tiny_gan(discriminator_optimizer=sgd(0.0), share_fakes=share_fakes, adversarial=Relativistic())
+    for share_passes in (False, True):
+        gan = tiny_gan(
+            discriminator_optimizer=sgd(0.0), share_passes=share_passes, adversarial=Relativistic()
+        )
         drawn: list[int] = []
         gan.generator.register_forward_hook(lambda *_, drawn=drawn: drawn.append(1))
         train(gan, 48)
@@ -167,9 +170,9 @@ def test_shared_fakes_are_generated_once_and_give_the_same_gradients() -> None:
     assert own_passes == 2 * shared_passes == 12
 
 
-def test_discriminator_and_generator_steps_share_their_images() -> None:
+def images_read_by_the_discriminator(gan: TextToImageGAN) -> list[Tensor]:
+    """Of one batch, in order of the passes."""
     seen: list[Tensor] = []
-    gan = tiny_gan(share_fakes=True)
     forward = gan.discriminator.extract_features
 
     def watched(images: Tensor, growth: object = None) -> object:
@@ -177,12 +180,28 @@ def test_discriminator_and_generator_steps_share_their_images() -> None:
         return forward(images, growth)  # type: ignore[arg-type]
 
     gan.discriminator.extract_features = watched  # type: ignore[assignment,method-assign]
-    before = weights_of(gan.discriminator)
     train(gan, 8)
+    return seen
 
-    _, fake_of_discriminator, fake_of_generator = seen
+
+def test_shared_passes_read_the_real_images_once() -> None:
+    gan = tiny_gan(share_passes=True, adversarial=Relativistic())
+    before = weights_of(gan.discriminator)
+
+    _, fake_of_discriminator, fake_of_generator = images_read_by_the_discriminator(gan)
+
     assert torch.equal(fake_of_discriminator, fake_of_generator)
     assert any(not torch.equal(before[name], new) for name, new in weights_of(gan.discriminator).items())
+
+
+def test_augmented_real_images_are_read_again_for_the_generator() -> None:
+    """They must be augmented like the generated images that they are compared with."""
+    gan = tiny_gan(share_passes=True, adversarial=Relativistic(), augment=DiffAugment())
+
+    real, _, fake_of_generator, real_of_generator = images_read_by_the_discriminator(gan)
+
+    assert real.shape == real_of_generator.shape == fake_of_generator.shape
+    assert not torch.equal(real, real_of_generator)
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
@@ -302,7 +321,7 @@ def test_non_finite_loss_is_named_and_weights_stay_unchanged(settings: dict[str,
             lambda: tiny_gan(text_encoder=TinyText(dim=24)),
             "model.generator.init_args.text_dim is 16, but the text encoder gives 24: set it to 24",
         ),
-        (lambda: tiny_gan(accumulate=2, share_fakes=True), "set share_fakes to false or accumulate to 1"),
+        (lambda: tiny_gan(accumulate=2, share_passes=True), "set share_passes to false or accumulate to 1"),
         (lambda: tiny_gan(accumulate=0), "model.accumulate 0 must be 1 or more"),
         (lambda: tiny_gan(discriminator_steps=0), "model.discriminator_steps 0 must be 1 or more"),
     ],

@@ -247,7 +247,6 @@ def test_cheaper_steps_change_what_the_table_says() -> None:
     cli = TrainingCLI(found[1:], run=False)  # without "fit": nothing is run
 
     gan, settings = cli.model, cli.config.model
-    assert gan.share_fakes
     assert [penalty.share for penalty in gan.penalties] == [0.5, 0.5]
     assert settings.generator_optimizer.init_args.every == 2
     assert [loss.init_args.get("share") for loss in settings.losses][-1] == 0.5

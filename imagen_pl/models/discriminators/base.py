@@ -26,6 +26,11 @@ class ImageFeatures:
     final: Float[Tensor, "b f"]
     frozen: list[Float[Tensor, "b _c _h _w"]] = field(default_factory=list, kw_only=True)
 
+    def detach(self) -> ImageFeatures:
+        """The same features without their autograd graph."""
+        maps = {resolution: features.detach() for resolution, features in self.maps.items()}
+        return ImageFeatures(maps, self.final.detach(), frozen=[each.detach() for each in self.frozen])
+
 
 class Discriminator(nn.Module, ABC):
     """Scores whether images are real and match their captions.
