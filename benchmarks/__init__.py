@@ -13,5 +13,6 @@ Run from the repository's root as `python -m benchmarks.NAME`:
     release         make the released model and its card
     baselines.*     a plain training loop and gigagan-pytorch, for comparison
 
-protocol.py holds what they share: which captions are drawn, and how a set of pictures is scored.
+protocol.py holds what they share: which captions are drawn, and how a set of pictures is scored; machine.py,
+what they note about the machine.
 """

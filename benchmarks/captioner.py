@@ -32,8 +32,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.caption_metrics import CaptionScores, caption_retrieval, score_captions
+from benchmarks.machine import command_line, cpu_model
 from benchmarks.protocol import cached, extract, make_reference, shrink
-from benchmarks.quality import command_line, cpu_model
 from imagen_pl.callbacks.run_record import git_state
 from imagen_pl.data.build_emoji import SHIPPED, STYLES
 from imagen_pl.data.transforms import decode

@@ -29,8 +29,6 @@ import argparse
 import json
 import os
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
@@ -44,6 +42,7 @@ from tqdm import tqdm
 
 import imagen_pl
 from benchmarks.ablation import images_per_second, read_metrics
+from benchmarks.machine import command_line, cpu_model
 from benchmarks.protocol import (
     COUNTS,
     SIZE,
@@ -164,21 +163,6 @@ def circumstances(reference: ReferenceSet, extractor: Extractor, models: list[Pa
         "captions": COUNTS,
         "reals": len(reference.rest),
     }
-
-
-def command_line() -> str:
-    """How the running benchmark was called, without the machine's paths."""
-    name = Path(sys.argv[0]).stem
-    return shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import speed
+from benchmarks import machine, speed, speed_race
 from benchmarks.speed_worker import BlockTimer
 from imagen_pl.cli.main import main
 from imagen_pl.errors import UserError
@@ -41,18 +41,18 @@ while steps := connection.recv():
 
 
 @pytest.fixture
-def stub(tmp_path: Path) -> Callable[[float], speed.Worker]:
+def stub(tmp_path: Path) -> Callable[[float], speed_race.Worker]:
     script = tmp_path / "stub.py"
     script.write_text(STUB)
 
-    def start(step_s: float) -> speed.Worker:
-        return speed.Worker("stub", tmp_path, [str(step_s)], tmp_path / "log", script=script)
+    def start(step_s: float) -> speed_race.Worker:
+        return speed_race.Worker("stub", tmp_path, [str(step_s)], tmp_path / "log", script=script)
 
     return start
 
 
 def test_table_has_medians_ratio_and_their_ranges() -> None:
-    found = speed.Comparison(here=[30.0, 40.0, 20.0], other=[20.0, 20.0, 20.0])
+    found = speed_race.Comparison(here=[30.0, 40.0, 20.0], other=[20.0, 20.0, 20.0])
 
     assert found.ratios == [1.5, 2.0, 1.0]
     assert found.table("abc", "def").splitlines()[2:] == [
@@ -63,12 +63,12 @@ def test_table_has_medians_ratio_and_their_ranges() -> None:
 
 
 def test_workers_take_turns_and_the_warm_up_does_not_count(
-    stub: Callable[[float], speed.Worker], capsys: pytest.CaptureFixture[str]
+    stub: Callable[[float], speed_race.Worker], capsys: pytest.CaptureFixture[str]
 ) -> None:
     order: list[tuple[str, int]] = []
 
     class Recorded:
-        def __init__(self, name: str, worker: speed.Worker) -> None:
+        def __init__(self, name: str, worker: speed_race.Worker) -> None:
             self.name, self.worker = name, worker
 
         def images_per_second(self, steps: int) -> float:
@@ -77,8 +77,8 @@ def test_workers_take_turns_and_the_warm_up_does_not_count(
 
     workers = [stub(0.5), stub(1.0)]
     assert workers[0].ready() == workers[1].ready() == {"package": "stub"}
-    here, other = (cast(speed.Worker, Recorded(*pair)) for pair in zip("ab", workers, strict=True))
-    found = speed.alternate(here, other, blocks=2, steps=4, warm_up=3)
+    here, other = (cast(speed_race.Worker, Recorded(*pair)) for pair in zip("ab", workers, strict=True))
+    found = speed_race.alternate(here, other, blocks=2, steps=4, warm_up=3)
     for worker in workers:
         worker.close()
 
@@ -88,7 +88,9 @@ def test_workers_take_turns_and_the_warm_up_does_not_count(
     assert [worker.process.returncode for worker in workers] == [0, 0]
 
 
-def test_a_worker_that_fails_is_reported_with_what_it_printed(stub: Callable[[float], speed.Worker]) -> None:
+def test_a_failed_worker_is_reported_with_what_it_printed(
+    stub: Callable[[float], speed_race.Worker],
+) -> None:
     worker = stub(1.0)
     worker.ready()
 
@@ -137,10 +139,10 @@ def test_a_recipe_of_another_commit_is_found_by_path_or_name(tmp_path: Path) -> 
     for name in ("configs/debug/tiny.yaml", "configs/quickstart.yaml"):
         (tmp_path / name).touch()
 
-    assert speed.config_in(tmp_path, "configs/debug/tiny.yaml") == "configs/debug/tiny.yaml"
-    assert speed.config_in(tmp_path, speed.QUICKSTART) == "configs/quickstart.yaml"
+    assert speed_race.config_in(tmp_path, "configs/debug/tiny.yaml") == "configs/debug/tiny.yaml"
+    assert speed_race.config_in(tmp_path, speed.QUICKSTART) == "configs/quickstart.yaml"
     with pytest.raises(UserError, match=r"no configs/coco\.yaml: .*--against-config"):
-        speed.config_in(tmp_path, "configs/coco.yaml")
+        speed_race.config_in(tmp_path, "configs/coco.yaml")
 
 
 def test_distances_are_means_and_ranges_over_seeds() -> None:
@@ -189,19 +191,19 @@ def test_images_trains_each_seed_and_writes_the_curves(
 
 
 def test_masks_of_instructions_are_in_the_machine_s_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in speed.MASKS:
+    for name in machine.MASKS:
         monkeypatch.delenv(name, raising=False)
-    assert "none of them masked" in speed.describe_machine()
+    assert "none of them masked" in machine.describe_machine()
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert re.search(
-        r"avx2 (yes|no), avx512_f (yes|no), .*; ONEDNN_MAX_CPU_ISA=AVX2; ", speed.describe_machine()
+        r"avx2 (yes|no), avx512_f (yes|no), .*; ONEDNN_MAX_CPU_ISA=AVX2; ", machine.describe_machine()
     )
 
 
 def test_settings_are_words_of_fit() -> None:
-    assert speed.settings(["trainer.max_steps=4", "a=b=c"]) == ["--trainer.max_steps=4", "--a=b=c"]
+    assert speed_race.settings(["trainer.max_steps=4", "a=b=c"]) == ["--trainer.max_steps=4", "--a=b=c"]
     with pytest.raises(UserError, match="--set x must be KEY=VALUE"):
-        speed.settings(["x"])
+        speed_race.settings(["x"])
 
 
 @pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="needs the git repository")
