@@ -19,26 +19,32 @@ if TYPE_CHECKING:
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "caption",
-        description="Say what pictures show. A drawn caption is decided by its picture and its seed.",
+        description="Print a caption for each picture: the most likely one, or with --num_captions several "
+        "random ones. The same picture and seed always give the same caption.",
     )
     parser.add_argument(
         "model",
         help="a captioner's folder, a run or .ckpt that was trained with one, or emoji, which comes with "
         "this package",
     )
-    parser.add_argument("image", nargs="+", help="a picture")
+    parser.add_argument("image", nargs="+", help="image files to caption")
     parser.add_argument(
         "--num_beams",
         type=int,
         default=1,
         metavar="N",
-        help="beams of the search; more find likelier captions",
+        help="beams of the beam search; more find likelier captions and take longer (default: 1)",
     )
     parser.add_argument(
-        "--num_captions", type=int, metavar="N", help="draw so many each, instead of the likeliest one"
+        "--num_captions",
+        type=int,
+        metavar="N",
+        help="random captions per picture, in place of the most likely one",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first caption drawn (default: 0)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line: image, caption, seed")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first random caption (default: 0)")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per caption: image, caption, seed"
+    )
     add_device_argument(parser)
     return parser
 

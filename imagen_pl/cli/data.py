@@ -60,7 +60,7 @@ def _add_inspect(verbs: Verbs) -> None:
         "--resolution",
         type=_positive,
         default=64,
-        help="of the training, px: `fit` skips images with a side below half of it (default: %(default)s)",
+        help="training resolution, px: `fit` skips images with a side below half of it (default: 64)",
     )
     inspect.set_defaults(run=_inspect)
 
@@ -118,17 +118,19 @@ def _add_shards(verbs: Verbs) -> None:
         type=float,
         default=100.0,
         metavar="N",
-        help="approximate size of a shard; have at least as many train shards as loading processes over all "
-        "GPUs (default: %(default)g)",
+        help="approximate size of a shard, MB; a training needs at least as many shards as it has loading "
+        "processes over all GPUs (default: %(default)g)",
     )
-    size.add_argument("--size_images", type=_positive, metavar="N", help="most images in a shard, instead")
+    size.add_argument(
+        "--size_images", type=_positive, metavar="N", help="images per shard at most, in place of --size_mb"
+    )
     shards.add_argument(
         "--shrink",
         type=_positive,
         metavar="PX",
         help="shrink images to this shorter side, if theirs is longer (default: keep the original bytes)",
     )
-    shards.add_argument("--seed", type=int, default=0, help="of the order (default: %(default)s)")
+    shards.add_argument("--seed", type=int, default=0, help="seed of the shuffling (default: %(default)s)")
     shards.set_defaults(run=_shards)
 
 
@@ -145,7 +147,9 @@ def _add_emoji(verbs: Verbs) -> None:
         "--size", type=int, default=64, help="side of the images, 8 to 256 px (default: %(default)s)"
     )
     emoji.add_argument(
-        "--packages", type=Path, help="folder with the packages' .tgz files; without it npm fetches them"
+        "--packages",
+        type=Path,
+        help="folder with the npm packages as .tgz files (default: npm downloads them)",
     )
     emoji.set_defaults(run=_emoji)
 

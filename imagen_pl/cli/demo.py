@@ -24,16 +24,24 @@ def make_parser() -> argparse.ArgumentParser:
         description="Serve a web page to try a model: draw, edit prompts, interpolate, caption.",
     )
     add_model_argument(parser)
-    parser.add_argument("--captioner", metavar="PATH", help="of another run (default: the model's own)")
-    parser.add_argument("--examples", nargs="+", metavar="PROMPT", help="to click on")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument(
+        "--captioner",
+        metavar="PATH",
+        help="captioner to use: what `imagen-pl caption` takes (default: the model's own)",
+    )
+    parser.add_argument("--examples", nargs="+", metavar="PROMPT", help="example prompts to click on")
+    parser.add_argument(
+        "--port", type=int, help="port of the page (default: the first free one from 7860 on)"
+    )
     parser.add_argument(
         "--server_name",
         default="127.0.0.1",
-        help="0.0.0.0 serves other machines too (default: this one alone)",
+        help="address to listen on; 0.0.0.0 serves other machines too (default: only this machine)",
     )
     parser.add_argument(
-        "--share", action="store_true", help="give it a public address for three days, by Gradio"
+        "--share",
+        action="store_true",
+        help="give the page a public address for three days, through Gradio's server",
     )
     add_device_argument(parser)
     return parser

@@ -18,14 +18,21 @@ from imagen_pl.cli.options import add_model_argument, add_sampling_options, samp
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = verb_parser("edit", description="Draw the same latents with another prompt, side by side.")
+    parser = verb_parser(
+        "edit",
+        description="Draw a prompt and changed versions of it from the same latents, side by side.",
+    )
     add_model_argument(parser)
     parser.add_argument("prompt", help="the first prompt")
     parser.add_argument(
         "--to", nargs="+", required=True, metavar="PROMPT", help="changed prompts; one column each"
     )
     parser.add_argument(
-        "--num_images", type=int, default=4, metavar="N", help="latents, one row each (default: 4)"
+        "--num_images",
+        type=int,
+        default=4,
+        metavar="N",
+        help="pictures per prompt, one row for each latent (default: 4)",
     )
     parser.add_argument(
         "--out", default="edit.png", metavar="FILE", help=".png, .webp or .jpg (default: edit.png)"

@@ -23,18 +23,27 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_model_argument(parser)
     parser.add_argument(
-        "--data", help="as for `imagen-pl data inspect` (default: the data that the model was trained on)"
+        "--data",
+        help="data set to compare with, as for `imagen-pl data inspect` (default: the data that the model "
+        "was trained on)",
     )
-    parser.add_argument("--split", help="of the data (default: test where there is one, else validation)")
+    parser.add_argument(
+        "--split", help="split to compare with (default: test where there is one, else validation)"
+    )
     parser.add_argument(
         "--val_fraction",
         type=float,
         default=0.05,
         metavar="F",
-        help="as data.val_fraction in training, if no split is held out (default: 0.05)",
+        help="share of the images to hold out if the data has no split for it; give the data.val_fraction "
+        "of the training (default: 0.05)",
     )
     parser.add_argument(
-        "--num_images", type=int, default=1000, metavar="N", help="captions to draw (default: 1000)"
+        "--num_images",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="captions to draw a picture for (default: 1000)",
     )
     parser.add_argument(
         "--train_images",
@@ -57,14 +66,22 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fid_weights", metavar="FILE", help="file of Inception's weights, for machines without internet"
     )
-    parser.add_argument("--distractors", type=int, default=99, metavar="N", help="in retrieval (default: 99)")
+    parser.add_argument(
+        "--distractors",
+        type=int,
+        default=99,
+        metavar="N",
+        help="wrong subjects beside the right one, in retrieval (default: 99)",
+    )
     parser.add_argument(
         "--style_after",
         default=", ",
         metavar="TEXT",
         help='separates subject and style in captions: "red heart, noto style" (default: ", ")',
     )
-    parser.add_argument("--out", default="evaluation", metavar="DIR", help="folder (default: evaluation)")
+    parser.add_argument(
+        "--out", default="evaluation", metavar="DIR", help="folder for the results (default: evaluation)"
+    )
     add_sampling_options(parser, refine=0)
     return parser
 

@@ -15,7 +15,7 @@ from imagen_pl.storage.model_paths import model_file
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "export",
-        description="Write a model for other programs, and check that it draws the same.",
+        description="Write a model for other programs, and check that it gives the same pictures.",
         notes=(
             "onnx and torch-export contain the generator, the text encoder, the tokenizer, and a README.md "
             "with code that draws. They draw without refinement (--refine 0 of `imagen-pl sample`)."
@@ -23,9 +23,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_model_argument(parser)
     parser.add_argument(
-        "--to", choices=("safetensors", "onnx", "torch-export"), required=True, help="kind of files"
+        "--to", choices=("safetensors", "onnx", "torch-export"), required=True, help="file format"
     )
-    parser.add_argument("--half", action="store_true", help="safetensors of half the size, in float16")
+    parser.add_argument("--half", action="store_true", help="store safetensors in float16, at half the size")
     add_discriminator_argument(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     return parser

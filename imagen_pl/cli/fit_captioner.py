@@ -67,17 +67,26 @@ class CaptionerCLI(OneLineCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
-            "--name", type=str | None, default=None, help="the run's name; by default the file's"
+            "--name",
+            type=str | None,
+            default=None,
+            help="the run's name; by default the configuration file's",
         )
-        parser.add_argument("--runs_dir", type=str, default="runs", help="where the runs' folders lie")
+        parser.add_argument(
+            "--runs_dir", type=str, default="runs", help="folder that holds the folders of all runs"
+        )
         parser.add_argument(
             "--existing",
             type=Existing,
             default="error",
-            help="if the run's folder already holds a run: an error, move it out of the way, or resume it",
+            help="if the run's folder already holds a run: stop with an error; move it out of the way, "
+            "renamed with its time (nothing is deleted); or resume it from its last checkpoint",
         )
         parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="resume from: last, or a .ckpt file"
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="checkpoint to resume from: last of this run, or a .ckpt file",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

@@ -68,9 +68,9 @@ Rows = list[dict[str, float]]
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "grow-report",
-        description="Write a page of a run: its curves, and how its samples grew.",
+        description="Write an HTML report of a run: loss curves, and its samples over time.",
     )
-    parser.add_argument("run", help="its folder, as runs/quickstart")
+    parser.add_argument("run", help="the run's folder, for example runs/quickstart")
     parser.add_argument(
         "--out", metavar="FILE", help="an .html file (default: report.html in the run's folder)"
     )

@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--num_latents", type=int, default=1, metavar="N", help="latents per prompt (default: 1)"
     )
     parser.add_argument(
-        "--frames", type=int, default=24, metavar="N", help="frames between two of them (default: 24)"
+        "--frames", type=int, default=24, metavar="N", help="frames from one latent to the next (default: 24)"
     )
     parser.add_argument("--fps", type=float, default=12.0, metavar="N", help="frames a second (default: 12)")
     parser.add_argument("--loop", action="store_true", help="return to the first prompt and repeat forever")

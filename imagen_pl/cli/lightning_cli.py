@@ -23,6 +23,8 @@ from imagen_pl.training.precision import PrecisionChoice, choose_precision, kept
 
 _load_yaml = get_loader("yaml")
 
+_HELP_EXAMPLE = {"fit-captioner": "model.captioner.help Captioner"}
+
 
 class Help(KeptLines, DefaultHelpFormatter):
     """Help in the layout of the other verbs, with the settings' defaults as jsonargparse prints them."""
@@ -33,10 +35,11 @@ def parser_settings(verb: str, description: str) -> dict[str, Any]:
     return {
         "usage": f"imagen-pl {verb} --config FILE [--config FILE ...] [--SECTION.SETTING VALUE ...]",
         "description": f"{description} Every setting below can be given in a configuration file or on the "
-        "command line; the last value wins. A list replaces a list; if both are equally long, settings that "
-        "its items leave out keep their values. Without --trainer.precision, bf16-mixed is used where the "
-        "machine is fast in bfloat16, else 32-true. `--model.generator.help CLASS` and the like list what a "
-        "class takes.",
+        "command line; the last value wins. A list replaces an earlier list, but if both have the same "
+        "length, its items keep the earlier values of settings that they leave out. Without "
+        "--trainer.precision, bf16-mixed is used where the machine is fast in bfloat16, else 32-true. "
+        f"`imagen-pl {verb} --{_HELP_EXAMPLE.get(verb, 'model.generator.help StyleGenerator')}` lists the "
+        "settings of a class.",
         "epilog": examples_of(verb),
         "formatter_class": Help,
     }

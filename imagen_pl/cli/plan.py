@@ -74,7 +74,11 @@ def make_parser() -> argparse.ArgumentParser:
         "hub, or emoji, which comes with this package",
     )
     parser.add_argument(
-        "--hours", type=_positive, required=True, metavar="H", help="training time, as 8 or 0.13"
+        "--hours",
+        type=_positive,
+        required=True,
+        metavar="H",
+        help="training time in hours, for example 8 or 0.13",
     )
     parser.add_argument(
         "--resolution",

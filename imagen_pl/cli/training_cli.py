@@ -130,7 +130,9 @@ class TrainingCLI(OneLineCLI):
             default=None,
             help="the run's name; by default the configuration file's",
         )
-        parser.add_argument("--runs_dir", type=str, default="runs", help="where the runs' folders lie")
+        parser.add_argument(
+            "--runs_dir", type=str, default="runs", help="folder that holds the folders of all runs"
+        )
         parser.add_argument(
             "--existing",
             type=Existing,
@@ -149,8 +151,8 @@ class TrainingCLI(OneLineCLI):
             "--max_images",
             type=int | None,
             default=None,
-            help="end training after this many images; --trainer.max_time (DD:HH:MM:SS) limits its time. "
-            "--trainer.max_steps counts a step of each optimizer, so two or more a batch",
+            help="end training after this many images; --trainer.max_time (DD:HH:MM:SS) limits the time. "
+            "--trainer.max_steps counts the steps of both optimizers, so two or more per batch",
         )
         parser.add_lightning_class_args(ProgressiveGrowing, "growth")
         parser.add_lightning_class_args(BlockwiseTraining, "blockwise_training")
@@ -291,6 +293,12 @@ class TrainingCLI(OneLineCLI):
         self.say(f"Run {self.run_folder.path}: {', '.join(sizes)} parameters, {self._machine()}")
         for line in self.precision_lines():
             self.say(line)
+        if is_dry_run(self.trainer):
+            self.say(
+                f"Dry run (trainer.fast_dev_run {self.settings.trainer.fast_dev_run}): a few batches of "
+                "training and validation. A prior without a cached fit is fitted to 256 captions; no run is "
+                "written."
+            )
 
     def before_validate(self) -> None:
         self._check_checkpoint(self.settings.ckpt_path)
@@ -324,7 +332,10 @@ class TrainingCLI(OneLineCLI):
     def after_fit(self) -> None:
         """Print the result, and how to continue."""
         trainer, run = self.trainer, self.run_folder
-        if not trainer.is_global_zero or is_dry_run(trainer):
+        if not trainer.is_global_zero:
+            return
+        if is_dry_run(trainer):
+            self.say("The dry run has ended without an error. Train: leave out trainer.fast_dev_run.")
             return
         self.say(f"Trained on {self.model.images_seen:,} images.")
         growth = self.model.growth

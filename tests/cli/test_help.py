@@ -77,7 +77,7 @@ def test_fit_explains_its_settings_with_units(verb: str, capsys: pytest.CaptureF
         "--ckpt_path CKPT_PATH": "last or best of this run",
         "--growth.kimg_scale KIMG_SCALE": "in a quarter of the images",
         "--blockwise_training.policy POLICY": "which blocks are trained when",
-        "--blockwise_training.learning_rate_factors LEARNING_RATE_FACTORS": "0 keeps it still",
+        "--blockwise_training.learning_rate_factors LEARNING_RATE_FACTORS": "0 freezes it",
         "--samples.every_kimg EVERY_KIMG": "in thousands of images seen",
         "--checkpoint.monitor MONITOR": "score that decides which is best",
         "--model.ema_halflife_kimg EMA_HALFLIFE_KIMG": "thousands of images",
@@ -113,7 +113,7 @@ def test_caption_explains_its_arguments(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["caption", "--help"]) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert "a captioner's folder, a run or .ckpt that was trained with one, or emoji" in output
-    assert "draw so many each, instead of the likeliest one" in output
+    assert "random captions per picture, in place of the most likely one" in output
 
 
 def test_fit_captioner_explains_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
