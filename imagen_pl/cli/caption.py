@@ -66,7 +66,8 @@ def describe(arguments: argparse.Namespace) -> int:
             raise UserError(f"--{name} {value} must be 1 or more")
     if arguments.num_captions is not None and arguments.num_beams > 1:
         raise UserError(
-            "--num_captions draws captions and --num_beams seeks the likeliest one: give one of them"
+            "--num_captions samples random captions and --num_beams searches for the most likely one: give "
+            "only one of them"
         )
     pictures = [Path(name) for name in arguments.image]
     for picture in pictures:

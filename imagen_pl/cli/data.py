@@ -107,7 +107,7 @@ def _add_shards(verbs: Verbs) -> None:
         formatter_class=KeptLines,
     )
     shards.add_argument(
-        "source", help="as for `imagen-pl data inspect`, except shards: a folder, Parquet, COCO, ..."
+        "source", help="a folder, Parquet, COCO, ...: all sources of `imagen-pl data inspect` except shards"
     )
     shards.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one"

@@ -36,6 +36,16 @@ def test_run_folder_has_all_files(tiny: Tiny, capsys: pytest.CaptureFixture[str]
     assert f"imagen-pl fit --config {tiny.run}/config.yaml --ckpt_path last" in output
 
 
+def test_a_dry_run_says_what_it_does_and_writes_no_run(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny.words, "--trainer.fast_dev_run", "2"]) == 0
+    output = capsys.readouterr().out
+    assert "Dry run (trainer.fast_dev_run 2): a few batches of training and validation" in output
+    assert "The dry run has ended without an error. Train: leave out trainer.fast_dev_run.\n" in output
+    assert not tiny.run.exists()
+
+
 def test_diversity_and_memorisation_are_scores_of_validation(tiny: Tiny) -> None:
     scores = [
         {"class_path": "Diversity", "init_args": {"captions": 2, "pictures": 2}},

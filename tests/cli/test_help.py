@@ -1,5 +1,8 @@
+import argparse
 import importlib
+import re
 import shlex
+from collections.abc import Iterator
 
 import pytest
 
@@ -125,3 +128,41 @@ def test_fit_captioner_explains_its_settings(capsys: pytest.CaptureFixture[str])
         "--data.resolution RESOLUTION": "side of the images, px",
     }.items():
         assert explained in output.split(setting, 1)[1][:400], setting
+
+
+ARGPARSE_VERBS = (
+    "plan", "sample", "sheet", "variants", "interpolate", "edit", "demo", "evaluate", "grow_report", "export",
+    "push", "caption",
+)  # fmt: skip
+
+
+def _parsers() -> Iterator[argparse.ArgumentParser]:
+    """Of all verbs without configuration files."""
+    for verb in ARGPARSE_VERBS:
+        yield importlib.import_module(f"imagen_pl.cli.{verb}").make_parser()
+    for action in verbs._parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
+
+
+def test_an_option_s_help_can_be_read_alone() -> None:
+    """It names its noun: "seed of the shuffling", not "of the order"."""
+    helps = {
+        f"{parser.prog} {action.dest}": str(action.help)
+        for parser in _parsers()
+        for action in parser._actions
+    }
+    assert len(helps) > 80
+    rest = {"of", "as", "in", "to", "its", "default:", "None"}
+    assert {name: text for name, text in helps.items() if text.split()[0] in rest} == {}
+
+
+@pytest.mark.parametrize("verb", ["fit", "fit-captioner"])
+def test_the_command_that_lists_a_class_s_settings_works(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "--help"]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    (words,) = re.findall(r"`imagen-pl (\S+ --model\S+\.help \S+)` lists the settings of a class", output)
+    assert main(words.split()) == 0
+    assert "(type: float, default: " in capsys.readouterr().out
