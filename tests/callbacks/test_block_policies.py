@@ -95,8 +95,8 @@ def test_blocks_of_skipped_resolutions_count_as_new() -> None:
     [
         (lambda: FreezeOldBlocks(kimg=0), "kimg 0 must be more than 0"),
         (lambda: Alternate(kimg=0), "kimg 0 must be 0.001 or more"),
-        (lambda: Alternate(kimg=1, groups=[[]]), "groups must name at least one block each"),
-        (lambda: Alternate(kimg=1, groups=[]), "groups must name at least one block each"),
+        (lambda: Alternate(kimg=1, groups=[[]]), "each group must name at least one block"),
+        (lambda: Alternate(kimg=1, groups=[]), "each group must name at least one block"),
     ],
 )
 def test_invalid_settings_raise(make: Any, message: str) -> None:

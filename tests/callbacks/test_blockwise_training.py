@@ -163,7 +163,7 @@ def test_compiled_blocks_can_be_trained_and_frozen() -> None:
         ),
         (
             BlockwiseTraining(Alternate(1, [["generator.32"]])),
-            "blockwise_training: no block is trained at 8 px: name one of discriminator.shared, "
+            "blockwise_training: no block is trained at 8 px: use at least one of discriminator.shared, "
             "discriminator.8, generator.shared, generator.8",
         ),
     ],
