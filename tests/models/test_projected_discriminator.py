@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from imagen_pl.losses.base import LossInputs
 from imagen_pl.losses.gradient_penalties import R1
 from imagen_pl.losses.text_matching import ImageTextContrastive, MismatchedCaptions
 from imagen_pl.models.discriminators.projected import FixedMixing, ProjectedDiscriminator
-from imagen_pl.models.pretrained.backbones import TimmBackbone
+from imagen_pl.models.pretrained.backbones import TimmBackbone, as_shown, resized
 from imagen_pl.types import Growth, TextFeatures
 from tests.helpers.networks import TEXT_DIM, small_generator, text_features
 from tests.helpers.training import SHORT, SaveAt, assert_same, tiny_gan, train, weights_of
@@ -203,11 +204,37 @@ def eight() -> tuple[Tensor, TextFeatures]:
     return torch.cat([filled, squares]), text
 
 
+class Float64(TimmBackbone):
+    """The same network in float64."""
+
+    def _read(self) -> nn.Module:
+        return super()._read().double()
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        mean, std = (images.new_tensor(values)[:, None, None] for values in self._normalisation)
+        shown = resized((as_shown(images) + 1) / 2, self.size)
+        return self._maps(self._network, (shown - mean) / std)
+
+
+@pytest.fixture
+def _float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("_float64")
 def test_generator_overfits_eight_images_against_it() -> None:
-    """On its own and without penalties, the margin between real and fake images stays small."""
+    """On its own and without penalties, the margin between real and fake images stays small.
+
+    The game of the two networks magnifies rounding errors: in float32 the images differ between machines
+    after 150 steps, in float64 AVX2 and AVX-512 give the same 16 digits after 250.
+    """
     real, text = eight()
+    real, text = real.double(), text.to(dtype=torch.float64)
     growth, adversarial, mismatch = Growth(8), Hinge(), MismatchedCaptions()
-    backbone = TimmBackbone("efficientnet_lite0", size=16, maps=[0, 1])
+    backbone = Float64("efficientnet_lite0", size=16, maps=[0, 1])
     discriminator = projected(backbone=backbone, resolutions=[8], head_channels=32)
     generator = small_generator({4: 16, 8: 16}, style_dim=32, self_attention_at=[])
     optimizers = [
@@ -225,7 +252,7 @@ def test_generator_overfits_eight_images_against_it() -> None:
         optimizers[which].step()
 
     margins = []
-    for _ in range(150):
+    for _ in range(200):
         seen = discriminator.extract_features(real, growth)
         real_logits = discriminator.logits(seen, text)
         fake_logits = discriminator(fakes().detach(), text, growth)
@@ -236,9 +263,8 @@ def test_generator_overfits_eight_images_against_it() -> None:
 
     with torch.no_grad():
         distances = (fakes().clamp(-1, 1)[:, None] - real).square().mean((2, 3, 4))  # (drawn, real)
-    # On some machines the order of additions leads elsewhere: one of the eight may be nearer to another.
-    assert (distances.argmin(1) == torch.arange(8)).sum() >= 7, distances
-    assert distances.diag().mean() < 0.2
+    assert torch.equal(distances.argmin(1), torch.arange(8)), distances
+    assert distances.diag().mean() < 0.1
     assert max(margins) < 3
 
 
@@ -253,7 +279,7 @@ def test_wrong_captions_get_lower_logits() -> None:
         seen = discriminator.extract_features(real, Growth(8))
         return torch.stack([discriminator.logits(seen, text.roll(shift)) for shift in range(8)])
 
-    for _ in range(80):
+    for _ in range(120):
         optimizer.zero_grad()
         logits = judged()
         torch.stack([Hinge().discriminator(logits[0], wrong) for wrong in logits[1:]]).mean().backward()
@@ -261,7 +287,7 @@ def test_wrong_captions_get_lower_logits() -> None:
 
     with torch.no_grad():
         own, wrong = judged().mean(2).split([1, 7])
-    assert (own > wrong.amax(0)).all(), (own, wrong)
+    assert (own > wrong.amax(0) + 0.1).all(), (own, wrong)
 
 
 def full() -> dict:
