@@ -67,7 +67,7 @@ def describe(arguments: argparse.Namespace) -> int:
     if arguments.num_captions is not None and arguments.num_beams > 1:
         raise UserError(
             "--num_captions samples random captions and --num_beams searches for the most likely one: give "
-            "only one of them"
+            "one of them"
         )
     pictures = [Path(name) for name in arguments.image]
     for picture in pictures:

@@ -13,7 +13,7 @@ from imagen_pl.planning.data_profile import profile
 from imagen_pl.planning.expectations import lines, warnings
 from imagen_pl.planning.planner import Budget, Plan, Speed, assume_speed, make_plan
 from imagen_pl.planning.recipe import recipe
-from imagen_pl.planning.settings import to_dict
+from imagen_pl.planning.settings import to_dict, to_yaml
 from tests.helpers.planning import folder_of, loss_terms, machine
 from tests.helpers.runs import REPOSITORY
 
@@ -175,6 +175,16 @@ def test_no_stage_and_no_learning_rate_depends_on_the_measured_speed() -> None:
         assert not any("kimg" in key for stage in settings["growth"]["stages"] for key in stage)
         schedule = settings["model"]["learning_rate_schedule"]["init_args"]
         assert schedule["share"] == 1.0  # beside which kimg does not count
+
+
+@pytest.mark.parametrize(("hours", "gpus", "speed", "batch"), [(0.13, 0, 26, 32), (24, 1, 110, 64)])
+def test_the_comment_of_the_stages_gives_the_rule_of_their_batches(
+    hours: float, gpus: int, speed: float, batch: int
+) -> None:
+    plan = make_plan(folder_of(9_500), Budget(hours, gpus), machine(speed, 8192 if gpus else 1024, 64))
+    text = " ".join(to_yaml(recipe(plan), "A plan.").replace("#", " ").split())
+
+    assert f"Batches of {batch}: the largest that still give 20,000 steps, and at least 32." in text
 
 
 @pytest.mark.parametrize(("hours", "kimg", "share"), [(0.02, 2, 1.0), (0.4, 37, 1.0), (1.5, 140, 0.5)])
