@@ -45,8 +45,8 @@ def report(pictures: int, real: int) -> str:
 def test_the_names_of_distances_are_said_to_go_with_their_network() -> None:
     assert (
         "In features of Inception (inception_v3), the Fréchet distance is FID and the kernel distance KID; "
-        "in those of CLIP ViT-L/14 at 336 px, the Gaussian discrepancy is CMMD. For other networks, these names "
-        "do not apply."
+        "in those of CLIP ViT-L/14 at 336 px, the Gaussian discrepancy is CMMD. For other networks, "
+        "these names do not apply."
     ) in report(FEW, FEW)
 
 
