@@ -15,7 +15,9 @@ _IMAGE = "imagen_pl.losses.image_matching"
 
 def penalty_interval(plan: Plan) -> int:
     """Discriminator steps between two steps with penalties."""
-    return 4 if plan.design.long_run else 8
+    if plan.design.long_run:
+        return 4
+    return 16 if plan.design.resolution <= 32 else 8  # the quickstart's and emoji64's
 
 
 def why_penalties(plan: Plan) -> str:

@@ -239,20 +239,19 @@ def test_race_against_a_commit(tmp_path: Path, photos: Path, bert: Path) -> None
     assert result["command"].startswith("python -m benchmarks.speed race --against HEAD")
 
 
-def test_cheaper_steps_change_what_the_table_says() -> None:
-    """As docs/tuning.md calls them: the overlay, and `share` of the last loss, PerceptualMatching."""
+def test_overlay_and_settings_reach_the_run() -> None:
+    """As docs/tuning.md gives them."""
     from imagen_pl.cli.training_cli import TrainingCLI
 
-    words = ["images", "--config", speed.QUICKSTART, "benchmarks/grids/cheaper_steps.yaml"]
-    words += ["--images", "12096", "--every", "4032", "--set", "model.losses.init_args.share=0.5"]
-    found = speed.fit_words(speed.parser().parse_args(words), "cheaper", seed=2)
+    words = ["images", "--config", speed.QUICKSTART, "benchmarks/grids/usual_steps.yaml"]
+    words += ["--images", "12096", "--every", "4032"]
+    words += ["--set", "model.generator_optimizer.init_args.every=2"]
+    found = speed.fit_words(speed.parser().parse_args(words), "usual", seed=2)
     cli = TrainingCLI(found[1:], run=False)  # without "fit": nothing is run
 
     gan, settings = cli.model, cli.config.model
-    assert [penalty.share for penalty in gan.penalties] == [0.5, 0.5]
+    assert not gan.share_passes
+    assert [penalty.every for penalty in gan.penalties] == [8, 8]
+    assert {penalty.weight_at(32) for penalty in gan.penalties} == {1.0}  # the quickstart's
     assert settings.generator_optimizer.init_args.every == 2
-    assert [loss.init_args.get("share") for loss in settings.losses][-1] == 0.5
-    assert settings.losses[-1].class_path.endswith("PerceptualMatching")
-    assert settings.losses[-1].init_args.generator_weight == 4.0
-    assert (cli.config.max_images, cli.datamodule.epoch_images) == (12096, 4032)
-    assert (cli.config.seed_everything, gan.seed, cli.datamodule.train_processing.seed) == (2, 2, 2)
+    assert settings.generator_optimizer.init_args.lr == 2e-3  # the quickstart's
