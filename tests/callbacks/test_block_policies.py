@@ -67,7 +67,7 @@ def test_frozen_blocks_do_not_change_and_all_others_train(policy: BlockPolicy, e
     for clock, blocks in moved.by_clock.items():
         assert blocks == expected(clock), (clock, sorted(map(str, blocks)))
     assert all(moved.average.values())
-    assert all(parameter.requires_grad for parameter in trained.generator.parameters())  # let go at the end
+    assert all(parameter.requires_grad for parameter in trained.generator.parameters())  # unfrozen at the end
     counts = logged.column("blockwise_training/generator_blocks")
     if isinstance(policy, TrainAllBlocks):
         assert counts == {}

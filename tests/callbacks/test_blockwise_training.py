@@ -65,7 +65,7 @@ def test_resumed_equals_uninterrupted(policy: BlockPolicy, tmp_path: Path) -> No
 
 
 def test_fresh_discriminator_is_reset_to_initial_weights_at_each_stage() -> None:
-    """With what the terms learn beside it, and without moments."""
+    """Together with the heads of the loss terms, and without optimizer state."""
     trained = gan(generator_optimizer=sgd(0.0), discriminator_optimizer=adam())
     learnt = [*trained.discriminator.named_parameters(), *trained.losses.named_parameters()]
     first = {name: p.detach().clone() for name, p in learnt}
@@ -82,7 +82,7 @@ def test_fresh_discriminator_is_reset_to_initial_weights_at_each_stage() -> None
 
 
 def test_learning_rate_factors_scale_only_their_blocks() -> None:
-    """With plain SGD a step is as long as its rate, so the first step's length tells it."""
+    """With plain SGD a step is as long as its learning rate, so the first step shows it."""
     factors = {"discriminator": 2.0, "discriminator.8": 0.25, "generator.8": 0.0, "generator.16": 0.5}
     ways: list[dict[str, Tensor]] = []
     logged = Remember()
@@ -94,7 +94,7 @@ def test_learning_rate_factors_scale_only_their_blocks() -> None:
         ways.append({name: after[name] - before[name] for name in before})
     plain, scaled = ways
     for name, way in plain.items():
-        # The generator's gradient comes through a discriminator that took another step.
+        # The generator's gradient comes through a discriminator after another step.
         if name.startswith("discriminator."):
             factor = 0.25 if name.startswith("discriminator.grown.8.") else 2.0
             # Weights near 1 are rounded to 1e-7; a factor of 1 would be off by 100 times as much.
@@ -138,7 +138,7 @@ def test_growth_can_reset_optimizer_state_of_frozen_blocks() -> None:
 
 
 def test_compiled_blocks_can_be_trained_and_frozen() -> None:
-    """Blocks share their class's code: of four a network, up to 17 versions were compiled in turns, not 8."""
+    """Blocks share their class's code: four blocks per network give up to 17 compiled versions."""
     with torch._dynamo.config.patch(recompile_limit=8):
         gan(compile=True)
         assert torch._dynamo.config.recompile_limit >= 64

@@ -16,7 +16,7 @@ CLUSTER = REPOSITORY / "configs/cluster"
 
 
 @pytest.mark.parametrize("script", ["slurm.sbatch", "torchrun.sh"])
-def test_scripts_are_bash(script: str) -> None:
+def test_scripts_have_valid_bash_syntax(script: str) -> None:
     done = subprocess.run(["bash", "-n", str(CLUSTER / script)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -47,7 +47,7 @@ def test_torchrun_trains_on_two_processes(tiny: Tiny) -> None:
 
 
 def test_slurm_trains_with_its_numbers_and_queues_again_when_stopped(tmp_path: Path) -> None:
-    """With stand-ins for SLURM's own commands."""
+    """With stubs of SLURM's commands."""
     for name, does in (("srun", "exit ${CODE}"), ("scontrol", "exit 0")):
         command = tmp_path / name
         command.write_text(f'#!/usr/bin/env bash\necho {name} "$@" >> {tmp_path}/log\n{does}\n')

@@ -35,7 +35,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def files_of(name: str) -> list[str]:
-    """A base stands by itself; an overlay with what the command in its own comment lays it on, in order."""
+    """The --config files: a whole recipe alone; an overlay after those in its comment's command."""
     if name in BASES:
         return [name]
     found = named_in(name)
@@ -45,7 +45,7 @@ def files_of(name: str) -> list[str]:
 
 
 def named_in(name: str) -> list[str]:
-    """The files that the commands in its comments give, each once."""
+    """The files in the commands of its comments, each once."""
     text = (CONFIGS / name).read_text(encoding="utf-8")
     return list(dict.fromkeys(re.findall(r"--config configs/(\S+\.yaml)", text)))
 
@@ -60,7 +60,7 @@ BASES = [
 
 
 def small(base: dict[str, Any], growth: dict[str, Any]) -> dict[str, Any]:
-    """The base's own structure, with thin networks, through all stages in two batches of 4 each."""
+    """The recipe's structure with narrow networks, and two batches of 4 in each stage."""
     stages = [
         {**stage, "share": None, "fade_share": 0.0}
         | {"kimg": 0.008, "fade_kimg": 0.008 if stage.get("fade_kimg") else 0.0, "batch_size": 4}
@@ -103,7 +103,7 @@ def losses_of(files: list[str]) -> list[dict[str, Any]]:
 
 
 def thin(loss: dict[str, Any]) -> dict[str, Any]:
-    """A loss term for thin networks: it reads maps of 8 channels, and its captioner is tiny."""
+    """A loss term for narrow networks: for maps of 8 channels, and with a tiny captioner."""
     settings: dict[str, Any] = {
         k: 8 if k.endswith("_channels") else v for k, v in loss.get("init_args", {}).items()
     }
@@ -177,7 +177,7 @@ SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Stand-ins of one layer, as wide as the encoders that the files name."""
+    """Encoders of one layer, as wide as those that the files name."""
     torch.manual_seed(0)
     return {
         "shipped": save_bert(tmp_path_factory.mktemp("bert384"), 384),
@@ -187,7 +187,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network for Inception's weights, even where the machine has one, and none kept from before."""
+    """No network for Inception's weights, even if the machine has one, and an empty cache."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -223,7 +223,7 @@ def test_every_config_trains(
     losses = losses_of(files)
     changes["model"]["losses"] = [thin(loss) for loss in losses]
     if judges := merged["model"]["discriminator"].get("init_args", {}).get("discriminators"):
-        # A list is given as a whole; the first is the base's own kind.
+        # A list is set as a whole; the first item has the recipe's class.
         judges[0]["init_args"] |= changes["model"]["discriminator"]["init_args"]
         changes["model"]["discriminator"] = {"init_args": {"discriminators": judges}}
     if any("captioner" in loss.get("init_args", {}) for loss in losses):
@@ -233,7 +233,7 @@ def test_every_config_trains(
         changes["model"]["generator"]["init_args"]["init_from"] = None
     encoder = merged["model"]["text_encoder"].get("init_args", {}).get("name", "shipped")
     changes["model"]["text_encoder"] = {"init_args": {"name": str(encoders[encoder])}}
-    if name != base and not name.startswith("metrics/"):  # the bases have tried theirs
+    if name != base and not name.startswith("metrics/"):  # those of whole recipes are tested already
         changes["model"]["metrics"], changes["checkpoint"] = [], {"monitor": None}
     Path("small.yaml").write_text(yaml.safe_dump(changes))
     all_batches = ImageCaptionPairs.batches
@@ -242,7 +242,7 @@ def test_every_config_trains(
         "batches",
         lambda self, number, *how, **more: all_batches(self, min(number, 32), *how, **more),
     )
-    monkeypatch.setattr(kernel_ridge_fit, "_save", lambda *_: None)  # a fit to so few is no other test's
+    monkeypatch.setattr(kernel_ridge_fit, "_save", lambda *_: None)  # no other test has a fit to so few
 
     words = [word for file in files for word in ("--config", str(CONFIGS / file))]
     assert main(["fit", *words, "--config", "small.yaml", "--name", "run"]) == 0, capsys.readouterr().err
@@ -273,7 +273,7 @@ def test_captioner_config_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_stages_of_the_configs(name: str) -> None:
+def test_stages_of_the_configs_are_valid_for_their_networks(name: str) -> None:
     stages = [Stage(**stage) for stage in read(name)["growth"]["stages"]]
     check_stages(stages)
     for network in ("generator", "discriminator"):
@@ -287,7 +287,7 @@ def test_equally_long_list_keeps_settings_that_its_items_leave_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[int]
 ) -> None:
     """As docs/faq.md and --help say: growing.yaml has three stages, the last two with fades of 3."""
-    monkeypatch.chdir(tmp_path)  # where no run of that name is
+    monkeypatch.chdir(tmp_path)  # no run of that name exists
     stages = [{"resolution": 8 * 2**i, "kimg": 5, "batch_size": 4} for i in range(len(taken))]
     (tmp_path / "stages.yaml").write_text(yaml.safe_dump({"growth": {"stages": stages}}))
     files = [
@@ -301,11 +301,11 @@ def test_equally_long_list_keeps_settings_that_its_items_leave_out(
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_setting_is_explained(name: str) -> None:
-    """By a comment above it, above the item of a list that it belongs to, or where it came first."""
+    """By a comment above it, above its list item, or at its first occurrence."""
     lines = (CONFIGS / name).read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ")
     explained: set[str] = set()
-    item = -1  # how far the list's item is indented that has a comment above it
+    item = -1  # indentation of the list item with a comment above it
     for before, line in pairwise(lines):
         setting = re.match(r"( +)(- )?(\w+): *(\S.*)?$", line)
         if setting is None:

@@ -92,7 +92,7 @@ def test_sample_grid_uses_captions_of_the_data_by_default(
     output = capsys.readouterr().out
     more = [line for line in output.splitlines() if line.startswith("Draw more: ")]
     assert len(more) == (drawn > 0)
-    for line in more:  # as it stands, by the prior that it has
+    for line in more:  # unchanged, with its prior
         assert " --refine 20 " in line
         assert main(shlex.split(line)[3:]) == 0
         with Image.open("more.png") as picture:
@@ -100,7 +100,7 @@ def test_sample_grid_uses_captions_of_the_data_by_default(
 
 
 class Watch:
-    """A clock that each reading moves on by a twentieth of a second."""
+    """A clock that moves by a twentieth of a second at each reading."""
 
     now = 0.0
 
@@ -131,7 +131,7 @@ def test_a_finished_run_names_its_limit_and_the_command_that_trains_longer(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A limit counts the run from its beginning, so the same command again would end at once."""
+    """A limit counts from the beginning of the run, so the same command again ends at once."""
     monkeypatch.setattr(run_length, "time", Watch())
     assert main(["fit", *tiny.words, "--trainer.max_steps", "-1", *limits]) == 0
     output = capsys.readouterr().out.splitlines()
@@ -153,7 +153,7 @@ def test_a_finished_run_names_its_limit_and_the_command_that_trains_longer(
 def test_stages_given_as_shares_reach_the_last_one_in_any_length(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the same stages in kimg end before it, which the run says at its start and at its end."""
+    """Stages in kimg end before the last one, with a message at the start and at the end."""
     short = ["--trainer.max_steps", "-1", "--max_images", "48"]
     assert main(["fit", *tiny.words, *short, "--name", "cut"]) == 0
     output = capsys.readouterr()

@@ -41,7 +41,7 @@ from tests.helpers.runs import Tiny
         ),
     ],
 )
-def test_bad_input_gives_one_line(
+def test_bad_input_gives_one_line_error(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert main(["fit", *tiny.words, *words]) == 2

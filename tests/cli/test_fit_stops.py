@@ -53,7 +53,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_checkpoint(
 def test_second_ctrl_c_says_what_is_saved(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As at the second Ctrl-C, which waits for nothing."""
+    """As after the second Ctrl-C, without waiting."""
     assert main(["fit", *tiny.words, "--name", "saved", "--trainer.max_steps", "4"]) == 0
 
     def hurry(*_: object) -> None:

@@ -39,7 +39,7 @@ def shipped() -> list[dict[str, Any]]:
 
 
 def expected_split(hexcode: str, style: str) -> str:
-    """The rule of DESIGN.md, written down a second time."""
+    """The documented rule, implemented a second time."""
     tones = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
     subject = "-".join(p for p in hexcode.lower().split("-") if p != "fe0f" and p not in tones)
     n = int(hashlib.sha256(subject.encode()).hexdigest(), 16)
@@ -77,7 +77,7 @@ def test_composition_has_subject_style_pairs_absent_from_training(shipped: list[
     assert not kept & trained
 
 
-def test_captions_and_pictures(shipped: list[dict[str, Any]]) -> None:
+def test_shipped_emoji_have_unique_captions_tags_and_64_px_pictures(shipped: list[dict[str, Any]]) -> None:
     rows = {(row["hexcode"], row["style"]): row for row in shipped}
     cupcake = rows["1f9c1", "fluent"]
     assert cupcake["caption"] == "cupcake, fluent style"
@@ -99,7 +99,7 @@ def test_licence_notices_are_included() -> None:
     assert SHIPPED.stat().st_size < 14_000_000
 
 
-def test_datasets_opens_it(tmp_path: Path) -> None:
+def test_datasets_library_opens_the_shipped_file(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = datasets.load_dataset("parquet", data_files=str(SHIPPED), cache_dir=str(tmp_path), split="train")
     assert len(rows) == 10_944
@@ -172,7 +172,7 @@ def packages(tmp_path: Path) -> Path:
     return folder
 
 
-def test_build_from_packages(packages: Path, tmp_path: Path) -> None:
+def test_emoji_are_built_from_the_packages(packages: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "emoji.parquet"
     counts = build_emoji(out, 64, packages, progress=False)
     rows = parquet.read_table(out).to_pylist()

@@ -1,4 +1,4 @@
-"""What names the data that a model is from."""
+"""The fingerprint of a data set."""
 
 from __future__ import annotations
 

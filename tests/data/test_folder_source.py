@@ -26,7 +26,7 @@ def load(path: Path, **settings: str) -> dict[str, dict[str, tuple[str, ...]]]:
     return {split: {row.name: row.captions for row in rows} for split, rows in splits.items()}
 
 
-def test_text_beside_each_image(tmp_path: Path) -> None:
+def test_captions_are_read_from_text_files_beside_the_images(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.png", "deep/er/b.png", "c.PNG"])
     (tmp_path / "a.txt").write_text("\ufeffa  red\tcat \r\n\r\nthe same cat\n", encoding="utf-8")
     (tmp_path / "deep/er/b.txt").write_text("a dog")

@@ -17,7 +17,9 @@ from imagen_pl.errors import UserError
 from tests.helpers.image_files import encoded, truncated_jpeg, write_photos, write_tar
 
 
-def test_report_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_has_counts_sizes_captions_and_problems_of_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     photos = write_photos(tmp_path / "photos", 7)
     Image.new("RGB", (72, 48), "red").save(photos / "wide.png")
     (photos / "wide.txt").write_text("a wide picture " + "word " * 60 + "\na second caption")
@@ -118,7 +120,9 @@ def test_report_of_coco(tmp_path: Path) -> None:
     assert any(line.endswith("up to 5 an image") for line in report.lines())
 
 
-def test_bad_input_of_inspect_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_of_inspect_gives_one_line_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError, match="does not exist"):
         main(["inspect", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit):

@@ -39,7 +39,7 @@ def served(source: Source) -> dict[str, dict[int, tuple[str, ...]]]:
     }
 
 
-def test_bytes_structs_and_lists_of_captions(tmp_path: Path) -> None:
+def test_images_as_bytes_or_structs_and_lists_of_captions_are_read(tmp_path: Path) -> None:
     plain = write(tmp_path / "plain.parquet", image=[picture(1), picture(2)], caption=["one", " two "])
     assert served(ParquetSource(str(plain))) == {"train": {1: ("one",), 2: ("two",)}}
     structs = [{"bytes": picture(3), "path": None}, {"bytes": None, "path": "four.png"}]
@@ -76,7 +76,7 @@ def test_rows_without_image_or_caption_are_skipped(tmp_path: Path) -> None:
     assert data.captions() == ["a", "d"]
 
 
-def test_groups_by_a_column(tmp_path: Path) -> None:
+def test_group_column_sets_the_groups(tmp_path: Path) -> None:
     file = str(
         write(
             tmp_path / "x.parquet",
@@ -126,7 +126,7 @@ def quiet_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quiet_hub")
-def test_datasets_from_files_and_from_disk(tmp_path: Path) -> None:
+def test_data_sets_are_read_from_files_and_from_disk(tmp_path: Path) -> None:
     import datasets
 
     file = write(tmp_path / "x.parquet", image=[picture(1), picture(2)], text=["a", "b"])

@@ -1,4 +1,4 @@
-"""`imagen-pl data shards`: what goes in comes out again, of our source and of the `webdataset` library."""
+"""`imagen-pl data shards`: our source and the `webdataset` library read back what was written."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_shards_have_the_same_images_captions_and_splits(splits: Path, tmp_path:
     assert sizes == [7, 8, 7, 8]
 
 
-def test_coco_and_parquet(tmp_path: Path) -> None:
+def test_coco_and_parquet_data_become_shards(tmp_path: Path) -> None:
     for part, count in (("train2017", 4), ("val2017", 2)):
         files = write_images(tmp_path / "coco" / part, [f"{i}.jpg" for i in range(count)])
         content = {
@@ -186,7 +186,7 @@ def test_unreadable_images_are_skipped_and_counted(tmp_path: Path) -> None:
 
 
 def test_bad_images_leave_no_gaps_in_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it was not seen beforehand that a whole shard's images are bad."""
+    """Also if all images of a shard are bad."""
     monkeypatch.setattr(module, "_TRIED", 2)
 
     class MostlyBad(Solid):
@@ -210,10 +210,10 @@ def test_unusual_split_names_are_kept(tmp_path: Path) -> None:
     assert {split: found[split].total() for split in found} == {"train": 4, "test2hard": 2}
 
 
-# ---------------------------------------------------------------------- mistakes, and what breaks off
+# ---------------------------------------------------------------------- errors and interruptions
 
 
-def test_bad_input_of_shards_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_of_shards_gives_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = write_photos(tmp_path / "mine", 3)
     single = write_photos(tmp_path / "single", 2)
     (single / "001.png").write_bytes(b"bad")
@@ -246,7 +246,7 @@ def test_bad_input_of_shards_gives_one_line(tmp_path: Path, capsys: pytest.Captu
 
 
 class Breaking(Solid):
-    """Its power goes off at the fifth image of the second pass."""
+    """It fails at the fifth image of the second pass."""
 
     opened = 0
 

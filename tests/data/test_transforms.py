@@ -1,4 +1,4 @@
-"""Decoding: what every kind of file becomes."""
+"""Decoding of every kind of file."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def test_colour_of_transparent_pixels_does_not_bleed() -> None:
     assert levels(decode(encoded(icon), 8)) == [255, 255, 255]
 
 
-def test_palette_with_transparency() -> None:
+def test_transparent_palette_colour_shows_the_background() -> None:
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([255, 0, 0, 0, 255, 0])
     assert levels(decode(encoded(palette), 8)) == [0, 255, 0]
     assert levels(decode(encoded(palette, transparency=1), 8, background=(9, 8, 7))) == [9, 8, 7]
 
 
-def test_cmyk_jpeg() -> None:
+def test_cmyk_jpeg_is_converted_to_rgb() -> None:
     red, green, blue = levels(decode(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), 8))
     assert red > 230
     assert max(green, blue) < 50
@@ -120,7 +120,7 @@ def test_float_tiff_keeps_its_range() -> None:
     assert levels(decode(encoded(grey, "TIFF"), 8)) == [128, 128, 128]
 
 
-def test_grey_and_one_bit() -> None:
+def test_grey_and_one_bit_images_are_converted_to_rgb() -> None:
     assert levels(decode(encoded(Image.new("L", (8, 8), 77)), 8)) == [77, 77, 77]
     assert levels(decode(encoded(Image.new("1", (8, 8), 1)), 8)) == [255, 255, 255]
 

@@ -79,7 +79,7 @@ def test_workers_share_the_shards_and_follow_the_clock(tmp_path: Path) -> None:
             served.append(batch.captions)
             seen += len(batch)
             data.run_state.images_seen = seen
-    # The streams go on from epoch to epoch, and no worker reads another's shards.
+    # The streams continue from epoch to epoch, and no worker reads another's shards.
     of_worker = [{int(c) // 8 for batch in served[w::2] for c in batch} for w in (0, 1)]
     assert not of_worker[0] & of_worker[1]
     assert of_worker[0] | of_worker[1] == {0, 1, 2, 3}  # shard 4 is held out
@@ -145,14 +145,14 @@ def test_shard_names_in_a_folder_give_the_split(tmp_path: Path) -> None:
     assert stems(WebDatasetSource(folder)) == found
     other = WebDatasetSource(folder, val_path=f"{folder}/{named[3]}.tar")
     assert stems(other) == {**found, "validation": [named[3]]}
-    # Shards that are listed are all meant, and where no name says train, none says validation either.
+    # All listed shards are used; if no name contains train, none is for validation either.
     assert stems(WebDatasetSource(f"{folder}/{{train-000000,val_0}}.tar")) == {"train": [named[0], named[2]]}
     for name in ("val-0", "flowers-0"):
         write_tar(tmp_path / "free" / f"{name}.tar", shard)
     assert stems(WebDatasetSource(str(tmp_path / "free"))) == {"train": ["flowers-0", "val-0"]}
 
 
-def test_captions_from_json_and_from_a_chosen_suffix(tmp_path: Path) -> None:
+def test_captions_are_read_from_json_or_a_chosen_suffix(tmp_path: Path) -> None:
     image = encoded(Image.new("RGB", (8, 8)))
     files = {
         "a.jpg": image, "a.json": json.dumps({"id": 1, "caption": "from json"}).encode(),

@@ -36,12 +36,12 @@ END = 104
 BLOCKS = [Block(n, b) for n in ("discriminator", "generator") for b in ("shared", "8", "16", "32")]
 
 
-# Of both networks, of blocks that grow later, and a whole network.
+# Blocks of both networks, blocks that grow later, and a whole network.
 GROUPS = [["generator.shared", "discriminator.8"], ["generator.16", "generator.32"], ["discriminator"]]
 
 
 def gan(**settings: Any) -> TextToImageGAN:
-    """With all that could move a block that stands still: momentum, decay, penalties, terms with heads."""
+    """With everything that could move a frozen block: momentum, decay, penalties, terms with heads."""
     torch.manual_seed(0)
     defaults: dict[str, Any] = {
         "generator": {"noise": True, "text_attention_at": [8], "mean_decay": 0.9},
@@ -60,7 +60,7 @@ def growing(**settings: Any) -> ProgressiveGrowing:
 
 
 def until(clock: int) -> AtEachBatch:
-    """Ends a training by its clock: Lightning counts steps, and a network that stands still takes none."""
+    """Ends training by the clock: Lightning counts steps, and a frozen network takes none."""
     return AtEachBatch(after=lambda s, _: setattr(s.trainer, "should_stop", s.images_seen >= clock))
 
 
@@ -77,7 +77,7 @@ def run(
 
 
 def block_states(trained: TextToImageGAN) -> dict[Block, list[Any]]:
-    """Each block's weights and moments."""
+    """Each block's weights and optimizer state."""
     found = {}
     for optimizer in trained.trainer.optimizers:
         for group in optimizer.param_groups:
@@ -96,7 +96,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 class Moved(AtEachBatch):
-    """Of each batch, by the clock at its start: the blocks whose weights or moments changed in it."""
+    """For each batch, by the clock at its start: the blocks whose weights or optimizer state changed."""
 
     def __init__(self) -> None:
         super().__init__(self._look, self._compare)

@@ -36,8 +36,8 @@ def test_frechet_distance_of_gaussians_known_in_closed_form() -> None:
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
 
 
-def test_fewer_images_than_features() -> None:
-    """Covariances have no full rank then, where scipy's root is unsure and slow: compare in the plane."""
+def test_frechet_distance_is_right_with_fewer_images_than_features() -> None:
+    """Covariances then lack full rank, where scipy's root is inexact and slow: compare in the plane."""
     a, b = features_of(8, 100, seed=0), features_of(7, 100, seed=1)
     plane = np.linalg.svd(np.concatenate([a, b]), full_matrices=False)[2]
     x, y = torch.from_numpy(a), torch.from_numpy(b)
@@ -55,7 +55,7 @@ def test_kernel_distance_equals_a_loop(n: int, m: int) -> None:
 
 
 def test_kernel_distance_has_no_bias() -> None:
-    """Over many draws from one distribution it is 0 on average, and so sometimes below."""
+    """Over many samples of one distribution it is 0 on average, and so sometimes negative."""
     draw = np.random.default_rng(0)
     found = [
         kernel_distance(*(torch.from_numpy(draw.standard_normal((10, 4))) for _ in range(2)))

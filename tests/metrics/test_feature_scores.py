@@ -1,4 +1,4 @@
-"""Scores by features in validation: values, names, kept real images, training images, processes."""
+"""Feature scores in validation: values, names, cached real images, training images, processes."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
             assert found == pytest.approx(expected)
 
 
-# ------------------------------------------------------------------ what they say of images
+# ------------------------------------------------------------------ ranking of distortions
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ class BlocksModule(torch.nn.Module):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder for what is kept."""
+    """An empty cache folder."""
     monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -55,7 +55,7 @@ def score(
     return found
 
 
-def test_score_equals_references() -> None:
+def test_scores_equal_slow_references() -> None:
     real, fake = images_of(60, seed=0), images_of(50, seed=1, shift=60)
     a, b = (Blocks()(images).double().numpy() for images in (real, fake))
     found = score(FrechetDistance(Blocks()), real, fake)
@@ -181,7 +181,7 @@ def test_cache_depends_on_key_and_settings() -> None:
     assert score(metric, other, fake, key="16 px") == pytest.approx(expected)
     assert FrechetDistance(Blocks(), kernel_images=20).needs_real("8 px")
     assert not FrechetDistance(Blocks()).needs_real("8 px")
-    # Back at the first, the old statistics are there again, and nothing of the second's.
+    # With the first key again, the old statistics are used, and nothing of the second key.
     assert score(metric, real, fake, key="8 px") == pytest.approx(
         score(FrechetDistance(Blocks()), real, fake, key="afresh")
     )
@@ -205,7 +205,7 @@ def test_damaged_cache_file_is_computed_again(
         assert metric.needs_real("key")
     assert "is damaged" in caplog.text
     assert score(metric, real, fake) == pytest.approx(found)
-    assert not FrechetDistance(Blocks()).needs_real("key")  # it is whole again
+    assert not FrechetDistance(Blocks()).needs_real("key")  # it is repaired
 
 
 def test_unwritable_cache_is_not_an_error(
@@ -245,7 +245,7 @@ def _share_of_a_score(rank: int, folder: str) -> None:
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    """However the images are shared out, and also when the real statistics come from the disk."""
+    """For any split of the images, and also with real statistics from the disk."""
     multiprocessing.spawn(_share_of_a_score, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     expected = score(FrechetDistance(Blocks()), REAL, FAKE, key="one process")
@@ -256,5 +256,5 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
                 assert first[which][metric] == pytest.approx(value, rel=1e-6, abs=1e-9), which
         assert first[f"{name}, kept"]["seen"] == fake
         assert second[f"{name}, kept"]["seen"] == len(FAKE) - fake
-    # One process alone takes over what two have kept.
+    # A single process uses what two have cached.
     assert score(FrechetDistance(Blocks()), REAL[:0], FAKE, key="uneven") == pytest.approx(expected)

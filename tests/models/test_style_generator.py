@@ -1,4 +1,4 @@
-"""StyleGenerator: growth, truncation, guidance, noise, style mixing, and that words count."""
+"""StyleGenerator: growth, truncation, guidance, noise, style mixing, and the effect of captions."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_only_the_direction_of_latents_counts() -> None:
     torch.testing.assert_close(generator(3 * z, text), generator(z, text), rtol=1e-3, atol=1e-4)
 
 
-def test_without_mapping_layers() -> None:
+def test_latents_are_the_style_without_mapping_layers() -> None:
     generator = small_generator(
         {4: 8}, mapping_layers=0, style_dim=5, text_attention_at=[], self_attention_at=[]
     )

@@ -111,7 +111,7 @@ def no_other(_: int) -> Tensor:
 
 
 def test_cache_depends_on_the_number_of_processes() -> None:
-    """Rows are dealt out in turn, so that what two processes keep stands in another order."""
+    """Rows are distributed in turn, so two processes keep them in another order."""
 
     def start(world_size: int) -> tuple[Validation, FeatureScores]:
         metric = FeatureScores([CaptionRetrieval(distractors=9)], Blocks())
