@@ -53,7 +53,7 @@ class BlockPolicy(ABC):
     fresh_discriminator: bool = False
 
     @abstractmethod
-    def learners(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
+    def blocks_to_train(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
         """The blocks to train now.
 
         Args:
@@ -74,7 +74,7 @@ class BlockPolicy(ABC):
 class TrainAllBlocks(BlockPolicy):
     """Trains every block in every step."""
 
-    def learners(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
+    def blocks_to_train(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
         return blocks
 
 
@@ -100,7 +100,7 @@ class FreezeOldBlocks(BlockPolicy):
             raise ValueError(f"FreezeOldBlocks: kimg {kimg} must be more than 0")
         self.kimg, self.fresh_discriminator, self.stem_resolution = kimg, fresh_discriminator, stem_resolution
 
-    def learners(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
+    def blocks_to_train(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
         stem = max(now.before or 0, self.stem_resolution or 0)
         is_unfrozen = self.kimg is not None and now.images_seen - now.stage_began >= round(self.kimg * 1000)
         if stem == 0 or is_unfrozen:
@@ -137,7 +137,7 @@ class Alternate(BlockPolicy):
             )
         self.kimg, self.groups = kimg, groups
 
-    def learners(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
+    def blocks_to_train(self, blocks: Sequence[Block], now: ScheduleState) -> Iterable[Block]:
         groups = (
             self._one_block_each(blocks)
             if self.groups is None

@@ -113,7 +113,7 @@ class BlockwiseTraining(Callback):
         """Freeze and unfreeze blocks; computed from the clock, so the order of callbacks does not matter."""
         now = self._schedule_state(trainer, gan)
         active = [b for b in self._blocks if (b.resolution or 0) <= now.resolution]
-        trained = frozenset(b for b in self.policy.learners(active, now) if self._factor(b))
+        trained = frozenset(b for b in self.policy.blocks_to_train(active, now) if self._factor(b))
         if not trained:
             raise UserError(
                 f"blockwise_training: no block is trained at {now.resolution} px: use at least one of "
@@ -187,7 +187,7 @@ class BlockwiseTraining(Callback):
         gan.step_logger.extra |= {
             "blockwise_training/generator_blocks": sum(b.network == "generator" for b in trained),
             "blockwise_training/discriminator_blocks": sum(b.network == "discriminator" for b in trained),
-            "blockwise_training/learning_parameters": sum(p.numel() for p in trained_parameters),
+            "blockwise_training/trained_parameters": sum(p.numel() for p in trained_parameters),
         }
         bar = trainer.progress_bar_callback
         if changed and isinstance(bar, ProgressBar):

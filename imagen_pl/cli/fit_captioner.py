@@ -79,7 +79,7 @@ class CaptionerCLI(OneLineCLI):
             "--existing",
             type=Existing,
             default="error",
-            help="if the run's folder already holds a run: stop with an error; move it out of the way, "
+            help="if the run's folder already contains a run: stop with an error; move it out of the way, "
             "renamed with its time (nothing is deleted); or resume it from its last checkpoint",
         )
         parser.add_argument(

@@ -37,7 +37,7 @@ class Predicting:
             UserError: the folder holds a metadata.jsonl already, or there is nothing to draw for.
         """
         if (out / "metadata.jsonl").exists():
-            raise UserError(f"{out} already holds a metadata.jsonl: name another folder with --out")
+            raise UserError(f"{out} already contains a metadata.jsonl: name another folder with --out")
         if self.prompts is None:
             prompts = [Prompt(caption, i) for i, caption in enumerate(data.held_out_captions(), 1)]
         else:

@@ -154,7 +154,7 @@ def _check_file(arguments: argparse.Namespace) -> tuple[list[Prompt], Path]:
     if out.is_file() or out.suffix.lower() in PICTURE_SUFFIXES:
         raise UserError(f"--out {out} must be a folder where --prompts names a file of prompts")
     if (out / "metadata.jsonl").exists():
-        raise UserError(f"--out {out} already holds a metadata.jsonl: name another folder")
+        raise UserError(f"--out {out} already contains a metadata.jsonl: name another folder")
     return read_prompts(arguments.prompts), out
 
 

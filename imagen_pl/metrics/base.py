@@ -76,9 +76,9 @@ class ExtendedImageMetric(ImageMetric):
         """Add a batch of training images."""
 
     @abstractmethod
-    def needs_again(self) -> int:
+    def further_images_needed(self) -> int:
         """How many further images must be generated for each caption of the last batch."""
 
     @abstractmethod
-    def update_again(self, images: Images) -> None:
-        """Add one further image of each caption of the last batch; called `needs_again` times."""
+    def update_further(self, images: Images) -> None:
+        """Add one further image of each caption of the last batch; called `further_images_needed` times."""

@@ -47,7 +47,7 @@ class RealStatistics:
                 with atomic_write(self._file(key)) as file:
                     torch.save(tensors, file)
             except (OSError, UserError) as error:
-                log.warning("statistics of real images are not kept: %s", error)
+                log.warning("statistics of real images are not cached: %s", error)
 
     @staticmethod
     def _read(file: Path, load: Callable[[dict[str, Tensor]], None]) -> bool:

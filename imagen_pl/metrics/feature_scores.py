@@ -193,7 +193,7 @@ class Memorisation(FeatureScore):
 
     def __call__(self, compared: FeatureSets) -> tuple[float, ...]:
         if not len(compared.train):
-            raise UserError("there are no images of training apart from those of validation")
+            raise UserError("validation has no training images to compare with")
         found = memorisation(compared.fake, compared.real, compared.train)
         return found.ratio, found.near
 
@@ -274,10 +274,10 @@ class FeatureScores(ExtendedImageMetric):
         self._device = images.device
         self._train.append(self.extractor(images).cpu())
 
-    def needs_again(self) -> int:
+    def further_images_needed(self) -> int:
         return self._pictures - 1 if self._several else 0
 
-    def update_again(self, images: Images) -> None:
+    def update_further(self, images: Images) -> None:
         self._several.append(self.extractor(images[: len(self._several[0])]).cpu())
         if len(self._several) == self._pictures:
             self._again.append(torch.stack(self._several, dim=1))

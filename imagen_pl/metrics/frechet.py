@@ -87,8 +87,8 @@ class FrechetDistance(ImageMetric):
         if min(real, fake) < FEW and not self._warned_of_few:
             self._warned_of_few = True
             rank_zero_only(log.warning)(
-                "val/%s is of %d pictures against %d real images: so few make it too large, by the sampling "
-                "alone; compare runs at equal numbers only",
+                "val/%s compares %d pictures with %d real images: with so few it is too large, even for a "
+                "perfect model; compare runs at equal numbers only",
                 self.extractor.frechet_name, fake, real,
             )  # fmt: skip
         found = {self.extractor.frechet_name: float(self._sums.compute())}

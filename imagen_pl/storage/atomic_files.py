@@ -44,7 +44,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if _disk_is_full(error):
-            state = "the one before it is whole" if path.exists() else "nothing was written"
+            state = "the previous file is unchanged" if path.exists() else "nothing was written"
             raise UserError(
                 f"cannot write {path}: no space left on the disk ({state}); free some space and try again"
             ) from error

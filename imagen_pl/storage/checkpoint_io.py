@@ -70,4 +70,4 @@ def check_same_tensors(
     ]
     if differ:
         more = f"; {len(differ) - 2} more differ" if len(differ) > 2 else ""
-        raise UserError(f"{path} holds another architecture: {'; '.join(differ[:2])}{more}. {advice}")
+        raise UserError(f"{path} contains another architecture: {'; '.join(differ[:2])}{more}. {advice}")

@@ -67,7 +67,7 @@ class RunFolder:
             newest = self.newest_checkpoint()
             if newest is None:
                 raise UserError(
-                    f"{self.checkpoints} holds no checkpoint to resume from: leave out --ckpt_path"
+                    f"{self.checkpoints} contains no checkpoint to resume from: leave out --ckpt_path"
                 )
             return newest
         if which == "best":
@@ -87,7 +87,7 @@ class RunFolder:
         if not self.has_results():
             return
         raise UserError(
-            f"{self.path} already holds a run: add --ckpt_path last to resume it, --name OTHER to use "
+            f"{self.path} already contains a run: add --ckpt_path last to resume it, --name OTHER to use "
             "another folder, or --existing move to rename this folder and start a new run"
         )
 

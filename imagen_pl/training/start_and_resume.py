@@ -86,7 +86,7 @@ class StartAndResume(SeededSteps):
         earlier = initialise(self.generator, self.discriminator, path)
         self.ema.generator.load_state_dict(self.generator.state_dict())
         self.earlier_teacher_networks = earlier.teacher_networks
-        self.validation.tell_flattered(self.teacher_networks())
+        self.validation.warn_of_teacher_scores(self.teacher_networks())
         if self.trainer.progress_bar_callback is not None:
             blocks = ", ".join(map(str, earlier.blocks))
             self.trainer.progress_bar_callback.print(
@@ -104,7 +104,7 @@ class StartAndResume(SeededSteps):
         self.images_seen = checkpoint["images_seen"]
         self.growth = Growth(checkpoint["growth_resolution"], checkpoint["growth_fade"])
         self.earlier_teacher_networks = checkpoint.get("teacher_networks", [])
-        self.validation.tell_flattered(self.teacher_networks())
+        self.validation.warn_of_teacher_scores(self.teacher_networks())
 
     def teacher_networks(self) -> list[str]:
         """Frozen networks that this model or an earlier one was trained with: none of them may score it."""

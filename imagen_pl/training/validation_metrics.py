@@ -59,9 +59,9 @@ class Validation:
             log.warning("%s is not computed: %s", names, problem or "another process could not prepare it")
             self.unavailable |= {f"val/{name}" for name in metric.scores}
         self.metrics = kept
-        self.tell_flattered(teacher_networks)
+        self.warn_of_teacher_scores(teacher_networks)
 
-    def tell_flattered(self, teacher_networks: Sequence[str]) -> None:
+    def warn_of_teacher_scores(self, teacher_networks: Sequence[str]) -> None:
         """Warn, once a network, if a metric uses features of a network that the model was trained with."""
         extractors = (getattr(metric, "extractor", None) for metric in self.metrics)
         scoring = {getattr(extractor, "name", "") for extractor in extractors}
@@ -119,12 +119,12 @@ class Validation:
             if needs_real:
                 metric.update(batch.images, batch.captions, real=True)
             metric.update(fake, batch.captions, real=False)
-        further = [(metric, metric.needs_again()) for metric in self._extended]
+        further = [(metric, metric.further_images_needed()) for metric in self._extended]
         for k in range(1, max((number for _, number in further), default=0) + 1):
             again = draw(k)
             for extended, number in further:
                 if k <= number:
-                    extended.update_again(again)
+                    extended.update_further(again)
 
     def finish(self) -> dict[str, float]:
         """Scores over all processes, by name without val/."""

@@ -78,15 +78,15 @@ def test_frozen_blocks_do_not_change_and_all_others_train(policy: BlockPolicy, e
 def test_blocks_from_init_from_are_frozen_from_the_start() -> None:
     now = ScheduleState(0, 0, 32, None)
     running = BLOCKS[3:]
-    assert list(FreezeOldBlocks(stem_resolution=8).learners(running, now)) == [
+    assert list(FreezeOldBlocks(stem_resolution=8).blocks_to_train(running, now)) == [
         *(Block("discriminator", "32"), Block("generator", "16"), Block("generator", "32"))
     ]
-    assert list(FreezeOldBlocks().learners(running, now)) == running
+    assert list(FreezeOldBlocks().blocks_to_train(running, now)) == running
 
 
 def test_blocks_of_skipped_resolutions_count_as_new() -> None:
     running = [Block("generator", name) for name in ("shared", "8", "16", "32")]
-    learn = FreezeOldBlocks().learners(running, ScheduleState(200, 160, 32, before=8))
+    learn = FreezeOldBlocks().blocks_to_train(running, ScheduleState(200, 160, 32, before=8))
     assert [str(b) for b in learn] == ["generator.16", "generator.32"]
 
 

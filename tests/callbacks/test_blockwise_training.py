@@ -117,7 +117,8 @@ def test_blocks_frozen_by_their_network_stay_frozen() -> None:
     assert_same(weights_of(trained.discriminator.blocks()[8]), before)
     assert not any(p.requires_grad for p in trained.discriminator.blocks()[8].parameters())
     with pytest.raises(
-        UserError, match=r"blockwise_training.policy names discriminator.8, which the networks do not have"
+        UserError,
+        match=r"blockwise_training.policy names discriminator.8, which the networks do not have",
     ):
         run(trained, BlockwiseTraining(Alternate(0.016, [["discriminator.8"]])), 64)
 
@@ -201,7 +202,7 @@ def test_progress_bar_and_log_name_the_trained_blocks() -> None:
     assert len(shown) == 2
     assert "stage 2/3 · 16 px · fade 0% · training G 16, D · 0.0 kimg" in shown[0]
     assert not any("training" in line for line in lines[: lines.index(changes[0])])
-    numbers = logged.column("blockwise_training/learning_parameters")
+    numbers = logged.column("blockwise_training/trained_parameters")
     assert numbers[32] > numbers[40]
     assert numbers[56] > numbers[40]
 

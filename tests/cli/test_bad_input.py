@@ -211,4 +211,4 @@ def test_validate_scores_a_checkpoint(trained: Tiny, capsys: pytest.CaptureFixtu
     assert "no scores: name some in model.metrics" in capsys.readouterr().out
     shutil.rmtree(trained.run / "checkpoints")
     assert main(["validate", *trained.words]) == 2
-    assert "checkpoints holds no checkpoint" in capsys.readouterr().err
+    assert "checkpoints contains no checkpoint" in capsys.readouterr().err

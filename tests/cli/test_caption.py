@@ -125,7 +125,7 @@ def test_resumed_captioner_equals_uninterrupted_to_the_bit(words: list[str], pho
 def test_earlier_run_is_not_overwritten(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit-captioner", *words]) == 0
     assert main(["fit-captioner", *words]) == 2
-    assert "runs/reader already holds a run: add --ckpt_path last to resume it" in capsys.readouterr().err
+    assert "runs/reader already contains a run: add --ckpt_path last to resume it" in capsys.readouterr().err
     assert main(["fit-captioner", *words, "--existing", "move"]) == 0
     assert len(list(Path("runs").iterdir())) == 2
 
@@ -162,7 +162,7 @@ def test_without_validation_the_last_captioner_is_saved(words: list[str]) -> Non
     [
         (["--model.kimg", "0"], "model.kimg 0.0 must be more than 0"),
         (["--model.captioner.init_args.dim", "7"], "captioner.dim 7 must be divisible by its 2 heads"),
-        (["--ckpt_path", "last"], "holds no checkpoint to resume from"),
+        (["--ckpt_path", "last"], "contains no checkpoint to resume from"),
     ],
 )
 def test_bad_input_of_fit_captioner_gives_one_line_error(

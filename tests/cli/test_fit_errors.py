@@ -12,7 +12,7 @@ from tests.helpers.runs import Tiny
     ("words", "message"),
     [
         (["--ckpt_path", "none.ckpt"], "checkpoint none.ckpt: there is no such file"),
-        (["--name", "other", "--ckpt_path", "last"], "holds no checkpoint to resume from"),
+        (["--name", "other", "--ckpt_path", "last"], "contains no checkpoint to resume from"),
         (["--name", "a/b"], "--name 'a/b' must be a plain name"),
         (["--growth.stages", "[]"], "stages is empty: name at least one stage"),
         (["--growth.stagez", "3"], "unrecognized arguments: --growth.stagez 3"),
@@ -69,8 +69,8 @@ def test_checkpoint_of_another_architecture_gives_one_line_error(
     words += ["--name", trained.run.name, "--runs_dir", str(trained.run.parent)]
     assert main([verb, *trained.words, *words]) == 2
     output = capsys.readouterr().err.splitlines()[-1]
-    assert "last.ckpt holds another architecture: generator." in output
-    assert "there and (" in output
+    assert "last.ckpt contains another architecture: generator." in output
+    assert "in the file and (" in output
     assert "more differ" in output
 
 

@@ -15,7 +15,7 @@ from tests.helpers.runs import Tiny, read_state
 def test_existing_run_is_not_overwritten(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     before = (trained.run / "checkpoints/last.ckpt").read_bytes()
     output = one_line_error(["fit", *trained.words], capsys)
-    assert output.startswith(f"error: {trained.run} already holds a run: ")
+    assert output.startswith(f"error: {trained.run} already contains a run: ")
     assert (trained.run / "checkpoints/last.ckpt").read_bytes() == before
 
 

@@ -33,7 +33,7 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_checkpoint_before_it(
     assert main(["fit", *trained.words, "--ckpt_path", "last", "--trainer.max_steps", "60"]) == 2
     output = capsys.readouterr().err.splitlines()[-1]
     assert output.startswith("error: cannot write ")
-    assert "no space left on the disk (the one before it is whole)" in output
+    assert "no space left on the disk (the previous file is unchanged)" in output
     assert path.read_bytes() == before
 
 

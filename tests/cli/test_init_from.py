@@ -124,7 +124,7 @@ def test_missing_or_mismatched_init_from_gives_one_line_error(
     assert main(words) == 2
     output = capsys.readouterr().err.splitlines()[-1]
     assert (
-        "best.ckpt holds another architecture: latent_mean is (8,) in the file and (12,) here; mapping."
+        "best.ckpt contains another architecture: latent_mean is (8,) in the file and (12,) here; mapping."
         in output
     )
     assert "use the settings of the stored generator up to 8 px" in output

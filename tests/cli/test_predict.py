@@ -33,7 +33,7 @@ def test_predict_draws_for_the_held_out_captions_into_the_runs_folder(
         assert picture.size == (8, 8)
     assert f"{trained.run}/predictions: {len(rows)} pictures and metadata.jsonl" in capsys.readouterr().out
     assert main(["predict", "--config", config]) == 2
-    assert "already holds a metadata.jsonl: name another folder with --out" in capsys.readouterr().err
+    assert "already contains a metadata.jsonl: name another folder with --out" in capsys.readouterr().err
 
 
 def test_predict_draws_a_file_of_prompts(trained: Tiny) -> None:

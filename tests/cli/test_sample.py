@@ -133,7 +133,7 @@ def test_the_folder_opens_as_a_hugging_face_imagefolder(
         (["--prompts", "p.txt", "--out", "x.png"], "must be a folder"),
         (["--prompts", "p.txt", "--out", "d", "--singles", "s"], "--singles goes with prompts on the line"),
         (["--prompts", "none.txt", "--out", "d"], "there is no such file"),
-        (["--prompts", "p.txt", "--out", "full"], "already holds a metadata.jsonl"),
+        (["--prompts", "p.txt", "--out", "full"], "already contains a metadata.jsonl"),
         (["a cat", "--out", "x.gif"], "must be a .png, .webp or .jpg file"),
         (["a cat", "--num_images", "0"], "--num_images 0 must be 1 or more"),
         (["a cat", "--truncation", "2"], "--truncation 2.0 is not between 0 and 1"),

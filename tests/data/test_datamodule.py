@@ -1,4 +1,4 @@
-"""CaptionedImages: what training and validation are served."""
+"""CaptionedImages: the batches of training and validation."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_images_captions_and_numbers_belong_together() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_epochs_stages_and_validation_under_lightning(workers: int) -> None:
+def test_lightning_follows_epochs_stages_and_validation(workers: int) -> None:
     looker, _ = fit(module(WithSplits(16), num_workers=workers, epoch_kimg=0.032), epochs=2)
     train = [one for one in looker.shown if one[0] == "train"]
     assert [(resolution, len(numbers)) for _, resolution, numbers, _ in train] == [(8, 8)] * 3 + [
@@ -155,7 +155,7 @@ def test_without_validation_there_is_no_loader() -> None:
     assert {kind for kind, *_ in looker.shown} == {"train"}
 
 
-def test_val_samples_are_chosen_once() -> None:
+def test_val_samples_are_the_same_in_each_run() -> None:
     chosen = []
     for _ in range(2):
         data = module(Solid(100), val_fraction=0.5, val_samples=7)
@@ -165,7 +165,7 @@ def test_val_samples_are_chosen_once() -> None:
 
 
 class Grouped(Solid):
-    """Images 0 to 9 stand alone; the others are one group, also among the validation images."""
+    """Images 0 to 9 have no group; the others are one group, also among the validation images."""
 
     def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
         rows = [
@@ -220,7 +220,7 @@ def test_overfit_batches_is_refused() -> None:
         trainer(1, overfit_batches=1).fit(Looker(), module(Solid(10)))
 
 
-def test_default_number_of_workers() -> None:
+def test_default_is_no_workers_for_cached_data_and_at_most_8_otherwise() -> None:
     small = CaptionedImages(Solid(4), resolution=8)
     assert small.train_dataloader().num_workers == 0
     large = CaptionedImages(Solid(4), resolution=8, cache_mb=0)

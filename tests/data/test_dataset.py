@@ -50,7 +50,7 @@ def test_cached_images_equal_decoded_ones() -> None:
     assert len(opened) == 10
 
 
-def test_cache_is_bounded() -> None:
+def test_cache_holds_at_most_cache_mb() -> None:
     data = module(Solid(10), val_fraction=0, cache_mb=10 * 3 * 8 * 8 / 2**20)
     loader = data.train_dataloader()
     list(loader)
@@ -72,7 +72,7 @@ def test_caption_dropout_and_flips_are_functions_of_the_number() -> None:
     assert "" not in (module(Solid(10)).captions() or [])
 
 
-def test_flips(tmp_path: Path) -> None:
+def test_half_of_the_images_are_flipped_on_request(tmp_path: Path) -> None:
     half = Image.new("RGB", (8, 8), "black")
     half.paste("white", (4, 0, 8, 8))
     for i in range(4):

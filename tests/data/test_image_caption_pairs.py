@@ -71,7 +71,7 @@ def test_images_that_a_regression_is_fitted_to_are_not_decoded_again() -> None:
         opened.clear()  # of the check of headers
         images = torch.cat([batch.images for batch in data.pairs.batches(10, largest=resolution)])
         assert images.shape == (10, 3, resolution, resolution)
-        list(data.train_dataloader())  # one with a worker opens them there
+        list(data.train_dataloader())  # with a worker, it opens them there
         assert len(opened) == expected
 
 

@@ -185,7 +185,7 @@ def test_unloadable_models_give_one_line_error(trained: Tiny, tmp_path: Path) ->
     torch.save({k: v for k, v in checkpoint.items() if k != "config"}, path)
     fails(path, "does not say which networks it holds")
     torch.save({**checkpoint, "config": checkpoint["config"].replace("style_dim: 8", "style_dim: 9")}, path)
-    fails(path, r"holds another architecture: .* is \(8,.*\) in the file and \(9,.*\) here")
+    fails(path, r"contains another architecture: .* is \(8,.*\) in the file and \(9,.*\) here")
     torch.save({**checkpoint, "config": checkpoint["config"].replace("StyleGenerator", "NoGenerator")}, path)
     fails(path, "its generator cannot be built: .*NoGenerator")
     path.write_bytes(path.read_bytes()[:500])

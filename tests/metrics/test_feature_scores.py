@@ -68,8 +68,8 @@ def score(
         if wants_real:
             metric.update(real[at : at + 16], some, real=True)
         metric.update(fake[at : at + 16], some, real=False)
-        if metric.needs_again():
-            metric.update_again(255 - fake[at : at + 16])
+        if metric.further_images_needed():
+            metric.update_further(255 - fake[at : at + 16])
     found = metric.compute(key)
     metric.reset()
     return found
@@ -177,7 +177,7 @@ def test_without_training_images_memorisation_is_left_out(caplog: pytest.LogCapt
         found = score(FeatureScores([Memorisation(), PrecisionRecall()], Blocks()), real, near(real))
     assert math.isnan(found["memorisation_ratio_blocks"])
     assert not math.isnan(found["precision_blocks"])
-    assert "there are no images of training apart from those of validation" in caplog.text
+    assert "validation has no training images to compare with" in caplog.text
 
 
 def test_bad_settings_raise() -> None:

@@ -123,7 +123,7 @@ def test_bias_of_few_images_is_warned_of_once(caplog: pytest.LogCaptureFixture) 
             metric.reset()
     (output,) = [record.getMessage() for record in caplog.records]
     assert output.startswith(
-        "val/fd_blocks is of 30 pictures against 20 real images: so few make it too large"
+        "val/fd_blocks compares 30 pictures with 20 real images: with so few it is too large"
     )
 
 
@@ -217,7 +217,7 @@ def test_unwritable_cache_is_not_an_error(
     monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
         assert score(FrechetDistance(Blocks()), real, fake) == pytest.approx(found)
-    assert "statistics of real images are not kept" in caplog.text
+    assert "statistics of real images are not cached" in caplog.text
 
 
 # ------------------------------------------------------------------ two processes

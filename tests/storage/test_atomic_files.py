@@ -58,7 +58,7 @@ def test_error_propagates_and_keeps_the_old_file(tmp_path: Path, error: BaseExce
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 @pytest.mark.parametrize(
-    ("old", "kept"), [(b"old", "the one before it is whole"), (None, "nothing was written")]
+    ("old", "kept"), [(b"old", "the previous file is unchanged"), (None, "nothing was written")]
 )
 def test_full_disk_gives_one_line_error(tmp_path: Path, code: int, old: bytes | None, kept: str) -> None:
     path = tmp_path / "weights.bin"

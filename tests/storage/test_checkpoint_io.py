@@ -31,7 +31,7 @@ def test_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
     files.save_checkpoint(checkpoint(1.0), path)
     with largest_file(20_000), pytest.raises(UserError) as output:
         files.save_checkpoint(checkpoint(2.0, size=100_000), path)
-    assert "no space left on the disk (the one before it is whole)" in str(output.value)
+    assert "no space left on the disk (the previous file is unchanged)" in str(output.value)
     assert str(path) in str(output.value)
     assert "\n" not in str(output.value)
     assert read_checkpoint(path)["state_dict"]["w"][0] == 1.0
@@ -99,7 +99,7 @@ def test_another_architecture_names_the_first_tensors_that_differ() -> None:
     with pytest.raises(UserError) as output:
         check_same_tensors(here, there, "x.ckpt", "Mend it.")
     assert str(output.value) == (
-        "x.ckpt holds another architecture: b is (8,) in the file and (4,) here; c (5,) is missing in the "
+        "x.ckpt contains another architecture: b is (8,) in the file and (4,) here; c (5,) is missing in the "
         "file; 1 more differ. Mend it."
     )
     check_same_tensors(here, dict(here), "x.ckpt", "")

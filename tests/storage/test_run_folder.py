@@ -48,7 +48,7 @@ def test_move_away_keeps_everything_and_never_collides(tmp_path: Path) -> None:
 
 def test_last_is_the_newest_checkpoint_of_any_name(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a")
-    with pytest.raises(UserError, match="holds no checkpoint to resume from"):
+    with pytest.raises(UserError, match="contains no checkpoint to resume from"):
         run.checkpoint("last")
     touch(run.checkpoints / "last.ckpt", 100)
     touch(run.checkpoints / "best.ckpt", 50)

@@ -74,10 +74,10 @@ def test_diversity_is_of_the_first_captions_drawn_again() -> None:
     alone = FeatureScores([Diversity(captions=20, pictures=3)], Blocks())
     alone.update(real, CAPTIONS, real=True)
     alone.update(fake, CAPTIONS, real=False)
-    assert alone.needs_again() == 2
+    assert alone.further_images_needed() == 2
     for time in (1, 2):
-        alone.update_again(fake + 10 * time)
-    assert alone.needs_again() == 0
+        alone.update_further(fake + 10 * time)
+    assert alone.further_images_needed() == 0
     assert alone.compute("key")["diversity_blocks"] == pytest.approx(diversity(several[:20], Blocks()(real)))
 
 

@@ -71,7 +71,7 @@ def test_differing_shapes_are_named(other: dict[str, Any], message: str, tmp_pat
     before = weights_of(generator)
     with pytest.raises(UserError, match=message) as output:
         initialise(generator, small_discriminator(), tmp_path / "other.ckpt")
-    assert "other.ckpt holds another architecture" in str(output.value)
+    assert "other.ckpt contains another architecture" in str(output.value)
     assert "use the settings of the stored generator up to 16 px" in str(output.value)
     assert_same(weights_of(generator), before)
 
