@@ -24,7 +24,7 @@ class KeepCheckpoints(EveryKimg, CheckpointSaver):
         monitor: score that decides which is best, for example val/fd_efficientnet_lite0 or val/fid; None
             keeps only last.ckpt.
         mode: "min" if lower scores are better, as for Fréchet distances; "max" if higher ones are.
-        every_kimg: also write last.ckpt this often, in thousands of images; None does not.
+        every_kimg: also write last.ckpt this often, in thousands of images; None turns this off.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from imagen_pl.training.precision import bfloat16_support
 # one after 30 seconds.
 _WARM_UP, _WARM_UP_S = 5, 10.0
 _BATCHES, _BATCHES_S = 20, 30.0
-_FEW = 0.5  # share of the images that the recipe is made for
+_MIN_SHARE = 0.5  # share of the images that the recipe is made for
 SCHEDULE = "--model.learning_rate_schedule.init_args.kimg"
 
 
@@ -54,7 +54,7 @@ class SlowRecipe(Callback):
         self, say: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.say, self.clock = say, clock
-        self._over = False
+        self._is_done = False
         self._resolution = 0
         self._batches = 0  # at this resolution
         self._measured = False  # at this resolution
@@ -63,13 +63,13 @@ class SlowRecipe(Callback):
         self._validation_began_s = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._over = is_dry_run(trainer) or recipe_images(pl_module) is None
+        self._is_done = is_dry_run(trainer) or recipe_images(pl_module) is None
         self._resolution = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._over:
+        if self._is_done:
             return
         assert isinstance(pl_module, ClockedModule)
         now = _Mark(self.clock(), pl_module.images_seen, trainer.global_step)
@@ -98,9 +98,9 @@ class SlowRecipe(Callback):
         speed = (now.images_seen - self._mark.images_seen) / max(now.time_s - self._mark.time_s, 1e-9)
         images_per_step = (now.images_seen - self._mark.images_seen) / max(now.steps - self._mark.steps, 1)
         ends = run_ends(trainer, now.images_seen, made_for, speed, images_per_step)
-        if not ends or ends[0].images_seen >= _FEW * made_for:
+        if not ends or ends[0].images_seen >= _MIN_SHARE * made_for:
             return
-        self._over = True
+        self._is_done = True
         if trainer.is_global_zero:
             by_share = pl_module.learning_rate_schedule.share is not None  # type: ignore[union-attr]
             self._report(trainer, warning(trainer, ends, made_for, speed, by_share))
@@ -170,10 +170,10 @@ def warning(trainer: Trainer, ends: list[RunEnd], made_for: int, images_per_s: f
         *(["compute in float32 (--trainer.precision 32-true)"] if slow_format else []),
         f"let it run longer ({longer})",
         *([] if by_share else [f"shorten the schedule ({SCHEDULE} {end / 1000:g})"]),
-        "take narrower networks (their channels)",
+        "use narrower networks (channels)",
     ]
     return (
-        f"Warning: at {speed} images/s this run will see about {end:,} images, and its recipe is made for "
+        f"Warning: at {speed} images/s this run will see about {end:,} images, but its recipe is made for "
         f"{made_for:,} (kimg of its learning-rate schedule). To get more from it: {'; '.join(advice)}."
     )
 

@@ -59,8 +59,8 @@ class CaptionerTraining(ClockedModule):
             raise UserError(f"model.kimg {kimg} must be more than 0")
         if captioner.features.needs_discriminator:
             raise UserError(
-                "model.captioner: there is no discriminator here whose maps it could see: leave features "
-                "out, or take BackboneFeatures"
+                "model.captioner: a captioner trained on its own has no discriminator to take features from: "
+                "leave features out, or use BackboneFeatures"
             )
         self.captioner, self.optimizer, self.kimg = captioner, optimizer, kimg
         self.learning_rate_schedule, self.seed = learning_rate_schedule, seed

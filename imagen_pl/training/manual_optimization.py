@@ -51,7 +51,7 @@ class ManualOptimization(ClockedModule):
         self.accumulate, self.gradient_clip = accumulate, gradient_clip
         self.learning_rate_factors: Mapping[tuple[str, str], float] = {}
         self.learning_rates: list[float] = []
-        self._first_rates: list[float] = []  # the optimizers' initial learning rates
+        self._base_lrs: list[float] = []  # the optimizers' initial learning rates
         self.step_logger = StepLogger()
         self._terms: list[tuple[tuple[str, ...], Tensor]] = []  # loss terms of this step, by micro-batch
 
@@ -88,23 +88,23 @@ class ManualOptimization(ClockedModule):
         # A loss that is not finite makes all gradients not finite, on all processes: they stop together.
         self.manual_backward(total * (share + 0 * total.detach()))
 
-    def step(self, optimizer: LightningOptimizer, learners: Iterable[nn.Parameter], norm_name: str) -> None:
+    def step(self, optimizer: LightningOptimizer, parameters: Iterable[nn.Parameter], norm_name: str) -> None:
         """Clip the gradients and step, unless the gradient norm is not finite.
 
         Args:
             optimizer: the optimizer to step.
-            learners: the parameters that it updates.
+            parameters: the parameters that it updates.
             norm_name: the name under which their gradient norm is logged.
 
         Raises:
             TrainingStopped: a loss or the gradient norm is not finite.
         """
-        gradients = [p for p in learners if p.grad is not None]
+        gradients = [p for p in parameters if p.grad is not None]
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16 scales the gradients
         scale = 1.0 if scaler is None else scaler.get_scale()
         norm = nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
         if not torch.isfinite(norm):
-            self._stop_at_the_first_bad_term(norm_name, norm, spare_overflow=scaler is not None)
+            self._stop_if_not_finite(norm_name, norm, allow_overflow=scaler is not None)
         if self.gradient_clip is not None:
             nn.utils.clip_grads_with_norm_(gradients, self.gradient_clip * scale, norm)
         self.step_logger.note({norm_name: norm / scale})
@@ -112,13 +112,13 @@ class ManualOptimization(ClockedModule):
         optimizer.step()
         optimizer.zero_grad()
 
-    def _stop_at_the_first_bad_term(self, name: str, norm: Tensor, spare_overflow: bool) -> None:
+    def _stop_if_not_finite(self, name: str, norm: Tensor, allow_overflow: bool) -> None:
         """Stop before a gradient that is not finite reaches the weights; all processes get here together.
 
         Args:
             name: the name under which the gradient norm is logged.
             norm: the gradient norm.
-            spare_overflow: do not stop if only gradients overflow: float16's scaler skips such a step.
+            allow_overflow: do not stop if only gradients overflow: float16's scaler skips such a step.
 
         Raises:
             TrainingStopped: a loss or the gradient norm is not finite.
@@ -129,7 +129,7 @@ class ManualOptimization(ClockedModule):
             for term, column in zip(names, everywhere.T, strict=True):
                 if not torch.isfinite(column).all():
                     bad.setdefault(term, column[~torch.isfinite(column)][0].item())
-        if not bad and spare_overflow:
+        if not bad and allow_overflow:
             return
         bad = bad or {name: norm.item()}
         raise TrainingStopped(
@@ -145,8 +145,8 @@ class ManualOptimization(ClockedModule):
         """
         for optimizer, setting in zip(optimizers, _SETTINGS, strict=False):
             optimizer.register_load_state_dict_pre_hook(partial(_check_kind, setting))
-        self._first_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
-        self.learning_rates = list(self._first_rates)
+        self._base_lrs = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+        self.learning_rates = list(self._base_lrs)
         return optimizers
 
     def optimizer_with_current_lr(self, index: int) -> LightningOptimizer:
@@ -158,7 +158,7 @@ class ManualOptimization(ClockedModule):
         Args:
             index: 0 for the discriminator's optimizer, 1 for the generator's, 2 for the captioner's.
         """
-        rate = self._first_rates[index]
+        rate = self._base_lrs[index]
         if index < 2:
             if (stage := self.run_state.stage) is not None:
                 stage_lr = (stage.discriminator_lr, stage.generator_lr)[index]
@@ -194,9 +194,9 @@ class ManualOptimization(ClockedModule):
             others: parameters that are trained with it and belong to no block.
         """
         blocks = {str(resolution): list(b.parameters()) for resolution, b in network.blocks().items()}
-        everyone = {id(p): p for p in (*network.parameters(), *others)}
-        taken = {id(p) for parameters in blocks.values() for p in parameters}
-        shared = [p for key, p in everyone.items() if key not in taken]
+        all_parameters = {id(p): p for p in (*network.parameters(), *others)}
+        in_blocks = {id(p) for parameters in blocks.values() for p in parameters}
+        shared = [p for key, p in all_parameters.items() if key not in in_blocks]
         groups = {SHARED: shared, **blocks}
         return [
             {"params": learnt, "network": name, "block": block} for block, learnt in groups.items() if learnt
@@ -225,5 +225,5 @@ def _check_kind(setting: str, optimizer: torch.optim.Optimizer, state: dict[str,
     if own - held and held - own:
         raise UserError(
             f"the checkpoint was written with another optimizer than {type(optimizer).__name__}, which "
-            f"model.{setting} is now: resume with the one that it began with, or start a new run by init_from"
+            f"model.{setting} is now: resume with the original optimizer, or start a new run with init_from"
         )

@@ -76,11 +76,11 @@ def test_too_slow_run_gets_a_warning_with_its_expected_images_and_advice() -> No
     (line,) = warnings_of(limit_s=40, max_steps=-1)
 
     assert line == (
-        "Warning: at 8 images/s this run will see about 320 images, and its recipe is made for 1,000 "
+        "Warning: at 8 images/s this run will see about 320 images, but its recipe is made for 1,000 "
         "(kimg of its learning-rate schedule). To get more from it: "
         "let it run longer (--trainer.max_time 00:00:03:00); "
-        "shorten the schedule (--model.learning_rate_schedule.init_args.kimg 0.32); take narrower networks "
-        "(their channels)."
+        "shorten the schedule (--model.learning_rate_schedule.init_args.kimg 0.32); use narrower networks "
+        "(channels)."
     )
 
 
@@ -94,7 +94,7 @@ def test_a_schedule_by_share_needs_no_shortening() -> None:
     train(gan, NEVER, callbacks, stages=ONE_STAGE, max_steps=-1)
 
     (line,) = said
-    assert "will see about 320 images, and its recipe is made for 1,000" in line
+    assert "will see about 320 images, but its recipe is made for 1,000" in line
     assert "shorten the schedule" not in line
 
 

@@ -183,7 +183,7 @@ def test_discriminator_features_are_refused_in_standalone_training(
     config["model"]["captioner"] = {**CAPTIONER, "init_args": {**CAPTIONER["init_args"], "features": seen}}
     Path("reader.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit-captioner", *words]) == 2
-    assert "there is no discriminator here whose maps it could see" in capsys.readouterr().err
+    assert "a captioner trained on its own has no discriminator" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------- caption
