@@ -179,7 +179,7 @@ def test_transparent_images_have_an_alpha_channel(
         (["sheet", "none.csv"], "none.csv: there is no such file"),
         (["sheet", "brief.csv", "--num_images", "0"], "--num_images 0 must be 1 or more"),
         (["variants", "heart", "--out", "grid.gif"], "grid.gif must be a .png, .webp or .jpg file"),
-        (["variants", "heart", "--wording", "{subject}"], 'wording "{subject}" lacks {style}'),
+        (["variants", "heart", "--wording", "{subject}"], '--wording "{subject}" must contain {style}'),
         (["variants", "heart", "--truncation", "2"], "--truncation 2.0 is not between 0 and 1"),
     ],
 )
