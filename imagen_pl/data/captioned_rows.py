@@ -11,8 +11,8 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 
-from imagen_pl.data.dataset import SampleProcessing
 from imagen_pl.data.fingerprint import add_rows, data_version
+from imagen_pl.data.sample_processing import SampleProcessing
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Source, StreamSource
 from imagen_pl.data.splits import (

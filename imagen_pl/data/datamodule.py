@@ -16,8 +16,9 @@ from imagen_pl.data.batch_samplers import (
     ValidationBatches,
 )
 from imagen_pl.data.captioned_rows import CaptionedRows
-from imagen_pl.data.dataset import RowImages, SampleProcessing, StreamImages
+from imagen_pl.data.dataset import RowImages, StreamImages
 from imagen_pl.data.image_caption_pairs import ImageCaptionPairs, RowPairs, StreamPairs
+from imagen_pl.data.sample_processing import SampleProcessing
 from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.splits import by_group
 from imagen_pl.data.transforms import parse_background

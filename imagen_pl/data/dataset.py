@@ -1,4 +1,4 @@
-"""Builds batches from plans: decoding, captions, flips, and a cache of small images.
+"""Builds batches from plans, with a cache of small images.
 
 Axes: b batch, h w pixels, n rows.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,52 +17,16 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from imagen_pl.data.batch_samplers import DROP_CAPTION, FLIP, WHICH_CAPTION, BatchPlan, Integers, uniform
+from imagen_pl.data.batch_samplers import BatchPlan, Integers
+from imagen_pl.data.sample_processing import SampleProcessing, TextLookup
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.splits import skip_reason
-from imagen_pl.data.transforms import UNREADABLE, Fit, decode, quiet_pillow
+from imagen_pl.data.transforms import UNREADABLE, quiet_pillow
 from imagen_pl.errors import UserError
-from imagen_pl.types import CaptionedBatch, TextFeatures
-
-TextLookup = Callable[[list[str]], TextFeatures]
+from imagen_pl.types import CaptionedBatch
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SampleProcessing:
-    """What is done to every sample; the arguments are those of CaptionedImages."""
-
-    fit: Fit = "crop"
-    background: tuple[int, int, int] = (255, 255, 255)
-    horizontal_flip: bool = False
-    caption_dropout: float = 0.0
-    seed: int = 0
-
-    def decode(self, image: bytes | object, resolution: int) -> UInt8[Tensor, "3 h w"]:
-        return decode(image, resolution, self.fit, self.background)  # type: ignore[arg-type]
-
-    def collate(
-        self,
-        images: UInt8[Tensor, "b 3 h w"],
-        choices: list[tuple[str, ...]],
-        numbers: Integers,
-        text_lookup: TextLookup | None,
-    ) -> CaptionedBatch:
-        """Make a batch; choose each sample's caption, caption dropout and flip at random."""
-        captions = [words[0] for words in choices]
-        if any(len(words) > 1 for words in choices):
-            draws = uniform(self.seed, WHICH_CAPTION, numbers)
-            captions = [words[int(u * len(words))] for words, u in zip(choices, draws, strict=True)]
-        if self.caption_dropout:
-            dropped = uniform(self.seed, DROP_CAPTION, numbers) < self.caption_dropout
-            captions = ["" if drop else c for c, drop in zip(captions, dropped, strict=True)]
-        if self.horizontal_flip:
-            flipped = torch.from_numpy(uniform(self.seed, FLIP, numbers) < 0.5)
-            images[flipped] = images[flipped].flip(-1)
-        text = None if text_lookup is None else text_lookup(captions)
-        return CaptionedBatch(images, captions, torch.from_numpy(numbers), text)
 
 
 class RowImages(Dataset[CaptionedBatch]):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imagen_pl.data.batch_samplers import BatchPlan, Integers
-from imagen_pl.data.dataset import RowImages, SampleProcessing, StreamImages
+from imagen_pl.data.dataset import RowImages, StreamImages
 from imagen_pl.data.fingerprint import add_images, add_stream
+from imagen_pl.data.sample_processing import SampleProcessing
 from imagen_pl.data.sources.base import Row, Source
 from imagen_pl.data.splits import by_group, evenly_spread
 from imagen_pl.types import CaptionedBatch

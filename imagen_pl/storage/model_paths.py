@@ -31,7 +31,7 @@ HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 def model_file(path: str | Path, with_discriminator: bool = False) -> Path:
     """The file with the weights: a .ckpt, or the model.safetensors of a release.
 
-    For a run, `run_checkpoint` selects the checkpoint.
+    For a run, `RunFolder.checkpoint_to_load` selects the checkpoint.
 
     Args:
         path: a run's folder, a .ckpt file, a release's folder, the name of a model that ships, or a release's
@@ -50,7 +50,13 @@ def model_file(path: str | Path, with_discriminator: bool = False) -> Path:
             raise UserError(f"release {path}: {WEIGHTS} is missing")
         return file
     if path.is_dir():
-        return run_checkpoint(path)
+        checkpoint = RunFolder(path).checkpoint_to_load()
+        if checkpoint is None:
+            raise UserError(
+                f"model {path}: neither a run with checkpoints/*.ckpt nor a release with {DESCRIPTION} and "
+                f"{WEIGHTS}"
+            )
+        return checkpoint
     if re.fullmatch(HUB_ID, name) and not path.parent.exists():
         return _hub_file(name, with_discriminator)
     raise UserError(f"there is no run, checkpoint or release {path}{_suggestion(path)}")
@@ -95,29 +101,6 @@ def released(path: str | Path) -> Path:
 @cache
 def _warn_once(message: str) -> None:
     log.warning(message)
-
-
-def run_checkpoint(folder: Path) -> Path:
-    """The checkpoint of a run to load: the best if its resolution is that of the newest, else the newest.
-
-    Raises:
-        UserError: the run has no checkpoint.
-    """
-    run = RunFolder(folder)
-    newest = run.newest_checkpoint()
-    if newest is None:
-        raise UserError(
-            f"model {folder}: neither a run with checkpoints/*.ckpt nor a release with {DESCRIPTION} and "
-            f"{WEIGHTS}"
-        )
-    best = run.checkpoints / "best.ckpt"
-    if newest == best or not best.is_file():
-        return newest
-    # Imported here, since it imports torch.
-    from imagen_pl.storage.checkpoint_io import read_checkpoint
-
-    grown = [read_checkpoint(path, mmap=True).get("growth_resolution") for path in (best, newest)]
-    return best if grown[0] == grown[1] else newest
 
 
 def _contains_model(path: Path) -> bool:

@@ -57,6 +57,20 @@ class RunFolder:
         # On a tie `last` is taken, for example after a copy that did not keep the times.
         return max(files, key=lambda path: (path.stat().st_mtime_ns, path.stem == "last"), default=None)
 
+    def checkpoint_to_load(self) -> Path | None:
+        """What `load()` takes: the best checkpoint if it has the newest one's resolution, else the newest.
+
+        None if there is none.
+        """
+        newest, best = self.newest_checkpoint(), self.checkpoints / "best.ckpt"
+        if newest is None or newest == best or not best.is_file():
+            return newest
+        # Imported here, since it imports torch.
+        from imagen_pl.storage.checkpoint_io import read_checkpoint
+
+        grown = [read_checkpoint(path, mmap=True).get("growth_resolution") for path in (best, newest)]
+        return best if grown[0] == grown[1] else newest
+
     def checkpoint(self, which: str) -> Path:
         """The file that `--ckpt_path` means: "last", "best", or a path.
 

@@ -13,7 +13,7 @@ import yaml
 
 from imagen_pl import load
 from imagen_pl.cli.main import main
-from imagen_pl.storage.model_paths import run_checkpoint
+from imagen_pl.storage.run_folder import RunFolder
 from tests.cli.test_blockwise_training import FEW, overlay, weights
 from tests.helpers.blocks import LoudBlock
 from tests.helpers.commands import one_line_error
@@ -85,9 +85,9 @@ def test_a_run_starts_from_the_discriminator_of_another(
     few += ["--model.generator.init_from", str(source), "--name", "other", "--seed_everything", "5"]
     assert main(["fit", *trained.words, *few]) == 0
     assert f"{source}: blocks 4, 8; generator and discriminator" in capsys.readouterr().err
-    saved, first = (
-        weights(f) for f in (run_checkpoint(trained.run), Path("runs/other/checkpoints/last.ckpt"))
-    )
+    loaded = RunFolder(trained.run).checkpoint_to_load()
+    assert loaded is not None
+    saved, first = weights(loaded), weights(Path("runs/other/checkpoints/last.ckpt"))
     names = [name for name in saved if name.startswith("discriminator.")]
     assert len(names) > 10
     for name in names:

@@ -24,7 +24,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.inference.model_card import model_card
 from imagen_pl.metrics.evaluation import Evaluation, MemorisationScores
 from imagen_pl.metrics.retrieval import Retrieval
-from imagen_pl.storage.model_paths import run_checkpoint
+from imagen_pl.storage.run_folder import RunFolder
 from tests.helpers.commands import one_line_error
 from tests.helpers.runs import Tiny
 
@@ -127,7 +127,9 @@ def test_a_release_with_the_discriminator_trains_both_networks_further(
     assert stored["class_path"] == "imagen_pl.models.discriminators.multiscale.MultiscaleDiscriminator"
     assert (stored["init_args"]["final_dim"], stored["init_args"]["text_dim"]) == (8, 16)
     weights = load_file(hub / "me/both/discriminator.safetensors")
-    checkpoint = torch.load(run_checkpoint(trained.run), weights_only=True)["state_dict"]
+    loaded = RunFolder(trained.run).checkpoint_to_load()
+    assert loaded is not None
+    checkpoint = torch.load(loaded, weights_only=True)["state_dict"]
     own = {
         n.removeprefix("discriminator."): t for n, t in checkpoint.items() if n.startswith("discriminator.")
     }

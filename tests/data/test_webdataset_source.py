@@ -12,7 +12,8 @@ from PIL import Image
 
 from imagen_pl.data.batch_samplers import BatchPlan, TrainingBatches
 from imagen_pl.data.datamodule import CaptionedImages
-from imagen_pl.data.dataset import SampleProcessing, StreamImages
+from imagen_pl.data.dataset import StreamImages
+from imagen_pl.data.sample_processing import SampleProcessing
 from imagen_pl.data.sources.webdataset import WebDatasetSource
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import Stage

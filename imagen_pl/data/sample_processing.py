@@ -1,0 +1,54 @@
+"""What is done to a sample at random: which of its captions is taken, caption dropout, flips.
+
+Axes: b batch, h w pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from imagen_pl.data.batch_samplers import DROP_CAPTION, FLIP, WHICH_CAPTION, Integers, uniform
+from imagen_pl.data.transforms import Fit, decode
+from imagen_pl.types import CaptionedBatch, TextFeatures
+
+TextLookup = Callable[[list[str]], TextFeatures]
+
+
+@dataclass(frozen=True)
+class SampleProcessing:
+    """What is done to every sample; the arguments are those of CaptionedImages."""
+
+    fit: Fit = "crop"
+    background: tuple[int, int, int] = (255, 255, 255)
+    horizontal_flip: bool = False
+    caption_dropout: float = 0.0
+    seed: int = 0
+
+    def decode(self, image: bytes | object, resolution: int) -> UInt8[Tensor, "3 h w"]:
+        return decode(image, resolution, self.fit, self.background)  # type: ignore[arg-type]
+
+    def collate(
+        self,
+        images: UInt8[Tensor, "b 3 h w"],
+        choices: list[tuple[str, ...]],
+        numbers: Integers,
+        text_lookup: TextLookup | None,
+    ) -> CaptionedBatch:
+        """Make a batch; choose each sample's caption, caption dropout and flip at random."""
+        captions = [words[0] for words in choices]
+        if any(len(words) > 1 for words in choices):
+            draws = uniform(self.seed, WHICH_CAPTION, numbers)
+            captions = [words[int(u * len(words))] for words, u in zip(choices, draws, strict=True)]
+        if self.caption_dropout:
+            dropped = uniform(self.seed, DROP_CAPTION, numbers) < self.caption_dropout
+            captions = ["" if drop else c for c, drop in zip(captions, dropped, strict=True)]
+        if self.horizontal_flip:
+            flipped = torch.from_numpy(uniform(self.seed, FLIP, numbers) < 0.5)
+            images[flipped] = images[flipped].flip(-1)
+        text = None if text_lookup is None else text_lookup(captions)
+        return CaptionedBatch(images, captions, torch.from_numpy(numbers), text)
