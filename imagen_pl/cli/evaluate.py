@@ -33,10 +33,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--val_fraction",
         type=float,
-        default=0.05,
         metavar="F",
-        help="share of the images to hold out if the data has no split for it; give the data.val_fraction "
-        "of the training (default: 0.05)",
+        help="share of the images to hold out if the data has no split for it (default: as in training)",
     )
     parser.add_argument(
         "--num_images",
@@ -111,7 +109,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--num_images {arguments.num_images} must be 2 or more, better 1,000")
     if arguments.train_images is not None and arguments.train_images < 0:
         raise UserError(f"--train_images {arguments.train_images} must be 0 or more")
-    if not 0 < arguments.val_fraction <= 0.5:
+    if arguments.val_fraction is not None and not 0 < arguments.val_fraction <= 0.5:
         raise UserError(f"--val_fraction {arguments.val_fraction} is not above 0 and at most 0.5")
     if Path(arguments.out).is_file():
         raise UserError(f"--out {arguments.out} is a file: name a folder")

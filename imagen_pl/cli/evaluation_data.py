@@ -13,10 +13,11 @@ from torch import Tensor
 
 from imagen_pl.data.inspect import guess_source
 from imagen_pl.data.progress import with_progress
+from imagen_pl.data.sample_processing import SampleProcessing
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.splits import by_group, held_out, read_stream
-from imagen_pl.data.transforms import UNREADABLE, decode
+from imagen_pl.data.transforms import UNREADABLE, parse_background
 from imagen_pl.errors import UserError
 from imagen_pl.inference.networks import build
 from imagen_pl.inference.pipeline import TextToImage
@@ -25,6 +26,8 @@ Images = UInt8[Tensor, "n 3 r r"]
 
 # Computing features of training images takes most of the time; using more of them changes scores little.
 _LEAST_TRAIN, _TRAIN_PER_PICTURE = 1000, 5
+# CaptionedImages' default, for models that do not say what they were trained with.
+_VAL_FRACTION = 0.05
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,19 @@ class RealSet:
 
 
 def read_real_set(arguments: argparse.Namespace, model: TextToImage) -> RealSet:
-    source = _source(arguments, model)
-    split, source, rows, train = _rows(source, arguments)
-    rows, real = _decode(source, [rows[group[0]] for group in by_group(rows)], model.resolution, split)
+    """The images to compare a model with, held out and cut to squares as in its training.
+
+    Raises:
+        UserError: the data is not available, or has no images to compare with.
+    """
+    trained = model.description
+    fraction = arguments.val_fraction or trained.get("val_fraction") or _VAL_FRACTION
+    processing = SampleProcessing(
+        trained.get("fit", "crop"), parse_background(trained.get("background", "white"))
+    )
+    split, source, rows, train = _rows(_source(arguments, model), arguments, fraction)
+    first = [rows[group[0]] for group in by_group(rows)]
+    rows, real = _decode(source, first, processing, model.resolution, split)
     count = min(arguments.num_images, len(rows))
     draw = np.random.default_rng(arguments.seed)
     sampled = sorted(draw.choice(len(rows), count, replace=False).tolist())
@@ -58,7 +71,7 @@ def read_real_set(arguments: argparse.Namespace, model: TextToImage) -> RealSet:
         train_images = max(_LEAST_TRAIN, _TRAIN_PER_PICTURE * count)
     if len(train) > train_images:
         train = [train[i] for i in sorted(draw.choice(len(train), train_images, replace=False))]
-    seen = _decode(source, train, model.resolution, "training")[1] if train else None
+    seen = _decode(source, train, processing, model.resolution, "training")[1] if train else None
     why = ""
     if seen is None:
         why = (
@@ -83,29 +96,31 @@ def _source(arguments: argparse.Namespace, model: TextToImage) -> Source | Strea
 
 
 def _rows(
-    source: Source | StreamSource, arguments: argparse.Namespace
+    source: Source | StreamSource, arguments: argparse.Namespace, val_fraction: float
 ) -> tuple[str, Source, list[Row], list[Row]]:
     """The split's name, the source of its images, its rows, and the training rows."""
     if isinstance(source, StreamSource):
         split = arguments.split or "validation"
-        read = read_stream(source, split, arguments.val_fraction, 10 * arguments.num_images)
+        read = read_stream(source, split, val_fraction, 10 * arguments.num_images)
         return split, read.source, read.validation, []
     splits = source.load(SkippedImages())
     split = arguments.split or next((name for name in ("test", "validation") if name in splits), "validation")
     if split in splits:
         rows, train = splits[split], splits.get("train", [])
     else:
-        checked = held_out(source, split, arguments.val_fraction)
+        checked = held_out(source, split, val_fraction)
         rows, train = checked.validation, checked.train
     return split, source, [row for row in rows if row.captions], [] if split == "train" else train
 
 
-def _decode(source: Source, rows: Sequence[Row], resolution: int, what: str) -> tuple[list[Row], Images]:
+def _decode(
+    source: Source, rows: Sequence[Row], processing: SampleProcessing, resolution: int, what: str
+) -> tuple[list[Row], Images]:
     """The rows with readable images, and these images."""
     good, images = [], []
     for row in with_progress(rows, f"reading {what} images"):
         try:
-            images.append(decode(source.image(row), resolution))
+            images.append(processing.decode(source.image(row), resolution))
         except UNREADABLE:
             continue
         good.append(row)

@@ -316,6 +316,10 @@ def _from_checkpoint(path: Path) -> TextToImage:
         "teacher_networks": checkpoint.get("teacher_networks", []),
         "data": data.get("source"),
         "caption_dropout": data.get("caption_dropout", 0.0),
+        # How the real images that it is compared with are cut to squares, and which of them were held out.
+        "fit": data.get("fit", "crop"),
+        "background": data.get("background", "white"),
+        "val_fraction": data.get("val_fraction"),
         "captions": checkpoint.get("captions", []),
     }
     return _build(description, weights, path)

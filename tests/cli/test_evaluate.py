@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from imagen_pl import load
+from imagen_pl.cli.evaluation_data import read_real_set
 from imagen_pl.cli.main import main
 from tests.helpers.commands import one_line_error
 from tests.helpers.runs import Tiny
@@ -82,6 +85,30 @@ def test_held_out_images_equal_those_of_training(trained: Tiny, photos: Path) ->
     assert found["split"] == "validation"
     assert 2 <= found["real_images"] < 12
     assert found["scores"][0]["memorisation"]["ratio"] > 0
+
+
+def test_real_images_are_held_out_and_cut_as_in_training(trained: Tiny, tmp_path: Path) -> None:
+    data = yaml.safe_load((trained.run / "config.yaml").read_text())["data"]
+    model = load(trained.run)
+    assert model.description["fit"] == data["fit"] == "crop"
+    assert model.description["background"] == data["background"]
+    assert model.description["val_fraction"] == data["val_fraction"]
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    for i in range(40):
+        Image.new("RGB", (32, 16), "red").save(wide / f"{i}.png")
+        (wide / f"{i}.txt").write_text(f"red {i}")
+    model.description |= {"fit": "pad", "background": "black", "val_fraction": 0.5}
+    asked = Namespace(
+        data=str(wide), split=None, val_fraction=None, num_images=2, seed=0, train_images=None, model="wide"
+    )
+
+    found = read_real_set(asked, model)
+
+    assert not found.real[:, :, 0].any()  # the uppermost row is padding
+    assert (found.real[:, 0, 4] > 200).all()
+    asked.val_fraction = 0.25
+    assert len(read_real_set(asked, model).real) < len(found.real)
 
 
 def test_release_is_scored_with_clip(evaluated: list[str], trained: Tiny, tmp_path: Path) -> None:
