@@ -213,7 +213,7 @@ def test_damaged_weights_file_gives_one_line_error(
 def test_other_weights_give_one_line_error(tmp_path: Path, content: Any) -> None:
     file = tmp_path / "other.pth"
     torch.save(content, file)
-    with pytest.raises(UserError, match=r"other\.pth does not hold the weights of FID's Inception"):
+    with pytest.raises(UserError, match=r"other\.pth does not contain the Inception weights of FID"):
         InceptionV3(str(file)).load()
 
 
