@@ -143,7 +143,7 @@ def test_inception_offline_gives_one_line_error() -> None:
     with pytest.raises(UserError) as output:
         InceptionV3().load()
     assert str(output.value) == (
-        "the weights of Inception cannot be downloaded ([Errno -2] Name or service not known): give them "
+        "the weights of Inception cannot be downloaded ([Errno -2] Name or service not known): pass a file "
         "with --model.fid_weights FILE"
     )
     problem = FrechetDistance(InceptionV3()).prepare()
