@@ -145,7 +145,7 @@ def _why_share_passes(plan: Plan) -> str:
         return "Fresh generated images for each step, as in R3GAN. true saves a pass of each network."
     return (
         "Both steps use the same generated images and the same features of the real ones: faster, and in "
-        "short runs as good an image, as measured."
+        "short runs each image teaches as much, as measured."
     )
 
 
