@@ -1,6 +1,7 @@
 """Ship a kernel-ridge fit with the package, so that a first run need not look at the images.
 
-    IMAGEN_PL_CACHE=fresh imagen-pl fit --config configs/experiment/quickstart.yaml --max_images 32
+    IMAGEN_PL_CACHE=fresh imagen-pl fit --config configs/experiment/quickstart.yaml --max_images 32 \
+        --trainer.accelerator cpu
     python -m benchmarks.ship_prior fresh/kernel_ridge/*.safetensors
 
 The first command fits the quickstart's prior and caches it; the second writes it in half precision to

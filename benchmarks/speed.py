@@ -8,7 +8,7 @@ They take turns: a block of steps here, a block there, so that other work on the
 Captions are encoded and caches are filled before the first block, and a first block warms up uncounted.
 Without validation, samples and checkpoints. It prints the median images/s of the blocks of each, the ratio
 of the two, with its range over the pairs of blocks, and the machine's instructions. The number of steps in a
-block should be a multiple of 8, since the recipes compute their penalties every eighth step. Two recipes of
+block should be a multiple of 16, since the quickstart computes its penalties every 16th step. Two recipes of
 one commit are compared with `--against HEAD --against-config ... --against-set ...`.
 
 `images` trains a recipe for a number of images with each seed, and validates it every so many. It prints the
@@ -106,9 +106,9 @@ def parser() -> argparse.ArgumentParser:
         "--against-set", nargs="*", metavar="KEY=VALUE", help="settings there (default: as --set)"
     )
     racing.add_argument("--blocks", type=int, default=6, help="blocks of each (default: %(default)s)")
-    racing.add_argument("--steps", type=int, default=40, help="steps in a block (default: %(default)s)")
+    racing.add_argument("--steps", type=int, default=48, help="steps in a block (default: %(default)s)")
     racing.add_argument(
-        "--warm-up", type=int, default=8, help="steps before the first block (default: %(default)s)"
+        "--warm-up", type=int, default=16, help="steps before the first block (default: %(default)s)"
     )
     racing.set_defaults(run=race)
     counting = verbs.add_parser("images", help="distance after a number of images, with several seeds")

@@ -27,7 +27,7 @@ from imagen_pl.imaging.grids import strip
 made = Path(sys.argv[1])
 # Saved again without what they say of the model: where it lies on this machine is nobody's business.
 Image.open(made / "variants.png").save("variants.png", optimize=True)
-props = strip([Image.open(file) for file in sorted((made / "props").glob("*.png"))], smallest=128)
+props = strip([Image.open(file) for file in sorted((made / "props").glob("*.png"))], min_width=128)
 scene = Image.new("RGBA", props.size, "#28406e")
 draw = ImageDraw.Draw(scene)
 for y in range(0, props.height, 16):

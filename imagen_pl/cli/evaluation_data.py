@@ -56,11 +56,15 @@ def read_real_set(arguments: argparse.Namespace, model: TextToImage) -> RealSet:
         UserError: the data is not available, or has no images to compare with.
     """
     trained = model.description
-    fraction = arguments.val_fraction or trained.get("val_fraction") or _VAL_FRACTION
+    fraction = arguments.val_fraction
+    if fraction is None:
+        fraction = trained.get("val_fraction")
     processing = SampleProcessing(
         trained.get("fit", "crop"), parse_background(trained.get("background", "white"))
     )
-    split, source, rows, train = _rows(_source(arguments, model), arguments, fraction)
+    split, source, rows, train = _rows(
+        _source(arguments, model), arguments, _VAL_FRACTION if fraction is None else fraction
+    )
     first = [rows[group[0]] for group in by_group(rows)]
     rows, real = _decode(source, first, processing, model.resolution, split)
     count = min(arguments.num_images, len(rows))
@@ -101,16 +105,27 @@ def _rows(
     """The split's name, the source of its images, its rows, and the training rows."""
     if isinstance(source, StreamSource):
         split = arguments.split or "validation"
+        if val_fraction == 0 and split not in source.shards():
+            raise _nothing_held_out(source)
         read = read_stream(source, split, val_fraction, 10 * arguments.num_images)
         return split, read.source, read.validation, []
     splits = source.load(SkippedImages())
     split = arguments.split or next((name for name in ("test", "validation") if name in splits), "validation")
     if split in splits:
         rows, train = splits[split], splits.get("train", [])
+    elif val_fraction == 0:
+        raise _nothing_held_out(source)
     else:
         checked = held_out(source, split, val_fraction)
         rows, train = checked.validation, checked.train
     return split, source, [row for row in rows if row.captions], [] if split == "train" else train
+
+
+def _nothing_held_out(source: Source | StreamSource) -> UserError:
+    return UserError(
+        f"the model was trained on all images of {source.path} (data.val_fraction 0), so none are held out: "
+        "name other images with --data and --val_fraction, or score the training images with --split train"
+    )
 
 
 def _decode(

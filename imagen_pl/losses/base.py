@@ -39,7 +39,7 @@ class LossInputs:
     growth: how far the networks have grown.
     captions: the captions themselves.
     real_features: generator step only: the discriminator's features of the real images with the same
-        captions, if a term `needs_pairs`.
+        captions, if a term `needs_pairs`; with `share_passes` from before the discriminator's last step.
     real_images: generator step only: the real images with the same captions, -1 to 1, faded alike.
     generator: generator step only: the network that generated the images.
     latents: generator step only: the latents from which it generated them.

@@ -59,6 +59,7 @@ CLASSES = {
 # Settings at any depth of a configuration.
 SETTINGS = {
     "reset_moments": "reset_optimizer_state",
+    "share_fakes": "share_passes",
     "stem_from": "init_from",
     "turns": "blockwise_training",
 }

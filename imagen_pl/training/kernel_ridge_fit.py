@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
@@ -83,9 +84,16 @@ class KernelRidgeFit:
             inputs = (module.captions, module.backbone.size)
             if inputs not in fingerprints:
                 fingerprints[inputs] = data.pairs.fingerprint(*inputs)
-            path = self._path(module, f"{backbone} {fingerprints[inputs]}")
-            if not _load(module, path) and not _load(module, _SHIPPED / path.name):
-                self._pending.setdefault((backbone, *inputs), []).append((module, path))
+            read = f"{backbone} {fingerprints[inputs]}"
+            path = cache_dir() / "kernel_ridge" / self._file_name(module, read, device.type)
+            shipped = _SHIPPED / self._file_name(module, read, "cpu")  # in half precision: for any device
+            if _load(module, path):
+                continue
+            if _load(module, shipped):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)  # a damaged file would be reported in every run
+                continue
+            self._pending.setdefault((backbone, *inputs), []).append((module, path))
 
     @property
     def image_count(self) -> int:
@@ -119,14 +127,14 @@ class KernelRidgeFit:
             yield text.pooled, batch.images
             on_read(len(batch))
 
-    def _path(self, module: KernelRidge, inputs: str) -> Path:
+    def _file_name(self, module: KernelRidge, inputs: str, device_type: str) -> str:
         settings = {name: value for name, value in vars(module).items() if isinstance(value, _SETTING_TYPES)}
         settings = {name: value for name, value in settings.items() if name[0] != "_" and name != "training"}
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
         # Devices round differently.
-        parts = (_VERSION, kind, sorted(settings.items()), float(module.sharpness), self.device.type)
+        parts = (_VERSION, kind, sorted(settings.items()), float(module.sharpness), device_type)
         digest = hashlib.sha256(f"{parts} {inputs} {self.text_encoder.fingerprint}".encode())
-        return cache_dir() / "kernel_ridge" / f"{digest.hexdigest()[:32]}.safetensors"
+        return f"{digest.hexdigest()[:32]}.safetensors"
 
 
 def _load(module: KernelRidge, path: Path) -> bool:
@@ -140,7 +148,7 @@ def _load(module: KernelRidge, path: Path) -> bool:
         module.load_state_dict(state)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("the cached fit %s is damaged (%s): fitting again", path, reason)
+        log.warning("the fit %s is damaged (%s) and is not used", path, reason)
         return False
     return True
 

@@ -13,6 +13,7 @@ from PIL import Image
 from imagen_pl import load
 from imagen_pl.cli.evaluation_data import read_real_set
 from imagen_pl.cli.main import main
+from imagen_pl.errors import UserError
 from tests.helpers.commands import one_line_error
 from tests.helpers.runs import Tiny
 from tests.helpers.text_encoders import save_clip
@@ -109,6 +110,11 @@ def test_real_images_are_held_out_and_cut_as_in_training(trained: Tiny, tmp_path
     assert (found.real[:, 0, 4] > 200).all()
     asked.val_fraction = 0.25
     assert len(read_real_set(asked, model).real) < len(found.real)
+    model.description["val_fraction"] = 0.0
+    assert len(read_real_set(asked, model).real) < len(found.real)  # the command line wins
+    asked.val_fraction = None
+    with pytest.raises(UserError, match=r"trained on all images of .*wide \(data\.val_fraction 0\)"):
+        read_real_set(asked, model)
 
 
 def test_release_is_scored_with_clip(evaluated: list[str], trained: Tiny, tmp_path: Path) -> None:

@@ -74,6 +74,19 @@ def test_logits_come_from_all_and_features_from_the_first() -> None:
     assert both.resolutions == (4, 8, 16)
 
 
+def test_detached_features_give_the_same_logits_without_a_graph() -> None:
+    both, text = joint().eval(), text_features()
+    features = both.extract_features(IMAGES.clone().requires_grad_())
+
+    detached = features.detach()
+
+    assert type(detached) is type(features)
+    assert features.final.requires_grad
+    assert not detached.final.requires_grad
+    assert not any(each.requires_grad for each in detached.maps.values())
+    assert torch.equal(both.logits(detached, text), both.logits(features, text))
+
+
 def test_perceptual_matching_reuses_the_discriminator_s_features() -> None:
     """Values and gradients equal those with a backbone of its own."""
     both, text = joint().eval(), text_features()

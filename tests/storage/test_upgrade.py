@@ -93,6 +93,10 @@ def test_a_short_class_name_is_renamed_too() -> None:
     assert upgrade_settings({"class_path": "VisualPrior"}) == {"class_path": "ImagePrior"}
 
 
+def test_a_renamed_setting_keeps_its_value() -> None:
+    assert upgrade_settings({"model": {"share_fakes": True}}) == {"model": {"share_passes": True}}
+
+
 def test_tensors_of_a_new_checkpoint_are_not_copied(tmp_path: Path) -> None:
     weight = torch.ones(2)
     torch.save({"state_dict": {"a": weight}, "images_seen": 1}, tmp_path / "new.ckpt")

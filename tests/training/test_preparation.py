@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.ship_prior import ship
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.image_caption_pairs import ImageCaptionPairs
 from imagen_pl.data.sources.base import Row
@@ -20,7 +21,7 @@ from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.interpolated_captions import InterpolatedCaptionLoss
 from imagen_pl.models.image_prior import ImagePrior
 from imagen_pl.training import kernel_ridge_fit, preparation
-from imagen_pl.training.kernel_ridge_fit import kernel_ridge_modules
+from imagen_pl.training.kernel_ridge_fit import KernelRidgeFit, kernel_ridge_modules
 from tests.helpers.fakes import TinyBackbone, TinyText
 from tests.helpers.training import (
     SaveAt,
@@ -178,6 +179,30 @@ def test_damaged_file_gives_one_warning_and_is_fitted_again(
         assert "\n" not in output
         assert_same(fitted(again), fitted(first))
         assert path.read_bytes() == whole
+
+
+def test_shipped_fit_serves_any_device_and_replaces_a_damaged_one(
+    cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = gan(both=False)
+    train(first, 8)
+    (path,) = fits(cache)
+    ship(path, tmp_path / "shipped")
+    monkeypatch.setattr(kernel_ridge_fit, "_SHIPPED", tmp_path / "shipped")
+    path.write_bytes(b"not a fit")
+    data = tiny_data()
+    data.setup("fit")
+
+    for device in ("cpu", "meta"):  # meta stands in for a GPU: another name in the cache
+        again = gan(both=False)
+        modules = kernel_ridge_modules(again.generator)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "imagen_pl"):
+            fit = KernelRidgeFit(modules, again.text_encoder, data, torch.device(device))
+        assert fit.image_count == 0
+        assert len(caplog.records) == (device == "cpu")  # the damaged file
+        torch.testing.assert_close(modules[0].weights, fitted(first)[0]["weights"], atol=1e-2, rtol=1e-2)
+    assert not path.exists()
 
 
 def test_unwritable_cache_gives_one_warning(cache: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
+from typing import Any, Self
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,10 +27,17 @@ class ImageFeatures:
     final: Float[Tensor, "b f"]
     frozen: list[Float[Tensor, "b _c _h _w"]] = field(default_factory=list, kw_only=True)
 
-    def detach(self) -> ImageFeatures:
-        """The same features without their autograd graph."""
-        maps = {resolution: features.detach() for resolution, features in self.maps.items()}
-        return ImageFeatures(maps, self.final.detach(), frozen=[each.detach() for each in self.frozen])
+    def detach(self) -> Self:
+        """The same features, those of a subclass included, without their autograd graph."""
+        return replace(self, **{each.name: _detached(getattr(self, each.name)) for each in fields(self)})
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, (Tensor, ImageFeatures)):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: _detached(each) for key, each in value.items()}
+    return [_detached(each) for each in value]
 
 
 class Discriminator(nn.Module, ABC):
