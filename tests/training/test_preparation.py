@@ -185,13 +185,12 @@ def test_shipped_fit_serves_any_device_and_replaces_a_damaged_one(
     cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = gan(both=False)
-    train(first, 8)
+    data = tiny_data()
+    train(first, 8, data=data)
     (path,) = fits(cache)
     ship(path, tmp_path / "shipped")
     monkeypatch.setattr(kernel_ridge_fit, "_SHIPPED", tmp_path / "shipped")
     path.write_bytes(b"not a fit")
-    data = tiny_data()
-    data.setup("fit")
 
     for device in ("cpu", "meta"):  # meta stands in for a GPU: another name in the cache
         again = gan(both=False)

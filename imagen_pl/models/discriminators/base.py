@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class ImageFeatures:
     final: Float[Tensor, "b f"]
     frozen: list[Float[Tensor, "b _c _h _w"]] = field(default_factory=list, kw_only=True)
 
-    def detach(self) -> Self:
+    def detach(self) -> ImageFeatures:
         """The same features, those of a subclass included, without their autograd graph."""
         return replace(self, **{each.name: _detached(getattr(self, each.name)) for each in fields(self)})
 
