@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -27,7 +28,7 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
     return callbacks
 
 
-class EveryKimg(Callback):
+class EveryKimg(Callback, ABC):
     """A callback that does something every so many thousand images, and once more at the end of training.
 
     Subclasses set `every_kimg` and write `at_interval`. A dry run does nothing.
@@ -40,9 +41,9 @@ class EveryKimg(Callback):
     _batch_began_at = 0  # images seen
     _acted_at: int | None = None  # images seen
 
+    @abstractmethod
     def at_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What the callback does."""
-        raise NotImplementedError
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do it now, whatever the interval says."""

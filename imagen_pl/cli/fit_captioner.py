@@ -16,12 +16,19 @@ from imagen_pl.callbacks.csv_logger import MetricsCSV
 from imagen_pl.callbacks.graceful_stop import GracefulStop, Interrupted
 from imagen_pl.callbacks.run_record import RunRecord
 from imagen_pl.callbacks.slow_recipe import SlowRecipe
-from imagen_pl.cli.lightning_cli import OneLineCLI, Parser, accept_old_names, parser_settings, quieten
+from imagen_pl.cli.lightning_cli import (
+    OneLineCLI,
+    Parser,
+    accept_old_names,
+    add_run_folder_arguments,
+    parser_settings,
+    quieten,
+)
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import TrainingStopped
 from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
 from imagen_pl.storage.model_paths import CAPTIONER_WEIGHTS
-from imagen_pl.storage.run_folder import Existing, RunFolder, is_main_process
+from imagen_pl.storage.run_folder import RunFolder, is_main_process
 from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
 from imagen_pl.training.captioner_module import CaptionerProgress, CaptionerTraining, KeepCaptioner
 from imagen_pl.training.class_paths import import_all_parts
@@ -66,22 +73,7 @@ class CaptionerCLI(OneLineCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--name",
-            type=str | None,
-            default=None,
-            help="the run's name; by default the configuration file's",
-        )
-        parser.add_argument(
-            "--runs_dir", type=str, default="runs", help="folder that holds the folders of all runs"
-        )
-        parser.add_argument(
-            "--existing",
-            type=Existing,
-            default="error",
-            help="if the run's folder already contains a run: stop with an error; move it out of the way, "
-            "renamed with its time (nothing is deleted); or resume it from its last checkpoint",
-        )
+        add_run_folder_arguments(parser)
         parser.add_argument(
             "--ckpt_path",
             type=str | None,

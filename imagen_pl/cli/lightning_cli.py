@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from imagen_pl.cli.options import KeptLines, examples_of
 from imagen_pl.errors import UserError
 from imagen_pl.storage.checkpoint_io import read_checkpoint
-from imagen_pl.storage.run_folder import is_main_process
+from imagen_pl.storage.run_folder import Existing, is_main_process
 from imagen_pl.storage.upgrade import renamed_class_paths, upgrade_settings
 from imagen_pl.training.precision import PrecisionChoice, choose_precision, kept_precision
 
@@ -43,6 +43,26 @@ def parser_settings(verb: str, description: str) -> dict[str, Any]:
         "epilog": examples_of(verb),
         "formatter_class": Help,
     }
+
+
+def add_run_folder_arguments(parser: LightningArgumentParser) -> None:
+    """Add --name, --runs_dir and --existing, which say where a run is written."""
+    parser.add_argument(
+        "--name",
+        type=str | None,
+        default=None,
+        help="the run's name; by default the configuration file's",
+    )
+    parser.add_argument(
+        "--runs_dir", type=str, default="runs", help="folder that holds the folders of all runs"
+    )
+    parser.add_argument(
+        "--existing",
+        type=Existing,
+        default="error",
+        help="if the run's folder already contains a run: stop with an error; move it out of the way, "
+        "renamed with its time (nothing is deleted); or resume it from its last checkpoint",
+    )
 
 
 class OneLineCLI(LightningCLI):

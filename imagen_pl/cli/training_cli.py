@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
-from lightning.pytorch.loggers import WandbLogger
 
-from imagen_pl.callbacks.base import callbacks_of, is_dry_run
+from imagen_pl.callbacks.base import is_dry_run
 from imagen_pl.callbacks.blockwise_training import BlockwiseTraining
 from imagen_pl.callbacks.checkpoint import KeepCheckpoints
 from imagen_pl.callbacks.csv_logger import MetricsCSV
@@ -32,19 +30,19 @@ from imagen_pl.cli.lightning_cli import (
     OneLineCLI,
     Parser,
     accept_old_names,
-    one_line,
+    add_run_folder_arguments,
     parser_settings,
     quieten,
 )
 from imagen_pl.cli.linked_settings import link_sizes
 from imagen_pl.cli.predictions import Predicting
+from imagen_pl.cli.run_loggers import loggers_of_run, open_wandb
+from imagen_pl.cli.run_messages import continue_lines, result_lines, score_lines
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import UserError
-from imagen_pl.inference.refinement import can_refine
-from imagen_pl.inference.sampling_options import USUAL_STEPS
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
-from imagen_pl.storage.run_folder import Existing, RunFolder, is_main_process, sweep_trial
+from imagen_pl.storage.run_folder import RunFolder, is_main_process, sweep_trial
 from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
 from imagen_pl.training.class_paths import import_all_parts
 from imagen_pl.training.private_api import find_unused_parameters
@@ -124,22 +122,7 @@ class TrainingCLI(OneLineCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run's settings first, Lightning's long list last."""
-        parser.add_argument(
-            "--name",
-            type=str | None,
-            default=None,
-            help="the run's name; by default the configuration file's",
-        )
-        parser.add_argument(
-            "--runs_dir", type=str, default="runs", help="folder that holds the folders of all runs"
-        )
-        parser.add_argument(
-            "--existing",
-            type=Existing,
-            default="error",
-            help="if the run's folder already contains a run: stop with an error; move it out of the way, "
-            "renamed with its time (nothing is deleted); or resume it from its last checkpoint",
-        )
+        add_run_folder_arguments(parser)
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
@@ -218,30 +201,7 @@ class TrainingCLI(OneLineCLI):
             trainer.logger = False
         if self.config.get("subcommand") == "test":
             self.settings.data.val_split = "test"
-        trainer.logger = self._loggers_of_this_run(trainer.logger)
-
-    def _loggers_of_this_run(self, loggers: Any) -> Any:
-        """Every logger writes into the run's folder, and metrics.csv is always there, unless all are off."""
-        if loggers is False:
-            return False
-        loggers = [] if loggers in (None, True) else loggers if isinstance(loggers, list) else [loggers]
-        run = self.run_folder
-        for logger in loggers:
-            if logger.get("init_args") is None:
-                logger["init_args"] = Namespace()
-            arguments = logger["init_args"]
-            kind = logger["class_path"].rsplit(".", 1)[-1]
-            arguments["save_dir"] = str(run.path)
-            if kind == "WandbLogger":
-                arguments["name"] = arguments.get("name") or self.settings.name
-                if not arguments.get("version"):
-                    arguments["id"] = arguments.get("id") or self.run_id
-                if not any(arguments.get(way) for way in ("resume", "resume_from", "fork_from")):
-                    # The parser passes wandb.init's default null, which would overwrite a known id.
-                    arguments["resume"] = "allow"
-            elif kind in ("TensorBoardLogger", "CSVLogger"):
-                arguments["name"], arguments["version"] = "", kind.removesuffix("Logger").lower()
-        return loggers
+        trainer.logger = loggers_of_run(trainer.logger, self.run_folder, self.settings.name, self.run_id)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self._get(self.config_init, "trainer")
@@ -287,7 +247,7 @@ class TrainingCLI(OneLineCLI):
             self.say(f"Kept the earlier run as {self.run_folder.move_away()}")
         if self._writes():
             self.run_folder.path.mkdir(parents=True, exist_ok=True)
-            self._open_wandb()
+            open_wandb(self.trainer.loggers)
         networks = (("generator", self.model.generator), ("discriminator", self.model.discriminator))
         sizes = [f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in networks]
         self.say(f"Run {self.run_folder.path}: {', '.join(sizes)} parameters, {self._machine()}")
@@ -307,18 +267,6 @@ class TrainingCLI(OneLineCLI):
 
     before_test = before_validate
 
-    def _open_wandb(self) -> None:
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                import wandb
-
-                try:
-                    _ = logger.experiment
-                except wandb.errors.Error as error:
-                    raise UserError(
-                        f"W&B: {one_line(str(error))} (WANDB_MODE=offline keeps everything on this machine)"
-                    ) from error
-
     def _machine(self) -> str:
         trainer = self.trainer
         device = trainer.strategy.root_device.type
@@ -337,43 +285,17 @@ class TrainingCLI(OneLineCLI):
         if is_dry_run(trainer):
             self.say("The dry run has ended without an error. Train: leave out trainer.fast_dev_run.")
             return
-        self.say(f"Trained on {self.model.images_seen:,} images.")
-        growth = self.model.growth
-        last = self.model.run_state.stages[-1].resolution
-        if growth.resolution < last:
-            self.say(
-                f"It ended at {growth.resolution} px, before the stage of {last} px: "
-                "see growth.stages, growth.kimg_scale and the run's limits."
-            )
-        self._say_scores()
-        keeper = next((c for c in trainer.checkpoint_callbacks if isinstance(c, KeepCheckpoints)), None)
-        if keeper is not None and keeper.best_model_score is not None:
-            self.say(
-                f"Best {keeper.monitor}: {float(keeper.best_model_score):.4g}, in {run.checkpoints}/best.ckpt"
-            )
-        pictures = sorted(run.samples.glob("*.png"))
-        drawn = next(c for c in callbacks_of(trainer) if isinstance(c, SampleGrid)).captions
-        if pictures and drawn:
-            self.say(f"Pictures: {pictures[-1]}")
-            prompt = shlex.quote(drawn[0])
-            better = f" --refine {USUAL_STEPS}" if can_refine(self.model.ema.generator) else ""
-            self.say(f"Draw more: imagen-pl sample {run.path} {prompt} --num_images 4{better} --out more.png")
-        self._say_how_to_continue()
-
-    def _say_how_to_continue(self) -> None:
-        """Print the limits that ended the run, and the command that resumes it with twice as much."""
-        reached_limits = self.run_length.reached_limits(self.trainer, self.model.images_seen)
-        for setting, value, _ in reached_limits:
-            self.say(f"The run is at its limit, {setting} {value}: raise it to train longer.")
-        more = "".join(f" {setting} {twice}" for setting, _, twice in reached_limits)
-        self.say(f"Go on: {self.run_folder.resume_command()}{more}")
+        limits = self.run_length.reached_limits(trainer, self.model.images_seen)
+        for line in [*result_lines(trainer, self.model, run), *continue_lines(run, limits)]:
+            self.say(line)
 
     def after_validate(self, prefix: str = "val/") -> None:
         """Print the checkpoint and its scores."""
         seen, resolution = self.model.images_seen, self.model.growth.resolution
         self.say(f"{self.settings.ckpt_path}: {seen:,} images seen, {resolution} px")
-        if not self._say_scores(prefix):
-            self.say("  no scores: name some in model.metrics, as configs/experiment/quickstart.yaml does")
+        advice = "  no scores: name some in model.metrics, as configs/experiment/quickstart.yaml does"
+        for line in score_lines(self.trainer, prefix) or [advice]:
+            self.say(line)
 
     def test(self, model: TextToImageGAN, **settings: Any) -> None:
         """Score the test split: the validation loop, on other images."""
@@ -389,12 +311,6 @@ class TrainingCLI(OneLineCLI):
         out = self.predicting.out or self.run_folder.path / "predictions"
         number = self.predicting.draw(checkpoint, datamodule, out)
         self.say(f"{out}: {counted(number, 'picture')} and metadata.jsonl, by {checkpoint}")
-
-    def _say_scores(self, prefix: str = "val/") -> bool:
-        scores = {n: float(v) for n, v in self.trainer.callback_metrics.items() if n.startswith("val/")}
-        for name, value in sorted(scores.items()):
-            self.say(f"  {prefix + name.removeprefix('val/'):<32} {value:.4g}")
-        return bool(scores)
 
     @staticmethod
     def say(line: str) -> None:
