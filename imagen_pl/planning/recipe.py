@@ -157,7 +157,7 @@ def _optimizers(plan: Plan) -> Block:
         optimizer = part("torch.optim.Adam", lr=lr, **_ADAM)
         first = Setting("generator_optimizer", optimizer, f"Adam, as in R3GAN. {adam}")
         return [first, Setting("discriminator_optimizer", part("torch.optim.Adam", lr=lr, **_ADAM))]
-    muon = part("imagen_pl.training.muon.Muon", lr=2e-3, momentum=0.95, **_ADAM, block_size=64)
+    muon = part("imagen_pl.training.muon.Muon", lr=2e-3, momentum=0.95, **_ADAM)
     return [
         Setting("generator_optimizer", muon, "In short runs it fits captions sooner than Adam, as measured."),
         Setting("discriminator_optimizer", part("torch.optim.Adam", lr=lr, **_ADAM, fused=True), adam),

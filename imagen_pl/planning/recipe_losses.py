@@ -109,8 +109,6 @@ def losses(plan: Plan) -> Items:
         ),
     ]
     if design.resolution >= 16:
-        half = Setting("share", 0.5, "Half of each batch: faster, at no loss at 32 px, as measured.")
-        share = [half] if design.resolution <= 32 else []
         found.append(
             (
                 "The same in the features of a pretrained network, which helps subjects.",
@@ -122,7 +120,6 @@ def losses(plan: Plan) -> Items:
                             Setting("backbone", backbone),
                             Setting("generator_weight", 4.0),
                             Setting("from_resolution", 16),
-                            *share,
                         ],
                     ),
                 ],

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -34,9 +33,6 @@ class Muon(torch.optim.Optimizer):
         iterations: Newton-Schulz steps towards an orthogonal matrix.
         every: compute the direction of a matrix at every nth step and reuse it in between: the momentum
             hardly turns in one step, and Newton-Schulz takes most of the optimizer's time.
-        block_size: make blocks of at most this many rows orthogonal, each by itself (a tall matrix: columns).
-            Newton-Schulz takes time in proportion to the rows of a block, and the size of the step stays the
-            same. MuonBP (arXiv:2510.16981) does so in most of its steps. None takes whole matrices.
 
     Raises:
         ValueError: a setting is out of range.
@@ -51,7 +47,6 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         iterations: int = 5,
         every: int = 1,
-        block_size: int | None = None,
     ) -> None:
         for name, value in (("momentum", momentum), ("betas[0]", betas[0]), ("betas[1]", betas[1])):
             if not 0 <= value < 1:
@@ -61,20 +56,16 @@ class Muon(torch.optim.Optimizer):
             ("eps", eps, 0.0),
             ("iterations", iterations, 1),
             ("every", every, 1),
-            ("block_size", block_size, 1),
         ):
-            if value is not None and value < least:
+            if value < least:
                 raise ValueError(f"Muon: {name} {value} must be {least} or more")
         settings = {"lr": lr, "momentum": momentum, "betas": tuple(betas)}
-        settings |= {"eps": eps, "iterations": iterations, "every": every, "block_size": block_size}
-        super().__init__(params, settings)
+        super().__init__(params, {**settings, "eps": eps, "iterations": iterations, "every": every})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            # Checkpoints from before these settings existed.
-            group.setdefault("every", 1)
-            group.setdefault("block_size", None)
+            group.setdefault("every", 1)  # checkpoints from before this setting existed
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -104,7 +95,7 @@ class Muon(torch.optim.Optimizer):
         if age:
             return state["direction"]
         ahead = torch.lerp(p.grad, state["momentum"], group["momentum"])  # type: ignore[arg-type]
-        direction = _as_parameter(orthogonal(_as_matrix(ahead), group["iterations"], group["block_size"]), p)
+        direction = _as_parameter(orthogonal(_as_matrix(ahead), group["iterations"]), p)
         if every > 1:
             state["direction"] = direction
         return direction
@@ -142,61 +133,38 @@ def _as_parameter(matrix: Float[Tensor, "m n"], p: Tensor) -> Tensor:
     return matrix.reshape(p.shape)
 
 
-def orthogonal(
-    matrix: Float[Tensor, "m n"], iterations: int = 5, block_size: int | None = None
-) -> Float[Tensor, "m n"]:
+def orthogonal(matrix: Float[Tensor, "m n"], iterations: int = 5) -> Float[Tensor, "m n"]:
     """Nearly U V' of a matrix U S V', by Newton-Schulz steps.
 
     Five steps bring every singular value of at least 1/500 of the matrix's norm to between 0.6 and 1.3;
     smaller ones become about 480 times larger. Under autocast the steps are computed in bfloat16.
-
-    Args:
-        matrix: the matrix.
-        iterations: Newton-Schulz steps.
-        block_size: if the matrix has more rows than this (a tall one: more columns), blocks of at most so
-            many are made orthogonal, each by itself.
     """
     device = matrix.device.type
     dtype = torch.bfloat16 if torch.is_autocast_enabled(device) else matrix.dtype
     tall = matrix.shape[0] > matrix.shape[1]
     with torch.autocast(device, enabled=False):
         x = (matrix.T if tall else matrix).to(dtype).contiguous()
-        rows = len(x)
-        blocks = 1 if block_size is None else -(-rows // block_size)
-        if blocks > 1:
-            # Rows of zeros make the blocks equal; they stay zero and change nothing in the other rows.
-            padded = F.pad(x, (0, 0, 0, -rows % blocks)) if rows % blocks else x
-            x = padded.unflatten(0, (blocks, -1))
-        x = _newton_schulz(x, iterations)
-        if blocks > 1:
-            x = x.flatten(0, 1)[:rows]
+        x = x / (x.norm() + 1e-7)
+        # bfloat16 cannot represent squares of small singular values: there each step multiplies the matrix.
+        if dtype != torch.bfloat16 and x.shape[1] >= 1.5 * x.shape[0]:
+            x = _polynomial_of_gram(x @ x.T, iterations) @ x
+        else:
+            for _ in range(iterations):
+                gram = x @ x.T
+                x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
         return (x.T if tall else x).to(matrix.dtype)
 
 
-def _newton_schulz(x: Float[Tensor, "*k m n"], iterations: int) -> Float[Tensor, "*k m n"]:
-    """The Newton-Schulz steps on a matrix of at least as many columns as rows, or on a batch of them."""
-    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
-    # bfloat16 cannot represent squares of small singular values: there each step multiplies the matrix.
-    if x.dtype != torch.bfloat16 and x.shape[-1] >= 1.5 * x.shape[-2]:
-        return _polynomial_of_gram(x @ x.mT, iterations) @ x
-    add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = add_product(x, add_product(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
-    return x
-
-
-def _polynomial_of_gram(gram: Float[Tensor, "*k m m"], iterations: int) -> Float[Tensor, "*k m m"]:
+def _polynomial_of_gram(gram: Float[Tensor, "m m"], iterations: int) -> Float[Tensor, "m m"]:
     """Q such that Q X is the result of the Newton-Schulz steps on X, from X X' alone.
 
     One step is P X with P = a I + b X X' + c (X X')^2, and the next step's X X' is P (X X') P. All of them
     are polynomials of the first X X', so the long side of X is needed only before and after.
     """
-    add_product = torch.addmm if gram.ndim == 2 else torch.baddbmm
     product: Tensor | None = None
     for step in range(iterations):
-        p = add_product(gram, gram, gram, beta=_B, alpha=_C)
-        p.diagonal(dim1=-2, dim2=-1).add_(_A)
+        p = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+        p.diagonal().add_(_A)
         product = p if product is None else p @ product
         if step < iterations - 1:
             gram = p @ gram @ p

@@ -60,45 +60,6 @@ def test_gram_matrix_iteration_equals_newton_schulz(shape: tuple[int, int], deca
     torch.testing.assert_close(found.double(), x if shape[0] < shape[1] else x.T, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("shape", [(12, 40), (12, 16), (40, 12)])
-def test_blocks_of_rows_are_made_orthogonal_each_by_itself(shape: tuple[int, int]) -> None:
-    matrix = noise(*shape)
-    short = 0 if shape[0] < shape[1] else 1  # a tall matrix is split into blocks of columns
-    blocks = [orthogonal(block) for block in matrix.split([4, 4, 4], dim=short)]
-
-    torch.testing.assert_close(orthogonal(matrix, block_size=4), torch.cat(blocks, dim=short))
-    torch.testing.assert_close(orthogonal(matrix, block_size=5), torch.cat(blocks, dim=short))
-    assert (orthogonal(matrix, block_size=4) - orthogonal(matrix)).abs().max() > 0.01
-    assert torch.equal(orthogonal(matrix, block_size=12), orthogonal(matrix))
-
-
-def test_last_block_may_be_smaller() -> None:
-    matrix = noise(10, 40)
-    blocks = [orthogonal(block) for block in matrix.split([4, 4, 2])]
-    torch.testing.assert_close(orthogonal(matrix, block_size=4), torch.cat(blocks))
-
-
-def test_blocks_keep_the_size_of_the_step() -> None:
-    weight, other = (nn.Parameter(torch.zeros(32, 64)) for _ in range(2))
-    moved = stepped(Muon([weight], lr=0.1, block_size=8), weight, steps=1)
-    assert float(moved.square().mean().sqrt()) == pytest.approx(0.1 * 0.2, rel=0.15)
-    assert not torch.allclose(moved, stepped(Muon([other], lr=0.1), other, steps=1), atol=1e-3)
-
-
-def test_state_from_before_block_size_is_read() -> None:
-    weight = nn.Parameter(noise(4, 6))
-    optimizer = Muon([weight], block_size=2)
-    state = optimizer.state_dict()
-    for group in state["param_groups"]:
-        del group["block_size"], group["every"]
-
-    optimizer.load_state_dict(state)
-
-    assert [(group["block_size"], group["every"]) for group in optimizer.param_groups] == [(None, 1)]
-    weight.grad = noise(4, 6)
-    optimizer.step()
-
-
 def test_direction_is_reused_until_the_nth_step() -> None:
     weight, other = (nn.Parameter(torch.zeros(8, 12)) for _ in range(2))
     thrifty, thorough = Muon([weight], lr=0.1, every=3), Muon([other], lr=0.1)
@@ -182,7 +143,6 @@ def test_each_group_has_its_learning_rate_and_missing_gradients_are_skipped() ->
         ({"lr": -1.0}, "lr -1.0 must be 0.0 or more"),
         ({"iterations": 0}, "iterations 0 must be 1 or more"),
         ({"every": 0}, "every 0 must be 1 or more"),
-        ({"block_size": 0}, "block_size 0 must be 1 or more"),
     ],
 )
 def test_invalid_settings_raise(settings: dict[str, Any], message: str) -> None:
