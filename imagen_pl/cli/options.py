@@ -37,6 +37,8 @@ imagen-pl data captions my_photos/ --captioner emoji --num_beams 4 --overwrite
 imagen-pl data shards my_photos/ --out shards/
 imagen-pl data shards coco/ --out shards/ --shrink 256 --size_mb 200
 imagen-pl data emoji --size 256 --out emoji256.parquet
+imagen-pl data icons --out icons64/
+imagen-pl data icons --sets tabler ph mdi --size 128 --out icons128/
 imagen-pl fit-captioner --config configs/experiment/captioner.yaml
 imagen-pl caption runs/captioner picture.png
 """

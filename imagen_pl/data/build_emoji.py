@@ -10,12 +10,9 @@ import hashlib
 import io
 import json
 import re
-import shutil
-import subprocess
-import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +20,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
+from imagen_pl.data.npm_packages import files_in, find_packages, read_file
 from imagen_pl.data.progress import with_progress
 from imagen_pl.errors import UserError
 
@@ -113,7 +111,7 @@ def build_emoji(
     others = _PIXELS if size <= PIXELS_SIZE else _DRAWINGS
     draw = _svg_renderer(size) if size > PIXELS_SIZE else None
     with tempfile.TemporaryDirectory() as temporary:
-        files = _find_packages([_NAMES, _FLUENT, *others.values()], packages, Path(temporary))
+        files = find_packages([_NAMES, _FLUENT, *others.values()], packages, Path(temporary))
         emoji = _read_names(files[_NAMES])
         pictures: dict[str, dict[str, bytes]] = {
             "fluent": _members(files[_FLUENT], "package/assets/"),
@@ -213,62 +211,16 @@ def _write(rows: list[dict[str, Any]], out: Path) -> None:
 # ------------------------------------------------------------------ packages
 
 
-def _find_packages(wanted: list[str], folder: str | Path | None, temporary: Path) -> dict[str, Path]:
-    """The .tgz file of each package, from a folder or from npm."""
-    if folder is not None:
-        found = {name: Path(folder) / _archive(name) for name in wanted}
-        missing = [name for name, path in found.items() if not path.is_file()]
-        if missing:
-            raise UserError(
-                f"{_archive(missing[0])} is not in {folder}: fetch it there with `npm pack {missing[0]}`"
-            )
-        return found
-    npm = shutil.which("npm")
-    if npm is None:
-        raise UserError(
-            "npm is not installed, and the emoji come from npm packages: install Node.js, or give a folder "
-            f"of their .tgz files with --packages ({', '.join(wanted)})"
-        )
-    for name in with_progress(wanted, "fetching packages", unit=" packages"):
-        done = subprocess.run(
-            [npm, "pack", "--silent", name], cwd=temporary, capture_output=True, text=True, check=False
-        )
-        if not (temporary / _archive(name)).is_file():
-            why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise UserError(
-                f"npm could not fetch {name} ({why}): check the network, or give a folder of .tgz files "
-                "with --packages"
-            )
-    return {name: temporary / _archive(name) for name in wanted}
-
-
-def _archive(package: str) -> str:
-    """The file that `npm pack` writes: @svgmoji/noto@3.2.0 -> svgmoji-noto-3.2.0.tgz."""
-    name, version = package.rsplit("@", 1)
-    return f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
-
-
 def _key(hexcode: str) -> str:
     """The same key for all packages' file names: lower case, no fe0f, no leading zeros."""
     parts = re.split("[-_]", hexcode.lower())
     return "-".join(p.lstrip("0") for p in parts if p != "fe0f")
 
 
-def _files(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                if file is not None:
-                    yield member.name, file.read
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive} is not a whole npm package ({error}): fetch it again") from error
-
-
 def _members(archive: Path, folder: str) -> dict[str, bytes]:
     found = {
         _key(Path(name).stem): read()
-        for name, read in _files(archive)
+        for name, read in files_in(archive)
         if name.startswith(folder) and name.endswith((".png", ".webp", ".svg"))
     }
     if not found:
@@ -278,11 +230,8 @@ def _members(archive: Path, folder: str) -> dict[str, bytes]:
 
 def _read_names(archive: Path) -> list[Emoji]:
     """All emoji in emojibase's order, each plain one followed by its skin tones."""
-    data = next((read() for name, read in _files(archive) if name == "package/en/data.json"), None)
-    if data is None:
-        raise UserError(f"{archive} holds no package/en/data.json: fetch it again")
     emoji: list[Emoji] = []
-    for plain in json.loads(data):
+    for plain in json.loads(read_file(archive, "package/en/data.json")):
         for entry in (plain, *plain.get("skins", [])):
             emoji.append(Emoji(entry["hexcode"].lower(), entry["label"].lower(), plain.get("tags", [])))
     return emoji
@@ -290,9 +239,7 @@ def _read_names(archive: Path) -> list[Emoji]:
 
 def _sprites(archive: Path) -> dict[str, bytes]:
     """One SVG file for each drawing of a sprite sheet, in which they overlap."""
-    sheet = next((read() for name, read in _files(archive) if name == "package/sprites/all.svg"), None)
-    if sheet is None:
-        raise UserError(f"{archive} holds no package/sprites/all.svg: fetch it again")
+    sheet = read_file(archive, "package/sprites/all.svg")
     ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
     drawings = {}

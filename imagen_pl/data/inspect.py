@@ -20,6 +20,7 @@ from imagen_pl.data.sources.coco import CocoSource
 from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.data.sources.folder import FolderSource
 from imagen_pl.data.sources.huggingface import HuggingFaceSource
+from imagen_pl.data.sources.icons import IconSource
 from imagen_pl.data.sources.parquet import ParquetSource
 from imagen_pl.data.sources.webdataset import WebDatasetSource
 from imagen_pl.data.splits import skip_reason, smallest_side
@@ -129,6 +130,8 @@ def guess_source(path: str) -> Source | StreamSource:
         return HuggingFaceSource(path)
     if any(found.glob("captions_*.json")) or any(found.glob("annotations/captions_*.json")):
         return CocoSource(path)
+    if (found / "icons.json").is_file():
+        return IconSource(path)
     if any(found.rglob("*.parquet")):
         return ParquetSource(path)
     if any(found.rglob("*.tar")):

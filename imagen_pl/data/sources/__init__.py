@@ -5,6 +5,7 @@ from imagen_pl.data.sources.coco import CocoSource
 from imagen_pl.data.sources.emoji import EmojiSource
 from imagen_pl.data.sources.folder import FolderSource
 from imagen_pl.data.sources.huggingface import HuggingFaceSource
+from imagen_pl.data.sources.icons import IconSource
 from imagen_pl.data.sources.parquet import ParquetSource
 from imagen_pl.data.sources.webdataset import WebDatasetSource
 
@@ -13,6 +14,7 @@ __all__ = [
     "EmojiSource",
     "FolderSource",
     "HuggingFaceSource",
+    "IconSource",
     "ParquetSource",
     "Row",
     "Source",

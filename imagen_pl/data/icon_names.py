@@ -1,0 +1,154 @@
+"""Subject, kind and split of an icon, from its name.
+
+The subject is the icon's name without its set's variant words and size numbers, words joined by "-":
+"tabler:shopping-cart-filled" is a "shopping-cart". Icons of many sets share a subject, so a caption has many
+pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Split = Literal["train", "validation", "test", "composition"]
+
+# From the most to the least held out. A picture under several names takes the first that one of them has.
+HELD_OUT_FIRST: tuple[Split, ...] = ("test", "validation", "composition", "train")
+
+# Variants that many sets use but do not declare. They count where the set has the name without them too.
+_COMMON_VARIANTS = {
+    "bold": "bold",
+    "broken": "broken",
+    "duotone": "duotone",
+    "fill": "filled",
+    "filled": "filled",
+    "line": "outline",
+    "linear": "outline",
+    "outline": "outline",
+    "outlined": "outline",
+    "round": "rounded",
+    "rounded": "rounded",
+    "sharp": "sharp",
+    "solid": "filled",
+    "thin": "thin",
+    "twotone": "two-tone",
+}
+_SIZE = re.compile(r"-\d+$")
+_SIZED_SETS = 0.9  # share of names with a number at the end from which the numbers are sizes
+_TONES = re.compile(r"(-(light|medium-light|medium|medium-dark|dark)-skin-tone)+$")
+
+
+@dataclass(frozen=True)
+class IconName:
+    """What a name says: the subject, words joined by "-", and the variant, "" for none."""
+
+    subject: str
+    variant: str
+
+    @property
+    def words(self) -> str:
+        return self.subject.replace("-", " ")
+
+
+class SetNames:
+    """Reads the names of one icon set.
+
+    Args:
+        names: all names in the set.
+        prefixes, suffixes: the set's own variant words with their labels, as Iconify lists them, for example
+            {"": "Regular", "outline-rounded": "Outline Rounded"}.
+        emoji: the subject of an emoji by its label, words joined by "-": an icon with an emoji's name takes
+            the emoji's subject, so that both are in the same split.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        prefixes: Mapping[str, str] | None = None,
+        suffixes: Mapping[str, str] | None = None,
+        emoji: Mapping[str, str] | None = None,
+    ) -> None:
+        self.names = {name.lower() for name in names}
+        self.prefixes, self.suffixes = dict(prefixes or {}), dict(suffixes or {})
+        self.emoji = emoji or {}
+        bare = [self._without_declared(name)[0] for name in self.names]
+        self.sized = sum(bool(_SIZE.search(name)) for name in bare) >= _SIZED_SETS * max(len(bare), 1)
+
+    def read(self, name: str) -> IconName:
+        name, variant = self._without_declared(name.lower())
+        if self.sized:
+            name = _SIZE.sub("", name)
+        if not (self.prefixes or self.suffixes):
+            base, _, last = name.rpartition("-")
+            if last in _COMMON_VARIANTS and base in self.names:
+                name, variant = base, _COMMON_VARIANTS[last]
+        return IconName(name, variant)
+
+    def split_key(self, subject: str) -> str:
+        """What the split is computed from: the subject, or the emoji's whose label it is."""
+        return self.emoji.get(_TONES.sub("", subject), subject)
+
+    def _without_declared(self, name: str) -> tuple[str, str]:
+        """The name without the longest variant that the set declares, and the variant's label."""
+        for affixes, fits, cut in (
+            (self.suffixes, lambda affix: name.endswith(f"-{affix}"), lambda n: name[: -n - 1]),
+            (self.prefixes, lambda affix: name.startswith(f"{affix}-"), lambda n: name[n + 1 :]),
+        ):
+            found = max((affix for affix in affixes if affix and fits(affix)), key=len, default=None)
+            if found is not None:
+                return cut(len(found)), affixes[found].lower()
+        return name, self.suffixes.get("", self.prefixes.get("", "")).lower()
+
+
+def split_of(key: str, icon_set: str) -> Split:
+    """A pure function of the subject and the set.
+
+    A tenth of the subjects is test, a tenth validation. Of the others, each set's icon goes to `composition`
+    with a chance of 1 in 20: a model scored on it has trained on the subject and on the set, but never on
+    both together.
+
+    Args:
+        key: the subject, or the hexcode of the emoji whose name it is.
+        icon_set: the set's prefix, for example "tabler".
+    """
+    n = _number(key)
+    if n % 10 == 0:
+        return "test"
+    if n % 10 == 1:
+        return "validation"
+    return "composition" if _number(f"{key}/{icon_set}") % 20 == 0 else "train"
+
+
+def most_held_out(splits: Collection[Split]) -> Split:
+    """The split of a picture that stands under several names or in several sets."""
+    return next(split for split in HELD_OUT_FIRST if split in splits)
+
+
+def captions_of(words: str, kind: str, set_name: str, others: Iterable[str] = ()) -> list[str]:
+    """The captions of an icon; training draws one of them each time.
+
+    Args:
+        words: the subject's words.
+        kind: its variant, or "coloured", or both; "" if the set names none.
+        set_name: the set's name.
+        others: the words of its other names.
+    """
+    hand = f"{set_name}, {kind}" if kind else set_name
+    found = [words, f"{words}, {kind}", f"{words}, {hand}", *others]
+    return list(dict.fromkeys(text for text in found if not text.endswith(", ")))
+
+
+def emoji_subjects(emojibase: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """An emoji's subject by its label, words joined by "-", from emojibase's data.json."""
+    found = {}
+    for entry in emojibase:
+        label = re.sub(r"[^a-z0-9]+", "-", entry["label"].lower()).strip("-")
+        found[label] = "-".join(part for part in entry["hexcode"].lower().split("-") if part != "fe0f")
+    return found
+
+
+def _number(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16)

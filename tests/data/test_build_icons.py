@@ -1,0 +1,229 @@
+"""The icon data set: which icons are taken, how they are drawn, captioned and split; resuming a build."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from imagen_pl.cli.main import main
+from imagen_pl.data import build_icons as module
+from imagen_pl.data.build_icons import build_icons
+from imagen_pl.data.icon_names import split_of
+from imagen_pl.data.icon_sets import content_of
+from imagen_pl.data.inspect import guess_source
+from imagen_pl.data.skipped_images import SkippedImages
+from imagen_pl.data.sources.icons import IconSource
+from imagen_pl.errors import UserError
+from tests.helpers.icon_packages import SETS, write_icon_packages
+
+pytest.importorskip("resvg_py")
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_icon_packages(tmp_path_factory.mktemp("packages"))
+
+
+@pytest.fixture(scope="module")
+def built(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "icons"
+    build_icons(out, 32, packages=packages, jobs=1)
+    return out
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """All rows by name."""
+    tables = [parquet.read_table(file) for file in sorted(folder.glob("*.parquet"))]
+    return {row["name"]: row for table in tables for row in table.to_pylist()}
+
+
+def picture(row: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(row["image"]["bytes"]))
+
+
+def test_open_sets_are_taken_and_logos_empty_and_broken_icons_are_not(built: Path) -> None:
+    assert set(rows_of(built)) == {
+        "alpha:disc", "alpha:disc-outline", "alpha:tile", "alpha:tile-copy",
+        "beta:disc", "beta:bar", "lines:ring",
+    }  # fmt: skip
+
+
+def test_summary_counts_what_was_left_out(packages: Path, tmp_path: Path) -> None:
+    found = build_icons(tmp_path / "icons", 32, packages=packages, jobs=1)
+    assert found.icons.total() == 7
+    assert found.licences == {"MIT": 5, "CC-BY-4.0": 2}
+    assert found.subjects == 5
+    assert found.left_out == {
+        "empty": 1, "broken (ValueError)": 1, "withdrawn by their set": 1, "logos": 1,
+        "near-duplicates of a subject in a set": 1,
+    }  # fmt: skip
+    assert "left out: withdrawn by their set 1, logos 1" in "\n".join(found.lines())
+
+
+def test_captions_kinds_and_credits(built: Path) -> None:
+    rows = rows_of(built)
+    assert rows["alpha:disc-outline"]["captions"] == ["disc", "disc, outline", "disc, Alpha Icons, outline"]
+    assert rows["beta:bar"]["captions"] == ["bar", "bar, coloured", "bar, Beta Colour, coloured"]
+    assert rows["lines:ring"]["kind"] == "outline"  # drawn with strokes
+    assert (rows["beta:bar"]["licence"], rows["beta:bar"]["author"]) == ("CC-BY-4.0", "Beta Colour's author")
+    credits_file = (built / "ATTRIBUTION.md").read_text()
+    assert "| Beta Colour (`beta`) | [Beta Colour's author](https://example.org) " in credits_file
+    assert "Gamma" not in credits_file
+
+
+def test_another_name_is_a_caption_unless_it_is_held_out_otherwise(built: Path) -> None:
+    record = "record" in rows_of(built)["alpha:disc"]["captions"]
+    assert record == (split_of("record", "alpha") == split_of("disc", "alpha"))
+    # A turned alias is another picture.
+    assert "disc left" not in rows_of(built)["alpha:disc"]["captions"]
+
+
+def test_icons_are_drawn_in_a_square_in_ink_or_their_own_colours(built: Path) -> None:
+    rows = rows_of(built)
+    disc, bar = picture(rows["alpha:disc"]), picture(rows["beta:bar"])
+    assert disc.size == bar.size == (32, 32)
+    assert disc.mode == "RGB"
+    assert disc.getpixel((16, 16)) == (0, 0, 0)
+    assert disc.getpixel((0, 0)) == (255, 255, 255)
+    # 24 x 16 units: centred, 4 units of white above and below, and the bar at 8 to 16 of 16.
+    assert bar.getpixel((16, 18)) == (255, 0, 0)
+    assert bar.getpixel((16, 3)) == bar.getpixel((16, 12)) == (255, 255, 255)
+
+
+def test_background_and_ink_can_be_chosen(packages: Path, tmp_path: Path) -> None:
+    build_icons(
+        tmp_path / "x", 48, sets=["alpha"], background="transparent", ink="#102030", packages=packages, jobs=1
+    )
+    disc = picture(rows_of(tmp_path / "x")["alpha:disc"])
+    assert (disc.mode, disc.size) == ("RGBA", (48, 48))
+    assert disc.getpixel((24, 24)) == (0x10, 0x20, 0x30, 255)
+    assert disc.getpixel((0, 0))[3] == 0  # type: ignore[index]
+
+
+def test_a_picture_under_several_names_is_in_one_split(
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = {"tile-copy": "test", "tile": "train"}
+    monkeypatch.setattr(module, "split_of", lambda key, icon_set: held_out.get(key, "train"))
+
+    build_icons(tmp_path / "x", 32, packages=packages, jobs=1)
+
+    rows = rows_of(tmp_path / "x")
+    assert rows["alpha:tile"]["picture"] == rows["alpha:tile-copy"]["picture"]
+    assert rows["alpha:tile"]["split"] == rows["alpha:tile-copy"]["split"] == "test"
+    assert rows["alpha:disc"]["split"] == "train"
+
+
+def test_split_of_an_emoji_s_name_is_the_emoji_s(built: Path) -> None:
+    assert rows_of(built)["beta:bar"]["split"] == split_of("1f36b", "beta")
+
+
+def test_interrupted_build_draws_the_missing_sets(
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    write_set = module._write_set
+
+    def stop_after_two(folder: Path, icon_set: Any, *rest: Any) -> None:
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(icon_set.prefix)
+        write_set(folder, icon_set, *rest)
+
+    monkeypatch.setattr(module, "_write_set", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        build_icons(tmp_path / "x", 32, packages=packages, jobs=1)
+    assert not list((tmp_path / "x").glob("*.parquet"))
+    with pytest.raises(UserError, match="drawn with other settings: delete it"):
+        build_icons(tmp_path / "x", 64, packages=packages, jobs=1)
+
+    monkeypatch.setattr(module, "_write_set", lambda *of: (drawn.append(of[1].prefix), write_set(*of)))
+    build_icons(tmp_path / "x", 32, packages=packages, jobs=1)
+
+    assert sorted(drawn) == ["alpha", "beta", "lines"]
+    assert len(rows_of(tmp_path / "x")) == 7
+    assert not (tmp_path / "x" / "unfinished").exists()
+
+
+def test_same_pictures_with_any_number_of_processes(built: Path, packages: Path, tmp_path: Path) -> None:
+    build_icons(tmp_path / "x", 32, packages=packages, jobs=2)
+    assert rows_of(tmp_path / "x") == rows_of(built)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 16}, "--size 16 is not between 32 and 512"),
+        (
+            {"licences": ["MIT", "WTFPL"]},
+            "--licences: no set is under WTFPL; they are under CC-BY-4.0, GPL-3.0, MIT",
+        ),
+        ({"sets": ["alpha", "gamma"]}, "--sets: gamma is not among the sets under these licences"),
+        ({"ink": "inkish"}, "'inkish' is no colour"),
+        ({"packages": Path("/nowhere")}, "iconify-json-.*.tgz is not in /nowhere: fetch it"),
+    ],
+)
+def test_wrong_settings_raise(packages: Path, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_icons(tmp_path / "x", **{"size": 32, "packages": packages, "jobs": 1, **settings})
+
+
+def test_finished_or_foreign_folder_is_not_overwritten(built: Path, packages: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds finished icons already"):
+        build_icons(built, 32, packages=packages)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty: name a new folder"):
+        build_icons(tmp_path, 32, packages=packages)
+
+
+def test_logos_inside_other_sets_are_left_out() -> None:
+    body = {"body": SETS["lines"][1]["icons"]["ring"]["body"]}
+    data = {
+        "icons": dict.fromkeys(("brand-x", "x-logo", "logotype", "y", "z"), body),
+        "categories": {"Brand / Logo": ["y"], "Shapes": ["z"]},
+    }
+    content = content_of(data, {})
+    assert [icon.name for icon in content.icons] == ["logotype", "z"]
+    assert content.left_out == {"logos": 3}
+
+
+# ------------------------------------------------------------------ the source
+
+
+def test_source_has_captions_groups_and_credits(built: Path) -> None:
+    source = guess_source(str(built))
+    assert isinstance(source, IconSource)
+    splits = source.load(SkippedImages())
+    rows = {row.name: row for split in splits.values() for row in split}
+    assert len(rows) == 7
+    tile, copy = (row for row in rows.values() if row.captions[0].startswith("tile"))
+    assert tile.group == copy.group
+    assert {row.captions[0] for row in rows.values()} == {"disc", "tile", "tile copy", "bar", "ring"}
+    declared = source.declaration()
+    assert declared.captions_may_be_published
+    assert "Alpha Icons" in (declared.licence or "")
+
+
+def test_source_takes_chosen_sets_and_subjects_alone(built: Path) -> None:
+    source = IconSource(str(built), sets=["Beta Colour"], subject_captions=True)
+    rows = [row for split in source.load(SkippedImages()).values() for row in split]
+    assert sorted(row.captions for row in rows) == [("bar",), ("disc",)]
+
+
+def test_command_builds_and_reports(
+    packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "icons"
+    words = ["--size", "32", "--sets", "alpha", "lines", "--packages", str(packages), "--jobs", "1"]
+    assert main(["data", "icons", "--out", str(out), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "5 icons of 4 subjects in 2 sets" in printed
+    assert "ATTRIBUTION.md" in printed
+    assert json.loads((out / "icons.json").read_text())["icons"] == 5
+    assert main(["data", "inspect", str(out), "--out", str(tmp_path / "sheet.png")]) == 0
