@@ -169,13 +169,19 @@ def rows_of(
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """The rows of a set without near-duplicates, and the icons left out, by reason."""
     left_out = Counter(content.left_out)
+    names = [content.names.read(icon.name) for icon in content.icons]
+    largest: Counter[tuple[str, str]] = Counter()
+    for name in names:
+        largest[name.subject, name.variant] = max(largest[name.subject, name.variant], name.size or 0)
     kept: defaultdict[str, list[np.ndarray]] = defaultdict(list)  # thumbnails by subject
     rows = []
-    for icon, picture in zip(content.icons, drawn, strict=True):
+    for icon, name, picture in zip(content.icons, names, drawn, strict=True):
         if picture.problem:
             left_out[picture.problem] += 1
             continue
-        name = content.names.read(icon.name)
+        if (name.size or 0) < largest[name.subject, name.variant]:
+            left_out["smaller sizes of an icon"] += 1
+            continue
         thumbnail = np.frombuffer(picture.thumbnail, np.uint8).astype(np.int16)
         if any(np.abs(thumbnail - other).mean() < _NEAR for other in kept[name.subject]):
             left_out["near-duplicates of a subject in a set"] += 1

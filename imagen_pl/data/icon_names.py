@@ -36,17 +36,27 @@ _COMMON_VARIANTS = {
     "thin": "thin",
     "twotone": "two-tone",
 }
-_SIZE = re.compile(r"-\d+$")
+_SIZE = re.compile(r"-(\d+)$")
+_SIZE_IN_LABEL = re.compile(
+    r"\b(\d+)(x\d+)?(px)?\b"
+)  # of a variant: "24 filled", "solid 20x20", "outline-24px"
 _SIZED_SETS = 0.9  # share of names with a number at the end from which the numbers are sizes
 _TONES = re.compile(r"(-(light|medium-light|medium|medium-dark|dark)-skin-tone)+$")
 
 
 @dataclass(frozen=True)
 class IconName:
-    """What a name says: the subject, words joined by "-", and the variant, "" for none."""
+    """What a name says.
+
+    Attributes:
+        subject: words joined by "-".
+        variant: "" for none.
+        size: the size that it was drawn for, px; None if the name has none.
+    """
 
     subject: str
     variant: str
+    size: int | None = None
 
     @property
     def words(self) -> str:
@@ -78,14 +88,17 @@ class SetNames:
         self.sized = sum(bool(_SIZE.search(name)) for name in bare) >= _SIZED_SETS * max(len(bare), 1)
 
     def read(self, name: str) -> IconName:
-        name, variant = self._without_declared(name.lower())
-        if self.sized:
+        name, label = self._without_declared(name.lower())
+        variant = " ".join(_SIZE_IN_LABEL.sub("", label).split())
+        size = _SIZE_IN_LABEL.search(label)
+        if self.sized and size is None:
+            size = _SIZE.search(name)
             name = _SIZE.sub("", name)
         if not (self.prefixes or self.suffixes):
             base, _, last = name.rpartition("-")
             if last in _COMMON_VARIANTS and base in self.names:
                 name, variant = base, _COMMON_VARIANTS[last]
-        return IconName(name, variant)
+        return IconName(name, variant, None if size is None else int(size[1]))
 
     def split_key(self, subject: str) -> str:
         """What the split is computed from: the subject, or the emoji's whose label it is."""

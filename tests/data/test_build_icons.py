@@ -20,7 +20,7 @@ from imagen_pl.data.inspect import guess_source
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.icons import IconSource
 from imagen_pl.errors import UserError
-from tests.helpers.icon_packages import SETS, write_icon_packages
+from tests.helpers.icon_packages import RING, write_icon_packages
 
 pytest.importorskip("resvg_py")
 
@@ -50,7 +50,7 @@ def picture(row: dict[str, Any]) -> Image.Image:
 def test_open_sets_are_taken_and_logos_empty_and_broken_icons_are_not(built: Path) -> None:
     assert set(rows_of(built)) == {
         "alpha:disc", "alpha:disc-outline", "alpha:tile", "alpha:tile-copy",
-        "beta:disc", "beta:bar", "lines:ring",
+        "beta:disc", "beta:bar", "lines:ring-24",
     }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_summary_counts_what_was_left_out(packages: Path, tmp_path: Path) -> Non
     assert found.subjects == 5
     assert found.left_out == {
         "empty": 1, "broken (ValueError)": 1, "withdrawn by their set": 1, "logos": 1,
-        "near-duplicates of a subject in a set": 1,
+        "near-duplicates of a subject in a set": 1, "smaller sizes of an icon": 1,
     }  # fmt: skip
     assert "left out: withdrawn by their set 1, logos 1" in "\n".join(found.lines())
 
@@ -70,7 +70,7 @@ def test_captions_kinds_and_credits(built: Path) -> None:
     rows = rows_of(built)
     assert rows["alpha:disc-outline"]["captions"] == ["disc", "disc, outline", "disc, Alpha Icons, outline"]
     assert rows["beta:bar"]["captions"] == ["bar", "bar, coloured", "bar, Beta Colour, coloured"]
-    assert rows["lines:ring"]["kind"] == "outline"  # drawn with strokes
+    assert rows["lines:ring-24"]["kind"] == "outline"  # drawn with strokes
     assert (rows["beta:bar"]["licence"], rows["beta:bar"]["author"]) == ("CC-BY-4.0", "Beta Colour's author")
     credits_file = (built / "ATTRIBUTION.md").read_text()
     assert "| Beta Colour (`beta`) | [Beta Colour's author](https://example.org) " in credits_file
@@ -183,7 +183,7 @@ def test_finished_or_foreign_folder_is_not_overwritten(built: Path, packages: Pa
 
 
 def test_logos_inside_other_sets_are_left_out() -> None:
-    body = {"body": SETS["lines"][1]["icons"]["ring"]["body"]}
+    body = {"body": RING}
     data = {
         "icons": dict.fromkeys(("brand-x", "x-logo", "logotype", "y", "z"), body),
         "categories": {"Brand / Logo": ["y"], "Shapes": ["z"]},

@@ -52,9 +52,19 @@ def test_undeclared_variants_count_where_the_set_has_the_name_without_them() -> 
 
 def test_numbers_are_sizes_only_where_nearly_all_names_end_with_one() -> None:
     sized = SetNames(["alert-16", "alert-24", "bell-16", "bell-24-filled"], suffixes={"filled": "Filled"})
-    assert sized.read("bell-24-filled") == IconName("bell", "filled")
+    assert sized.read("bell-24-filled") == IconName("bell", "filled", 24)
+    assert sized.read("alert-16") == IconName("alert", "", 16)
     assert sized.read("alert-16").words == "alert"
     assert SetNames(["battery-1", "battery-2", "bell"]).read("battery-2").subject == "battery-2"
+
+
+def test_sizes_in_the_set_s_own_variants_are_no_kinds() -> None:
+    suffixes = {"": "Outline 24x24", "20-solid": "Solid 20x20", "16": "16", "24-filled": "24 Filled"}
+    names = SetNames(["bell", "cart"], suffixes=suffixes)
+    assert names.read("bell-24-filled") == IconName("bell", "filled", 24)
+    assert names.read("bell-20-solid") == IconName("bell", "solid", 20)
+    assert names.read("bell-16") == IconName("bell", "", 16)
+    assert names.read("bell") == IconName("bell", "outline", 24)
 
 
 @pytest.mark.parametrize("key", ["home", "bell", "shopping-cart", "1f600", "star", "cloud-rain", "tooth"])

@@ -63,7 +63,10 @@ SETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "gamma": (described("Gamma", "GPL-3.0"), icons({"disc": CIRCLE})),
     "delta": (described("Delta Logos", category="Logos"), icons({"disc": CIRCLE})),
-    "lines": (described("Lines", tags=["Uses Stroke"]), icons({"ring": RING})),
+    "lines": (
+        described("Lines", tags=["Uses Stroke"]),
+        icons({"ring-16": CIRCLE, "ring-24": RING}),
+    ),
 }
 
 EMOJI = [{"label": "bar", "hexcode": "1F36B"}]
