@@ -93,6 +93,8 @@ class Report:
             long = sum(n > _LONG_CAPTION for n in self.caption_words)
             if long:
                 yield f"           {long:,} have over {_LONG_CAPTION} words: text encoders may cut them off"
+        if isinstance(self.source, Source):
+            yield from self.source.summary()
         if "validation" not in self.splits:
             yield "splits     no validation: data.val_fraction of the training images will be held out"
         yield f"problems   {self.problems.summary() or 'none'}"

@@ -227,3 +227,9 @@ def test_command_builds_and_reports(
     assert "ATTRIBUTION.md" in printed
     assert json.loads((out / "icons.json").read_text())["icons"] == 5
     assert main(["data", "inspect", str(out), "--out", str(tmp_path / "sheet.png")]) == 0
+    printed = capsys.readouterr().out
+    assert "subjects   4: 1 with 2 pictures or more, 0 with 8, 0 with 50" in printed
+    assert "most pictures: disc 2" in printed
+    assert "sets       2: Alpha Icons 4, Lines 1" in printed
+    assert "licences   MIT 5" in printed
+    assert "words      4: disc 2, tile 2" in printed

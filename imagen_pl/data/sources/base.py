@@ -59,6 +59,10 @@ class Source(ABC):
         """Licence, styles, and whether captions may be published; reads no data. By default, they may not."""
         return SourceDeclaration()
 
+    def summary(self) -> list[str]:
+        """Lines for `imagen-pl data inspect` about what only this source knows; none by default."""
+        return []
+
     @abstractmethod
     def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
         """Rows by split: "train", and "validation" and others if the source has them.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,31 @@ class IconSource(ParquetSource):
             return SourceDeclaration()
         return SourceDeclaration(licence=credits_file.read_text(), captions_may_be_published=True)
 
+    def summary(self) -> list[str]:
+        """Subjects by number of pictures, the largest sets, licences, and the most frequent words."""
+        columns = ["subject", "set", "licence"]
+        subjects, sets, licences = Counter[str](), Counter[str](), Counter[str]()
+        for table in self._columns(columns):
+            kept = [i for i in range(len(table)) if self.keeps(table, i)]
+            for column, counter in zip(columns, (subjects, sets, licences), strict=True):
+                counter.update(table[column].take(kept).to_pylist())
+        words = Counter(word for subject, n in subjects.items() for word in subject.split("-") * n)
+        in_many = [sum(n >= least for n in subjects.values()) for least in (2, 8, 50)]
+        return [
+            f"subjects   {len(subjects):,}: {in_many[0]:,} with 2 pictures or more, {in_many[1]:,} with 8, "
+            f"{in_many[2]:,} with 50",
+            f"           most pictures: {_top(subjects)}",
+            f"sets       {len(sets):,}: {_top(sets)}",
+            f"licences   {_top(licences, len(licences))}",
+            f"words      {len(words):,}: {_top(words)}",
+        ]
+
+    def _columns(self, columns: list[str]) -> Iterator[pyarrow.Table]:
+        from pyarrow import parquet
+
+        for file in self._files():
+            yield parquet.read_table(file, columns=columns)
+
     def keeps(self, table: pyarrow.Table, i: int) -> bool:
         return self.sets is None or table["set"][i].as_py() in self.sets
 
@@ -43,3 +70,8 @@ class IconSource(ParquetSource):
         self, table: pyarrow.Table, i: int, captions: tuple[str, ...], split: str
     ) -> tuple[str, ...]:
         return (table["words"][i].as_py(),) if self.subject_captions else captions
+
+
+def _top(counter: Counter[str], most: int = 6) -> str:
+    found = ", ".join(f"{name} {count:,}" for name, count in counter.most_common(most))
+    return found + (", ..." if len(counter) > most else "")
