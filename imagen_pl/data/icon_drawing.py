@@ -75,7 +75,7 @@ def _draw(icon: Icon, renderer: Callable[[str], Image.Image]) -> Drawn:
         picture = renderer(icon.svg)
     except (ValueError, OSError) as error:  # what resvg-py and Pillow raise for a broken drawing
         return Drawn(f"broken ({type(error).__name__})")
-    if all(low == high for low, high in picture.getextrema()):
+    if picture.getcolors(1) is not None:  # a single colour
         return Drawn("empty")
     encoded = io.BytesIO()
     picture.save(encoded, "WEBP", lossless=True, quality=50, method=4)

@@ -128,22 +128,22 @@ def test_interrupted_build_draws_the_missing_sets(
     packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
-    write_set = module._write_set
+    write_set, most = module._write_set, 2
 
-    def stop_after_two(folder: Path, icon_set: Any, *rest: Any) -> None:
-        if len(drawn) == 2:
+    def watched(folder: Path, icon_set: Any, *rest: Any) -> None:
+        if len(drawn) == most:
             raise KeyboardInterrupt
         drawn.append(icon_set.prefix)
         write_set(folder, icon_set, *rest)
 
-    monkeypatch.setattr(module, "_write_set", stop_after_two)
+    monkeypatch.setattr(module, "_write_set", watched)
     with pytest.raises(KeyboardInterrupt):
         build_icons(tmp_path / "x", 32, packages=packages, jobs=1)
     assert not list((tmp_path / "x").glob("*.parquet"))
     with pytest.raises(UserError, match="drawn with other settings: delete it"):
         build_icons(tmp_path / "x", 64, packages=packages, jobs=1)
 
-    monkeypatch.setattr(module, "_write_set", lambda *of: (drawn.append(of[1].prefix), write_set(*of)))
+    most = 99
     build_icons(tmp_path / "x", 32, packages=packages, jobs=1)
 
     assert sorted(drawn) == ["alpha", "beta", "lines"]
@@ -207,7 +207,10 @@ def test_source_has_captions_groups_and_credits(built: Path) -> None:
     assert {row.captions[0] for row in rows.values()} == {"disc", "tile", "tile copy", "bar", "ring"}
     declared = source.declaration()
     assert declared.captions_may_be_published
-    assert "Alpha Icons" in (declared.licence or "")
+    assert declared.licence is not None
+    assert declared.licence.startswith("Drawn from the SVG files of @iconify/json@")
+    assert "| Alpha Icons (`alpha`) |" in declared.licence
+    assert not IconSource("nowhere").declaration().captions_may_be_published
 
 
 def test_source_takes_chosen_sets_and_subjects_alone(built: Path) -> None:

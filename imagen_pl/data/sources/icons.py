@@ -36,7 +36,8 @@ class IconSource(ParquetSource):
         credits_file = Path(self.path).expanduser() / "ATTRIBUTION.md"
         if not credits_file.is_file():
             return SourceDeclaration()
-        return SourceDeclaration(licence=credits_file.read_text(), captions_may_be_published=True)
+        _heading, _, credit = credits_file.read_text(encoding="utf-8").partition("\n\n")
+        return SourceDeclaration(licence=credit, captions_may_be_published=True)
 
     def summary(self) -> list[str]:
         """Subjects by number of pictures, the largest sets, licences, and the most frequent words."""
