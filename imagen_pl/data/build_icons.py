@@ -117,18 +117,16 @@ def build_icons(
     emoji = emoji_subjects(json.loads(read_file(found[_NAMES], "package/en/data.json")))
     todo = [each for each in chosen if not (unfinished / f"{each.prefix}.parquet").is_file()]
     if todo:
-        # Forked before the first thread starts; each process draws chunks of a set.
+        icons, drawn_before = (sum(each.total for each in some) for some in (chosen, set(chosen) - set(todo)))
         with (
             ProcessPoolExecutor(jobs or os.cpu_count()) as pool,
-            progress_bar(
-                "drawing icons", unit=" sets", total=len(chosen), initial=len(chosen) - len(todo)
-            ) as bar,
+            progress_bar("drawing", icons, " icons", drawn_before) as bar,
         ):
             for icon_set, content in read_content(found[PACKAGE], todo, emoji):
                 chunks = [content.icons[i : i + _CHUNK] for i in range(0, len(content.icons), _CHUNK)]
                 drawn = [picture for part in pool.map(draw, chunks) for picture in part]
                 _write_set(unfinished, icon_set, content, drawn)
-                bar.update()
+                bar.update(icon_set.total)
     built = _finish(unfinished, out, chosen)
     _write_text(out / "ATTRIBUTION.md", attribution(chosen, built))
     summary = settings | {"icons": built.icons.total(), "left_out": dict(built.left_out)}
@@ -169,19 +167,13 @@ def rows_of(
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """The rows of a set without near-duplicates, and the icons left out, by reason."""
     left_out = Counter(content.left_out)
-    names = [content.names.read(icon.name) for icon in content.icons]
-    largest: Counter[tuple[str, str]] = Counter()
-    for name in names:
-        largest[name.subject, name.variant] = max(largest[name.subject, name.variant], name.size or 0)
     kept: defaultdict[str, list[np.ndarray]] = defaultdict(list)  # thumbnails by subject
     rows = []
-    for icon, name, picture in zip(content.icons, names, drawn, strict=True):
+    for icon, picture in zip(content.icons, drawn, strict=True):
         if picture.problem:
             left_out[picture.problem] += 1
             continue
-        if (name.size or 0) < largest[name.subject, name.variant]:
-            left_out["smaller sizes of an icon"] += 1
-            continue
+        name = content.names.read(icon.name)
         thumbnail = np.frombuffer(picture.thumbnail, np.uint8).astype(np.int16)
         if any(np.abs(thumbnail - other).mean() < _NEAR for other in kept[name.subject]):
             left_out["near-duplicates of a subject in a set"] += 1

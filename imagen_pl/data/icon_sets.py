@@ -46,6 +46,7 @@ class IconSet:
         category: Iconify's kind of set, "" for none.
         coloured: whether its icons have colours of their own.
         strokes: whether its icons are drawn with strokes.
+        total: number of its icons, without withdrawn ones.
     """
 
     prefix: str
@@ -57,6 +58,7 @@ class IconSet:
     category: str
     coloured: bool
     strokes: bool
+    total: int
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def read_sets(archive: Path) -> list[IconSet]:
                 info.get("category", ""),
                 bool(info.get("palette")),
                 "Uses Stroke" in info.get("tags", []),
+                info.get("total", 0),
             )
         )
     return found
@@ -153,7 +156,7 @@ def read_content(
 
 
 def content_of(data: dict[str, Any], emoji: dict[str, str]) -> SetContent:
-    """The icons of a set's JSON, without logos and without icons that the set has withdrawn."""
+    """The icons of a set's JSON, each in its largest size, without logos and withdrawn icons."""
     others: dict[str, list[str]] = {}
     for alias, entry in data.get("aliases", {}).items():
         # An alias that turns or flips its parent is another picture.
@@ -171,7 +174,19 @@ def content_of(data: dict[str, Any], emoji: dict[str, str]) -> SetContent:
         else:
             icons.append(Icon(name, _svg(entry, data), tuple(others.get(name, ())), category))
     names = SetNames(data["icons"], data.get("prefixes"), data.get("suffixes"), emoji)
-    return SetContent(icons, names, left_out)
+    largest: dict[tuple[str, str], int] = {}
+    for icon in icons:
+        read = names.read(icon.name)
+        largest[read.subject, read.variant] = max(
+            largest.get((read.subject, read.variant), 0), read.size or 0
+        )
+    kept = []
+    for icon in icons:
+        read = names.read(icon.name)
+        if (read.size or 0) == largest[read.subject, read.variant]:
+            kept.append(icon)
+    left_out["smaller sizes of an icon"] = len(icons) - len(kept)
+    return SetContent(kept, names, +left_out)
 
 
 def _svg(entry: dict[str, Any], data: dict[str, Any]) -> str:
