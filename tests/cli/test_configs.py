@@ -15,9 +15,11 @@ import yaml
 
 from imagen_pl.cli.main import main
 from imagen_pl.cli.training_cli import TrainingCLI
+from imagen_pl.data.build_icons import build_icons
 from imagen_pl.data.image_caption_pairs import ImageCaptionPairs
 from imagen_pl.schedules import Stage, check_stages
 from imagen_pl.training import kernel_ridge_fit
+from tests.helpers.icon_packages import write_icon_packages
 from tests.helpers.image_files import COLOURS, encoded, noise, write_images, write_photos, write_tar
 from tests.helpers.runs import REPOSITORY
 from tests.helpers.transformers_models import save_bert, save_clip_text
@@ -164,6 +166,11 @@ def webdataset(path: Path) -> dict[str, Any]:
     return {"path": str(path)}
 
 
+def icons(path: Path) -> dict[str, Any]:
+    build_icons(path, 32, packages=write_icon_packages(path.parent / "packages", more=24), jobs=1)
+    return {"path": str(path)}
+
+
 DRAWER = "imagen_pl.models.generators.style.StyleGenerator"
 SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "FolderSource": folder,
@@ -171,6 +178,7 @@ SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ParquetSource": parquet,
     "HuggingFaceSource": huggingface,
     "WebDatasetSource": webdataset,
+    "IconSource": icons,
     "EmojiSource": lambda path: {"styles": ["fluent"]},  # a third of the captions to encode
 }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.icon_packages import write_icon_packages
 from tests.helpers.image_files import COLOURS, write_images, write_photos
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,7 @@ TWO_STAGES = (
 SHORTER = {
     "make quickstart": "MINUTES=0.05",
     "make test": "TESTS='tests/cli/test_help.py -q'",
+    "imagen-pl data icons": "--size 32 --packages packages --jobs 1",
     "imagen-pl evaluate runs/photos": "--val_fraction 0.2 --train_images 8 --distractors 2",
     "imagen-pl evaluate": "--split composition --num_images 20 --train_images 20 --distractors 4",
     "imagen-pl fit --config configs/experiment/folder64.yaml --config configs/data/webdataset.yaml": (
@@ -79,6 +81,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".venv").symlink_to(environment, target_is_directory=True)
     (folder / ".venv/installed").touch()  # newer than requirements.txt, as after an install
     write_photos(folder / "my_photos", 24, side=64)
+    write_icon_packages(folder / "packages", more=24)
     write_images(folder / "coco/images", [f"{i}.jpg" for i in range(8)], side=256)
     (folder / "coco/captions.json").write_text(
         json.dumps(

@@ -72,10 +72,14 @@ SETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 EMOJI = [{"label": "bar", "hexcode": "1F36B"}]
 
 
-def write_icon_packages(folder: Path) -> Path:
-    """Write the .tgz files of both packages; return the folder."""
-    files = {"package/collections.json": json.dumps({p: info for p, (info, _) in SETS.items()}).encode()}
-    files |= {f"package/json/{prefix}.json": json.dumps(data).encode() for prefix, (_, data) in SETS.items()}
+def write_icon_packages(folder: Path, more: int = 0) -> Path:
+    """Write the .tgz files of both packages, with a set of `more` icons; return the folder."""
+    sets = dict(SETS)
+    if more:
+        dots = {f"dot-{i}": f'<circle cx="12" cy="12" r="{3 + 8 * i / more:.2f}"/>' for i in range(more)}
+        sets["many"] = (described("Many"), icons(dots))
+    files = {"package/collections.json": json.dumps({p: info for p, (info, _) in sets.items()}).encode()}
+    files |= {f"package/json/{prefix}.json": json.dumps(data).encode() for prefix, (_, data) in sets.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_tar(folder / archive_name(PACKAGE), files)
     emoji = {"package/en/data.json": json.dumps(EMOJI).encode()}
