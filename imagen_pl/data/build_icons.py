@@ -141,7 +141,8 @@ def _start(out: Path, settings: dict[str, Any]) -> Path:
         raise UserError(f"{out} holds finished icons already: delete it, or name another folder with --out")
     unfinished = out / "unfinished"
     noted = unfinished / "settings.json"
-    if noted.is_file() and json.loads(noted.read_text()) != settings:
+    begun = any(unfinished.glob("*.parquet"))
+    if begun and noted.is_file() and json.loads(noted.read_text()) != settings:
         raise UserError(
             f"{unfinished} holds icons that were drawn with other settings: delete it, or name another "
             "folder with --out"
@@ -173,7 +174,7 @@ def rows_of(
         if picture.problem:
             left_out[picture.problem] += 1
             continue
-        name = content.names.read(icon.name)
+        name = icon.meaning
         thumbnail = np.frombuffer(picture.thumbnail, np.uint8).astype(np.int16)
         if any(np.abs(thumbnail - other).mean() < _NEAR for other in kept[name.subject]):
             left_out["near-duplicates of a subject in a set"] += 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imagen_pl.data.icon_names import SetNames
+from imagen_pl.data.icon_names import IconName, SetNames
 from imagen_pl.data.npm_packages import files_in, read_file
 from imagen_pl.errors import UserError
 
@@ -67,12 +67,14 @@ class Icon:
 
     Attributes:
         name: its name in the set.
+        meaning: what the name says.
         svg: its drawing; `currentColor` stands for the ink.
         others: its other names in the set.
         category: the set's own category of it, "" for none.
     """
 
     name: str
+    meaning: IconName
     svg: str
     others: tuple[str, ...]
     category: str
@@ -163,30 +165,26 @@ def content_of(data: dict[str, Any], emoji: dict[str, str]) -> SetContent:
         if entry.keys() <= {"parent"}:
             others.setdefault(entry["parent"], []).append(alias)
     categories = {name: category for category, names in data.get("categories", {}).items() for name in names}
+    names = SetNames(data["icons"], data.get("prefixes"), data.get("suffixes"), emoji)
     left_out: Counter[str] = Counter()
-    icons = []
+    largest: dict[tuple[str, str], Icon] = {}
     for name, entry in data["icons"].items():
         category = categories.get(name, "")
         if entry.get("hidden"):
             left_out["withdrawn by their set"] += 1
-        elif _LOGO_CATEGORY.search(category) or _LOGO_NAME.search(name):
+            continue
+        if _LOGO_CATEGORY.search(category) or _LOGO_NAME.search(name):
             left_out["logos"] += 1
-        else:
-            icons.append(Icon(name, _svg(entry, data), tuple(others.get(name, ())), category))
-    names = SetNames(data["icons"], data.get("prefixes"), data.get("suffixes"), emoji)
-    largest: dict[tuple[str, str], int] = {}
-    for icon in icons:
-        read = names.read(icon.name)
-        largest[read.subject, read.variant] = max(
-            largest.get((read.subject, read.variant), 0), read.size or 0
-        )
-    kept = []
-    for icon in icons:
-        read = names.read(icon.name)
-        if (read.size or 0) == largest[read.subject, read.variant]:
-            kept.append(icon)
-    left_out["smaller sizes of an icon"] = len(icons) - len(kept)
-    return SetContent(kept, names, +left_out)
+            continue
+        icon = Icon(name, names.read(name), _svg(entry, data), tuple(others.get(name, ())), category)
+        # Icons without a size are all kept, as their names tell them apart.
+        key = (icon.meaning.subject, icon.meaning.variant if icon.meaning.size is not None else name)
+        other = largest.get(key)
+        if other is not None:
+            left_out["smaller sizes of an icon"] += 1
+        if other is None or (icon.meaning.size or 0) > (other.meaning.size or 0):
+            largest[key] = icon
+    return SetContent(list(largest.values()), names, left_out)
 
 
 def _svg(entry: dict[str, Any], data: dict[str, Any]) -> str:

@@ -174,6 +174,12 @@ def test_wrong_settings_raise(packages: Path, tmp_path: Path, settings: dict[str
         build_icons(tmp_path / "x", **{"size": 32, "packages": packages, "jobs": 1, **settings})
 
 
+def test_call_with_a_wrong_setting_leaves_the_folder_usable(packages: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--sets: alfa is not among"):
+        build_icons(tmp_path / "x", 32, sets=["alfa"], packages=packages, jobs=1)
+    assert build_icons(tmp_path / "x", 32, sets=["alpha"], packages=packages, jobs=1).icons.total() == 4
+
+
 def test_finished_or_foreign_folder_is_not_overwritten(built: Path, packages: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds finished icons already"):
         build_icons(built, 32, packages=packages)
