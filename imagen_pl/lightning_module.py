@@ -213,7 +213,7 @@ class TextToImageGAN(StartAndResume):
                 losses |= self._weighted("generator", inputs)
                 with sync:
                     self.backward_mean(losses, share)
-            self.step(optimizer, self.generator.parameters(), "g_grad_norm")
+            self.step(optimizer, self.generator_step_parameters(), "g_grad_norm")
         self.generator.track(self.latents_of_step(size, GENERATOR_LATENTS, all_processes=True))
 
     def _captioner_step(self, batch: EncodedBatch, size: int) -> None:
@@ -283,9 +283,11 @@ class TextToImageGAN(StartAndResume):
         return features, self.discriminator.logits(features, text)
 
     def _penalty(self, penalty: Penalty, real: Images, fake: Images, text: TextFeatures) -> PerSample:
+        seed = self.augmentation_seed(slice(0, None)) if penalty.compares else None
+
         def logit_fn(images: Images, text: TextFeatures) -> Float[Tensor, "b k"]:
             # Gradients are taken with respect to the images before augmentation, as in R3GAN.
-            return self.discriminator.penalized_logits(self._augmented(images), text, self.growth)
+            return self.discriminator.penalized_logits(self._augmented(images, seed), text, self.growth)
 
         weight = self.run_state.stage.penalty_weight if self.run_state.stage else None
         if weight is None:
@@ -336,7 +338,7 @@ class TextToImageGAN(StartAndResume):
         discriminator = self.by_block(
             self.discriminator, "discriminator", self.discriminator_step_parameters()
         )
-        generator = self.by_block(self.generator, "generator")
+        generator = self.by_block(self.generator, "generator", self.generator_step_parameters())
         optimizers = [self.discriminator_optimizer(discriminator), self.generator_optimizer(generator)]
         if (term := self.losses.separately_trained) is not None:
             optimizers.append(term.optimizer(term.parameters()))
@@ -344,4 +346,8 @@ class TextToImageGAN(StartAndResume):
 
     def discriminator_step_parameters(self) -> list[nn.Parameter]:
         """The parameters that are trained in the discriminator step."""
-        return [*self.discriminator.parameters(), *self.losses.discriminator_step_parameters()]
+        return [*self.discriminator.parameters(), *self.losses.parameters_trained_in("discriminator")]
+
+    def generator_step_parameters(self) -> list[nn.Parameter]:
+        """The parameters that are trained in the generator step."""
+        return [*self.generator.parameters(), *self.losses.parameters_trained_in("generator")]

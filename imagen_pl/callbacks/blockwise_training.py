@@ -54,7 +54,7 @@ class BlockwiseTraining(Callback):
         if stage == "fit" and self.policy.fresh_discriminator:
             # Before a checkpoint is loaded, and the same in every process.
             gan = gan_of(pl_module)
-            trained = [*gan.discriminator.parameters(), *gan.losses.discriminator_step_parameters()]
+            trained = gan.discriminator_step_parameters()
             self._discriminator_step_parameters = [p for p in trained if p.requires_grad]
             kept = [*self._discriminator_step_parameters, *gan.discriminator.buffers()]
             self._initial_values = trainer.strategy.broadcast(

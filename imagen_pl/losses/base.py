@@ -3,7 +3,8 @@
     L_D = adversarial + penalties + sum of discriminator_weight * term(real images)
     L_G = adversarial + sum of generator_weight * term(generated images)
 
-A term's own parameters, such as a projection head, are trained in the discriminator step.
+A term's own parameters, such as a projection head, are trained in the discriminator step, or in the step that
+it says (`trained_in`).
 
 Axes: b batch, r pixels, z latent.
 """
@@ -57,7 +58,7 @@ class LossInputs:
 
 
 class LossTerm(nn.Module, ABC):
-    """One term of the objective. Its own parameters, if any, are trained in the discriminator step.
+    """One term of the objective.
 
     Args:
         discriminator_weight: factor in the discriminator's loss, on real images: a number, or a schedule of
@@ -69,10 +70,12 @@ class LossTerm(nn.Module, ABC):
         name: its losses are logged as train/d_NAME and train/g_NAME.
         needs_pairs: whether the generator step compares generated images with the real images of the same
             captions.
+        trained_in: the step in which the term's own parameters, if any, are trained.
     """
 
     name: str
     needs_pairs: bool = False
+    trained_in: Step = "discriminator"
 
     def __init__(
         self,
@@ -199,9 +202,12 @@ class LossTerms(nn.ModuleList):
         """The term whose network is trained in a step of its own."""
         return next((term for term in self if isinstance(term, SeparatelyTrainedLoss)), None)
 
-    def discriminator_step_parameters(self) -> Iterator[nn.Parameter]:
-        """The terms' parameters that are trained in the discriminator step."""
-        return (p for term in self if not isinstance(term, SeparatelyTrainedLoss) for p in term.parameters())
+    def parameters_trained_in(self, step: Step) -> Iterator[nn.Parameter]:
+        """The terms' parameters that are trained in this step."""
+        own = (
+            term for term in self if not isinstance(term, SeparatelyTrainedLoss) and term.trained_in == step
+        )
+        return (p for term in own for p in term.parameters())
 
     def need_pairs(self, images_seen: int, resolution: int) -> bool:
         """Whether the generator step must compute the discriminator's features of the real images."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from imagen_pl.losses.adversarial import AdversarialLoss
@@ -17,11 +17,20 @@ from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.schedules import Schedule
 
 
+def caption_ids(inputs: LossInputs) -> Int64[Tensor, " b"]:
+    """A number for each row, the same for rows with the same caption; on the CPU."""
+    if not inputs.captions:
+        return torch.arange(len(inputs.text))
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(caption, len(numbers)) for caption in inputs.captions])
+
+
 class MismatchedCaptions(LossTerm):
     """A real image with a mismatched caption counts as fake (GAN-CLS, arXiv:1605.05396, algorithm 1).
 
     The mismatched captions are those of the batch, rolled by one row. The loss is the adversarial loss of
-    the discriminator, with the matching pair as the real and the mismatched pair as the fake.
+    the discriminator, with the matching pair as the real and the mismatched pair as the fake. It is 0 where
+    the neighbour's caption is the same.
     """
 
     name = "mismatch"
@@ -31,11 +40,16 @@ class MismatchedCaptions(LossTerm):
     ) -> PerSample:
         matched = discriminator.logits(inputs.features, inputs.text)
         mismatched = discriminator.logits(inputs.features, inputs.text.roll())
-        return adversarial.discriminator(matched, mismatched)
+        loss = adversarial.discriminator(matched, mismatched)
+        ids = caption_ids(inputs)
+        equal = ids == ids.roll(1)
+        return loss.masked_fill(equal.to(loss.device), 0.0) if equal.any() else loss
 
 
 class ImageTextContrastive(LossTerm):
     """Match images and captions within the batch (InfoNCE both ways, CLIP, arXiv:2103.00020).
+
+    Samples with the same caption are not negatives of each other.
 
     Args:
         image_dim: size of the discriminator's `final_dim`.
@@ -78,6 +92,10 @@ class ImageTextContrastive(LossTerm):
         captions = F.normalize(self.text(inputs.text.pooled).float(), dim=1)
         # The scale is at most 100, as in CLIP, so that one hard pair cannot blow up the loss.
         similarity = images @ captions.T * self.log_scale.exp().clamp(max=100)
+        ids = caption_ids(inputs)
+        equal = (ids[:, None] == ids).fill_diagonal_(False)
+        if equal.any():
+            similarity = similarity.masked_fill(equal.to(similarity.device), -torch.inf)
         own = torch.arange(len(inputs.text), device=similarity.device)
         by_image = F.cross_entropy(similarity, own, reduction="none")
         by_caption = F.cross_entropy(similarity.T, own, reduction="none")

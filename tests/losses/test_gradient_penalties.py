@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from imagen_pl.losses.gradient_penalties import (
     R1,
     R2,
+    FiniteDifferenceR1,
+    FiniteDifferenceR2,
     Images,
     MatchingAwarePenalty,
     Penalty,
@@ -19,8 +21,15 @@ from imagen_pl.types import Growth, TextFeatures
 from tests.helpers.networks import awaken, small_discriminator, text_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-PENALTIES = [R1(1.0), R2(1.0), WassersteinPenalty(1.0), MatchingAwarePenalty(1.0)]
-by_name = pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: penalty.name)
+PENALTIES = [
+    R1(1.0),
+    R2(1.0),
+    FiniteDifferenceR1(1.0),
+    FiniteDifferenceR2(1.0),
+    WassersteinPenalty(1.0),
+    MatchingAwarePenalty(1.0),
+]
+by_name = pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: type(penalty).__name__)
 
 
 def _images(b: int, side: int, seed: int) -> Tensor:
@@ -36,7 +45,7 @@ def _check_twice(
     weights = [p.detach().clone().requires_grad_() for p in network.parameters()]
 
     def value(*weights: Tensor) -> Tensor:
-        torch.manual_seed(0)  # of the Wasserstein penalty's places
+        torch.manual_seed(0)  # of the Wasserstein penalty's places and of the noise of finite differences
         chosen = dict(zip(names, weights, strict=True))
 
         def logits(images: Images, text: TextFeatures) -> Tensor:
@@ -137,6 +146,42 @@ def test_penalty_is_of_the_mean_over_the_heads() -> None:
 
     real = _images(2, 4, 0)
     assert not R1(1.0)(logits, real, real, text_features(2, dtype=torch.float64)).any()
+
+
+@pytest.mark.parametrize("sigma", [0.001, 0.01, 1.0])
+@pytest.mark.parametrize("penalty", [FiniteDifferenceR1, FiniteDifferenceR2])
+def test_finite_differences_of_a_linear_function_equal_the_gradient_penalty_on_average(
+    penalty: type[FiniteDifferenceR1 | FiniteDifferenceR2], sigma: float
+) -> None:
+    """1/2 ||a||^2, whatever sigma is."""
+    slope = _images(1, 2, 5)
+    real, text = _images(20_000, 2, 0), text_features(20_000, dtype=torch.float64)
+
+    def logits(images: Images, text: TextFeatures) -> Tensor:
+        linear = (images * slope).sum((1, 2, 3))
+        return torch.stack([linear, linear + 5], dim=1)
+
+    torch.manual_seed(0)
+    value = penalty(1.0, sigma=sigma)(logits, real, real, text)
+
+    expected = slope.square().sum() / 2
+    assert value.std() > 0.5 * expected  # one direction an image
+    torch.testing.assert_close(value.mean(), expected, rtol=0.03, atol=0)
+
+
+def test_finite_differences_are_of_the_right_images() -> None:
+    """A curved function is steeper at the larger images."""
+    real, fake, text = 10 * _images(64, 2, 0), _images(64, 2, 1), text_features(64, dtype=torch.float64)
+    torch.manual_seed(0)
+
+    r1, r2 = (kind(1.0)(_quadratic, real, fake, text) for kind in (FiniteDifferenceR1, FiniteDifferenceR2))
+
+    assert r1.mean() > 20 * r2.mean()
+
+
+def test_sigma_must_be_positive() -> None:
+    with pytest.raises(ValueError, match=r"FiniteDifferenceR1\.sigma 0 must be more than 0"):
+        FiniteDifferenceR1(1.0, sigma=0)
 
 
 def test_wasserstein_penalty_lies_between_real_and_fake() -> None:

@@ -17,9 +17,18 @@ from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.base import LossTerm
 from imagen_pl.losses.clip_guidance import BackboneGuidance, ImageTextGuidance
-from imagen_pl.losses.gradient_penalties import R1, R2, MatchingAwarePenalty, Penalty, WassersteinPenalty
+from imagen_pl.losses.gradient_penalties import (
+    R1,
+    R2,
+    FiniteDifferenceR1,
+    FiniteDifferenceR2,
+    MatchingAwarePenalty,
+    Penalty,
+    WassersteinPenalty,
+)
 from imagen_pl.losses.image_matching import PerceptualMatching, PixelMatching
 from imagen_pl.losses.interpolated_captions import InterpolatedCaptionLoss
+from imagen_pl.losses.latent_diversity import LatentContrastive, ModeSeeking
 from imagen_pl.losses.text_matching import FeatureMatching, ImageTextContrastive, MismatchedCaptions
 from imagen_pl.models.pretrained.backbones import TimmBackbone
 from imagen_pl.models.text.adapter import TextAdapter
@@ -50,6 +59,18 @@ TABLE: dict[str, Row] = {
     "loss, relativistic": (lambda: {"adversarial": Relativistic()}, D | D_WORDS, G, NOTHING),
     "r1": (lambda: {"penalties": [R1(1.0)]}, D | D_WORDS, NOTHING, NOTHING),
     "r2": (lambda: {"penalties": [R2(1.0)]}, D | D_WORDS, NOTHING, NOTHING),
+    "r1, by finite differences": (
+        lambda: {"penalties": [FiniteDifferenceR1(1.0)]},
+        D | D_WORDS,
+        NOTHING,
+        NOTHING,
+    ),
+    "r2, by finite differences": (
+        lambda: {"penalties": [FiniteDifferenceR2(1.0)]},
+        D | D_WORDS,
+        NOTHING,
+        NOTHING,
+    ),
     "wgan_gp": (lambda: {"penalties": [WassersteinPenalty(1.0)]}, D | D_WORDS, NOTHING, NOTHING),
     "ma_gp": (lambda: {"penalties": [MatchingAwarePenalty(2.0)]}, D | D_WORDS, NOTHING, NOTHING),
     "mismatch": (lambda: {"losses": [MismatchedCaptions()]}, D | D_WORDS, NOTHING, NOTHING),
@@ -57,6 +78,8 @@ TABLE: dict[str, Row] = {
     "feature_matching": (lambda: {"losses": [FeatureMatching()]}, NOTHING, G, NOTHING),
     "pixel_matching": (lambda: {"losses": [PixelMatching()]}, NOTHING, G, NOTHING),
     "perceptual_matching": (lambda: {"losses": [seen_by_lite0()]}, NOTHING, G, NOTHING),
+    "mode_seeking": (lambda: {"losses": [ModeSeeking()]}, NOTHING, G, NOTHING),
+    "latent_contrastive": (lambda: {"losses": [LatentContrastive(8, 8, 8)]}, NOTHING, G | OWN, NOTHING),
     "rotation": (lambda: {"losses": [tiny_task("rotation")]}, D | OWN, G, NOTHING),
     "reconstruction": (lambda: {"losses": [tiny_task("reconstruction")]}, D | OWN, G, NOTHING),
     "colorization": (lambda: {"losses": [tiny_task("colorization")]}, D | OWN, G, NOTHING),

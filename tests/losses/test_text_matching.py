@@ -66,6 +66,37 @@ def test_mismatch_pairs_images_with_the_neighbour_s_caption(adversarial) -> None
     torch.testing.assert_close(loss, adversarial.discriminator(own, wrong))
 
 
+def test_neighbours_with_the_same_caption_are_not_mismatched() -> None:
+    text = text_features(4)
+    given = inputs(_like(text, noise=0.5), text)
+    without = MismatchedCaptions()(Dot(), Relativistic(), given)
+
+    given.captions = ["bell", "bell", "star", "bell"]  # the last one is the first one's neighbour
+    loss = MismatchedCaptions()(Dot(), Relativistic(), given)
+
+    torch.testing.assert_close(loss, without * torch.tensor([0.0, 0.0, 1.0, 1.0]))
+
+
+def test_samples_with_the_same_caption_are_not_negatives_of_each_other() -> None:
+    text = text_features(4)
+    term = ImageTextContrastive(6, 6, 5)
+    given = inputs(_like(text, noise=0.5), text)
+    given.captions = ["bell", "star", "bell", "bell"]
+
+    loss = term(Dot(), Relativistic(), given)
+
+    images = F.normalize(term.image(given.features.final), dim=1)
+    captions = F.normalize(term.text(text.pooled), dim=1)
+    similarity = images @ captions.T * 10
+    kept = [0, 1]  # the first bell has the star alone as a negative
+    by_image = F.cross_entropy(similarity[:1, kept], torch.tensor([0]))
+    by_caption = F.cross_entropy(similarity.T[:1, kept], torch.tensor([0]))
+    torch.testing.assert_close(loss[0], (by_image + by_caption) / 2)
+    everything = F.cross_entropy(similarity[1:2], torch.tensor([1]))
+    by_caption = F.cross_entropy(similarity.T[1:2], torch.tensor([1]))
+    torch.testing.assert_close(loss[1], (everything + by_caption) / 2)
+
+
 def test_mismatch_loss_is_small_for_matching_captions() -> None:
     text = text_features(4)
     text.pooled = 3 * torch.eye(6)[:4]

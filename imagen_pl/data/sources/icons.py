@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagen_pl.data.skipped_images import SkippedImages
+from imagen_pl.data.sources.base import Row
 from imagen_pl.data.sources.declaration import SourceDeclaration
 from imagen_pl.data.sources.parquet import ParquetSource
 
 if TYPE_CHECKING:
     import pyarrow
+
+
+@dataclass(frozen=True)
+class IconRow:
+    """One icon with what is known of it; `full_caption` names subject, set and kind."""
+
+    words: str
+    set: str
+    split: str
+    full_caption: str
+    image: bytes
 
 
 class IconSource(ParquetSource):
@@ -25,11 +39,23 @@ class IconSource(ParquetSource):
         path: the folder that `imagen-pl data icons` wrote.
         sets: the sets to take, by their names as in captions, for example "Tabler Icons"; None takes all.
         subject_captions: caption with the subject alone, "bell"; the set and the kind are then left open.
+        least_pictures: leave out subjects that have fewer pictures than this in the sets taken.
     """
 
-    def __init__(self, path: str, sets: list[str] | None = None, subject_captions: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        sets: list[str] | None = None,
+        subject_captions: bool = False,
+        least_pictures: int = 1,
+    ) -> None:
         super().__init__(path, group_column="picture")
-        self.sets, self.subject_captions = sets, subject_captions
+        self.sets, self.subject_captions, self.least_pictures = sets, subject_captions, least_pictures
+        self._pictures: Counter[str] = Counter()  # by subject
+
+    def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
+        self._count_pictures()
+        return super().load(problems)
 
     def declaration(self) -> SourceDeclaration:
         """The credits of ATTRIBUTION.md, which `imagen-pl data icons` writes beside the pictures."""
@@ -38,6 +64,17 @@ class IconSource(ParquetSource):
             return SourceDeclaration()
         _heading, _, credit = credits_file.read_text(encoding="utf-8").partition("\n\n")
         return SourceDeclaration(licence=credit, captions_may_be_published=True)
+
+    def icon_rows(self) -> list[IconRow]:
+        """All icons that the source takes, of every split, in the order of the files."""
+        self._count_pictures()
+        rows = []
+        for table in self._columns(["subject", "words", "set", "split", "captions", "image"]):
+            kept = [i for i in range(len(table)) if self.keeps(table, i)]
+            for cell in table.take(kept).to_pylist():
+                full = next(each for each in cell["captions"] if f", {cell['set']}" in each)
+                rows.append(IconRow(cell["words"], cell["set"], cell["split"], full, cell["image"]["bytes"]))
+        return rows
 
     def summary(self) -> list[str]:
         """Subjects by number of pictures, the largest sets, licences, and the most frequent words."""
@@ -64,7 +101,18 @@ class IconSource(ParquetSource):
         for file in self._files():
             yield parquet.read_table(file, columns=columns)
 
+    def _count_pictures(self) -> None:
+        self._pictures = Counter()
+        if self.least_pictures > 1:
+            for table in self._columns(["subject", "set"]):
+                of_sets = [i for i in range(len(table)) if self._in_sets(table, i)]
+                self._pictures.update(table["subject"].take(of_sets).to_pylist())
+
     def keeps(self, table: pyarrow.Table, i: int) -> bool:
+        few = self.least_pictures > 1 and self._pictures[table["subject"][i].as_py()] < self.least_pictures
+        return self._in_sets(table, i) and not few
+
+    def _in_sets(self, table: pyarrow.Table, i: int) -> bool:
         return self.sets is None or table["set"][i].as_py() in self.sets
 
     def _captions(
