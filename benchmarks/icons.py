@@ -13,7 +13,8 @@ each model drew: eight seeds of eight captions.
 - Subject: a picture is drawn for a caption with subject, set and kind. Its real picture is ranked, by
   nearness to the drawn one, with 99 real pictures of other subjects of the set: top-1 and top-5. `train`:
   captions that were learnt; `pairs`: subject and set were learnt, but not together; `subjects`: the subject
-  was not learnt. Chance is 1% and 5%. The row "real" answers with the real picture of the same subject in another set.
+  was not learnt. Chance is 1% and 5%. The row "real" answers with the real picture of the same subject in
+  another set.
 
 The splits are train, composition and validation; --final takes test instead of validation. Models that have
 learnt from the features of --extractor are refused.

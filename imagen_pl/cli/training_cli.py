@@ -18,6 +18,7 @@ from imagen_pl.callbacks.blockwise_training import BlockwiseTraining
 from imagen_pl.callbacks.checkpoint import KeepCheckpoints
 from imagen_pl.callbacks.csv_logger import MetricsCSV
 from imagen_pl.callbacks.graceful_stop import GracefulStop
+from imagen_pl.callbacks.latent_share import LatentShare
 from imagen_pl.callbacks.progress import RunProgress
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.callbacks.run_length import RunLength
@@ -213,7 +214,7 @@ class TrainingCLI(OneLineCLI):
         self.run_length = RunLength(self.settings.get("max_images"), given["max_time"])
         callbacks.append(self.run_length)
         callbacks.append(RunRecord(self.configuration(), self.run_id, ["imagen-pl", *self.words]))
-        callbacks.append(SlowRecipe())
+        callbacks += [SlowRecipe(), LatentShare()]
         callbacks.append(self.stopper)
         loggers = given["logger"]
         if loggers is not False:

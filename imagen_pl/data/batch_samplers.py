@@ -22,6 +22,17 @@ Integers = NDArray[np.int64]
 FLIP, DROP_CAPTION, WHICH_CAPTION, WHICH_MEMBER = 1, 2, 3, 4
 
 
+class SharedCaptions(NamedTuple):
+    """The captions of a batch in which several samples share each caption.
+
+    captions: one a sample.
+    numbers: the sample number that decides about caption dropout: samples that share a caption share it too.
+    """
+
+    captions: list[str]
+    numbers: Integers
+
+
 class BatchPlan(NamedTuple):
     """One process's part of a batch.
 
@@ -30,12 +41,14 @@ class BatchPlan(NamedTuple):
     resolution: side of the images, px.
     origin: images trained when the sampler was first used; all processes and workers derive the order of a
         stream from it.
+    shared: the captions, where samples share them; None if each sample draws one of its own.
     """
 
     numbers: Integers
     rows: Integers | None
     resolution: int
     origin: int = 0
+    shared: SharedCaptions | None = None
 
 
 def uniform(seed: int, purpose: int, numbers: Integers) -> NDArray[np.float64]:
@@ -103,6 +116,58 @@ class GroupedShuffle(Shuffle):
         return self._members[self._starts[group] + (draw * self._sizes[group]).astype(np.int64)]
 
 
+class CaptionGroups:
+    """Batches in which `pictures` samples share each caption, so that a batch shows how its pictures vary.
+
+    In a batch of b samples, sample i has the caption of sample i mod (b / pictures): the groups of a
+    discriminator's `minibatch_stddev` are then pictures of one caption. A caption that fewer rows have keeps
+    its one sample; the other places of its group are further samples, each with a caption of its own.
+
+    Args:
+        order: from sample numbers to rows.
+        captions: the captions of each row.
+        pictures: samples that share a caption, 2 or more.
+        seed: of the choice of captions and pictures.
+    """
+
+    def __init__(self, order: Shuffle, captions: Sequence[tuple[str, ...]], pictures: int, seed: int) -> None:
+        self.order, self.captions, self.pictures, self.seed = order, captions, pictures, seed
+        rows_of: dict[str, list[int]] = {}
+        for row, words in enumerate(captions):
+            for caption in words:
+                rows_of.setdefault(caption, []).append(row)
+        self._rows_of = {
+            caption: np.array(rows) for caption, rows in rows_of.items() if len(rows) >= pictures
+        }
+
+    def __call__(self, numbers: Integers) -> tuple[Integers, SharedCaptions]:
+        """The rows and captions of a batch. Raises UserError if groups do not divide it."""
+        if len(numbers) % self.pictures:
+            raise UserError(
+                f"data.pictures_per_caption {self.pictures} does not divide the {len(numbers)} images that "
+                "each process has of a batch: change it or the stages' batch_size"
+            )
+        rows, deciding = self.order(numbers), numbers.copy()
+        draws = uniform(self.seed, WHICH_CAPTION, numbers)
+        captions = [drawn(self.captions[row], u) for row, u in zip(rows.tolist(), draws, strict=True)]
+        groups = len(numbers) // self.pictures
+        for first in range(groups):
+            among = self._rows_of.get(captions[first])
+            if among is not None:
+                draw = np.random.default_rng([self.seed, int(numbers[first])])
+                places = range(first, len(numbers), groups)
+                rows[first::groups] = draw.choice(among, self.pictures, replace=False)
+                deciding[first::groups] = numbers[first]
+                for place in places:
+                    captions[place] = captions[first]
+        return rows, SharedCaptions(captions, deciding)
+
+
+def drawn(captions: tuple[str, ...], draw: float) -> str:
+    """One of a row's captions, by a number from [0, 1)."""
+    return captions[int(draw * len(captions))]
+
+
 class _Planned(DistributedSampler):
     """Yields whole batches, for DataLoader(sampler=..., batch_size=None).
 
@@ -123,7 +188,7 @@ class TrainingBatches(_Planned):
     It has no length: an epoch ends at a multiple of `epoch_kimg`, wherever it began.
 
     Args:
-        order: from sample numbers to rows; None for a stream.
+        order: from sample numbers to rows, or to rows and shared captions; None for a stream.
         stages: returns the growth stages; called at the start of each epoch.
         clock: returns the number of images trained; called at the start of each epoch.
         epoch_images: an epoch ends at each multiple of this many images.
@@ -133,7 +198,7 @@ class TrainingBatches(_Planned):
 
     def __init__(
         self,
-        order: Shuffle | None,
+        order: Shuffle | CaptionGroups | None,
         stages: Callable[[], Sequence[Stage]],
         clock: Callable[[], int],
         epoch_images: int,
@@ -164,8 +229,12 @@ class TrainingBatches(_Planned):
         for seen, here in batches(stages, start, until):
             share = here.stage.batch_size // self.world_size
             numbers = seen + self.rank * share + np.arange(share, dtype=np.int64)
-            rows = None if self.order is None else self.order(numbers)
-            yield BatchPlan(numbers, rows, here.stage.resolution, self._origin)
+            rows, shared = None, None
+            if isinstance(self.order, CaptionGroups):
+                rows, shared = self.order(numbers)
+            elif self.order is not None:
+                rows = self.order(numbers)
+            yield BatchPlan(numbers, rows, here.stage.resolution, self._origin, shared)
 
     def __len__(self) -> int:
         raise TypeError("an epoch's number of batches depends on the clock")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -119,6 +120,13 @@ class CaptionedRows(LightningDataModule):
         if self.is_stream:
             return []
         return evenly_spread(self.some_captions(), number)
+
+    def shared_captions(self, images: int, number: int) -> list[str]:
+        """Captions that at least so many training images have, spread over the data set; none of a stream."""
+        if self.is_stream:
+            return []
+        counts = Counter(self.some_captions())
+        return evenly_spread([caption for caption, count in counts.items() if count >= images], number)
 
     def captions_to_watch(self, number: int = 16) -> list[str]:
         """What to draw while a model learns: half of training and half held out; of a stream the latter."""

@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from imagen_pl.data.batch_samplers import (
+    CaptionGroups,
     GroupedShuffle,
     Shuffle,
     TrainingBatches,
@@ -38,6 +39,10 @@ class CaptionedImages(CaptionedRows):
             cache, else one less than the CPU cores that each training process has, at most 8.
         fit: "crop" keeps the middle square of an image; "pad" keeps it whole and fills up the sides.
         background: colour behind transparent pixels and at padded sides: a name, or #rrggbb.
+        pictures_per_caption: where so many training images have a caption in common, a batch has so many
+            of them together. With `minibatch_stddev` of the discriminator at the same number, it can tell
+            whether the pictures of one caption vary as they should. 1 draws each image by itself; a stream
+            allows no other number.
         horizontal_flip: mirror half of the images. Captions that say left or right become wrong.
         caption_dropout: share of captions replaced by "", 0 to 1, for guidance without a caption.
         epoch_kimg: an epoch ends at each multiple of this many thousand images; validation follows.
@@ -65,6 +70,7 @@ class CaptionedImages(CaptionedRows):
         num_workers: int | None = None,
         fit: Literal["crop", "pad"] = "crop",
         background: str = "white",
+        pictures_per_caption: int = 1,
         horizontal_flip: bool = False,
         caption_dropout: float = 0.0,
         epoch_kimg: float = 10.0,
@@ -82,6 +88,7 @@ class CaptionedImages(CaptionedRows):
             ("batch_size", batch_size, batch_size > 1),
             ("caption_dropout", caption_dropout, 0 <= caption_dropout <= 1),
             ("epoch_kimg", epoch_kimg, epoch_kimg * 1000 >= 1),
+            ("pictures_per_caption", pictures_per_caption, pictures_per_caption > 0),
             ("val_fraction", val_fraction, 0 <= val_fraction <= 0.5),
             ("val_samples", val_samples, val_samples is None or val_samples > 0),
             ("val_batch_size", val_batch_size, val_batch_size > 0),
@@ -92,7 +99,13 @@ class CaptionedImages(CaptionedRows):
                 raise UserError(f"data.{name} {value} is out of range: see imagen-pl fit --help")
         if resolution < 4 or resolution & (resolution - 1):
             raise UserError(f"data.resolution {resolution} is not a power of two from 4 up")
+        if pictures_per_caption > 1 and isinstance(source, StreamSource):
+            raise UserError(
+                f"data.pictures_per_caption {pictures_per_caption} needs images that can be read in any "
+                "order, and this source is a stream: set it to 1"
+            )
         self.source = source
+        self.pictures_per_caption = pictures_per_caption
         self.num_workers = num_workers
         self.epoch_images = round(epoch_kimg * 1000)
         self.val_split = val_split
@@ -133,8 +146,11 @@ class CaptionedImages(CaptionedRows):
         )
         self._share(dataset)
         seed = self.train_processing.seed
-        shuffle = GroupedShuffle(by_group(rows), seed) if self.balance_groups else Shuffle(len(rows), seed)
-        return self._loader(dataset, self._batches(shuffle, rank, world_size), workers)
+        order: Shuffle | CaptionGroups
+        order = GroupedShuffle(by_group(rows), seed) if self.balance_groups else Shuffle(len(rows), seed)
+        if self.pictures_per_caption > 1:
+            order = CaptionGroups(order, [row.captions for row in rows], self.pictures_per_caption, seed)
+        return self._loader(dataset, self._batches(order, rank, world_size), workers)
 
     def val_dataloader(self) -> DataLoader[CaptionedBatch] | list[DataLoader[CaptionedBatch]]:
         rows = self._rows.validation
@@ -203,9 +219,9 @@ class CaptionedImages(CaptionedRows):
             smallest=smallest,
         )
 
-    def _batches(self, shuffle: Shuffle | None, rank: int, world_size: int) -> TrainingBatches:
+    def _batches(self, order: Shuffle | CaptionGroups | None, rank: int, world_size: int) -> TrainingBatches:
         return TrainingBatches(
-            shuffle,
+            order,
             lambda: self.stages,
             lambda: self.run_state.images_seen,
             self.epoch_images,

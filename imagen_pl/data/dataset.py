@@ -75,11 +75,15 @@ class RowImages(Dataset[CaptionedBatch]):
         else:
             self._fill(cache, rows[~cache.filled[rows]], plan.resolution)
             images = cache.images[rows]
+        choices = [self.rows[row].captions for row in rows.tolist()]
+        deciding = plan.numbers
+        if plan.shared is not None:
+            choices, deciding = [(caption,) for caption in plan.shared.captions], plan.shared.numbers
         if self.broken.any():
-            choices = [self.rows[self._stand_in(row)].captions for row in rows.tolist()]
-        else:
-            choices = [self.rows[row].captions for row in rows.tolist()]
-        return self.processing.collate(images, choices, plan.numbers, self.text_lookup)
+            for i, row in enumerate(rows.tolist()):
+                if self.broken[row]:
+                    choices[i] = self.rows[self._stand_in(row)].captions
+        return self.processing.collate(images, choices, plan.numbers, self.text_lookup, deciding)
 
     def share(self, other: RowImages) -> None:
         """Use the list of broken images and the decoded images of another data set with the same rows."""

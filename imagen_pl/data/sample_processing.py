@@ -12,7 +12,14 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from imagen_pl.data.batch_samplers import DROP_CAPTION, FLIP, WHICH_CAPTION, Integers, uniform
+from imagen_pl.data.batch_samplers import (
+    DROP_CAPTION,
+    FLIP,
+    WHICH_CAPTION,
+    Integers,
+    drawn,
+    uniform,
+)
 from imagen_pl.data.transforms import Fit, decode
 from imagen_pl.types import CaptionedBatch, TextFeatures
 
@@ -38,14 +45,24 @@ class SampleProcessing:
         choices: list[tuple[str, ...]],
         numbers: Integers,
         text_lookup: TextLookup | None,
+        dropout_numbers: Integers | None = None,
     ) -> CaptionedBatch:
-        """Make a batch; choose each sample's caption, caption dropout and flip at random."""
+        """Make a batch; choose each sample's caption, caption dropout and flip at random.
+
+        Args:
+            images: of the samples.
+            choices: the captions of each.
+            numbers: of the samples.
+            text_lookup: features of captions, from a cache.
+            dropout_numbers: the numbers that decide about caption dropout; None takes the samples' own.
+        """
         captions = [words[0] for words in choices]
         if any(len(words) > 1 for words in choices):
             draws = uniform(self.seed, WHICH_CAPTION, numbers)
-            captions = [words[int(u * len(words))] for words, u in zip(choices, draws, strict=True)]
+            captions = [drawn(words, u) for words, u in zip(choices, draws, strict=True)]
         if self.caption_dropout:
-            dropped = uniform(self.seed, DROP_CAPTION, numbers) < self.caption_dropout
+            deciding = numbers if dropout_numbers is None else dropout_numbers
+            dropped = uniform(self.seed, DROP_CAPTION, deciding) < self.caption_dropout
             captions = ["" if drop else c for c, drop in zip(captions, dropped, strict=True)]
         if self.horizontal_flip:
             flipped = torch.from_numpy(uniform(self.seed, FLIP, numbers) < 0.5)

@@ -7,6 +7,7 @@ import pytest
 
 from imagen_pl.data.batch_samplers import (
     BatchPlan,
+    CaptionGroups,
     GroupedShuffle,
     Shuffle,
     TrainingBatches,
@@ -141,3 +142,48 @@ def test_uniform_depends_on_seed_purpose_and_number_alone() -> None:
     assert uniform(0, 1, numbers[500:600]).tolist() == draws[500:600].tolist()
     for other in (uniform(1, 1, numbers), uniform(0, 2, numbers), uniform(-1, 1, numbers)):
         assert abs(np.corrcoef(draws, other)[0, 1]) < 0.03
+
+
+# Ten rows of "bell", six of "star", and captions of one row each.
+CAPTIONS = [("bell", f"bell, set {i}") for i in range(10)] + [("star",) for _ in range(6)]
+CAPTIONS += [(f"thing {i}",) for i in range(8)]
+
+
+def grouped(pictures: int = 4, seed: int = 3) -> CaptionGroups:
+    return CaptionGroups(Shuffle(len(CAPTIONS), seed), CAPTIONS, pictures, seed)
+
+
+def test_pictures_that_share_a_caption_are_the_columns_of_the_batch() -> None:
+    order, whole, seen = grouped(), 0, set()
+    for start in range(0, 12 * 50, 12):
+        numbers = np.arange(start, start + 12)
+        rows, shared = order(numbers)
+        assert len(rows) == len(shared.captions) == 12
+        assert all(caption in CAPTIONS[row] for row, caption in zip(rows, shared.captions, strict=True))
+        for first in range(3):
+            column, captions = rows[first::3], shared.captions[first::3]
+            if captions[0] in ("bell", "star"):
+                whole += 1
+                assert captions == [captions[0]] * 4
+                assert len(set(column.tolist())) == 4, "different pictures"
+                assert (shared.numbers[first::3] == start + first).all()
+                seen.update(column.tolist())
+            else:  # the rows of the plain order, each with a caption of its own
+                assert column.tolist() == Shuffle(len(CAPTIONS), 3)(numbers[first::3]).tolist()
+                assert shared.numbers[first::3].tolist() == numbers[first::3].tolist()
+    assert whole > 50
+    assert seen == set(range(16)), "every picture of both captions"
+
+
+def test_grouped_batches_are_a_function_of_seed_and_number() -> None:
+    numbers = np.arange(120, 132)
+    rows, shared = grouped()(numbers)
+    again, same = grouped()(numbers)
+    others, _ = grouped(seed=4)(numbers)
+    assert rows.tolist() == again.tolist() != others.tolist()
+    assert shared.captions == same.captions
+
+
+def test_size_of_a_batch_must_be_a_multiple_of_the_pictures_per_caption() -> None:
+    with pytest.raises(UserError, match=r"data.pictures_per_caption 4 does not divide the 6 images"):
+        list(TrainingBatches(grouped(), lambda: STAGES, lambda: 60, 100))

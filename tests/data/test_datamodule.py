@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row
+from imagen_pl.data.sources.webdataset import WebDatasetSource
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import RunState, Stage, position
 from imagen_pl.types import CaptionedBatch, Growth
@@ -240,3 +241,67 @@ def test_sources_are_known_by_their_short_names() -> None:
         parser.parse_args(["--data.source=EmojiSource", "--data.source.styles=[noto]"])
     )
     assert emoji.data.source.styles == ["noto"]
+
+
+def parity(i: int) -> list[str]:
+    return [f"{'even' if i % 2 == 0 else 'odd'}", f"number {i}"]
+
+
+def levels_of(batch: CaptionedBatch) -> list[int]:
+    """The numbers of `Solid`'s images."""
+    return batch.images[:, 0, 0, 0].tolist()
+
+
+def test_pictures_of_one_caption_come_together() -> None:
+    data = module(
+        Solid(40, captions=parity), batch_size=8, pictures_per_caption=4, val_fraction=0, caption_dropout=0.3
+    )
+    data.setup("fit")
+    captions: set[str] = set()
+    for batch in data.train_dataloader():
+        for first in range(2):
+            column, levels = batch.captions[first::2], levels_of(batch)[first::2]
+            captions.update(column)
+            if column[0] in ("even", "odd", "") and len(set(column)) == 1:
+                assert len(set(levels)) == 4
+            for caption, level in zip(column, levels, strict=True):
+                assert caption in ("", *parity(level))
+    assert {"even", "odd", ""} <= captions
+
+
+def test_dropout_takes_the_caption_of_a_whole_group() -> None:
+    data = module(
+        Solid(40, captions=lambda i: parity(i)[:1]),
+        batch_size=8,
+        pictures_per_caption=4,
+        val_fraction=0,
+        caption_dropout=0.5,
+        epoch_kimg=0.4,
+    )
+    data.setup("fit")
+    columns = [batch.captions[first::2] for batch in data.train_dataloader() for first in range(2)]
+    assert all(len(set(column)) == 1 for column in columns)
+    assert 0.3 < sum(column[0] == "" for column in columns) / len(columns) < 0.7
+
+
+def test_broken_picture_of_a_group_is_replaced_with_its_stand_in_s_caption() -> None:
+    class Broken(Solid):
+        def image(self, row: Row) -> bytes:
+            return b"no image" if row.place == 4 else super().image(row)
+
+    data = module(
+        Broken(12, captions=lambda i: parity(i)[:1]), batch_size=8, pictures_per_caption=4, val_fraction=0,
+        epoch_kimg=0.2,
+    )  # fmt: skip
+    data.setup("fit")
+    for batch in data.train_dataloader():
+        for caption, level in zip(batch.captions, levels_of(batch), strict=True):
+            assert caption == parity(level)[0]
+
+
+def test_groups_of_captions_need_images_in_any_order(tmp_path: Path) -> None:
+    source = WebDatasetSource(str(tmp_path / "*.tar"))
+    with pytest.raises(
+        UserError, match=r"data.pictures_per_caption 2 needs images that can be read in any order"
+    ):
+        module(source, pictures_per_caption=2)
