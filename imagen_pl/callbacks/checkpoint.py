@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from imagen_pl.callbacks.base import EveryKimg, check_interval, gan_of, is_dry_run
 from imagen_pl.errors import UserError
+from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.training.private_api import CheckpointSaver
 
 
@@ -48,6 +50,13 @@ class KeepCheckpoints(EveryKimg, CheckpointSaver):
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir).resolve() / "checkpoints")
         super().setup(trainer, pl_module, stage)
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_before_training(pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._check_before_training(pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do nothing: checkpoints follow the images seen, not epochs."""
 
@@ -58,14 +67,24 @@ class KeepCheckpoints(EveryKimg, CheckpointSaver):
             self._forget_other_resolutions(gan_of(pl_module).growth.resolution)
             # A score that is not available was reported at the start.
             if self.monitor not in gan_of(pl_module).validation.unavailable:
-                self._check_monitored(self.scores(trainer))
+                scores = self.scores(trainer)
+                if self.monitor not in scores:
+                    self.act(trainer, pl_module)  # an error must not lose what was trained
+                self._check_monitored(scores)
                 self.save_if_best(trainer)
         self.act(trainer, pl_module)
 
     def at_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.save_last_now(trainer)
 
-    def _check_monitored(self, scores: dict[str, torch.Tensor]) -> None:
+    def _check_before_training(self, pl_module: LightningModule) -> None:
+        """Validation may come only at the end; a subclass's own scores are known only then."""
+        validation = gan_of(pl_module).validation
+        scores_are_known = type(pl_module).validation_step is TextToImageGAN.validation_step
+        if self.monitor is not None and scores_are_known and self.monitor not in validation.unavailable:
+            self._check_monitored({f"val/{name}" for metric in validation.metrics for name in metric.scores})
+
+    def _check_monitored(self, scores: Collection[str]) -> None:
         if self.monitor not in scores:
             known = sorted(name for name in scores if name.startswith("val/"))
             raise UserError(

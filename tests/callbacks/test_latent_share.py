@@ -42,7 +42,8 @@ def run(
 ) -> tuple[list[float], list[str]]:
     """The logged shares and the warnings."""
     monkeypatch.setattr(latent_share, "_TRUSTED", 32)
-    gan, logger, said = tiny_gan(), Remember(), []
+    gan, logger = tiny_gan(), Remember()
+    said: list[str] = []
     gan.__class__ = ByLatent
     gan.of_latent = of_latent  # type: ignore[assignment]
     callback = LatentShare(every_kimg=0.016, say=said.append)

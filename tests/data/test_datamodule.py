@@ -304,4 +304,4 @@ def test_groups_of_captions_need_images_in_any_order(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"data.pictures_per_caption 2 needs images that can be read in any order"
     ):
-        module(source, pictures_per_caption=2)
+        CaptionedImages(source, pictures_per_caption=2)

@@ -15,6 +15,7 @@ from imagen_pl.callbacks.checkpoint import KeepCheckpoints
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.sources.webdataset import WebDatasetSource
 from imagen_pl.errors import UserError
+from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.metrics.extractors import Extractor
 from imagen_pl.metrics.frechet import FrechetDistance
 from imagen_pl.models.text.feature_cache import TextCache
@@ -163,13 +164,35 @@ def test_checkpoints_are_saved_if_their_score_is_unavailable(
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
-def test_unknown_monitored_score_raises_at_the_first_validation(tmp_path: Path) -> None:
+def test_unknown_monitored_score_raises_before_the_first_batch(tmp_path: Path) -> None:
     keep = KeepCheckpoints(monitor="val/fid")
     data = tiny_data(val_fraction=0.2, epoch_kimg=0.016)
     settings: dict[str, Any] = {"enable_checkpointing": True, "default_root_dir": str(tmp_path)}
     message = "checkpoint.monitor val/fid is not among the scores of validation: val/mean_colour"
+    gan = tiny_gan(metrics=[MeanColour()])
     with pytest.raises(UserError, match=message):
-        train(tiny_gan(metrics=[MeanColour()]), 32, [keep], data, stages=STAGES, **settings)
+        train(gan, 32, [keep], data, stages=STAGES, **settings)
+    assert gan.images_seen == 0
+
+
+class OwnScores(TextToImageGAN):
+    """Logs its scores itself, but not the monitored one."""
+
+    def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
+        self.log("val/own", 1.0)
+
+
+def test_error_about_the_monitored_score_does_not_lose_what_was_trained(tmp_path: Path) -> None:
+    keep = KeepCheckpoints(monitor="val/fid")
+    data = tiny_data(val_fraction=0.2, epoch_kimg=0.016)
+    settings: dict[str, Any] = {"enable_checkpointing": True, "default_root_dir": str(tmp_path)}
+    gan = tiny_gan()
+    gan.__class__ = OwnScores
+    with pytest.raises(
+        UserError, match=r"checkpoint.monitor val/fid is not among the scores of validation: val/own"
+    ):
+        train(gan, 32, [keep], data, stages=STAGES, **settings)
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
 
 
 class Means(Extractor):
