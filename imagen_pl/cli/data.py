@@ -180,6 +180,13 @@ def _add_icons(verbs: Verbs) -> None:
         "--sets", nargs="+", metavar="PREFIX", help="sets to take, such as tabler mdi ph (default: all)"
     )
     icons.add_argument(
+        "--least_sets",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="leave out subjects that fewer sets draw (default: %(default)s, which takes all)",
+    )
+    icons.add_argument(
         "--background",
         choices=["white", "transparent"],
         default="white",
@@ -276,6 +283,7 @@ def _icons(arguments: argparse.Namespace) -> int:
         arguments.ink,
         arguments.packages,
         arguments.jobs,
+        arguments.least_sets,
     )
     for line in built.lines():
         print(line)

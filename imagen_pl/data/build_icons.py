@@ -81,6 +81,7 @@ def build_icons(
     ink: str = "black",
     packages: Path | None = None,
     jobs: int | None = None,
+    least_sets: int = 1,
 ) -> IconsBuilt:
     """Draw the icons and write them to a folder of Parquet files, one a set.
 
@@ -95,6 +96,7 @@ def build_icons(
         ink: colour of icons that have none of their own, a name or #rrggbb.
         packages: folder with the npm packages as .tgz files; None fetches them with npm.
         jobs: processes that draw; None takes one for each CPU core.
+        least_sets: leave out subjects that fewer sets draw.
 
     Raises:
         UserError: a setting is out of range, `out` holds something else, or npm, a package or resvg-py is
@@ -110,6 +112,7 @@ def build_icons(
         "sets": None if sets is None else sorted(sets),
         "background": background,
         "ink": ink,
+        "least_sets": least_sets,
     }
     unfinished = _start(out, settings)
     found = find_packages([PACKAGE, _NAMES], packages, unfinished)
@@ -127,7 +130,7 @@ def build_icons(
                 drawn = [picture for part in pool.map(draw, chunks) for picture in part]
                 _write_set(unfinished, icon_set, content, drawn)
                 bar.update(icon_set.total)
-    built = _finish(unfinished, out, chosen)
+    built = _finish(unfinished, out, chosen, least_sets)
     _write_text(out / "ATTRIBUTION.md", attribution(chosen, built))
     summary = settings | {"icons": built.icons.total(), "left_out": dict(built.left_out)}
     _write_text(out / _SUMMARY, json.dumps(summary, indent=2))
@@ -262,22 +265,32 @@ def _write_table(table: Any, file: Path) -> None:
     beside.replace(file)
 
 
-def _finish(unfinished: Path, out: Path, sets: Sequence[IconSet]) -> IconsBuilt:
-    """Move the sets to their place, each picture in one split only, whatever its names are."""
+def _finish(unfinished: Path, out: Path, sets: Sequence[IconSet], least_sets: int) -> IconsBuilt:
+    """Move the sets to their place, each picture in one split only, whatever its names are.
+
+    Subjects that fewer than `least_sets` sets draw are left out.
+    """
     import pyarrow
     from pyarrow import parquet
 
     splits: defaultdict[str, set[Any]] = defaultdict(set)
-    for table in _tables(unfinished, sets, ["picture", "split"]):
+    sets_of: Counter[str] = Counter()  # number of sets by subject
+    for table in _tables(unfinished, sets, ["picture", "split", "subject"]):
         for picture, split in zip(table["picture"].to_pylist(), table["split"].to_pylist(), strict=True):
             splits[picture].add(split)
+        sets_of.update(set(table["subject"].to_pylist()))
     built, subjects = IconsBuilt(), set()
     for icon_set in sets:
         table = parquet.read_table(unfinished / f"{icon_set.prefix}.parquet")
+        left_out = Counter(json.loads(table.schema.metadata[b"left_out"]))
+        kept = [sets_of[subject] >= least_sets for subject in table["subject"].to_pylist()]
+        if not all(kept):
+            left_out[f"of subjects in fewer than {least_sets} sets"] = len(kept) - sum(kept)
+            table = table.filter(pyarrow.array(kept, pyarrow.bool_()))
         own = [most_held_out(splits[picture]) for picture in table["picture"].to_pylist()]
         place = table.schema.get_field_index("split")
         table = table.set_column(place, table.schema.field("split"), pyarrow.array(own, pyarrow.string()))
-        built.left_out.update(json.loads(table.schema.metadata[b"left_out"]))
+        built.left_out.update(left_out)
         built.icons.update((split, icon_set.prefix) for split in own)
         built.licences[icon_set.licence] += len(own)
         subjects.update(table["subject"].to_pylist())

@@ -19,6 +19,7 @@ from imagen_pl.data.icon_sets import content_of
 from imagen_pl.data.inspect import guess_source
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.icons import IconSource
+from imagen_pl.data.transforms import decode
 from imagen_pl.errors import UserError
 from tests.helpers.icon_packages import RING, write_icon_packages
 
@@ -223,6 +224,36 @@ def test_source_takes_chosen_sets_and_subjects_alone(built: Path) -> None:
     source = IconSource(str(built), sets=["Beta Colour"], subject_captions=True)
     rows = [row for split in source.load(SkippedImages()).values() for row in split]
     assert sorted(row.captions for row in rows) == [("bar",), ("disc",)]
+
+
+def test_source_takes_subjects_with_several_pictures(built: Path) -> None:
+    source = IconSource(str(built), least_pictures=2)
+    rows = [row for split in source.load(SkippedImages()).values() for row in split]
+    assert {row.captions[0] for row in rows} == {"disc"}
+    assert len(rows) == 3
+    # Those of the chosen sets are counted.
+    alone = IconSource(str(built), sets=["Alpha Icons"], least_pictures=3)
+    with pytest.raises(UserError, match="holds no rows"):
+        alone.load(SkippedImages())
+
+
+def test_icon_rows_say_what_is_known_of_each_icon(built: Path) -> None:
+    rows = IconSource(str(built), least_pictures=2).icon_rows()
+    assert [(row.words, row.set, row.full_caption) for row in rows] == [
+        ("disc", "Alpha Icons", "disc, Alpha Icons, solid"),
+        ("disc", "Alpha Icons", "disc, Alpha Icons, outline"),
+        ("disc", "Beta Colour", "disc, Beta Colour, coloured"),
+    ]
+    assert {row.split for row in rows} <= {"train", "validation", "test", "composition"}
+    assert decode(rows[0].image, 32).shape == (3, 32, 32)
+
+
+def test_subjects_in_few_sets_can_be_left_out(packages: Path, tmp_path: Path) -> None:
+    found = build_icons(tmp_path / "icons", size=32, packages=packages, jobs=1, least_sets=2)
+    assert found.subjects == 1
+    assert found.icons.total() == 3
+    assert found.left_out["of subjects in fewer than 2 sets"] == 4
+    assert {row["subject"] for row in rows_of(tmp_path / "icons").values()} == {"disc"}
 
 
 def test_command_builds_and_reports(

@@ -70,20 +70,20 @@ class IconSource(ParquetSource):
         self._count_pictures()
         rows = []
         for table in self._columns(["subject", "words", "set", "split", "captions", "image"]):
-            kept = [i for i in range(len(table)) if self.keeps(table, i)]
-            for cell in table.take(kept).to_pylist():
+            for cell in self._kept(table).to_pylist():
                 full = next(each for each in cell["captions"] if f", {cell['set']}" in each)
                 rows.append(IconRow(cell["words"], cell["set"], cell["split"], full, cell["image"]["bytes"]))
         return rows
 
     def summary(self) -> list[str]:
         """Subjects by number of pictures, the largest sets, licences, and the most frequent words."""
+        self._count_pictures()
         columns = ["subject", "set", "licence"]
         subjects, sets, licences = Counter[str](), Counter[str](), Counter[str]()
         for table in self._columns(columns):
-            kept = [i for i in range(len(table)) if self.keeps(table, i)]
+            kept = self._kept(table)
             for column, counter in zip(columns, (subjects, sets, licences), strict=True):
-                counter.update(table[column].take(kept).to_pylist())
+                counter.update(kept[column].to_pylist())
         words = Counter(word for subject, n in subjects.items() for word in subject.split("-") * n)
         in_many = [sum(n >= least for n in subjects.values()) for least in (2, 8, 50)]
         return [
@@ -105,15 +105,21 @@ class IconSource(ParquetSource):
         self._pictures = Counter()
         if self.least_pictures > 1:
             for table in self._columns(["subject", "set"]):
-                of_sets = [i for i in range(len(table)) if self._in_sets(table, i)]
-                self._pictures.update(table["subject"].take(of_sets).to_pylist())
+                rows = table.to_pylist()
+                self._pictures.update(
+                    row["subject"] for row in rows if self.sets is None or row["set"] in self.sets
+                )
 
     def keeps(self, table: pyarrow.Table, i: int) -> bool:
-        few = self.least_pictures > 1 and self._pictures[table["subject"][i].as_py()] < self.least_pictures
-        return self._in_sets(table, i) and not few
+        if self.sets is not None and table["set"][i].as_py() not in self.sets:
+            return False
+        return self.least_pictures == 1 or self._pictures[table["subject"][i].as_py()] >= self.least_pictures
 
-    def _in_sets(self, table: pyarrow.Table, i: int) -> bool:
-        return self.sets is None or table["set"][i].as_py() in self.sets
+    def _kept(self, table: pyarrow.Table) -> pyarrow.Table:
+        import pyarrow
+
+        kept = [self.keeps(table, i) for i in range(len(table))]
+        return table.filter(pyarrow.array(kept, pyarrow.bool_()))
 
     def _captions(
         self, table: pyarrow.Table, i: int, captions: tuple[str, ...], split: str
