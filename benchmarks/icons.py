@@ -11,7 +11,8 @@ each model drew: eight seeds of eight captions.
   The row "real" draws other real pictures of the caption.
 - FD: Fréchet distance of these 480 pictures to the 960 real ones.
 - Subject: a picture is drawn for a caption with subject, set and kind. Its real picture is ranked, by
-  nearness to the drawn one, with 99 real pictures of other subjects of the set: top-1 and top-5. `train`:
+  nearness to the drawn one, with 99 real pictures of other subjects of the set, which is one of the eight
+  largest: top-1 and top-5. `train`:
   captions that were learnt; `pairs`: subject and set were learnt, but not together; `subjects`: the subject
   was not learnt. Chance is 1% and 5%. The row "real" answers with the real picture of the same subject in
   another set.
@@ -23,6 +24,7 @@ learnt from the features of --extractor are refused.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -39,7 +41,7 @@ from torch import Tensor
 
 import imagen_pl
 from benchmarks.machine import command_line, machine
-from benchmarks.protocol import Images, extract, shrink
+from benchmarks.protocol import Images, cached, extract, shrink
 from benchmarks.quality import EXTRACTORS, check_teachers
 from imagen_pl.callbacks.run_record import git_state
 from imagen_pl.data.sources.icons import IconRow, IconSource
@@ -53,7 +55,7 @@ from imagen_pl.metrics.extractors import Extractor
 from imagen_pl.storage.atomic_files import atomic_write
 
 CAPTIONS, PICTURES, REAL = 60, 8, 16
-QUERIES, CANDIDATES = 150, 100
+QUERIES, CANDIDATES, SETS, POOL = 100, 100, 8, 130
 
 
 @dataclass(frozen=True)
@@ -118,19 +120,22 @@ def make_reference(rows: Sequence[IconRow], held_out: str, seed: int) -> Referen
         held = [i for i in of_subject[common[k]] if rows[i].split == "train"]
         picked = draw.choice(held, REAL + PICTURES, replace=False).tolist()
         by_caption[common[k]] = [use(i) for i in picked]
-    large = {name for name, held in of_set.items() if len({rows[i].words for i in held}) > CANDIDATES}
+    pools = {}  # of the largest sets: pictures of different subjects
+    for name in sorted(of_set, key=lambda each: len(of_set[each]), reverse=True)[:SETS]:
+        one_each = {rows[i].words: i for i in draw.permutation(of_set[name]).tolist()}
+        pools[name] = [use(i) for i in list(one_each.values())[:POOL]]
+    names = {place: rows[i].words for i, place in needed.items()}
     queries = {}
-    for name, split in (("train", "train"), ("pairs", "composition"), ("subjects", held_out)):
-        possible = [i for i, row in enumerate(rows) if row.split == split and row.set in large]
+    for group, split in (("train", "train"), ("pairs", "composition"), ("subjects", held_out)):
+        possible = [i for i, row in enumerate(rows) if row.split == split and row.set in pools]
         found: list[Query] = []
         for i in draw.permutation(possible).tolist():
             elsewhere = [j for j in of_subject[rows[i].words] if rows[j].set != rows[i].set]
-            if elsewhere and len(found) < QUERIES:
-                others = [j for j in of_set[rows[i].set] if rows[j].words != rows[i].words]
-                picked = draw.choice(others, CANDIDATES - 1, replace=False).tolist()
+            others = [place for place in pools[rows[i].set] if names[place] != rows[i].words]
+            if elsewhere and len(others) >= CANDIDATES - 1 and len(found) < QUERIES:
                 stand_in = use(elsewhere[int(draw.integers(len(elsewhere)))])
-                found.append(Query(rows[i].full_caption, use(i), [use(j) for j in picked], stand_in))
-        queries[name] = found
+                found.append(Query(rows[i].full_caption, use(i), others[: CANDIDATES - 1], stand_in))
+        queries[group] = found
     return Reference([rows[place] for place in needed], by_caption, queries)
 
 
@@ -244,7 +249,9 @@ def run(
     resolution = min([64, *(model.resolution for model in loaded.values())])
     reference = make_reference(source.icon_rows(), "test" if final else "validation", seed)
     real_images = shrink(torch.stack([decode(row.image, 64) for row in reference.rows]), resolution)
-    real = extract(extractor, real_images, "real pictures")
+    digest = hashlib.sha256(b"".join(row.image for row in reference.rows)).hexdigest()
+    key = f"{extractor.name} icons {resolution} {digest}"
+    real = cached(key, lambda: extract(extractor, real_images, "real pictures"))
     scores, shown = [score_real(reference, real)], {}
     shown["real"] = torch.cat([real_images[places[REAL:]] for places in reference.by_caption.values()])
     for name, model in loaded.items():

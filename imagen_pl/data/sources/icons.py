@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+SHIPPED = Path(__file__).parents[1] / "shipped" / "icons64"
+
+
 @dataclass(frozen=True)
 class IconRow:
     """One icon with what is known of it; `full_caption` names subject, set and kind."""
@@ -36,7 +39,8 @@ class IconSource(ParquetSource):
     training split. Pictures that are equal form a group for data.balance_groups.
 
     Args:
-        path: the folder that `imagen-pl data icons` wrote.
+        path: the folder that `imagen-pl data icons` wrote; None takes the icons that are included in the
+            package, 64 px, of subjects that at least 14 sets draw.
         sets: the sets to take, by their names as in captions, for example "Tabler Icons"; None takes all.
         subject_captions: caption with the subject alone, "bell"; the set and the kind are then left open.
         least_pictures: leave out subjects that have fewer pictures than this in the sets taken.
@@ -44,12 +48,12 @@ class IconSource(ParquetSource):
 
     def __init__(
         self,
-        path: str,
+        path: str | None = None,
         sets: list[str] | None = None,
         subject_captions: bool = False,
         least_pictures: int = 1,
     ) -> None:
-        super().__init__(path, group_column="picture")
+        super().__init__(str(SHIPPED) if path is None else path, group_column="picture")
         self.sets, self.subject_captions, self.least_pictures = sets, subject_captions, least_pictures
         self._pictures: Counter[str] = Counter()  # by subject
 
