@@ -1,0 +1,75 @@
+"""benchmarks/icons.py: what is asked, and that real pictures and copies of one picture score as they should."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmarks.icons import PICTURES, REAL, Reference, make_reference, score, score_real, table
+from imagen_pl.data.sources.icons import IconRow
+
+
+def rows(subjects: int = 160, sets: int = 26) -> list[IconRow]:
+    """Every subject in every set; a tenth of the subjects and of the pairs are held out."""
+    found = []
+    for subject in range(subjects):
+        for number in range(sets):
+            split = "train"
+            if subject % 10 == 0:
+                split = "validation"
+            elif (subject + number) % 20 == 0:
+                split = "composition"
+            words, name = f"thing {subject}", f"Set {number}"
+            found.append(IconRow(words, name, split, f"{words}, {name}, outline", b""))
+    return found
+
+
+def features(reference: Reference) -> Tensor:
+    """Of each real picture: its subject's centre, and a little noise."""
+    numbers = [int(row.words.split()[1]) for row in reference.rows]
+    centres = torch.randn(200, 32, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(len(numbers), 32, generator=torch.Generator().manual_seed(1))
+    return centres[numbers] + 0.3 * noise
+
+
+def test_queries_keep_to_their_splits_and_candidates_to_their_set() -> None:
+    reference = make_reference(rows(), "validation", seed=0)
+
+    assert len(reference.by_caption) == 60
+    for caption, places in reference.by_caption.items():
+        shown = [reference.rows[place] for place in places]
+        assert len(set(places)) == REAL + PICTURES
+        assert {row.words for row in shown} == {caption}
+        assert {row.split for row in shown} == {"train"}
+    for group, split in (("train", "train"), ("pairs", "composition"), ("subjects", "validation")):
+        assert 50 < len(reference.queries[group]) <= 100
+        for query in reference.queries[group]:
+            own, stand_in = reference.rows[query.own], reference.rows[query.stand_in]
+            others = [reference.rows[place] for place in query.others]
+            assert own.split == split
+            assert query.caption == own.full_caption
+            assert len({row.words for row in others} | {own.words}) == 100
+            assert {row.set for row in others} == {own.set}
+            assert (stand_in.words, stand_in.set == own.set) == (own.words, False)
+
+
+def test_questions_depend_on_the_seed_alone() -> None:
+    first, same, other = (make_reference(rows(), "validation", seed) for seed in (0, 0, 1))
+    assert first == same != other
+
+
+def test_real_pictures_score_near_the_ceiling_and_one_picture_a_caption_the_floor() -> None:
+    reference = make_reference(rows(), "validation", seed=0)
+    real = features(reference)
+
+    ceiling = score_real(reference, real)
+    assert abs(ceiling.diversity.diversity - 1) < 0.05
+    assert all(top1 > 0.95 for top1, _ in ceiling.subject.values())
+
+    one = torch.stack([real[places[0]] for places in reference.by_caption.values()])
+    wrong = {name: real[[q.others[0] for q in asked]] for name, asked in reference.queries.items()}
+    floor = score(reference, "one picture", one[:, None].expand(-1, PICTURES, -1), wrong, real)
+    assert floor.diversity.diversity < 1e-6
+    assert all(top5 < 0.15 for _, top5 in floor.subject.values())
+    assert floor.frechet > ceiling.frechet
+    assert "| one picture | 0.00 ± 0.00 | 0.00 |" in table([ceiling, floor])
