@@ -142,6 +142,18 @@ def test_samples_are_independent() -> None:
     )
 
 
+def test_heads_see_how_the_images_of_a_group_vary() -> None:
+    """Images 0 and 2 are a group, and so are 1 and 3."""
+    alone, grouped = projected().eval(), projected(minibatch_stddev=2).eval()
+    images, text = pictures(), text_features()
+    same = torch.stack([images[0], images[1], images[0], images[3]])
+
+    assert torch.equal(alone(same, text, Growth(16))[0], alone(images, text, Growth(16))[0])
+    varied, equal = grouped(images, text, Growth(16)), grouped(same, text, Growth(16))
+    assert (varied[0] != equal[0]).all(), "every head"
+    torch.testing.assert_close(varied[1], equal[1])
+
+
 def test_spectral_norm_is_a_choice() -> None:
     """It keeps each convolution's gain at one, whatever the size of its weights."""
     text, images = text_features(), pictures(16)

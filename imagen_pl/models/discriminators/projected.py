@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
-from imagen_pl.models.discriminators.multiscale import ProjectionHead
+from imagen_pl.models.discriminators.multiscale import ProjectionHead, append_stddev
 from imagen_pl.models.layers.initialisation import activation, conv, linear
 from imagen_pl.models.layers.precision import at_least_float32
 from imagen_pl.models.pretrained.backbones import Backbone
@@ -50,6 +50,9 @@ class ProjectedDiscriminator(Discriminator):
         head_channels: width of the heads.
         spectral_norm: normalise the heads' convolutions to a spectral norm of one (arXiv:1802.05957). Their
             last layers are not normalised: if they are, the heads hardly learn the captions.
+        minibatch_stddev: images per group whose standard deviation becomes a further map of each head's input
+            (arXiv:1710.10196, section 3); 0 switches it off. With data.pictures_per_caption the groups are
+            images of one caption.
         seed: of the fixed mixing, which is saved with the weights.
     """
 
@@ -64,6 +67,7 @@ class ProjectedDiscriminator(Discriminator):
         max_channels: int = 256,
         head_channels: int = 64,
         spectral_norm: bool = True,
+        minibatch_stddev: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -75,7 +79,10 @@ class ProjectedDiscriminator(Discriminator):
         self.mixing = FixedMixing(backbone, max_channels, seed)
         widths = self.mixing.widths
         self.map_channels = dict(zip(self.mixing.sides, widths, strict=True))
-        self.heads = nn.ModuleList(ScaleHead(width, head_channels, text_dim) for width in widths)
+        self.minibatch_stddev = minibatch_stddev
+        self.heads = nn.ModuleList(
+            ScaleHead(width + (minibatch_stddev > 0), head_channels, text_dim) for width in widths
+        )
         self.to_final = linear(sum(widths), final_dim)
         self.activation = activation()
         if spectral_norm:
@@ -94,6 +101,8 @@ class ProjectedDiscriminator(Discriminator):
         scales = self.mixing(frozen)
         means = torch.cat([x.mean((2, 3)) for x in scales], dim=1)
         maps = dict(zip(self.mixing.sides, scales, strict=True))
+        if self.minibatch_stddev:
+            scales = [append_stddev(x, self.minibatch_stddev) for x in scales]
         head_features = [head.extract_features(x) for head, x in zip(self._heads, scales, strict=True)]
         return ProjectedFeatures(maps, self.activation(self.to_final(means)), head_features, frozen=frozen)
 
