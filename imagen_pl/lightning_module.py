@@ -63,6 +63,8 @@ class TextToImageGAN(StartAndResume):
             A configuration overlay appends to the list with the key `losses+`.
         augment: augments the images that the discriminator reads; None does not augment.
         learning_rate_schedule: factor on both learning rates by images seen; None keeps them constant.
+        beta2_schedule: second beta of both networks' optimizers by images seen, such as Linear from 0.9 to
+            0.99 (R3GAN, arXiv:2501.05441); None keeps the optimizers' own.
         ema_halflife_kimg: half-life of the generator's moving average, thousands of images.
         ema_ramp: the half-life is at most this share of the images seen.
         discriminator_steps: discriminator steps for each generator step; each on new images.
@@ -93,6 +95,7 @@ class TextToImageGAN(StartAndResume):
         losses: list[LossTerm] | None = None,
         augment: Augment | None = None,
         learning_rate_schedule: Schedule | None = None,
+        beta2_schedule: Schedule | None = None,
         ema_halflife_kimg: float = 10.0,
         ema_ramp: float = 0.05,
         discriminator_steps: int = 1,
@@ -135,7 +138,7 @@ class TextToImageGAN(StartAndResume):
         self.augment = augment
         self.validation = Validation(metrics or [], fid_weights)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
-        self.learning_rate_schedule = learning_rate_schedule
+        self.learning_rate_schedule, self.beta2_schedule = learning_rate_schedule, beta2_schedule
         self.discriminator_steps, self.share_passes, self.seed = discriminator_steps, share_passes, seed
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
@@ -291,7 +294,7 @@ class TextToImageGAN(StartAndResume):
 
         weight = self.run_state.stage.penalty_weight if self.run_state.stage else None
         if weight is None:
-            weight = penalty.weight_at(self.growth.resolution)
+            weight = penalty.weight_at(self.growth.resolution, self.images_seen)
         # torch.compile does not support second derivatives.
         eager = torch.compiler.set_stance("force_eager")
         rows = slice(penalty.count(len(real)))

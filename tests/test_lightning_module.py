@@ -15,11 +15,12 @@ from imagen_pl.losses.adversarial import Relativistic
 from imagen_pl.losses.gradient_penalties import R1, R2, Images, LogitFn, Penalty
 from imagen_pl.models.augment import DiffAugment
 from imagen_pl.models.latents import latents, mix_seed
-from imagen_pl.schedules import Stage
+from imagen_pl.schedules import Linear, Stage
 from imagen_pl.types import TextFeatures
 from tests.helpers.fakes import TinyText
 from tests.helpers.training import (
     AtEachBatch,
+    Remember,
     StepGradients,
     sgd,
     tiny_data,
@@ -231,6 +232,40 @@ def test_a_generator_step_counts_the_images_of_all_discriminator_steps() -> None
         mean, now = (g.get_parameter("first_map.weight") for g in (gan.ema.generator, gan.generator))
         shares.append(float(mean.norm() / now.norm()))
     assert shares == pytest.approx([0.75, 0.75], abs=1e-5)
+
+
+# ------------------------------------------------------------------ schedules of R3GAN
+
+
+def test_second_beta_follows_its_schedule_in_both_optimizers() -> None:
+    seen: list[list[tuple[float, float]]] = []
+
+    def look(gan: TextToImageGAN, batch: object) -> None:
+        seen.append([group["betas"] for o in gan.trainer.optimizers for group in o.param_groups])
+
+    train(tiny_gan(beta2_schedule=Linear(0.9, 0.99, kimg=0.016)), 32, [AtEachBatch(after=look)])
+    assert all(len({*groups}) == 1 for groups in seen)
+    assert [groups[0] for groups in seen] == [pytest.approx((0.0, beta)) for beta in (0.9, 0.945, 0.99, 0.99)]
+
+
+def test_schedule_of_the_second_beta_needs_an_optimizer_that_has_one() -> None:
+    gan = tiny_gan(beta2_schedule=Linear(0.9, 0.99, kimg=1), generator_optimizer=sgd())
+    with pytest.raises(UserError, match=r"model.beta2_schedule needs optimizers with betas"):
+        train(gan, 8)
+
+
+def test_penalty_s_schedule_counts_images() -> None:
+    """Its weight is halved after the first batch, and 0 from the third one on."""
+    losses = []
+    for schedule in (None, Linear(1.0, 0.0, kimg=0.016)):
+        gan = steady(penalties=[R1(1.0, schedule=schedule)])
+        logger = Remember()
+        train(gan, 32, logger=logger, log_every_n_steps=1)
+        losses.append(list(logger.column("train/d_r1").values()))
+    whole, falling = losses
+    assert falling[0] == pytest.approx(whole[0])
+    assert falling[1] == pytest.approx(whole[1] / 2, rel=0.2)  # the weights differ a little by then
+    assert falling[2] == falling[3] == 0
 
 
 # ------------------------------------------------------------------ clipping

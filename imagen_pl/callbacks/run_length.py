@@ -292,8 +292,8 @@ def _batch_size(trainer: Trainer, images_seen: int) -> int:
 
 
 def _schedules_by_share(module: LightningModule) -> Iterator[Linear | Cosine]:
-    """All schedules of the module and its submodules that are given as shares of the run."""
-    for part in module.modules():
+    """All schedules of the module, its submodules and its penalties that are given as shares of the run."""
+    for part in (*module.modules(), *getattr(module, "penalties", [])):
         for value in vars(part).values():
             if isinstance(value, Linear | Cosine) and value.share is not None:
                 yield value

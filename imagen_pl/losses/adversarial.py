@@ -81,12 +81,24 @@ class Relativistic(AdversarialLoss):
     """softplus(-(a - b)); softplus(-(b - a)), each fake paired with a real (R3GAN, arXiv:2501.05441, eq. 2).
 
     Only the difference of the logits matters, so the generator cannot drop a mode at no cost.
+
+    Args:
+        centring: weight of (a + b)^2 in the discriminator's loss, which keeps the logits near zero, where
+            their difference alone would let them drift (arXiv:2511.22475, weight 0.01).
     """
 
     compares = True
 
+    def __init__(self, centring: float = 0.0) -> None:
+        if centring < 0:
+            raise ValueError(f"Relativistic.centring {centring} must be 0 or more")
+        self.centring = centring
+
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> PerSample:
-        return F.softplus(fake_logits - real_logits).mean(1)
+        loss = F.softplus(fake_logits - real_logits)
+        if self.centring:
+            loss = loss + self.centring * (real_logits + fake_logits).square()
+        return loss.mean(1)
 
     def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> PerSample:
         if real_logits is None:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from imagen_pl.schedules import Schedule
 from imagen_pl.types import TextFeatures
 
 Images = Float[Tensor, "b 3 h w"]
@@ -55,24 +56,33 @@ class Penalty(ABC):
             arXiv:1912.04958, appendix B).
         share: share of a batch that is penalized, more than 0 and at most 1. The expected penalty stays the
             same, and half the images take half the time.
+        schedule: factor on the weight by images seen, such as Cosine from 1 to 0.1 (R3GAN's annealing); None
+            keeps the weight.
     """
 
     name: str
     compares: bool = False  # whether it compares logits, which must then come from equal augmentations
 
-    def __init__(self, weight: float | PerResolution, every: int = 1, share: float = 1.0) -> None:
+    def __init__(
+        self,
+        weight: float | PerResolution,
+        every: int = 1,
+        share: float = 1.0,
+        schedule: Schedule | None = None,
+    ) -> None:
         if every < 1:
             raise ValueError(f"every {every} must be 1 or more")
         if not 0 < share <= 1:
             raise ValueError(f"{type(self).__name__}.share {share} must be more than 0 and at most 1")
-        self.weight, self.every, self.share = weight, every, share
+        self.weight, self.every, self.share, self.schedule = weight, every, share, schedule
 
     def count(self, images: int) -> int:
         """How many images of a batch are penalized: the first ones, since its order is random."""
         return ceil(images * self.share)
 
-    def weight_at(self, resolution: int) -> float:
-        return self.weight(resolution) if callable(self.weight) else self.weight
+    def weight_at(self, resolution: int, images_seen: int = 0) -> float:
+        weight = self.weight(resolution) if callable(self.weight) else self.weight
+        return weight if self.schedule is None else weight * self.schedule(images_seen)
 
     @abstractmethod
     def __call__(self, logit_fn: LogitFn, real: Images, fake: Images, text: TextFeatures) -> PerSample:
@@ -106,7 +116,7 @@ class FiniteDifference(Penalty):
 
     Args:
         sigma: standard deviation of the noise; pixels are -1 to 1. More than 0.
-        weight, every, share: see Penalty.
+        weight, every, share, schedule: see Penalty.
     """
 
     compares = True
@@ -116,9 +126,10 @@ class FiniteDifference(Penalty):
         weight: float | PerResolution,
         every: int = 1,
         share: float = 1.0,
+        schedule: Schedule | None = None,
         sigma: float = 0.01,
     ) -> None:
-        super().__init__(weight, every, share)
+        super().__init__(weight, every, share, schedule)
         if sigma <= 0:
             raise ValueError(f"{type(self).__name__}.sigma {sigma} must be more than 0")
         self.sigma = sigma

@@ -40,9 +40,11 @@ class ManualOptimization(ClockedModule):
         learning_rates: each optimizer's current learning rate, before the blocks' factors.
         learning_rate_schedule: factor on the networks' learning rates by images seen; None leaves them
             constant.
+        beta2_schedule: second beta of the networks' optimizers by images seen; None leaves it constant.
     """
 
     learning_rate_schedule: Schedule | None = None
+    beta2_schedule: Schedule | None = None
 
     def __init__(self, run_state: RunState, accumulate: int = 1, gradient_clip: float | None = None) -> None:
         super().__init__()
@@ -172,6 +174,10 @@ class ManualOptimization(ClockedModule):
         for group in optimizer.param_groups:
             factor = self.learning_rate_factors.get((group.get("network", ""), group.get("block", "")), 1.0)
             group["lr"] = rate * factor
+            if self.beta2_schedule is not None and index < 2:
+                if "betas" not in group:
+                    raise UserError("model.beta2_schedule needs optimizers with betas, such as Adam or Muon")
+                group["betas"] = (group["betas"][0], self.beta2_schedule(self.images_seen))
         return optimizer
 
     def reset_optimizer_state(self, resolution: int) -> None:

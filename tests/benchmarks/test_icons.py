@@ -1,4 +1,4 @@
-"""benchmarks/icons.py: what is asked, and that real pictures and copies of one picture score as they should."""
+"""benchmarks/icons.py: what is asked, and how real pictures, copies and wrong pictures score."""
 
 from __future__ import annotations
 

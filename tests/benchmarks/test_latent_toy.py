@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 
-from benchmarks.latent_toy import RECIPES, ToyPictures, find, sample, train
+from benchmarks.latent_toy import ToyPictures, find
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,6 +14,7 @@ from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.callbacks.run_length import RunLength
 from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.losses.gradient_penalties import R1
 from imagen_pl.schedules import Cosine, Linear, RunShare, Stage
 from tests.helpers.clock import FakeClock
 from tests.helpers.fakes import MeanColour
@@ -287,6 +288,12 @@ def test_shares_take_precedence_over_kimg() -> None:
     _, batches, _ = fit(RunLength(max_images=80), stages=stages, gan=gan)
     assert batches.count() == {8: 5, 16: 5}
     assert batches.rows[-1][2:] == (1.0, pytest.approx(1e-4))
+
+
+def test_schedule_of_a_penalty_can_be_a_share_of_the_run() -> None:
+    penalty = R1(2.0, schedule=Linear(1.0, 0.0, share=1.0))
+    fit(RunLength(max_images=80), gan=tiny_gan(penalties=[penalty]))
+    assert penalty.weight_at(8, 40) == pytest.approx(1.0)
 
 
 def test_a_schedule_by_share_needs_the_callback() -> None:

@@ -32,6 +32,11 @@ def _relu(x: float) -> float:
         (Wasserstein(), lambda a, b: b - a + 1e-3 * a * a, lambda a, b: -b),
         (Wasserstein(drift=0.5), lambda a, b: b - a + 0.5 * a * a, lambda a, b: -b),
         (Relativistic(), lambda a, b: _softplus(-(a - b)), lambda a, b: _softplus(-(b - a))),
+        (
+            Relativistic(centring=0.5),
+            lambda a, b: _softplus(-(a - b)) + 0.5 * (a + b) ** 2,
+            lambda a, b: _softplus(-(b - a)),
+        ),
     ],
 )
 def test_losses_equal_their_formulas(loss: AdversarialLoss, discriminator, generator) -> None:  # type: ignore[no-untyped-def]
@@ -112,3 +117,20 @@ def test_confidence_is_the_mean_sign() -> None:
     assert NonSaturating().confidence(A, B).tolist() == [0.0, 0.5]
     assert Relativistic().confidence(A, B).tolist() == [0.0, 0.0]
     assert Relativistic().confidence(A + 9, B).tolist() == [1.0, 1.0]
+
+
+def test_centring_stops_the_logits_from_drifting() -> None:
+    """Both logits shifted together: the difference alone does not notice."""
+    real, fake = torch.tensor([[5.0]], requires_grad=True), torch.tensor([[4.0]], requires_grad=True)
+    slopes = {}
+    for centring in (0.0, 0.01):
+        loss = Relativistic(centring).discriminator(real, fake)
+        slopes[centring] = float(sum(torch.autograd.grad(loss.sum(), [real, fake])))
+
+    assert slopes[0.0] == pytest.approx(0, abs=1e-7)
+    assert slopes[0.01] == pytest.approx(2 * 2 * 0.01 * 9)
+
+
+def test_centring_must_not_be_negative() -> None:
+    with pytest.raises(ValueError, match=r"Relativistic.centring -1 must be 0 or more"):
+        Relativistic(-1)

@@ -17,6 +17,7 @@ from imagen_pl.losses.gradient_penalties import (
     PerResolution,
     WassersteinPenalty,
 )
+from imagen_pl.schedules import Linear
 from imagen_pl.types import Growth, TextFeatures
 from tests.helpers.networks import awaken, small_discriminator, text_features
 
@@ -262,6 +263,8 @@ def test_weight_follows_a_power_law_through_two_points() -> None:
 def test_weight_is_a_number_or_a_power_law() -> None:
     assert R1(3.0).weight_at(64) == 3.0
     assert R2(PerResolution(8, 1.0, 16, 4.0)).weight_at(16) == pytest.approx(4.0)
+    falling = R1(PerResolution(8, 1.0, 16, 4.0), schedule=Linear(1.0, 0.1, kimg=1))
+    assert [falling.weight_at(16, seen) for seen in (0, 500, 5000)] == pytest.approx([4.0, 2.2, 0.4])
 
 
 def test_every_is_stored_and_checked() -> None:
