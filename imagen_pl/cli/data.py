@@ -43,7 +43,7 @@ def _add_inspect(verbs: Verbs) -> None:
         "source",
         help="a folder of captioned images, a .parquet file or a folder of them, COCO's captions JSON or "
         'folder, WebDataset shards ("shards/{000..099}.tar"), hf:NAME for a data set on the Hugging Face '
-        "hub, or emoji for the included set",
+        "hub, or emoji or icons for the included sets",
     )
     inspect.add_argument(
         "--out",

@@ -110,13 +110,15 @@ class Report:
 
 
 def guess_source(path: str) -> Source | StreamSource:
-    """The source for a path; "emoji" is the included set, "hf:NAME" a data set on the Hugging Face hub.
+    """The source for a path; "emoji" and "icons" are the included sets, "hf:NAME" a data set on the hub.
 
     Raises:
         UserError: the path does not exist.
     """
     if path == "emoji":
         return EmojiSource()
+    if path == "icons":
+        return IconSource()
     if path.startswith("hf:"):
         return HuggingFaceSource(path.removeprefix("hf:"))
     if path.endswith(".tar") or "{" in path or "://" in path or path.startswith("pipe:"):

@@ -181,7 +181,7 @@ class SampleRows(Source):
 def _source(path: str, source: Source | StreamSource) -> dict[str, Any]:
     kind = type(source)
     # The emoji ship with the package: no path of this machine.
-    arguments = {} if path == "emoji" else {"path": source.path}
+    arguments = {} if path in ("emoji", "icons") else {"path": source.path}
     return {"source_class": f"{kind.__module__}.{kind.__name__}", "source_args": arguments}
 
 

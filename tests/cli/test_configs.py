@@ -69,11 +69,7 @@ def small(base: dict[str, Any], growth: dict[str, Any]) -> dict[str, Any]:
         for stage in growth["stages"]
     ]
     networks = {
-        name: {
-            "init_args": {
-                "channels": {r: min(c, 8) for r, c in base["model"][name]["init_args"]["channels"].items()}
-            }
-        }
+        name: {"init_args": {"channels": {r: min(c, 8) for r, c in channels_of(base["model"][name]).items()}}}
         for name in ("generator", "discriminator")
     }
     return {
@@ -89,6 +85,13 @@ def small(base: dict[str, Any], growth: dict[str, Any]) -> dict[str, Any]:
             "log_every_n_steps": 1,
         },
     }
+
+
+def channels_of(network: dict[str, Any]) -> dict[int, int]:
+    """Of a network, or of the first of several discriminators."""
+    settings = network["init_args"]
+    found: dict[int, int] = settings.get("discriminators", [network])[0]["init_args"]["channels"]
+    return found
 
 
 def has_prior(file: str) -> bool:
@@ -285,7 +288,7 @@ def test_stages_of_the_configs_are_valid_for_their_networks(name: str) -> None:
     stages = [Stage(**stage) for stage in read(name)["growth"]["stages"]]
     check_stages(stages)
     for network in ("generator", "discriminator"):
-        assert {s.resolution for s in stages} <= read(name)["model"][network]["init_args"]["channels"].keys()
+        assert {s.resolution for s in stages} <= channels_of(read(name)["model"][network]).keys()
     if "coco" in name:  # its comment says so
         assert all(s.batch_size % 8 == 0 and s.batch_size % 32 == 0 for s in stages)
 

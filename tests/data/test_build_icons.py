@@ -18,7 +18,7 @@ from imagen_pl.data.icon_names import split_of
 from imagen_pl.data.icon_sets import content_of
 from imagen_pl.data.inspect import guess_source
 from imagen_pl.data.skipped_images import SkippedImages
-from imagen_pl.data.sources.icons import IconSource
+from imagen_pl.data.sources.icons import SHIPPED, IconSource
 from imagen_pl.data.transforms import decode
 from imagen_pl.errors import UserError
 from tests.helpers.icon_packages import RING, write_icon_packages
@@ -254,6 +254,36 @@ def test_subjects_in_few_sets_can_be_left_out(packages: Path, tmp_path: Path) ->
     assert found.icons.total() == 3
     assert found.left_out["of subjects in fewer than 2 sets"] == 4
     assert {row["subject"] for row in rows_of(tmp_path / "icons").values()} == {"disc"}
+
+
+def test_included_icons_follow_the_rule_that_chose_them() -> None:
+    """Every subject is drawn by at least 14 sets, is in the split that follows from it, and may be shipped."""
+    file = SHIPPED / "icons.parquet"
+    assert file.stat().st_size < 25e6
+    table = parquet.read_table(file, columns=["subject", "set", "split", "licence", "picture", "coloured"])
+    rows = table.to_pylist()
+    assert len(rows) == 51_778
+    sets: dict[str, set[str]] = {}
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        sets.setdefault(row["subject"], set()).add(row["set"])
+        splits.setdefault(row["picture"], set()).add(row["split"])
+    assert min(map(len, sets.values())) >= 14
+    assert all(len(found) == 1 for found in splits.values()), "a picture is in one split"
+    assert {row["licence"] for row in rows} == {
+        "MIT", "Apache-2.0", "ISC", "CC0-1.0", "Unlicense", "CC-BY-4.0", "CC-BY-3.0"
+    }  # fmt: skip
+    assert sum(row["coloured"] for row in rows) > 4000
+    credited = (SHIPPED / "ATTRIBUTION.md").read_text()
+    assert all(f"| {name} (`" in credited for name in {row["set"] for row in rows})
+
+
+def test_source_takes_the_included_icons_by_default() -> None:
+    splits = IconSource().load(SkippedImages())
+    assert {name: len(rows) for name, rows in splits.items()} == {
+        "train": 38_614, "test": 5_542, "validation": 5_416, "composition": 2_206
+    }  # fmt: skip
+    assert IconSource().declaration().captions_may_be_published
 
 
 def test_command_builds_and_reports(

@@ -85,6 +85,7 @@ def test_source_is_guessed_from_the_path(tmp_path: Path) -> None:
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved/dataset_dict.json").write_text("{}")
     assert kind("emoji") == "EmojiSource"
+    assert kind("icons") == "IconSource"
     assert kind(SHIPPED) == kind(tmp_path / "tables") == "ParquetSource"
     assert kind(tmp_path / "photos") == "FolderSource"
     assert kind(tmp_path / "shards") == kind(tmp_path / "shards/{0..9}.tar") == "WebDatasetSource"
