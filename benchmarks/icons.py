@@ -16,6 +16,10 @@ each model drew: eight seeds of eight captions.
   captions that were learnt; `pairs`: subject and set were learnt, but not together; `subjects`: the subject
   was not learnt. Chance is 1% and 5%. The row "real" answers with the real picture of the same subject in
   another set.
+- One word's difference: both icons of a pair such as "bell" and "bell off" are drawn
+  (benchmarks/word_pairs.py). The share of pictures that are nearer to their own real picture than to the
+  other one; chance is 50%. Learnt pairs, and pairs with an icon that was held out. The row "real" answers with
+  the real picture of the same name in another set, where there is one.
 
 The splits are train, composition and validation; --final takes test instead of validation. Models that have
 learnt from the features of --extractor are refused.
@@ -43,6 +47,7 @@ import imagen_pl
 from benchmarks.machine import command_line, machine
 from benchmarks.protocol import Images, cached, extract, shrink
 from benchmarks.quality import EXTRACTORS, check_teachers
+from benchmarks.word_pairs import mine
 from imagen_pl.callbacks.run_record import git_state
 from imagen_pl.data.sources.icons import IconRow, IconSource
 from imagen_pl.data.transforms import decode
@@ -56,6 +61,7 @@ from imagen_pl.storage.atomic_files import atomic_write
 
 CAPTIONS, PICTURES, REAL = 60, 8, 16
 QUERIES, CANDIDATES, SETS, POOL = 100, 100, 8, 130
+WORD_PAIRS = 40  # of each category, learnt and held out
 
 
 @dataclass(frozen=True)
@@ -69,27 +75,49 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """One icon of a pair whose names differ in one word; places in `Reference.rows`.
+
+    group: the category, and whether the pair was learnt.
+    stand_in: a picture of the same name in another set; None if there is none.
+    """
+
+    group: str
+    caption: str
+    own: int
+    other: int
+    stand_in: int | None
+
+
+@dataclass(frozen=True)
 class Reference:
     """What is asked of the models.
 
     rows: all real pictures that are compared.
     by_caption: for each caption, its real pictures: 16 to compare with, then 8 that answer for "real".
     queries: by name of the row group: train, pairs, subjects.
+    contrasts: both icons of the pairs whose names differ in one word.
     """
 
     rows: list[IconRow]
     by_caption: dict[str, list[int]]
     queries: dict[str, list[Query]]
+    contrasts: list[Contrast]
 
 
 @dataclass(frozen=True)
 class IconScore:
-    """One row of the table; accuracies are (top-1, top-5) by the name of the queries."""
+    """One row of the tables.
+
+    subject: (top-1, top-5) by the name of the queries.
+    words: (share of pictures nearer to their own real picture, number of pictures) by group of contrasts.
+    """
 
     name: str
     diversity: CaptionDiversity
     frechet: float
     subject: dict[str, tuple[float, float]]
+    words: dict[str, tuple[float, int]]
 
 
 # ------------------------------------------------------------------ what is asked
@@ -136,7 +164,14 @@ def make_reference(rows: Sequence[IconRow], held_out: str, seed: int) -> Referen
                 stand_in = use(elsewhere[int(draw.integers(len(elsewhere)))])
                 found.append(Query(rows[i].full_caption, use(i), others[: CANDIDATES - 1], stand_in))
         queries[group] = found
-    return Reference([rows[place] for place in needed], by_caption, queries)
+    contrasts = []
+    for pair in mine(rows, WORD_PAIRS, seed):
+        group = f"{pair.category}, {'held out' if pair.held_out else 'learnt'}"
+        for own, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            elsewhere = [j for j in of_subject[rows[own].words] if rows[j].set != rows[own].set]
+            real_answer = use(elsewhere[int(draw.integers(len(elsewhere)))]) if elsewhere else None
+            contrasts.append(Contrast(group, rows[own].full_caption, use(own), use(other), real_answer))
+    return Reference([rows[place] for place in needed], by_caption, queries, contrasts)
 
 
 # ------------------------------------------------------------------ scores
@@ -147,8 +182,10 @@ def score(
     name: str,
     several: Float[Tensor, "p k f"],
     answers: dict[str, Float[Tensor, "q f"]],
+    contrasted: dict[int, Float[Tensor, " f"]],
     real: Float[Tensor, "n f"],
 ) -> IconScore:
+    """The scores of pictures: several of each caption, one for each query, and by the contrast's number."""
     compared = torch.stack([real[places[:REAL]] for places in reference.by_caption.values()])
     centre = real.mean(0)
     return IconScore(
@@ -160,7 +197,24 @@ def score(
             for group, queries in reference.queries.items()
             if queries
         },
+        words_read(reference.contrasts, contrasted, real, centre),
     )
+
+
+def words_read(
+    contrasts: Sequence[Contrast],
+    pictures: dict[int, Float[Tensor, " f"]],
+    real: Float[Tensor, "n f"],
+    centre: Float[Tensor, " f"],
+) -> dict[str, tuple[float, int]]:
+    """By group, the share of pictures that are nearer to their own real picture than to the other one."""
+    right: defaultdict[str, list[bool]] = defaultdict(list)
+    for number, picture in pictures.items():
+        contrast = contrasts[number]
+        pair = F.normalize(real[[contrast.own, contrast.other]] - centre, dim=1)
+        own, other = (pair @ F.normalize(picture - centre, dim=0)).tolist()
+        right[contrast.group].append(own > other)
+    return {group: (sum(found) / len(found), len(found)) for group, found in right.items()}
 
 
 def accuracy(
@@ -184,11 +238,18 @@ def score_real(reference: Reference, real: Float[Tensor, "n f"]) -> IconScore:
     answers = {
         name: real[[query.stand_in for query in queries]] for name, queries in reference.queries.items()
     }
-    return score(reference, "real", several, answers, real)
+    contrasted = {
+        number: real[each.stand_in]
+        for number, each in enumerate(reference.contrasts)
+        if each.stand_in is not None
+    }
+    return score(reference, "real", several, answers, contrasted, real)
 
 
-def draw_all(model: TextToImage, reference: Reference, resolution: int) -> tuple[Images, dict[str, Images]]:
-    """Eight pictures of each caption, and one for each query."""
+def draw_all(
+    model: TextToImage, reference: Reference, resolution: int
+) -> tuple[Images, dict[str, Images], Images]:
+    """Eight pictures of each caption, one for each query, and one for each contrast."""
 
     def drawn(pairs: list[tuple[str, int]]) -> Images:
         pictures = [torch.from_numpy(np.array(picture)) for picture in model.draw(pairs, refine=0)]
@@ -200,7 +261,8 @@ def draw_all(model: TextToImage, reference: Reference, resolution: int) -> tuple
         for name, queries in reference.queries.items()
         if queries
     }
-    return several, answers
+    contrasted = drawn([(each.caption, 5000 + i) for i, each in enumerate(reference.contrasts)])
+    return several, answers, contrasted
 
 
 # ------------------------------------------------------------------ output
@@ -223,6 +285,15 @@ def table(scores: Sequence[IconScore]) -> str:
             *(f"{s.subject[group][0]:.0%} / {s.subject[group][1]:.0%}" for group in groups),
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def word_table(scores: Sequence[IconScore]) -> str:
+    groups = sorted({group for s in scores for group in s.words})
+    lines = ["| | " + " | ".join(groups) + " |", "|" + "---|" * (len(groups) + 1)]
+    for s in scores:
+        cells = [f"{s.words[g][0]:.0%} of {s.words[g][1]}" if g in s.words else "" for g in groups]
+        lines.append("| " + " | ".join([s.name, *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -255,16 +326,18 @@ def run(
     scores, shown = [score_real(reference, real)], {}
     shown["real"] = torch.cat([real_images[places[REAL:]] for places in reference.by_caption.values()])
     for name, model in loaded.items():
-        several, answers = draw_all(model, reference, resolution)
+        several, answers, contrasted = draw_all(model, reference, resolution)
         features = extract(extractor, several, name).unflatten(0, (-1, PICTURES))
         answered = {group: extract(extractor, images, name) for group, images in answers.items()}
-        scores.append(score(reference, name, features, answered, real))
+        by_number = dict(enumerate(extract(extractor, contrasted, name)))
+        scores.append(score(reference, name, features, answered, by_number, real))
         shown[name] = several
     print(
         f"{extractor.name} features, {resolution} px, {len(reference.by_caption)} captions of {PICTURES} "
         f"pictures, subjects with {least} pictures or more, seed {seed}\n"
     )
     print(table(scores))
+    print(f"\nOne word's difference (chance 50%)\n\n{word_table(scores)}")
     about: dict[str, Any] = {
         "command": command_line(),
         "git": git_state(),

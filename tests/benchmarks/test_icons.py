@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.icons import PICTURES, REAL, Reference, make_reference, score, score_real, table
+from benchmarks.word_pairs import mine
 from imagen_pl.data.sources.icons import IconRow
 
 
@@ -20,7 +21,7 @@ def rows(subjects: int = 160, sets: int = 26) -> list[IconRow]:
             elif (subject + number) % 20 == 0:
                 split = "composition"
             words, name = f"thing {subject}", f"Set {number}"
-            found.append(IconRow(words, name, split, f"{words}, {name}, outline", b""))
+            found.append(IconRow(words, name, "outline", split, f"{words}, {name}, outline", b""))
     return found
 
 
@@ -68,8 +69,40 @@ def test_real_pictures_score_near_the_ceiling_and_one_picture_a_caption_the_floo
 
     one = torch.stack([real[places[0]] for places in reference.by_caption.values()])
     wrong = {name: real[[q.others[0] for q in asked]] for name, asked in reference.queries.items()}
-    floor = score(reference, "one picture", one[:, None].expand(-1, PICTURES, -1), wrong, real)
+    swapped = {i: real[each.other] for i, each in enumerate(reference.contrasts)}
+    floor = score(reference, "one picture", one[:, None].expand(-1, PICTURES, -1), wrong, swapped, real)
     assert floor.diversity.diversity < 1e-6
     assert all(top5 < 0.15 for _, top5 in floor.subject.values())
     assert floor.frechet > ceiling.frechet
+    assert ceiling.words["number, learnt"] == (1.0, 80)
+    assert floor.words["number, learnt"] == (0.0, 80)
     assert "| one picture | 0.00 ± 0.00 | 0.00 |" in table([ceiling, floor])
+
+
+def icon(words: str, icon_set: str = "A", kind: str = "outline", split: str = "train") -> IconRow:
+    return IconRow(words, icon_set, kind, split, f"{words}, {icon_set}, {kind}", b"")
+
+
+def test_pairs_differ_in_one_word_within_a_set_and_kind() -> None:
+    rows = [
+        icon("bell"), icon("bell off"), icon("bell ring", split="validation"), icon("bell", "B"),
+        icon("arrow left"), icon("arrow right"), icon("dice 2"), icon("dice 10"), icon("star", kind="filled"),
+        icon("star off"), icon("cloud rain off"),
+    ]  # fmt: skip
+    found = {
+        (pair.category, frozenset({rows[pair.first].words, rows[pair.second].words}), pair.held_out)
+        for pair in mine(rows, 10, seed=0)
+    }
+    assert found == {
+        ("negation", frozenset({"bell", "bell off"}), False),
+        ("attribute", frozenset({"bell", "bell ring"}), True),
+        ("direction", frozenset({"arrow left", "arrow right"}), False),
+        ("number", frozenset({"dice 2", "dice 10"}), False),
+    }
+
+
+def test_number_of_pairs_is_limited_and_drawn_by_the_seed() -> None:
+    rows = [icon(f"dice {number}") for number in range(30)]
+    first, same, other = (mine(rows, 10, seed) for seed in (0, 0, 1))
+    assert len(first) == 10
+    assert first == same != other

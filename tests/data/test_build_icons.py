@@ -257,7 +257,7 @@ def test_subjects_in_few_sets_can_be_left_out(packages: Path, tmp_path: Path) ->
 
 
 def test_included_icons_follow_the_rule_that_chose_them() -> None:
-    """Every subject is drawn by at least 14 sets, is in the split that follows from it, and may be shipped."""
+    """Every subject is drawn by at least 14 sets, each picture is in one split, and the licences allow it."""
     file = SHIPPED / "icons.parquet"
     assert file.stat().st_size < 25e6
     columns = ["name", "subject", "set", "split", "licence", "picture", "coloured"]

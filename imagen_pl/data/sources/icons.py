@@ -26,6 +26,7 @@ class IconRow:
 
     words: str
     set: str
+    kind: str
     split: str
     full_caption: str
     image: bytes
@@ -73,10 +74,11 @@ class IconSource(ParquetSource):
         """All icons that the source takes, of every split, in the order of the files."""
         self._count_pictures()
         rows = []
-        for table in self._columns(["subject", "words", "set", "split", "captions", "image"]):
+        for table in self._columns(["subject", "words", "set", "kind", "split", "captions", "image"]):
             for cell in self._kept(table).to_pylist():
                 full = next(each for each in cell["captions"] if f", {cell['set']}" in each)
-                rows.append(IconRow(cell["words"], cell["set"], cell["split"], full, cell["image"]["bytes"]))
+                image = cell["image"]["bytes"]
+                rows.append(IconRow(cell["words"], cell["set"], cell["kind"], cell["split"], full, image))
         return rows
 
     def summary(self) -> list[str]:
