@@ -18,8 +18,8 @@ each model drew: eight seeds of eight captions.
   another set.
 - One word's difference: both icons of a pair such as "bell" and "bell off" are drawn
   (benchmarks/word_pairs.py). The share of pictures that are nearer to their own real picture than to the
-  other one; chance is 50%. Learnt pairs, and pairs with an icon that was held out. The row "real" answers with
-  the real picture of the same name in another set, where there is one.
+  other one; chance is 50%. Learnt pairs, and pairs with an icon that was held out. The row "real" answers
+  with the real picture of the same name in another set, where there is one.
 
 The splits are train, composition and validation; --final takes test instead of validation. Models that have
 learnt from the features of --extractor are refused.

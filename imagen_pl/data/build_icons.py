@@ -29,7 +29,9 @@ from imagen_pl.data.icon_sets import (
     open_sets,
     read_content,
     read_sets,
+    sets_of_logos,
 )
+from imagen_pl.data.icon_trade_marks import trade_marks
 from imagen_pl.data.npm_packages import find_packages, read_file
 from imagen_pl.data.progress import progress_bar
 from imagen_pl.errors import UserError
@@ -116,7 +118,9 @@ def build_icons(
     }
     unfinished = _start(out, settings)
     found = find_packages([PACKAGE, _NAMES], packages, unfinished)
-    chosen = open_sets(read_sets(found[PACKAGE]), licences, sets)
+    all_sets = read_sets(found[PACKAGE])
+    chosen = open_sets(all_sets, licences, sets)
+    marks = trade_marks(found[PACKAGE], sets_of_logos(all_sets))
     emoji = emoji_subjects(json.loads(read_file(found[_NAMES], "package/en/data.json")))
     todo = [each for each in chosen if not (unfinished / f"{each.prefix}.parquet").is_file()]
     if todo:
@@ -125,7 +129,7 @@ def build_icons(
             ProcessPoolExecutor(jobs or os.cpu_count()) as pool,
             progress_bar("drawing", icons, " icons", drawn_before) as bar,
         ):
-            for icon_set, content in read_content(found[PACKAGE], todo, emoji):
+            for icon_set, content in read_content(found[PACKAGE], todo, emoji, marks):
                 chunks = [content.icons[i : i + _CHUNK] for i in range(0, len(content.icons), _CHUNK)]
                 drawn = [picture for part in pool.map(draw, chunks) for picture in part]
                 _write_set(unfinished, icon_set, content, drawn)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagen_pl.data.icon_names import IconName, SetNames
+from imagen_pl.data.icon_trade_marks import is_trade_mark
 from imagen_pl.data.npm_packages import files_in, read_file
 from imagen_pl.errors import UserError
 
@@ -141,8 +142,13 @@ def open_sets(
     return sorted(found, key=lambda each: each.prefix)
 
 
+def sets_of_logos(sets: Collection[IconSet]) -> list[str]:
+    """Their prefixes."""
+    return [each.prefix for each in sets if each.category == _LOGOS]
+
+
 def read_content(
-    archive: Path, sets: Collection[IconSet], emoji: dict[str, str]
+    archive: Path, sets: Collection[IconSet], emoji: dict[str, str], marks: Collection[str] = ()
 ) -> Iterator[tuple[IconSet, SetContent]]:
     """The content of each set, in the order of the package.
 
@@ -150,14 +156,15 @@ def read_content(
         archive: the package's .tgz file.
         sets: the sets to read.
         emoji: as of `SetNames`.
+        marks: names of trade marks.
     """
     by_file = {f"package/json/{each.prefix}.json": each for each in sets}
     for name, read in files_in(archive):
         if name in by_file:
-            yield by_file[name], content_of(json.loads(read()), emoji)
+            yield by_file[name], content_of(json.loads(read()), emoji, marks)
 
 
-def content_of(data: dict[str, Any], emoji: dict[str, str]) -> SetContent:
+def content_of(data: dict[str, Any], emoji: dict[str, str], marks: Collection[str] = ()) -> SetContent:
     """The icons of a set's JSON, each in its largest size, without logos and withdrawn icons."""
     others: dict[str, list[str]] = {}
     for alias, entry in data.get("aliases", {}).items():
@@ -173,10 +180,18 @@ def content_of(data: dict[str, Any], emoji: dict[str, str]) -> SetContent:
         if entry.get("hidden"):
             left_out["withdrawn by their set"] += 1
             continue
-        if _LOGO_CATEGORY.search(category) or _LOGO_NAME.search(name):
+        meaning = names.read(name)
+        if (
+            _LOGO_CATEGORY.search(category)
+            or _LOGO_NAME.search(name)
+            or is_trade_mark(meaning.subject, marks)
+        ):
             left_out["logos"] += 1
             continue
-        icon = Icon(name, names.read(name), _svg(entry, data), tuple(others.get(name, ())), category)
+        also = tuple(
+            other for other in others.get(name, ()) if not is_trade_mark(names.read(other).subject, marks)
+        )
+        icon = Icon(name, meaning, _svg(entry, data), also, category)
         # Icons without a size are all kept, as their names tell them apart.
         key = (icon.meaning.subject, icon.meaning.variant if icon.meaning.size is not None else name)
         other = largest.get(key)

@@ -16,12 +16,14 @@ from imagen_pl.data import build_icons as module
 from imagen_pl.data.build_icons import build_icons
 from imagen_pl.data.icon_names import split_of
 from imagen_pl.data.icon_sets import content_of
+from imagen_pl.data.icon_trade_marks import is_trade_mark, trade_marks
 from imagen_pl.data.inspect import guess_source
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.icons import SHIPPED, IconSource
 from imagen_pl.data.transforms import decode
 from imagen_pl.errors import UserError
 from tests.helpers.icon_packages import RING, write_icon_packages
+from tests.helpers.image_files import write_tar
 
 pytest.importorskip("resvg_py")
 
@@ -200,6 +202,37 @@ def test_logos_inside_other_sets_are_left_out() -> None:
     assert content.left_out == {"logos": 3}
 
 
+def test_names_that_many_sets_of_logos_have_are_trade_marks(tmp_path: Path) -> None:
+    names = {
+        "a": ["acme", "ring", "chance"], "b": ["acme-icon", "ring"], "c": ["acme", "ring"],
+        "d": ["acme-2", "ring"], "e": ["acme", "ring"], "f": ["acme", "ring"], "other": ["acme", "bell"],
+    }  # fmt: skip
+    files = {
+        f"package/json/{prefix}.json": json.dumps({"icons": {name: {} for name in held}}).encode()
+        for prefix, held in names.items()
+    }
+    archive = write_tar(tmp_path / "icons.tgz", files)
+
+    marks = trade_marks(archive, list("abcdef"))
+
+    assert "acme" in marks
+    assert not marks & {"ring", "bell", "chance"}, "ordinary words, and names of few sets"
+    assert is_trade_mark("acme-drive", marks)
+    assert not is_trade_mark("my-acme", marks)
+    assert is_trade_mark("git", {"git"})
+    assert not is_trade_mark("git-branch", {"git"})
+
+
+def test_trade_marks_in_other_sets_are_left_out_with_their_other_names() -> None:
+    data = {
+        "icons": {"acme": {"body": ""}, "acme-drive": {"body": ""}, "bell": {"body": ""}},
+        "aliases": {"acme-alarm": {"parent": "bell"}, "alarm": {"parent": "bell"}},
+    }
+    content = content_of(data, {}, marks={"acme"})
+    assert [(icon.name, icon.others) for icon in content.icons] == [("bell", ("alarm",))]
+    assert content.left_out == {"logos": 2}
+
+
 # ------------------------------------------------------------------ the source
 
 
@@ -263,7 +296,7 @@ def test_included_icons_follow_the_rule_that_chose_them() -> None:
     columns = ["name", "subject", "set", "split", "licence", "picture", "coloured"]
     table = parquet.read_table(file, columns=columns)
     rows = table.to_pylist()
-    assert len(rows) == 51_778
+    assert len(rows) == 50_406
     sets: dict[str, set[str]] = {}
     splits: dict[str, set[str]] = {}
     for row in rows:
@@ -275,6 +308,7 @@ def test_included_icons_follow_the_rule_that_chose_them() -> None:
         "MIT", "Apache-2.0", "ISC", "CC0-1.0", "Unlicense", "CC-BY-4.0", "CC-BY-3.0"
     }  # fmt: skip
     assert sum(row["coloured"] for row in rows) > 4000
+    assert not {"facebook", "apple", "google", "linkedin", "chrome"} & sets.keys(), "no trade marks"
     credited = (SHIPPED / "ATTRIBUTION.md").read_text()
     assert all(f"| {name} (`" in credited for name in {row["set"] for row in rows})
 
@@ -282,7 +316,7 @@ def test_included_icons_follow_the_rule_that_chose_them() -> None:
 def test_source_takes_the_included_icons_by_default() -> None:
     splits = IconSource().load(SkippedImages())
     assert {name: len(rows) for name, rows in splits.items()} == {
-        "train": 38_614, "test": 5_542, "validation": 5_416, "composition": 2_206
+        "train": 37_545, "test": 5_441, "validation": 5_263, "composition": 2_157
     }  # fmt: skip
     assert IconSource().declaration().captions_may_be_published
 

@@ -1,0 +1,97 @@
+"""Traces a picture as SVG: the outlines of its areas of one colour, as curves.
+
+A picture of 64 px is enlarged, reduced to as few colours as show it, and traced with vtracer (MIT).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+from PIL import Image
+
+from imagen_pl.errors import UserError
+
+_TRACED_PX = 512  # side to which pictures are enlarged
+_MAX_ERROR = 8.0  # mean difference of the reduced picture, levels of 255
+_COLOURS = (2, 3, 4, 6, 8)
+_WHITE = 240  # channels from here on are background
+
+
+def trace(picture: Image.Image) -> str:
+    """The SVG of a picture on white; the background is left out.
+
+    Outline and solid icons get one colour, other pictures up to eight.
+
+    Raises:
+        UserError: vtracer is not installed.
+    """
+    try:
+        import vtracer
+    except ImportError:
+        raise UserError("writing SVG needs vtracer: pip install 'imagen_pl[svg]'") from None
+    flat = _on_white(picture)
+    large = flat.resize((_scaled(flat.width), _scaled(flat.height)), Image.Resampling.BICUBIC)
+    for colours in _COLOURS:
+        reduced = _reduced(large, colours)
+        if _error(reduced, flat) <= _MAX_ERROR:
+            break
+    traced = vtracer.convert_raw_image_to_svg(
+        _png(reduced),
+        img_format="png",
+        colormode="color",
+        hierarchical="stacked",
+        mode="spline",
+        filter_speckle=_TRACED_PX // 64,
+        color_precision=8,
+        layer_difference=0,
+        corner_threshold=60,
+        length_threshold=4.0,
+        splice_threshold=45,
+        path_precision=1,
+    )
+    paths = re.findall(r"<path [^>]*/>", traced)
+    if paths and _is_white(paths[0]):
+        paths = paths[1:]  # stacked shapes begin with the background
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{flat.width}" height="{flat.height}" '
+        f'viewBox="0 0 {large.width} {large.height}">\n' + "\n".join(paths) + "\n</svg>\n"
+    )
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("RGBA", "LA", "P"):
+        rgba = picture.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _scaled(side: int) -> int:
+    return side * max(1, _TRACED_PX // side)
+
+
+def _reduced(picture: Image.Image, colours: int) -> Image.Image:
+    """The picture in so many colours; the palest is white if it is nearly so."""
+    quantised = picture.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE)
+    pixels = np.asarray(quantised.convert("RGB")).copy()
+    pixels[(pixels >= _WHITE).all(-1)] = 255
+    return Image.fromarray(pixels)
+
+
+def _error(reduced: Image.Image, original: Image.Image) -> float:
+    """Mean difference at the original's size, where smooth edges are mixtures of two colours again."""
+    small = reduced.resize(original.size, Image.Resampling.BOX)
+    return float(np.abs(np.asarray(small, np.float32) - np.asarray(original, np.float32)).mean())
+
+
+def _png(picture: Image.Image) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def _is_white(path: str) -> bool:
+    found = re.search(r'fill="#([0-9A-Fa-f]{6})"', path)
+    return found is not None and min(bytes.fromhex(found[1])) >= _WHITE
