@@ -68,6 +68,7 @@ OPTIONAL = [
     "pyarrow",
     "gradio",
     "resvg_py",
+    "vtracer",
     "pycocoevalcap",
 ]
 

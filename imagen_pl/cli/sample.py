@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,13 +46,16 @@ def make_parser() -> argparse.ArgumentParser:
         "--num_images", type=int, default=1, metavar="N", help="pictures per prompt (default: 1)"
     )
     parser.add_argument(
-        "--out", metavar="PATH", help="file of the grid (default: sample.png); with --prompts, a folder"
+        "--out",
+        metavar="PATH",
+        help="file of the grid (default: sample.png), or an .svg file for one picture, traced as curves; "
+        "with --prompts, a folder",
     )
     parser.add_argument(
         "--format",
-        choices=("png", "webp", "jpg"),
+        choices=("png", "webp", "jpg", "svg"),
         default="png",
-        help="format of single pictures (default: png)",
+        help="format of single pictures (default: png); svg traces them as curves",
     )
     parser.add_argument("--plain", action="store_true", help="no prompts in the grid")
     parser.add_argument(
@@ -105,12 +108,19 @@ def _check_line(arguments: argparse.Namespace) -> None:
         raise UserError('name at least one prompt, as "a red heart, fluent style", or a file with --prompts')
     check_prompts(arguments.prompt)
     out = Path(arguments.out or "sample.png")
-    check_picture_path(out, "unless --prompts names a file of prompts")
+    if _is_svg(out):
+        if len(arguments.prompt) * arguments.num_images > 1:
+            raise UserError(
+                f"--out {out} holds one picture: for {len(arguments.prompt) * arguments.num_images} of them, "
+                "write --singles DIR --format svg"
+            )
+    else:
+        check_picture_path(out, "unless --prompts names a file of prompts")
     _check_transparent(arguments, out.suffix)
 
 
 def _grid(model: TextToImage, arguments: argparse.Namespace, options: SamplingOptions) -> None:
-    from imagen_pl.imaging.grids import labelled_grid, save_picture, strip
+    from imagen_pl.imaging.grids import labelled_grid, strip
 
     out = Path(arguments.out or "sample.png")
     pairs = [(p, arguments.seed + k) for p in arguments.prompt for k in range(arguments.num_images)]
@@ -121,9 +131,8 @@ def _grid(model: TextToImage, arguments: argparse.Namespace, options: SamplingOp
     out.parent.mkdir(parents=True, exist_ok=True)
     about = provenance(model, arguments.model, options)
     prompts = "\n".join(arguments.prompt)
-    save_picture(
-        labelled_grid(rows, labels, columns=1), out, {"prompt": prompts, "seed": arguments.seed, **about}
-    )
+    sheet = pictures[0] if _is_svg(out) else labelled_grid(rows, labels, columns=1)
+    _save(sheet, out, {"prompt": prompts, "seed": arguments.seed, **about})
     printer = ResultPrinter(arguments.json)
     printer.line(f"{out}: {_count(len(pictures))} of {model.resolution} px, seeds from {arguments.seed}")
     if arguments.singles:
@@ -131,7 +140,7 @@ def _grid(model: TextToImage, arguments: argparse.Namespace, options: SamplingOp
         folder.mkdir(parents=True, exist_ok=True)
         for i, (picture, (prompt, seed)) in enumerate(zip(pictures, pairs, strict=True)):
             file = folder / _file_name(i // n, i % n, n, arguments.format)
-            save_picture(picture, file, {"prompt": prompt, "seed": seed, **about})
+            _save(picture, file, {"prompt": prompt, "seed": seed, **about})
             printer.picture(file, prompt, seed)
         printer.line(f"{folder}: one file per picture")
     else:
@@ -165,8 +174,6 @@ def _folder(
     arguments: argparse.Namespace,
     options: SamplingOptions,
 ) -> None:
-    from imagen_pl.imaging.grids import save_picture
-
     n = arguments.num_images
     seeds = row_seeds(prompts, arguments.seed, n)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
@@ -176,7 +183,7 @@ def _folder(
         about, printer = provenance(model, arguments.model, options), ResultPrinter(arguments.json)
         for i, (picture, (text, seed)) in enumerate(zip(drawn, pairs, strict=True)):
             name = _file_name(i // n, i % n, n, arguments.format)
-            save_picture(picture, out / name, {"prompt": text, "seed": seed, **about})
+            _save(picture, out / name, {"prompt": text, "seed": seed, **about})
             printer.picture(out / name, text, seed)
             row = {"file_name": name, "prompt": text, "seed": seed, **prompts[i // n].fields}
             metadata.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -200,6 +207,17 @@ def _draw(
     from imagen_pl.imaging.background_removal import remove_background
 
     return map(remove_background, drawn)
+
+
+def _is_svg(file: Path) -> bool:
+    return file.suffix.lower() == ".svg"
+
+
+def _save(picture: Image.Image, file: Path, metadata: Mapping[str, object]) -> None:
+    from imagen_pl.imaging.grids import save_picture
+    from imagen_pl.imaging.svg import save_svg
+
+    (save_svg if _is_svg(file) else save_picture)(picture, file, metadata)
 
 
 def _count(pictures: int) -> str:

@@ -27,6 +27,28 @@ def test_sample_draws_one_row_per_prompt(trained: Tiny, capsys: pytest.CaptureFi
     assert all(same(Image.open(f"single/{n}"), e) for n, e in zip(names, expected, strict=True))
 
 
+def test_pictures_can_be_traced_as_svg(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", str(trained.run), "a red heart", "--seed", "7", "--out", "heart.svg"]) == 0
+    assert "heart.svg: 1 picture of 8 px" in capsys.readouterr().out
+    text = Path("heart.svg").read_text()
+    assert 'viewBox="0 0 512 512"' in text
+    assert "prompt: a red heart; seed: 7" in text
+    assert "<path " in text
+    words = ["a red heart", "--num_images", "2", "--singles", "single", "--format", "svg"]
+    assert main(["sample", str(trained.run), *words]) == 0
+    assert sorted(path.name for path in Path("single").iterdir()) == ["000000-0.svg", "000000-1.svg"]
+    Path("p.txt").write_text("a cat\n")
+    words = ["--prompts", "p.txt", "--out", "pictures", "--format", "svg"]
+    assert main(["sample", str(trained.run), *words]) == 0
+    assert Path("pictures/000000.svg").read_text().startswith("<svg ")
+
+
+def test_an_svg_file_holds_one_picture(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sample", str(trained.run), "a cat", "a dog", "--num_images", "2", "--out", "x.svg"]
+    message = "--out x.svg holds one picture: for 4 of them, write --singles DIR --format svg"
+    assert message in one_line_error(words, capsys)
+
+
 def test_guidance_is_used_and_in_the_file_s_metadata(trained: Tiny) -> None:
     words = ["sample", str(trained.run), "a cat", "--guidance", "2.5", "--singles", "single", "--seed", "4"]
     assert main(words) == 0
