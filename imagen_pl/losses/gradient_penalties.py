@@ -141,7 +141,12 @@ class FiniteDifference(Penalty):
 
 
 class FiniteDifferenceR1(FiniteDifference):
-    """`FiniteDifference` on real images."""
+    """R1 by finite differences: 1/2 ((D(x + sigma e) - D(x)) / sigma)^2 on real images, e ~ N(0, I).
+
+    Args:
+        sigma: standard deviation of the noise; pixels are -1 to 1. More than 0.
+        weight, every, share, schedule: as of R1.
+    """
 
     name = "r1"
 
@@ -150,7 +155,12 @@ class FiniteDifferenceR1(FiniteDifference):
 
 
 class FiniteDifferenceR2(FiniteDifference):
-    """`FiniteDifference` on generated images."""
+    """R2 by finite differences: the same on generated images.
+
+    Args:
+        sigma: standard deviation of the noise; pixels are -1 to 1. More than 0.
+        weight, every, share, schedule: as of R2.
+    """
 
     name = "r2"
 
