@@ -116,7 +116,7 @@ class FiniteDifference(Penalty):
 
     Args:
         sigma: standard deviation of the noise; pixels are -1 to 1. More than 0.
-        weight, every, share, schedule: see Penalty.
+        weight: see Penalty, and so for `every`, `share` and `schedule`.
     """
 
     compares = True
@@ -145,7 +145,7 @@ class FiniteDifferenceR1(FiniteDifference):
 
     Args:
         sigma: standard deviation of the noise; pixels are -1 to 1. More than 0.
-        weight, every, share, schedule: as of R1.
+        weight: as of R1, and so are `every`, `share` and `schedule`.
     """
 
     name = "r1"
@@ -159,7 +159,7 @@ class FiniteDifferenceR2(FiniteDifference):
 
     Args:
         sigma: standard deviation of the noise; pixels are -1 to 1. More than 0.
-        weight, every, share, schedule: as of R2.
+        weight: as of R2, and so are `every`, `share` and `schedule`.
     """
 
     name = "r2"
