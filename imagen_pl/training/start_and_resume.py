@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from imagen_pl.data.datamodule import CaptionedImages
@@ -18,6 +19,8 @@ from imagen_pl.training.seeded_steps import SeededSteps
 from imagen_pl.training.validation_metrics import Validation
 from imagen_pl.training.warm_start import initialise
 from imagen_pl.types import Growth
+
+log = logging.getLogger(__name__)
 
 
 class StartAndResume(SeededSteps):
@@ -63,8 +66,23 @@ class StartAndResume(SeededSteps):
                 if (term := self.losses.separately_trained) is not None:
                     term.prepare(data.some_captions)
                 self.example_captions = data.example_captions()
+                self._check_groups(data.pictures_per_caption)
         if stage != "fit":
             self._preparation().run()
+
+    def _check_groups(self, pictures: int) -> None:
+        """Warn where the discriminator does not look at the pictures of a caption together."""
+        groups = {getattr(part, "minibatch_stddev", 0) for part in self.discriminator.modules()} - {0}
+        if pictures > 1 and not groups:
+            log.warning(
+                "data.pictures_per_caption %d has little effect: set minibatch_stddev of the discriminator "
+                "to %d", pictures, pictures,
+            )  # fmt: skip
+        if pictures > 1 and any(pictures % group for group in groups):
+            log.warning(
+                "minibatch_stddev %s of the discriminator should divide data.pictures_per_caption %d: its "
+                "groups mix captions", ", ".join(map(str, sorted(groups))), pictures,
+            )  # fmt: skip
 
     def on_fit_start(self) -> None:
         """Encode the captions; before a new training, load the weights of `init_from` and fit the prior."""

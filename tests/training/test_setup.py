@@ -221,3 +221,29 @@ def test_frechet_distance_of_the_next_run_is_equal_from_cached_statistics(tmp_pa
     assert values[0] == values[1]
     assert all(math.isfinite(v) for column in values[0] for v in column.values())
     assert [list(column) for column in values[0]] == [[16, 32]] * 2
+
+
+@pytest.mark.parametrize(
+    ("pictures", "stddev", "warning"),
+    [
+        (1, 0, None),
+        (1, 4, None),
+        (4, 4, None),
+        (4, 2, None),
+        (
+            4,
+            0,
+            "data.pictures_per_caption 4 has little effect: set minibatch_stddev of the discriminator to 4",
+        ),
+        (2, 4, "minibatch_stddev 4 of the discriminator should divide data.pictures_per_caption 2"),
+    ],
+)
+def test_groups_of_the_data_and_of_the_discriminator_must_agree(
+    caplog: pytest.LogCaptureFixture, pictures: int, stddev: int, warning: str | None
+) -> None:
+    gan = tiny_gan(discriminator={"minibatch_stddev": stddev})
+    with caplog.at_level(logging.WARNING, "imagen_pl"):
+        train(gan, 8, data=tiny_data(pictures_per_caption=pictures), stages=STAGES)
+    found = [record.message for record in caplog.records if "minibatch_stddev" in record.message]
+    assert bool(found) == (warning is not None)
+    assert warning is None or found[0].startswith(warning)
