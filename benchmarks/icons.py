@@ -16,6 +16,9 @@ each model drew: eight seeds of eight captions.
   captions that were learnt; `pairs`: subject and set were learnt, but not together; `subjects`: the subject
   was not learnt. Chance is 1% and 5%. The row "real" answers with the real picture of the same subject in
   another set.
+- Set and kind: a judge (benchmarks/style_judge.py), fitted to other real pictures of the eight sets, says
+  which set, and which kind such as "outline", the queries' pictures are in. The row "real" is the share of the
+  queries' own real pictures that it gets right.
 - One word's difference: both icons of a pair such as "bell" and "bell off" are drawn
   (benchmarks/word_pairs.py). The share of pictures that are nearer to their own real picture than to the
   other one; chance is 50%. Learnt pairs, and pairs with an icon that was held out. The row "real" answers
@@ -32,7 +35,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,7 @@ import imagen_pl
 from benchmarks.machine import command_line, machine
 from benchmarks.protocol import Images, cached, extract, shrink
 from benchmarks.quality import EXTRACTORS, check_teachers
+from benchmarks.style_judge import StyleJudge
 from benchmarks.word_pairs import mine
 from imagen_pl.callbacks.run_record import git_state
 from imagen_pl.data.sources.icons import IconRow, IconSource
@@ -96,12 +100,14 @@ class Reference:
     rows: all real pictures that are compared.
     by_caption: for each caption, its real pictures: 16 to compare with, then 8 that answer for "real".
     queries: by name of the row group: train, pairs, subjects.
+    judged_by: real pictures of the sets that the judges are fitted to; none of them is a query's own.
     contrasts: both icons of the pairs whose names differ in one word.
     """
 
     rows: list[IconRow]
     by_caption: dict[str, list[int]]
     queries: dict[str, list[Query]]
+    judged_by: list[int]
     contrasts: list[Contrast]
 
 
@@ -110,6 +116,7 @@ class IconScore:
     """One row of the tables.
 
     subject: (top-1, top-5) by the name of the queries.
+    set, kind: (share that the judge gets right, number of pictures) over all queries.
     words: (share of pictures nearer to their own real picture, number of pictures) by group of contrasts.
     """
 
@@ -117,6 +124,8 @@ class IconScore:
     diversity: CaptionDiversity
     frechet: float
     subject: dict[str, tuple[float, float]]
+    set: tuple[float, int]
+    kind: tuple[float, int]
     words: dict[str, tuple[float, int]]
 
 
@@ -171,7 +180,9 @@ def make_reference(rows: Sequence[IconRow], held_out: str, seed: int) -> Referen
             elsewhere = [j for j in of_subject[rows[own].words] if rows[j].set != rows[own].set]
             real_answer = use(elsewhere[int(draw.integers(len(elsewhere)))]) if elsewhere else None
             contrasts.append(Contrast(group, rows[own].full_caption, use(own), use(other), real_answer))
-    return Reference([rows[place] for place in needed], by_caption, queries, contrasts)
+    asked = {query.own for group in queries.values() for query in group}
+    judged_by = [place for pool in pools.values() for place in pool if place not in asked]
+    return Reference([rows[place] for place in needed], by_caption, queries, judged_by, contrasts)
 
 
 # ------------------------------------------------------------------ scores
@@ -197,8 +208,23 @@ def score(
             for group, queries in reference.queries.items()
             if queries
         },
+        judged(reference, "set", answers, real),
+        judged(reference, "kind", answers, real),
         words_read(reference.contrasts, contrasted, real, centre),
     )
+
+
+def judged(
+    reference: Reference, part: str, answers: dict[str, Float[Tensor, "q f"]], real: Float[Tensor, "n f"]
+) -> tuple[float, int]:
+    """How often the judge of sets or of kinds recognises the queries' pictures."""
+
+    def labels(places: Sequence[int]) -> list[str]:
+        return [getattr(reference.rows[place], part) for place in places]
+
+    judge = StyleJudge.fit(real[reference.judged_by], labels(reference.judged_by))
+    asked = [query.own for group in answers for query in reference.queries[group]]
+    return judge.accuracy(torch.cat(list(answers.values())), labels(asked))
 
 
 def words_read(
@@ -243,7 +269,9 @@ def score_real(reference: Reference, real: Float[Tensor, "n f"]) -> IconScore:
         for number, each in enumerate(reference.contrasts)
         if each.stand_in is not None
     }
-    return score(reference, "real", several, answers, contrasted, real)
+    found = score(reference, "real", several, answers, contrasted, real)
+    own = {name: real[[query.own for query in queries]] for name, queries in reference.queries.items()}
+    return replace(found, set=judged(reference, "set", own, real), kind=judged(reference, "kind", own, real))
 
 
 def draw_all(
@@ -271,7 +299,7 @@ def draw_all(
 def table(scores: Sequence[IconScore]) -> str:
     groups = list(scores[0].subject)
     names = ["", "diversity", "latent share", "precision", "coverage", "FD"]
-    names += [f"subject, {group}: top-1 / top-5" for group in groups]
+    names += [f"subject, {group}: top-1 / top-5" for group in groups] + ["set", "kind"]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for s in scores:
         d = s.diversity
@@ -283,6 +311,7 @@ def table(scores: Sequence[IconScore]) -> str:
             f"{d.coverage:.2f} ± {d.coverage_error:.2f}",
             f"{s.frechet:.1f}",
             *(f"{s.subject[group][0]:.0%} / {s.subject[group][1]:.0%}" for group in groups),
+            *(f"{share:.0%} of {number}" for share, number in (s.set, s.kind)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

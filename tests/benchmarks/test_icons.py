@@ -76,6 +76,8 @@ def test_real_pictures_score_near_the_ceiling_and_one_picture_a_caption_the_floo
     assert floor.frechet > ceiling.frechet
     assert ceiling.words["number, learnt"] == (1.0, 80)
     assert floor.words["number, learnt"] == (0.0, 80)
+    assert ceiling.set[1] == ceiling.kind[1] == sum(map(len, reference.queries.values()))
+    assert ceiling.set[0] < 0.4, "these features know nothing of the sets"
     assert "| one picture | 0.00 ± 0.00 | 0.00 |" in table([ceiling, floor])
 
 
