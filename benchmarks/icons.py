@@ -17,8 +17,8 @@ each model drew: eight seeds of eight captions.
   was not learnt. Chance is 1% and 5%. The row "real" answers with the real picture of the same subject in
   another set.
 - Set and kind: a judge (benchmarks/style_judge.py), fitted to other real pictures of the eight sets, says
-  which set, and which kind such as "outline", the queries' pictures are in. The row "real" is the share of the
-  queries' own real pictures that it gets right.
+  which set, and which kind such as "outline", the queries' pictures are in. The row "real" is the share of
+  the queries' own real pictures that it gets right.
 - One word's difference: both icons of a pair such as "bell" and "bell off" are drawn
   (benchmarks/word_pairs.py). The share of pictures that are nearer to their own real picture than to the
   other one; chance is 50%. Learnt pairs, and pairs with an icon that was held out. The row "real" answers
