@@ -88,6 +88,7 @@ class Relativistic(AdversarialLoss):
     """
 
     compares = True
+    centring = 0.0  # of subclasses whose constructor does not call this one
 
     def __init__(self, centring: float = 0.0) -> None:
         if centring < 0:

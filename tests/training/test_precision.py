@@ -24,6 +24,7 @@ class Listening(Relativistic):
     """Records the dtypes of its logits."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.formats: set[torch.dtype] = set()
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
