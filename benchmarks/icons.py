@@ -33,245 +33,29 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 import imagen_pl
+from benchmarks.icon_reference import PICTURES, REAL, Reference, make_reference
+from benchmarks.icon_scores import IconScore, IconScorer
 from benchmarks.machine import command_line, machine
 from benchmarks.protocol import Images, cached, extract, shrink
 from benchmarks.quality import EXTRACTORS, check_teachers
-from benchmarks.style_judge import StyleJudge
-from benchmarks.word_pairs import mine
 from imagen_pl.callbacks.run_record import git_state
-from imagen_pl.data.sources.icons import IconRow, IconSource
+from imagen_pl.data.sources.icons import IconSource
 from imagen_pl.data.transforms import decode
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, to_pil
 from imagen_pl.inference.pipeline import TextToImage
-from imagen_pl.metrics.caption_diversity import CaptionDiversity, caption_diversity
-from imagen_pl.metrics.distances import frechet_distance
 from imagen_pl.metrics.extractors import Extractor
 from imagen_pl.storage.atomic_files import atomic_write
-
-CAPTIONS, PICTURES, REAL = 60, 8, 16
-QUERIES, CANDIDATES, SETS, POOL = 100, 100, 8, 130
-WORD_PAIRS = 40  # of each category, learnt and held out
-
-
-@dataclass(frozen=True)
-class Query:
-    """A caption to draw, its real picture, and 99 others of the same set; rows of `Reference.rows`."""
-
-    caption: str
-    own: int
-    others: list[int]
-    stand_in: int  # the same subject in another set
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """One icon of a pair whose names differ in one word; places in `Reference.rows`.
-
-    group: the category, and whether the pair was learnt.
-    stand_in: a picture of the same name in another set; None if there is none.
-    """
-
-    group: str
-    caption: str
-    own: int
-    other: int
-    stand_in: int | None
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What is asked of the models.
-
-    rows: all real pictures that are compared.
-    by_caption: for each caption, its real pictures: 16 to compare with, then 8 that answer for "real".
-    queries: by name of the row group: train, pairs, subjects.
-    judged_by: real pictures of the sets that the judges are fitted to; none of them is a query's own.
-    contrasts: both icons of the pairs whose names differ in one word.
-    """
-
-    rows: list[IconRow]
-    by_caption: dict[str, list[int]]
-    queries: dict[str, list[Query]]
-    judged_by: list[int]
-    contrasts: list[Contrast]
-
-
-@dataclass(frozen=True)
-class IconScore:
-    """One row of the tables.
-
-    subject: (top-1, top-5) by the name of the queries.
-    set, kind: (share that the judge gets right, number of pictures) over all queries.
-    words: (share of pictures nearer to their own real picture, number of pictures) by group of contrasts.
-    """
-
-    name: str
-    diversity: CaptionDiversity
-    frechet: float
-    subject: dict[str, tuple[float, float]]
-    set: tuple[float, int]
-    kind: tuple[float, int]
-    words: dict[str, tuple[float, int]]
-
-
-# ------------------------------------------------------------------ what is asked
-
-
-def make_reference(rows: Sequence[IconRow], held_out: str, seed: int) -> Reference:
-    draw = np.random.default_rng(seed)
-    needed: dict[int, int] = {}  # place in `rows` -> place in the reference
-
-    def use(place: int) -> int:
-        return needed.setdefault(place, len(needed))
-
-    of_subject: defaultdict[str, list[int]] = defaultdict(list)
-    of_set: defaultdict[str, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        of_subject[row.words].append(i)
-        of_set[row.set].append(i)
-    common = [
-        words
-        for words, held in of_subject.items()
-        if sum(rows[i].split == "train" for i in held) >= REAL + PICTURES
-    ]
-    if len(common) < 2:
-        raise UserError(f"the icons have {len(common)} subjects with {REAL + PICTURES} pictures to train on")
-    chosen = draw.choice(len(common), min(CAPTIONS, len(common)), replace=False)
-    by_caption = {}
-    for k in sorted(chosen.tolist()):
-        held = [i for i in of_subject[common[k]] if rows[i].split == "train"]
-        picked = draw.choice(held, REAL + PICTURES, replace=False).tolist()
-        by_caption[common[k]] = [use(i) for i in picked]
-    pools = {}  # of the largest sets: pictures of different subjects
-    for name in sorted(of_set, key=lambda each: len(of_set[each]), reverse=True)[:SETS]:
-        one_each = {rows[i].words: i for i in draw.permutation(of_set[name]).tolist()}
-        pools[name] = [use(i) for i in list(one_each.values())[:POOL]]
-    names = {place: rows[i].words for i, place in needed.items()}
-    queries = {}
-    for group, split in (("train", "train"), ("pairs", "composition"), ("subjects", held_out)):
-        possible = [i for i, row in enumerate(rows) if row.split == split and row.set in pools]
-        found: list[Query] = []
-        for i in draw.permutation(possible).tolist():
-            elsewhere = [j for j in of_subject[rows[i].words] if rows[j].set != rows[i].set]
-            others = [place for place in pools[rows[i].set] if names[place] != rows[i].words]
-            if elsewhere and len(others) >= CANDIDATES - 1 and len(found) < QUERIES:
-                stand_in = use(elsewhere[int(draw.integers(len(elsewhere)))])
-                found.append(Query(rows[i].full_caption, use(i), others[: CANDIDATES - 1], stand_in))
-        queries[group] = found
-    contrasts = []
-    for pair in mine(rows, WORD_PAIRS, seed):
-        group = f"{pair.category}, {'held out' if pair.held_out else 'learnt'}"
-        for own, other in ((pair.first, pair.second), (pair.second, pair.first)):
-            elsewhere = [j for j in of_subject[rows[own].words] if rows[j].set != rows[own].set]
-            real_answer = use(elsewhere[int(draw.integers(len(elsewhere)))]) if elsewhere else None
-            contrasts.append(Contrast(group, rows[own].full_caption, use(own), use(other), real_answer))
-    asked = {query.own for group in queries.values() for query in group}
-    judged_by = [place for pool in pools.values() for place in pool if place not in asked]
-    return Reference([rows[place] for place in needed], by_caption, queries, judged_by, contrasts)
-
-
-# ------------------------------------------------------------------ scores
-
-
-def score(
-    reference: Reference,
-    name: str,
-    several: Float[Tensor, "p k f"],
-    answers: dict[str, Float[Tensor, "q f"]],
-    contrasted: dict[int, Float[Tensor, " f"]],
-    real: Float[Tensor, "n f"],
-) -> IconScore:
-    """The scores of pictures: several of each caption, one for each query, and by the contrast's number."""
-    compared = torch.stack([real[places[:REAL]] for places in reference.by_caption.values()])
-    centre = real.mean(0)
-    return IconScore(
-        name,
-        caption_diversity(several, compared),
-        frechet_distance(compared.flatten(0, 1), several.flatten(0, 1)),
-        {
-            group: accuracy(answers[group], queries, real, centre)
-            for group, queries in reference.queries.items()
-            if queries
-        },
-        judged(reference, "set", answers, real),
-        judged(reference, "kind", answers, real),
-        words_read(reference.contrasts, contrasted, real, centre),
-    )
-
-
-def judged(
-    reference: Reference, part: str, answers: dict[str, Float[Tensor, "q f"]], real: Float[Tensor, "n f"]
-) -> tuple[float, int]:
-    """How often the judge of sets or of kinds recognises the queries' pictures."""
-
-    def labels(places: Sequence[int]) -> list[str]:
-        return [getattr(reference.rows[place], part) for place in places]
-
-    judge = StyleJudge.fit(real[reference.judged_by], labels(reference.judged_by))
-    asked = [query.own for group in answers for query in reference.queries[group]]
-    return judge.accuracy(torch.cat(list(answers.values())), labels(asked))
-
-
-def words_read(
-    contrasts: Sequence[Contrast],
-    pictures: dict[int, Float[Tensor, " f"]],
-    real: Float[Tensor, "n f"],
-    centre: Float[Tensor, " f"],
-) -> dict[str, tuple[float, int]]:
-    """By group, the share of pictures that are nearer to their own real picture than to the other one."""
-    right: defaultdict[str, list[bool]] = defaultdict(list)
-    for number, picture in pictures.items():
-        contrast = contrasts[number]
-        pair = F.normalize(real[[contrast.own, contrast.other]] - centre, dim=1)
-        own, other = (pair @ F.normalize(picture - centre, dim=0)).tolist()
-        right[contrast.group].append(own > other)
-    return {group: (sum(found) / len(found), len(found)) for group, found in right.items()}
-
-
-def accuracy(
-    pictures: Float[Tensor, "q f"],
-    queries: Sequence[Query],
-    real: Float[Tensor, "n f"],
-    centre: Float[Tensor, " f"],
-) -> tuple[float, float]:
-    """Share of pictures whose own real picture is the nearest, and among the five nearest, by cosine."""
-    ranks = []
-    for picture, query in zip(pictures, queries, strict=True):
-        among = F.normalize(real[[query.own, *query.others]] - centre, dim=1)
-        nearness = among @ F.normalize(picture - centre, dim=0)
-        ranks.append(1 + int((nearness[1:] >= nearness[0]).sum()))
-    found = torch.tensor(ranks)
-    return float((found <= 1).float().mean()), float((found <= 5).float().mean())
-
-
-def score_real(reference: Reference, real: Float[Tensor, "n f"]) -> IconScore:
-    several = torch.stack([real[places[REAL:]] for places in reference.by_caption.values()])
-    answers = {
-        name: real[[query.stand_in for query in queries]] for name, queries in reference.queries.items()
-    }
-    contrasted = {
-        number: real[each.stand_in]
-        for number, each in enumerate(reference.contrasts)
-        if each.stand_in is not None
-    }
-    found = score(reference, "real", several, answers, contrasted, real)
-    own = {name: real[[query.own for query in queries]] for name, queries in reference.queries.items()}
-    return replace(found, set=judged(reference, "set", own, real), kind=judged(reference, "kind", own, real))
 
 
 def draw_all(
@@ -291,9 +75,6 @@ def draw_all(
     }
     contrasted = drawn([(each.caption, 5000 + i) for i, each in enumerate(reference.contrasts)])
     return several, answers, contrasted
-
-
-# ------------------------------------------------------------------ output
 
 
 def table(scores: Sequence[IconScore]) -> str:
@@ -352,14 +133,15 @@ def run(
     digest = hashlib.sha256(b"".join(row.image for row in reference.rows)).hexdigest()
     key = f"{extractor.name} icons {resolution} {digest}"
     real = cached(key, lambda: extract(extractor, real_images, "real pictures"))
-    scores, shown = [score_real(reference, real)], {}
+    scorer = IconScorer(reference, real)
+    scores, shown = [scorer.score_real()], {}
     shown["real"] = torch.cat([real_images[places[REAL:]] for places in reference.by_caption.values()])
     for name, model in loaded.items():
         several, answers, contrasted = draw_all(model, reference, resolution)
         features = extract(extractor, several, name).unflatten(0, (-1, PICTURES))
         answered = {group: extract(extractor, images, name) for group, images in answers.items()}
         by_number = dict(enumerate(extract(extractor, contrasted, name)))
-        scores.append(score(reference, name, features, answered, by_number, real))
+        scores.append(scorer.score(name, features, answered, by_number))
         shown[name] = several
     print(
         f"{extractor.name} features, {resolution} px, {len(reference.by_caption)} captions of {PICTURES} "

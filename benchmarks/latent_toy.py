@@ -1,7 +1,7 @@
-"""A toy that shows within minutes whether the latent is used: 8 captions with 8 pictures each.
+"""A toy data set that shows within minutes whether the latent is used: 8 captions with 8 images each.
 
     python -m benchmarks.latent_toy
-    python -m benchmarks.latent_toy grouped weak_penalties --images 80000
+    python -m benchmarks.latent_toy grouped trial --images 80000
 
 Small networks learn 64 emoji at 16 px whose captions are eight words, such as "animal". Then 256 images are
 sampled of each caption. A picture is found if one of them is nearer to it than to any other picture, and at

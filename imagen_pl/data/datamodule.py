@@ -39,10 +39,10 @@ class CaptionedImages(CaptionedRows):
             cache, else one less than the CPU cores that each training process has, at most 8.
         fit: "crop" keeps the middle square of an image; "pad" keeps it whole and fills up the sides.
         background: colour behind transparent pixels and at padded sides: a name, or #rrggbb.
-        pictures_per_caption: where so many training images have a caption in common, a batch has so many
-            of them together. With `minibatch_stddev` of the discriminator at the same number, it can tell
-            whether the pictures of one caption vary as they should. 1 draws each image by itself; a stream
-            allows no other number.
+        pictures_per_caption: number of training images with the same caption in each batch, for captions that
+            have so many. Set `minibatch_stddev` of the discriminator to the same number: it then compares the
+            variation within a caption, which prevents mode collapse. 1 samples images independently; sources
+            that are streams need 1.
         horizontal_flip: mirror half of the images. Captions that say left or right become wrong.
         caption_dropout: share of captions replaced by "", 0 to 1, for guidance without a caption.
         epoch_kimg: an epoch ends at each multiple of this many thousand images; validation follows.

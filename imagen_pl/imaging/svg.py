@@ -1,6 +1,6 @@
-"""Traces a picture as SVG: the outlines of its areas of one colour, as curves.
+"""Converts an image to SVG.
 
-A picture of 64 px is enlarged, reduced to as few colours as show it, and traced with vtracer (MIT).
+The image is enlarged, reduced to as few colours as possible, and traced with vtracer (MIT).
 """
 
 from __future__ import annotations

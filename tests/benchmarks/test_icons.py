@@ -1,11 +1,13 @@
-"""benchmarks/icons.py: what is asked, and how real pictures, copies and wrong pictures score."""
+"""benchmarks/icons.py: the choice of prompts, and the scores of real, copied and wrong pictures."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from benchmarks.icons import PICTURES, REAL, Reference, make_reference, score, score_real, table
+from benchmarks.icon_reference import PICTURES, REAL, Reference, make_reference
+from benchmarks.icon_scores import IconScorer
+from benchmarks.icons import table
 from benchmarks.word_pairs import mine
 from imagen_pl.data.sources.icons import IconRow
 
@@ -63,14 +65,15 @@ def test_real_pictures_score_near_the_ceiling_and_one_picture_a_caption_the_floo
     reference = make_reference(rows(), "validation", seed=0)
     real = features(reference)
 
-    ceiling = score_real(reference, real)
+    scorer = IconScorer(reference, real)
+    ceiling = scorer.score_real()
     assert abs(ceiling.diversity.diversity - 1) < 0.05
     assert all(top1 > 0.95 for top1, _ in ceiling.subject.values())
 
     one = torch.stack([real[places[0]] for places in reference.by_caption.values()])
     wrong = {name: real[[q.others[0] for q in asked]] for name, asked in reference.queries.items()}
     swapped = {i: real[each.other] for i, each in enumerate(reference.contrasts)}
-    floor = score(reference, "one picture", one[:, None].expand(-1, PICTURES, -1), wrong, swapped, real)
+    floor = scorer.score("one picture", one[:, None].expand(-1, PICTURES, -1), wrong, swapped)
     assert floor.diversity.diversity < 1e-6
     assert all(top5 < 0.15 for _, top5 in floor.subject.values())
     assert floor.frechet > ceiling.frechet

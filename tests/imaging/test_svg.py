@@ -1,4 +1,4 @@
-"""Tracing pictures as SVG: what is drawn again from the SVG is the picture."""
+"""Images converted to SVG: rendering the SVG gives the image again."""
 
 from __future__ import annotations
 
