@@ -10,6 +10,10 @@ Run from the repository's root as `python -m benchmarks.NAME`:
     demo_latency    how soon the web page opens and answers
     ablation        train a grid of recipes and tabulate it (grids/)
     search          search for a better recipe with Optuna (studies/)
+    icons           diversity and control of models trained on icons
+    icon_judge      train the judge that reads what an icon shows
+    latent_toy      a small data set that shows within minutes whether the latent is used
+    gpu_visit       measure and train on a GPU that is lent for minutes
     release         make the released model and its card
     baselines.*     a plain training loop and gigagan-pytorch, for comparison
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,9 @@ class IconScore:
     subject: (top-1, top-5) by the name of the queries.
     set, kind: (share that the judge gets right, number of pictures) over all queries.
     words: (share of pictures nearer to their own real picture, number of pictures) by group of contrasts.
+    named: (top-1, top-5) by the name of the queries: the judge finds the caption's name among 100.
+    read: (share of pictures to which the judge gives their own name, not the other one, number of pictures)
+        by group of contrasts.
     """
 
     name: str
@@ -38,6 +41,8 @@ class IconScore:
     set: tuple[float, int]
     kind: tuple[float, int]
     words: dict[str, tuple[float, int]]
+    named: dict[str, tuple[float, float]] = field(default_factory=dict)
+    read: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class IconScorer:
@@ -138,3 +143,42 @@ def accuracy(
         ranks.append(1 + int((nearness[1:] >= nearness[0]).sum()))
     found = torch.tensor(ranks)
     return float((found <= 1).float().mean()), float((found <= 5).float().mean())
+
+
+def named(
+    seen: Mapping[str, Float[Tensor, "q e"]], reference: Reference, names: Mapping[str, Float[Tensor, " e"]]
+) -> dict[str, tuple[float, float]]:
+    """How often the judge gives a query's picture its own name among 100, first and among the first five.
+
+    Args:
+        seen: the judge's vectors of a picture for each query, by the name of the queries.
+        reference: the queries.
+        names: the judge's vector of each name.
+    """
+    found = {}
+    for group, vectors in seen.items():
+        ranks = []
+        for vector, query in zip(vectors, reference.queries[group], strict=True):
+            candidates = [reference.rows[place].words for place in (query.own, *query.others)]
+            nearness = torch.stack([names[words] for words in candidates]) @ vector
+            ranks.append(1 + int((nearness[1:] >= nearness[0]).sum()))
+        top1, top5 = (sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5))
+        found[group] = top1, top5
+    return found
+
+
+def read(
+    seen: Float[Tensor, "n e"], reference: Reference, names: Mapping[str, Float[Tensor, " e"]]
+) -> dict[str, tuple[float, int]]:
+    """By group of contrasts, how often a picture fits its own name better than the other one.
+
+    Args:
+        seen: the judge's vector of a picture for each contrast.
+        reference: the contrasts.
+        names: the judge's vector of each name.
+    """
+    right: defaultdict[str, list[bool]] = defaultdict(list)
+    for vector, contrast in zip(seen, reference.contrasts, strict=True):
+        own, other = (names[reference.rows[place].words] for place in (contrast.own, contrast.other))
+        right[contrast.group].append(float(vector @ own) > float(vector @ other))
+    return {group: (sum(found) / len(found), len(found)) for group, found in right.items()}

@@ -23,6 +23,9 @@ each model drew: eight seeds of eight captions.
   (benchmarks/word_pairs.py). The share of pictures that are nearer to their own real picture than to the
   other one; chance is 50%. Learnt pairs, and pairs with an icon that was held out. The row "real" answers
   with the real picture of the same name in another set, where there is one.
+- Words by the judge (benchmarks/icon_judge.py), which knows real icons and names of every split: whether it
+  finds the name of a query's picture among those of the 100 subjects, and whether a picture of a pair fits
+  its own name better than the other one. "real": what it gets right about real pictures new to it.
 
 The splits are train, composition and validation; --final takes test instead of validation. Models that have
 learnt from the features of --extractor are refused.
@@ -34,7 +37,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +46,9 @@ import torch
 from PIL import Image
 
 import imagen_pl
+from benchmarks.icon_judge import FOLDER, IconJudge
 from benchmarks.icon_reference import PICTURES, REAL, Reference, make_reference
-from benchmarks.icon_scores import IconScore, IconScorer
+from benchmarks.icon_scores import IconScore, IconScorer, named, read
 from benchmarks.machine import command_line, machine
 from benchmarks.protocol import Images, cached, extract, shrink
 from benchmarks.quality import EXTRACTORS, check_teachers
@@ -107,6 +111,28 @@ def word_table(scores: Sequence[IconScore]) -> str:
     return "\n".join(lines)
 
 
+def judge_table(scores: Sequence[IconScore], ceiling: dict[str, Any]) -> str:
+    """What the judge of words says: names among 100, then pairs of names that differ in one word.
+
+    Args:
+        scores: of the models.
+        ceiling: what the judge gets right about real pictures, of its judge.json.
+    """
+    groups, pairs = list(scores[-1].named), sorted(scores[-1].read)
+    of_pairs = {pair: ceiling[pair.split(",")[0]] for pair in pairs if pair.split(",")[0] in ceiling}
+    real = [f"{ceiling['top1']:.0%} / {ceiling['top5']:.0%}" for _ in groups]
+    real += [
+        f"{of_pairs[g]['right']:.0%} of {of_pairs[g]['pictures']}" if g in of_pairs else "" for g in pairs
+    ]
+    rows = [["real", *real]]
+    for s in scores:
+        cells = [f"{s.named[g][0]:.0%} / {s.named[g][1]:.0%}" for g in groups]
+        rows.append([s.name, *cells, *(f"{s.read[g][0]:.0%} of {s.read[g][1]}" for g in pairs)])
+    names = ["", *(f"named, {group}: top-1 / top-5" for group in groups), *pairs]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)])
+
+
 def sheet(reference: Reference, pictures: dict[str, Images]) -> Image.Image:
     """Eight captions, a row each: eight pictures by each model, side by side."""
     step = max(len(reference.by_caption) // 8, 1)
@@ -135,13 +161,26 @@ def run(
     real = cached(key, lambda: extract(extractor, real_images, "real pictures"))
     scorer = IconScorer(reference, real)
     scores, shown = [scorer.score_real()], {}
+    judge = IconJudge.load()
+    words = sorted({row.words for row in reference.rows})
+    names = dict(zip(words, judge.read(words), strict=True))
+    judged = json.loads((FOLDER / "judge.json").read_text())["tests"]
+    ceiling = judged["64 px" if resolution >= 64 else "32 px"]
     shown["real"] = torch.cat([real_images[places[REAL:]] for places in reference.by_caption.values()])
     for name, model in loaded.items():
         several, answers, contrasted = draw_all(model, reference, resolution)
         features = extract(extractor, several, name).unflatten(0, (-1, PICTURES))
         answered = {group: extract(extractor, images, name) for group, images in answers.items()}
         by_number = dict(enumerate(extract(extractor, contrasted, name)))
-        scores.append(scorer.score(name, features, answered, by_number))
+        score = scorer.score(name, features, answered, by_number)
+        seen = {group: judge.look(images) for group, images in answers.items()}
+        scores.append(
+            replace(
+                score,
+                named=named(seen, reference, names),
+                read=read(judge.look(contrasted), reference, names),
+            )
+        )
         shown[name] = several
     print(
         f"{extractor.name} features, {resolution} px, {len(reference.by_caption)} captions of {PICTURES} "
@@ -149,6 +188,7 @@ def run(
     )
     print(table(scores))
     print(f"\nOne word's difference (chance 50%)\n\n{word_table(scores)}")
+    print(f"\nWords by the judge (chance 1%, 5% and 50%)\n\n{judge_table(scores[1:], ceiling)}")
     about: dict[str, Any] = {
         "command": command_line(),
         "git": git_state(),
@@ -158,6 +198,7 @@ def run(
         "least_pictures": least,
         "seed": seed,
         "scores": [asdict(each) for each in scores],
+        "judge": judged,
     }
     with atomic_write(out) as file:
         file.write((json.dumps(about, indent=2) + "\n").encode())

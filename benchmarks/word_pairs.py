@@ -63,6 +63,16 @@ def mine(rows: Sequence[IconRow], most: int, seed: int) -> list[WordPair]:
     return chosen
 
 
+def name_pairs(names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """All pairs of names that differ in one word, with the category."""
+    group = {tuple(name.split()): i for i, name in enumerate(names)}
+    return [
+        (" ".join(words), " ".join(other), category)
+        for words in group
+        for other, category in _neighbours(words, group)
+    ]
+
+
 def _neighbours(
     words: tuple[str, ...], group: dict[tuple[str, ...], int]
 ) -> list[tuple[tuple[str, ...], str]]:

@@ -63,29 +63,37 @@ class BackboneGuidance(ImageTextContrastive):
     captions. The model must not be scored with the same backbone.
 
     Args:
-        backbone: frozen network that computes the feature maps.
+        backbone: frozen network that computes the feature maps; None takes those of the discriminator's own
+            backbone, which saves a pass; they are of the images after augmentation.
         text_dim: size of the text encoder's vectors.
         embed_dim: size of the joint embedding space.
         temperature: initial value of the learned temperature.
         discriminator_weight: factor in the discriminator's loss, on real images; it trains the projections.
         generator_weight: factor in the generator's loss, on generated images.
         from_resolution: resolution, px, below which the term is skipped.
+        negatives: number of earlier training captions that images are compared with, beside those of the
+            batch.
+        channels: with `backbone: null`, those of all maps of the discriminator's backbone together;
+            512 for efficientnet_lite0.
     """
 
     name = "guidance"
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Backbone | None,
         text_dim: int = 384,
         embed_dim: int = 128,
         temperature: float = 0.1,
         discriminator_weight: float | Schedule = 1.0,
         generator_weight: float | Schedule = 1.0,
         from_resolution: int = 8,
+        negatives: int = 0,
+        channels: int = 512,
     ) -> None:
+        size = channels if backbone is None else sum(backbone.channels)
         super().__init__(
-            sum(backbone.channels), text_dim, embed_dim, temperature, discriminator_weight, generator_weight
+            size, text_dim, embed_dim, temperature, discriminator_weight, generator_weight, negatives
         )
         self.backbone = backbone  # not registered as a submodule: its weights are not trained or saved
         self.from_resolution = from_resolution
@@ -93,8 +101,18 @@ class BackboneGuidance(ImageTextContrastive):
     def check(self, discriminator: Discriminator) -> None:
         right = discriminator.text_dim
         check_size(self, "text_dim", self.text.in_features, right, "the discriminator's text_dim")
+        if self.backbone is None:
+            given = sum(discriminator.frozen_channels)
+            if not given:
+                raise ValueError(
+                    "BackboneGuidance.backbone is null, but the discriminator reads no frozen network: name "
+                    "a backbone, or add a ProjectedDiscriminator"
+                )
+            what = "the number of channels of the discriminator's backbone"
+            check_size(self, "channels", self.image.in_features, given, what)
 
     def vectors(self, inputs: LossInputs) -> Float[Tensor, "b c"]:
+        maps = inputs.features.frozen if self.backbone is None else self.backbone(inputs.images)
         # Each map's mean is normalised, or the finest maps would dominate the coarse ones.
-        means = [F.normalize(x.mean((2, 3)), dim=1) for x in self.backbone(inputs.images)]
+        means = [F.normalize(x.mean((2, 3)), dim=1) for x in maps]
         return torch.cat([x * x.shape[1] ** 0.5 for x in means], dim=1)

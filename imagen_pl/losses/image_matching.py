@@ -11,16 +11,13 @@ from __future__ import annotations
 from math import ceil
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, mean_of_each
+from imagen_pl.losses.frozen_maps import check_backbone, compared_maps
 from imagen_pl.models.discriminators.base import Discriminator
-from imagen_pl.models.pretrained.backbones import Backbone, frozen_names
+from imagen_pl.models.pretrained.backbones import Backbone
 from imagen_pl.schedules import Schedule
-
-Maps = list[Float[Tensor, "b _c _h _w"]]
 
 
 class PixelMatching(LossTerm):
@@ -79,35 +76,15 @@ class PerceptualMatching(LossTerm):
         self.needs_pairs = backbone is None
 
     def check(self, discriminator: Discriminator) -> None:
-        if self.backbone is None and not frozen_names(discriminator):
-            raise ValueError(
-                "PerceptualMatching.backbone is not given, and the discriminator has none: give one, "
-                "as imagen_pl.models.pretrained.backbones.TimmBackbone"
-            )
+        check_backbone(self, self.backbone, discriminator)
 
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        mine, theirs = self._maps(inputs)
+        count = ceil(len(inputs.images) * self.share)  # the first ones, since a batch's order is random
+        mine, theirs = compared_maps(self.backbone, inputs, count)
         distances = [
             mean_of_each((a - b).abs()) / b.abs().mean().clamp_min(1e-4)
             for a, b in zip(mine, theirs, strict=True)
         ]
         return torch.stack(distances).mean(0)
-
-    def _maps(self, inputs: LossInputs) -> tuple[Maps, Maps]:
-        """The feature maps of the generated images, and those of the real images of the same captions."""
-        if self.backbone is None and inputs.real_features is not None:
-            mine, theirs = inputs.features.frozen, inputs.real_features.frozen
-            count = self._count(len(inputs.images))
-            return [each[:count] for each in mine], [each[:count] for each in theirs]
-        if self.backbone is None or inputs.real_images is None:
-            raise ValueError("perceptual matching compares: give the real images too")
-        count = self._count(len(inputs.images))
-        with torch.no_grad():
-            theirs = self.backbone(inputs.real_images[:count])
-        return self.backbone(inputs.images[:count]), theirs
-
-    def _count(self, images: int) -> int:
-        """How many images of a batch are compared: the first ones, since its order is random."""
-        return ceil(images * self.share)

@@ -6,11 +6,14 @@ DDP each process uses its own batch alone.
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size, mean_of_each
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
@@ -58,6 +61,9 @@ class ImageTextContrastive(LossTerm):
         temperature: initial value of the learned temperature.
         discriminator_weight: factor in the discriminator's loss, on real images.
         generator_weight: factor in the generator's loss, on generated images.
+        negatives: number of earlier training captions that images are compared with, beside those of the
+            batch. They are kept in a queue (MoCo, arXiv:1911.05722, section 3.2). Small batches have few
+            captions, above all with data.pictures_per_caption. Each process has a queue of its own.
     """
 
     name = "contrastive"
@@ -70,11 +76,15 @@ class ImageTextContrastive(LossTerm):
         temperature: float = 0.1,
         discriminator_weight: float | Schedule = 1.0,
         generator_weight: float | Schedule = 1.0,
+        negatives: int = 0,
     ) -> None:
         super().__init__(discriminator_weight, generator_weight)
+        if negatives < 0:
+            raise UserError(f"{type(self).__name__}.negatives {negatives} must be 0 or more")
         self.image = nn.Linear(image_dim, embed_dim)
         self.text = nn.Linear(text_dim, embed_dim)
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
+        self.queue = CaptionQueue(negatives, text_dim) if negatives else None
 
     def check(self, discriminator: Discriminator) -> None:
         image_dim, text_dim = self.image.in_features, self.text.in_features
@@ -91,15 +101,66 @@ class ImageTextContrastive(LossTerm):
         images = F.normalize(self.image(self.vectors(inputs)).float(), dim=1)
         captions = F.normalize(self.text(inputs.text.pooled).float(), dim=1)
         # The scale is at most 100, as in CLIP, so that one hard pair cannot blow up the loss.
-        similarity = images @ captions.T * self.log_scale.exp().clamp(max=100)
+        scale = self.log_scale.exp().clamp(max=100)
+        similarity = images @ captions.T * scale
         ids = caption_ids(inputs)
         equal = (ids[:, None] == ids).fill_diagonal_(False)
         if equal.any():
             similarity = similarity.masked_fill(equal.to(similarity.device), -torch.inf)
         own = torch.arange(len(inputs.text), device=similarity.device)
-        by_image = F.cross_entropy(similarity, own, reduction="none")
         by_caption = F.cross_entropy(similarity.T, own, reduction="none")
+        if self.queue is not None and inputs.captions:
+            earlier, equal = self.queue.negatives(inputs.captions)
+            queued = images @ F.normalize(self.text(earlier).float(), dim=1).T * scale
+            similarity = torch.cat([similarity, queued.masked_fill(equal, -torch.inf)], dim=1)
+            if inputs.generator is None:
+                self.queue.add(inputs.captions, inputs.text.pooled)
+        by_image = F.cross_entropy(similarity, own, reduction="none")
         return (by_image + by_caption) / 2
+
+
+class CaptionQueue(nn.Module):
+    """The text vectors of the last captions that were added, for more negatives than a batch has.
+
+    Its buffers are saved in checkpoints, so that a resumed run has the same negatives.
+
+    Args:
+        size: captions that it holds.
+        text_dim: size of a text vector.
+    """
+
+    vectors: Float[Tensor, "n c"]
+    keys: Int64[Tensor, " n"]
+    added: Int64[Tensor, ""]
+
+    def __init__(self, size: int, text_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(size, text_dim))
+        self.register_buffer("keys", torch.zeros(size, dtype=torch.long))
+        self.register_buffer("added", torch.tensor(0))
+
+    def negatives(self, captions: list[str]) -> tuple[Float[Tensor, "m c"], Bool[Tensor, "b m"]]:
+        """The vectors in the queue, and which of them belong to the same caption as a row of the batch."""
+        filled = min(int(self.added), len(self.keys))
+        keys = torch.tensor([_key(caption) for caption in captions], device=self.keys.device)
+        return self.vectors[:filled], keys[:, None] == self.keys[:filled]
+
+    @torch.no_grad()
+    def add(self, captions: list[str], vectors: Float[Tensor, "b c"]) -> None:
+        """Add each caption of a batch once, in place of the oldest; dropped captions ("") are not added."""
+        first = {caption: i for i, caption in reversed(list(enumerate(captions))) if caption}
+        rows = sorted(first.values())[: len(self.keys)]
+        places = (int(self.added) + torch.arange(len(rows), device=self.keys.device)) % len(self.keys)
+        keys = torch.tensor([_key(captions[i]) for i in rows], dtype=torch.long, device=self.keys.device)
+        self.vectors[places] = vectors[rows].to(self.vectors)
+        self.keys[places] = keys
+        self.added += len(rows)
+
+
+def _key(caption: str) -> int:
+    """A number for a caption that is the same in every process and run."""
+    data = caption.encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
 
 
 class FeatureMatching(LossTerm):

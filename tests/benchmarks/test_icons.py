@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.icon_reference import PICTURES, REAL, Reference, make_reference
-from benchmarks.icon_scores import IconScorer
+from benchmarks.icon_scores import IconScorer, named, read
 from benchmarks.icons import table
 from benchmarks.word_pairs import mine
 from imagen_pl.data.sources.icons import IconRow
@@ -111,3 +111,29 @@ def test_number_of_pairs_is_limited_and_drawn_by_the_seed() -> None:
     first, same, other = (mine(rows, 10, seed) for seed in (0, 0, 1))
     assert len(first) == 10
     assert first == same != other
+
+
+def test_judge_s_answers_are_counted_by_query_and_by_contrast() -> None:
+    reference = make_reference(rows(), "validation", seed=0)
+    words = sorted({row.words for row in reference.rows})
+    names = dict(zip(words, torch.eye(len(words)), strict=True))
+    queries = reference.queries["train"]
+
+    def pictures(of: list[int]) -> Tensor:
+        return torch.stack([names[reference.rows[place].words] for place in of])
+
+    right = pictures([query.own for query in queries])
+    wrong = pictures([query.others[0] for query in queries])
+    half = torch.cat([right[: len(right) // 2], wrong[len(right) // 2 :]])
+    shares = named({"train": half}, reference, names)["train"]
+    assert shares[0] == len(right) // 2 / len(right)
+    assert named({"train": right}, reference, names) == {"train": (1.0, 1.0)}
+
+    contrasts = reference.contrasts
+    assert contrasts
+    assert {share for share, _ in read(pictures([c.own for c in contrasts]), reference, names).values()} == {
+        1.0
+    }
+    assert {
+        share for share, _ in read(pictures([c.other for c in contrasts]), reference, names).values()
+    } == {0.0}

@@ -20,6 +20,8 @@ from imagen_pl.losses.base import LossInputs
 from imagen_pl.losses.clip_guidance import BackboneGuidance, ImageTextGuidance
 from imagen_pl.metrics.frechet import FrechetDistance
 from imagen_pl.models.discriminators.base import ImageFeatures
+from imagen_pl.models.discriminators.joint import JointDiscriminator
+from imagen_pl.models.discriminators.projected import ProjectedDiscriminator
 from imagen_pl.models.pretrained.backbones import TimmBackbone, frozen_names
 from imagen_pl.models.pretrained.dual_encoders import TransformersDualEncoder
 from imagen_pl.types import Growth
@@ -234,6 +236,33 @@ def test_sizes_are_checked_before_the_run() -> None:
     wrong = BackboneGuidance(TimmBackbone(size=16, maps=[0]), text_dim=7)
     with pytest.raises(ValueError, match=r"BackboneGuidance\.text_dim is 7, but .* is 16: set it to 16"):
         tiny_gan(losses=[wrong])
+
+
+def test_discriminator_s_own_features_give_the_same_loss() -> None:
+    own = taught([1, 2])
+    shared = BackboneGuidance(None, text_dim=16, embed_dim=16, from_resolution=8, channels=24 + 40)
+    shared.load_state_dict(own.state_dict())
+    assert own.backbone is not None
+    given = inputs(pictures(), CAPTIONS)
+    given.features.frozen = own.backbone(given.images)
+
+    expected = own(small_discriminator(), NonSaturating(), given)
+    loss = shared(small_discriminator(), NonSaturating(), given)
+
+    torch.testing.assert_close(loss, expected)
+
+
+def test_discriminator_s_backbone_is_checked_before_the_run() -> None:
+    backbone = TimmBackbone("efficientnet_lite0", size=16, maps=[1, 2])
+    first = small_discriminator()
+    projected = ProjectedDiscriminator(backbone, list(first.resolutions), text_dim=first.text_dim)
+    joint = JointDiscriminator([first, projected])
+    wrong = BackboneGuidance(None, text_dim=joint.text_dim, channels=24)
+    with pytest.raises(ValueError, match=r"BackboneGuidance\.channels is 24, but .* is 64: set it to 64"):
+        wrong.check(joint)
+    BackboneGuidance(None, text_dim=joint.text_dim, channels=64).check(joint)
+    with pytest.raises(ValueError, match="reads no frozen network: name a backbone"):
+        wrong.check(small_discriminator())
 
 
 # ------------------------------------------------------------------ in a run

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import Hinge, NonSaturating, Relativistic
 from imagen_pl.losses.base import LossInputs, LossTerm
 from imagen_pl.losses.text_matching import (
@@ -18,7 +20,7 @@ from imagen_pl.losses.text_matching import (
 )
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.types import Growth, TextFeatures
-from tests.helpers.networks import small_discriminator, text_features
+from tests.helpers.networks import small_discriminator, small_generator, text_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -95,6 +97,68 @@ def test_samples_with_the_same_caption_are_not_negatives_of_each_other() -> None
     everything = F.cross_entropy(similarity[1:2], torch.tensor([1]))
     by_caption = F.cross_entropy(similarity.T[1:2], torch.tensor([1]))
     torch.testing.assert_close(loss[1], (everything + by_caption) / 2)
+
+
+def queued(captions: list[str], seed: int) -> LossInputs:
+    """A batch of captions whose text vectors follow from the captions alone."""
+    draws = [torch.Generator().manual_seed(len(caption)) for caption in captions]
+    pooled = torch.stack([torch.randn(6, generator=draw) for draw in draws])
+    text = replace(text_features(len(captions)), pooled=pooled)
+    final = torch.randn(len(captions), 6, generator=torch.Generator().manual_seed(seed))
+    given = inputs(_seen(final), text)
+    given.captions = captions
+    return given
+
+
+def test_images_are_compared_with_the_captions_in_the_queue() -> None:
+    torch.manual_seed(0)
+    term = ImageTextContrastive(6, 6, 5, negatives=8)
+    plain = ImageTextContrastive(6, 6, 5)
+    plain.load_state_dict({key: value for key, value in term.state_dict().items() if "queue" not in key})
+    first, second = queued(["bell", "bell", "stars"], 1), queued(["bell", "camera"], 2)
+
+    torch.testing.assert_close(term(Dot(), Relativistic(), first), plain(Dot(), Relativistic(), first))
+    loss = term(Dot(), Relativistic(), second)
+
+    images = F.normalize(term.image(second.features.final), dim=1)
+    rows = [second.text.pooled, first.text.pooled[[0, 2]]]
+    similarity = images @ F.normalize(term.text(torch.cat(rows)), dim=1).T * 10
+    similarity[0, 2] = -torch.inf  # the bell of the queue is no negative of the bell
+    by_image = F.cross_entropy(similarity, torch.arange(2), reduction="none")
+    by_caption = F.cross_entropy(similarity[:, :2].T, torch.arange(2), reduction="none")
+    torch.testing.assert_close(loss, (by_image + by_caption) / 2)
+
+
+def test_queue_holds_the_last_captions_of_real_images_once_a_batch() -> None:
+    term = ImageTextContrastive(6, 6, 5, negatives=3)
+    assert term.queue is not None
+    term(Dot(), Relativistic(), queued(["a", "", "bb", "bb"], 1))
+    generated = queued(["ccc", "dddd"], 2)
+    generated.generator = small_generator()
+    term(Dot(), Relativistic(), generated)
+    term(Dot(), Relativistic(), queued(["ccc", "dddd"], 3))
+
+    earlier, equal = term.queue.negatives(["a", "bb", "ccc", "dddd"])
+
+    torch.testing.assert_close(earlier, queued(["dddd", "bb", "ccc"], 0).text.pooled)
+    assert equal.int().tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def test_queue_is_part_of_the_checkpoint() -> None:
+    term, resumed = (ImageTextContrastive(6, 6, 5, negatives=4) for _ in range(2))
+    term(Dot(), Relativistic(), queued(["a", "bb"], 1))
+
+    resumed.load_state_dict(term.state_dict())
+
+    given = queued(["ccc", "dddd"], 2)
+    torch.testing.assert_close(
+        resumed(Dot(), Relativistic(), given), term(Dot(), Relativistic(), given), rtol=0, atol=0
+    )
+
+
+def test_negative_length_of_the_queue_is_refused() -> None:
+    with pytest.raises(UserError, match=r"ImageTextContrastive\.negatives -1 must be 0 or more"):
+        ImageTextContrastive(negatives=-1)
 
 
 def test_mismatch_loss_is_small_for_matching_captions() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -52,6 +52,7 @@ class Discriminator(nn.Module, ABC):
         final_dim: f, the size of `ImageFeatures.final`.
         penalizable: whether gradient penalties can act on the gradients of `penalized_logits`.
         map_channels: c of each of `ImageFeatures.maps`, by its resolution; empty where there are no maps.
+        frozen_channels: c of each of `ImageFeatures.frozen`; empty without a frozen backbone.
     """
 
     resolutions: tuple[int, ...]
@@ -59,6 +60,7 @@ class Discriminator(nn.Module, ABC):
     final_dim: int
     penalizable: bool = True
     map_channels: Mapping[int, int] = MappingProxyType({})
+    frozen_channels: Sequence[int] = ()
 
     @abstractmethod
     def extract_features(

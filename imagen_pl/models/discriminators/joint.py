@@ -63,6 +63,9 @@ class JointDiscriminator(Discriminator):
         self.resolutions, self.text_dim = first.resolutions, first.text_dim
         self.final_dim, self.map_channels = first.final_dim, first.map_channels
         self.penalizable = first.penalizable
+        self.frozen_channels = next(
+            (part.frozen_channels for part in discriminators if part.frozen_channels), ()
+        )
 
     @property
     def discriminators(self) -> list[Discriminator]:

@@ -74,6 +74,7 @@ class ProjectedDiscriminator(Discriminator):
         if not resolutions or sorted(set(resolutions)) != list(resolutions):
             raise ValueError(f"resolutions {resolutions} must be those of the run, from small to large")
         self.backbone = backbone  # no module: its weights are not ours
+        self.frozen_channels = backbone.channels
         self.resolutions = tuple(resolutions)
         self.text_dim, self.final_dim = text_dim, final_dim
         self.mixing = FixedMixing(backbone, max_channels, seed)

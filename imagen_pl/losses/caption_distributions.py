@@ -1,0 +1,87 @@
+"""A generator loss that compares the images of a caption as a set, not each with a target.
+
+Axes: b batch, d numbers of a feature map.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample
+from imagen_pl.losses.frozen_maps import check_backbone, compared_maps
+from imagen_pl.losses.text_matching import caption_ids
+from imagen_pl.models.discriminators.base import Discriminator
+from imagen_pl.models.pretrained.backbones import Backbone
+from imagen_pl.schedules import Schedule
+
+
+class EnergyMatching(LossTerm):
+    """Energy distance between the generated and the real images of each caption, on a frozen network's maps.
+
+        E |f(G(z, t)) - f(x)| - 1/2 E |f(G(z, t)) - f(G(z', t))|    Euclidean norms; x, z, z' of one caption t
+
+    Its expectation is smallest where the generated images of a caption have the distribution of the real ones
+    (arXiv:1705.10743, section 3.3). It teaches captions as losses on pairs of images do, but the second term
+    keeps the images of a caption apart. It needs batches with several images of each caption, for example
+    data.pictures_per_caption 4; a row whose caption is alone in the batch has no loss.
+
+    Each map's norms are divided by the mean norm between real images, so that all maps have equal weight.
+
+    Args:
+        backbone: network whose feature maps are compared. The model must not be scored with the same one.
+            None takes the frozen feature maps that the discriminator reads, after augmentation, which saves
+            another forward pass.
+        generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
+        from_resolution: resolution, px, below which the term is skipped.
+    """
+
+    name = "energy"
+
+    def __init__(
+        self,
+        backbone: Backbone | None = None,
+        generator_weight: float | Schedule = 1.0,
+        from_resolution: int = 4,
+    ) -> None:
+        super().__init__(0.0, generator_weight, from_resolution)
+        self.backbone = backbone  # not registered as a submodule: its weights are not trained or saved
+        self.needs_pairs = backbone is None
+
+    def check(self, discriminator: Discriminator) -> None:
+        check_backbone(self, self.backbone, discriminator)
+
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
+    ) -> PerSample:
+        generated, real = compared_maps(self.backbone, inputs)
+        ids = caption_ids(inputs).to(inputs.images.device)
+        equal = ids[:, None] == ids
+        losses = [
+            energy_distances(a.flatten(1).float(), b.flatten(1).float(), equal)
+            for a, b in zip(generated, real, strict=True)
+        ]
+        return torch.stack(losses).mean(0)
+
+
+def energy_distances(
+    generated: Float[Tensor, "b d"], real: Float[Tensor, "b d"], equal: Bool[Tensor, "b b"]
+) -> PerSample:
+    """Each row's part of its caption's energy distance; 0 for captions with a single row.
+
+    Args:
+        generated: feature vectors of generated images.
+        real: of real images, row by row of the same captions.
+        equal: which rows have the same caption.
+    """
+    exact = "donot_use_mm_for_euclid_dist"
+    to_real = torch.cdist(generated, real, compute_mode=exact)
+    to_generated = torch.cdist(generated, generated, compute_mode=exact)
+    scale = torch.cdist(real, real, compute_mode=exact).mean().clamp_min(1e-6)
+    others = equal.float().fill_diagonal_(0.0)
+    number = others.sum(1)
+    attraction = (to_real * equal).sum(1) / equal.sum(1)
+    repulsion = (to_generated * others).sum(1) / number.clamp_min(1)
+    return (attraction - repulsion / 2) / scale * (number > 0)

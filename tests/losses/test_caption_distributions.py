@@ -1,0 +1,116 @@
+"""The energy distance between the generated and the real images of each caption."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from imagen_pl.losses.adversarial import Relativistic
+from imagen_pl.losses.base import LossInputs
+from imagen_pl.losses.caption_distributions import EnergyMatching, energy_distances
+from imagen_pl.models.discriminators.base import ImageFeatures
+from imagen_pl.models.pretrained.backbones import TimmBackbone
+from imagen_pl.types import Growth
+from tests.helpers.networks import small_discriminator, text_features
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def equal_captions(*ids: int) -> Tensor:
+    numbers = torch.tensor(ids)
+    return numbers[:, None] == numbers
+
+
+def given(generated: list[Tensor], real: list[Tensor], captions: list[str]) -> LossInputs:
+    features, real_features = (
+        ImageFeatures({}, torch.zeros(len(captions), 1), frozen=x) for x in (generated, real)
+    )
+    images = torch.zeros(len(captions), 3, 4, 4)
+    text = text_features(len(captions))
+    return LossInputs(images, features, text, Growth(4), captions, real_features, images)
+
+
+def test_distance_written_out() -> None:
+    """Two captions of two rows on a line, and one that is alone."""
+    generated = torch.tensor([[0.0], [1.0], [10.0], [12.0], [99.0]])
+    real = torch.tensor([[2.0], [3.0], [10.0], [10.0], [5.0]])
+
+    found = energy_distances(generated, real, equal_captions(0, 0, 1, 1, 2))
+
+    scale = (real - real.T).abs().mean()
+    expected = torch.tensor([2.5 - 0.5, 1.5 - 0.5, 0.0 - 1.0, 2.0 - 1.0, 0.0])
+    torch.testing.assert_close(found, expected / scale)
+
+
+def test_descent_finds_both_modes_of_a_caption_where_a_paired_loss_finds_their_mean() -> None:
+    draw = torch.Generator().manual_seed(0)
+    equal = equal_captions(0, 0, 0, 0)
+    start = torch.randn(4, 2, generator=draw)
+
+    def descend(energy: bool) -> Tensor:
+        points = start.clone().requires_grad_()
+        optimizer = torch.optim.SGD([points], lr=0.05)
+        for _ in range(800):
+            signs = torch.tensor([1.0, 1.0, -1.0, -1.0])[torch.randperm(4, generator=draw)]
+            real = torch.stack([signs * 3, torch.zeros(4)], 1) + 0.1 * torch.randn(4, 2, generator=draw)
+            paired = (points - real).square().sum(1)
+            optimizer.zero_grad()
+            (energy_distances(points, real, equal) if energy else paired).sum().backward()
+            optimizer.step()
+        return points.detach()
+
+    found, means = descend(energy=True), descend(energy=False)
+
+    assert sorted(round(x) for x in (found[:, 0] / 3).tolist()) == [-1, -1, 1, 1]
+    assert means.abs().max() < 2
+
+
+def test_expectation_is_smallest_for_the_distribution_of_the_real_images() -> None:
+    draw = torch.Generator().manual_seed(1)
+
+    def mean(spread: float, shift: float) -> float:
+        sums = []
+        for _ in range(500):
+            generated = shift + spread * torch.randn(4, 3, generator=draw)
+            sums.append(
+                energy_distances(generated, torch.randn(4, 3, generator=draw), equal_captions(0, 0, 0, 0))
+            )
+        return float(torch.cat(sums).mean())
+
+    right = mean(1.0, 0.0)
+    assert right + 0.02 < min(mean(0.0, 0.0), mean(0.4, 0.0), mean(2.0, 0.0), mean(1.0, 0.7))
+
+
+def test_discriminator_s_frozen_maps_are_compared() -> None:
+    draw = torch.Generator().manual_seed(2)
+    generated = [torch.randn(4, 2, 3, 3, generator=draw), torch.randn(4, 5, 1, 1, generator=draw)]
+    real = [torch.randn_like(x) for x in generated]
+    captions = ["bell", "bell", "star", "star"]
+
+    loss = EnergyMatching()(small_discriminator(), Relativistic(), given(generated, real, captions))
+
+    equal = equal_captions(0, 0, 1, 1)
+    each = [energy_distances(a.flatten(1), b.flatten(1), equal) for a, b in zip(generated, real, strict=True)]
+    torch.testing.assert_close(loss, (each[0] + each[1]) / 2)
+
+
+def test_own_backbone_gives_a_gradient_to_the_images() -> None:
+    draw = torch.Generator().manual_seed(3)
+    term = EnergyMatching(TimmBackbone("efficientnet_lite0", size=16, maps=[0, 1]))
+    inputs = given([], [], ["bell", "bell", "star"])
+    inputs.images = torch.randn(3, 3, 16, 16, generator=draw).requires_grad_()
+    inputs.real_images = torch.randn(3, 3, 16, 16, generator=draw)
+
+    term(small_discriminator(), Relativistic(), inputs).sum().backward()
+
+    assert inputs.images.grad is not None
+    assert inputs.images.grad.isfinite().all()
+    assert inputs.images.grad.flatten(1).any(1).tolist() == [True, True, False]
+
+
+def test_a_backbone_is_needed() -> None:
+    with pytest.raises(
+        ValueError, match=r"EnergyMatching\.backbone is not given, and the discriminator has none"
+    ):
+        EnergyMatching().check(small_discriminator())
