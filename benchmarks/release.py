@@ -183,7 +183,7 @@ def refinement_note(file: Path) -> str:
     )
 
 
-def made_by(run: Path, about: dict[str, Any]) -> str:
+def trained_by(run: Path) -> tuple[list[str], str]:
     """The commands of a run and of the runs that its generator started from, and the time they took."""
     runs = with_stems(run)
     commands: list[str] = []
@@ -201,9 +201,15 @@ def made_by(run: Path, about: dict[str, Any]) -> str:
             f"on average ({trainer['devices']} x {trainer['accelerator']}, {precision}, seed "
             f"{config['seed_everything']}, commit {starts[0]['git']['commit'][:7]})"
         )
+    return commands, "; ".join(took)
+
+
+def made_by(run: Path, about: dict[str, Any]) -> str:
+    """How the model was made: the commands, the time they took, and the machine."""
+    commands, took = trained_by(run)
     cpu = about["machine"]
     note = (
-        f"{'; '.join(took)}. On {cpu['cores']} cores of an {cpu['cpu']} shared with light work, torch "
+        f"{took}. On {cpu['cores']} cores of an {cpu['cpu']} shared with light work, torch "
         f"{about['torch']}, one run each. The last command also measured the scores of this card."
     )
     return "\n".join(["```", *commands, _CAPTIONER, about["command"], "```", "", note])

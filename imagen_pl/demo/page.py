@@ -13,6 +13,7 @@ from PIL import Image
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.animation import write_animation
 from imagen_pl.imaging.grids import save_picture, strip
+from imagen_pl.imaging.svg import save_svg
 from imagen_pl.inference.interpolation import interpolate
 from imagen_pl.inference.pipeline import TextToImage
 from imagen_pl.inference.refinement import can_refine
@@ -59,17 +60,25 @@ class Studio:
         refine: float | None = None,
     ) -> list[tuple[str, str]]:
         """Files of images, each with its label; refine None takes the model's default."""
-        prompt, seed, count = check_prompt(prompt), check_seed(seed), check_number(num_images, MAX_IMAGES)
-        truncation, guidance = check_truncation(truncation), check_guidance(guidance)
-        steps = self.model.refine_steps(None if refine is None else check_refine(refine))
-        if steps > MAX_REFINE:
-            raise UserError(f"refine {steps} is more than this page allows, {MAX_REFINE}")
-        pictures = self.model.sample(prompt, seed, count, truncation, guidance, steps)
-        labels = [f"seed {seed + k}" for k in range(count)]
-        rows = zip(pictures, range(seed, seed + count), labels, strict=True)
-        return [
-            (self._kept(picture, prompt, k, truncation, guidance, steps), label) for picture, k, label in rows
-        ]
+        drawn, facts = self._drawn(prompt, seed, truncation, guidance, num_images, refine)
+        return [(self._kept(picture, facts | {"seed": k}), f"seed {k}") for k, picture in drawn.items()]
+
+    def vector(
+        self,
+        prompt: str,
+        seed: float,
+        truncation: float,
+        guidance: float,
+        num_images: float,
+        refine: float | None = None,
+    ) -> list[str]:
+        """The same images as SVG files."""
+        drawn, facts = self._drawn(prompt, seed, truncation, guidance, num_images, refine)
+        files = []
+        for k, picture in drawn.items():
+            files.append(self._file(f"-seed-{k}.svg"))
+            save_svg(picture, files[-1], facts | {"seed": k})
+        return [str(file) for file in files]
 
     def edit(
         self, prompt: str, to: str, seed: float, truncation: float, guidance: float
@@ -77,11 +86,12 @@ class Studio:
         """Images of the same latents with either prompt."""
         prompts = (check_prompt(prompt), check_prompt(to))
         seed, truncation = check_seed(seed), check_truncation(truncation)
+        guidance, steps = check_guidance(guidance), self.model.refine_steps(None)
         pairs = [(words, seed + k) for k in range(4) for words in prompts]
-        steps = self.model.refine_steps(None)
-        drawn = self.model.draw(pairs, truncation, check_guidance(guidance), steps)
+        drawn = self.model.draw(pairs, truncation, guidance, steps)
+        facts = {"truncation": truncation, "guidance": guidance, "refine": steps, "model": self.name}
         return [
-            (self._kept(picture, words, k, truncation, guidance, steps), f"{words} (seed {k})")
+            (self._kept(picture, {"prompt": words, "seed": k} | facts), f"{words} (seed {k})")
             for picture, (words, k) in zip(drawn, pairs, strict=True)
         ]
 
@@ -106,18 +116,28 @@ class Studio:
         check_upload(Path(file))
         return self.captioner.caption(Path(file))
 
-    def _kept(
+    def _drawn(
         self,
-        picture: Image.Image,
         prompt: str,
-        seed: int,
+        seed: float,
         truncation: float,
         guidance: float,
-        refine: int,
-    ) -> str:
+        num_images: float,
+        refine: float | None,
+    ) -> tuple[dict[int, Image.Image], dict[str, object]]:
+        """Images by their seeds, and what their files say of how they were drawn."""
+        prompt, seed, count = check_prompt(prompt), check_seed(seed), check_number(num_images, MAX_IMAGES)
+        truncation, guidance = check_truncation(truncation), check_guidance(guidance)
+        steps = self.model.refine_steps(None if refine is None else check_refine(refine))
+        if steps > MAX_REFINE:
+            raise UserError(f"refine {steps} is more than this page allows, {MAX_REFINE}")
+        pictures = self.model.sample(prompt, seed, count, truncation, guidance, steps)
+        facts = {"truncation": truncation, "guidance": guidance, "refine": steps, "model": self.name}
+        drawn = dict(zip(range(seed, seed + count), pictures, strict=True))
+        return drawn, {"prompt": prompt, "seed": seed} | facts
+
+    def _kept(self, picture: Image.Image, facts: dict[str, object]) -> str:
         file = self._file(".png")
-        drawn = {"truncation": truncation, "guidance": guidance, "refine": refine}
-        facts = {"prompt": prompt, "seed": seed, **drawn, "model": self.name}
         save_picture(strip([picture], _SHOWN), file, facts)
         return str(file)
 
@@ -238,6 +258,14 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             for event in (go.click, prompt.submit):
                 inputs = [prompt, seed, truncation, guidance, number, refine]
                 event(show_user_errors(studio.draw), inputs, pictures, api_name="draw")
+            as_svg = gr.Button("Download as SVG")
+            traced = gr.File(label="SVG", file_count="multiple", interactive=False, visible=False)
+            as_svg.click(
+                lambda *given: gr.update(value=show_user_errors(studio.vector)(*given), visible=True),
+                inputs,
+                traced,
+                api_name="vector",
+            )
         with gr.Tab("Change words"):
             before = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT)
             after = gr.Textbox(label="Changed", value=examples[-1], max_length=MAX_PROMPT)

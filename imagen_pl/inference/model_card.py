@@ -20,7 +20,7 @@ _USE = """```python
 from imagen_pl import load
 
 model = load("{name}")
-pictures = model.sample(["red heart, fluent style"], seed=7)
+pictures = model.sample(["{prompt}"], seed=7)
 ```"""
 _FINE_TUNE = """## Fine-tuning
 
@@ -43,6 +43,7 @@ def model_card(
     samples: str | None = None,
     further: Mapping[str, str] | None = None,
     discriminator_mb: float | None = None,
+    prompt: str = "red heart, fluent style",
 ) -> str:
     """The model card as Markdown, with the metadata that the hub reads.
 
@@ -55,6 +56,7 @@ def model_card(
         samples: an image file beside the card.
         further: further sections by their titles, before the section on limits.
         discriminator_mb: size of discriminator.safetensors, MB; None if the release has no discriminator.
+        prompt: caption of the example.
     """
     head = {
         "license": licence,
@@ -68,7 +70,7 @@ def model_card(
         f"A text-to-image GAN of {description['resolution']} px, trained with imagen_pl "
         f"{description['imagen_pl']}.",
         *([f"![Samples]({samples})"] if samples else []),
-        _USE.format(name=name),
+        _USE.format(name=name, prompt=prompt),
         f"## Data\n\n{_data(description)}",
         f"## Recipe\n\n{_recipe(description)}",
         *([_FINE_TUNE.format(name=name, size=discriminator_mb)] if discriminator_mb is not None else []),

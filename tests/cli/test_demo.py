@@ -43,6 +43,18 @@ def test_images_are_files_with_metadata(studio: Studio) -> None:
             assert found.resize((8, 8), Image.Resampling.NEAREST).tobytes() == picture.tobytes()
 
 
+def test_images_can_be_had_as_svg(studio: Studio) -> None:
+    files = [Path(file) for file in studio.vector("a red heart", 7, 1.0, 1.0, 2)]
+
+    assert [file.name[-11:] for file in files] == ["-seed-7.svg", "-seed-8.svg"]
+    for file, seed in zip(files, (7, 8), strict=True):
+        content = file.read_text()
+        assert content.startswith("<svg")
+        assert f"prompt: a red heart; seed: {seed}; truncation: 1.0" in content
+    again = [Path(file).read_text() for file in studio.vector("a red heart", 7, 1.0, 1.0, 2)]
+    assert again == [file.read_text() for file in files]
+
+
 def test_images_can_be_refined(studio: Studio) -> None:
     ((file, _),) = studio.draw("a cat", 7, 1.0, 1.0, 1, 10)
     (expected,) = studio.model.sample("a cat", seed=7, refine=10)
