@@ -6,6 +6,7 @@ A new term is one row more.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from torch import nn
 
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
-from imagen_pl.losses.base import LossTerm
+from imagen_pl.losses.base import LossInputs, LossTerm
+from imagen_pl.losses.caption_distributions import EnergyMatching
 from imagen_pl.losses.clip_guidance import BackboneGuidance, ImageTextGuidance
 from imagen_pl.losses.gradient_penalties import (
     R1,
@@ -78,6 +80,7 @@ TABLE: dict[str, Row] = {
     "feature_matching": (lambda: {"losses": [FeatureMatching()]}, NOTHING, G, NOTHING),
     "pixel_matching": (lambda: {"losses": [PixelMatching()]}, NOTHING, G, NOTHING),
     "perceptual_matching": (lambda: {"losses": [seen_by_lite0()]}, NOTHING, G, NOTHING),
+    "energy": (lambda: {"losses": [compared_by_lite0()]}, NOTHING, G, NOTHING),
     "mode_seeking": (lambda: {"losses": [ModeSeeking()]}, NOTHING, G, NOTHING),
     "latent_contrastive": (lambda: {"losses": [LatentContrastive(8, 8, 8)]}, NOTHING, G | OWN, NOTHING),
     "rotation": (lambda: {"losses": [tiny_task("rotation")]}, D | OWN, G, NOTHING),
@@ -103,6 +106,17 @@ def fitted_regression() -> InterpolatedCaptionLoss:
 
 def seen_by_lite0() -> PerceptualMatching:
     return PerceptualMatching(TimmBackbone(size=16, maps=[0]))
+
+
+class OfOneCaption(EnergyMatching):
+    """As if all rows had the same caption: those of the test data differ."""
+
+    def forward(self, discriminator: Any, adversarial: Any, inputs: LossInputs) -> Any:
+        return super().forward(discriminator, adversarial, replace(inputs, captions=["a"] * len(inputs.text)))
+
+
+def compared_by_lite0() -> EnergyMatching:
+    return OfOneCaption(TimmBackbone(size=16, maps=[0]))
 
 
 @pytest.fixture(scope="module")
