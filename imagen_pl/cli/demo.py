@@ -67,12 +67,12 @@ def demo(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         raise UserError("the page needs a package: pip install gradio") from None
     model = open_model(str(file), arguments.device)
-    from imagen_pl.demo.page import CSS, MAX_UPLOAD_MB, Studio, build_page
+    from imagen_pl.demo.page import CSS, MAX_UPLOAD_MB, Studio, build_page, example_prompts
 
     captioner = _captioner(arguments)
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(model, arguments.model, captioner, Path(folder))
-        page = build_page(studio, arguments.examples) if arguments.examples else build_page(studio)
+        page = build_page(studio, arguments.examples or example_prompts(model))
         try:
             page.launch(
                 server_name=arguments.server_name,

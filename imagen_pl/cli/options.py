@@ -128,7 +128,7 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         help="a run's folder, a .ckpt file, a release's folder, OWNER/NAME on the Hugging Face hub, or "
-        "emoji, which comes with this package",
+        "icons or emoji, which come with this package",
     )
 
 

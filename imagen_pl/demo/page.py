@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from imagen_pl.data.sources.declaration import declaration_of
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.animation import write_animation
 from imagen_pl.imaging.grids import save_picture, strip
@@ -198,6 +199,15 @@ def check_upload(file: Path) -> None:
 
 
 # ---------------------------------------------------------------------- the page
+
+
+def example_prompts(model: TextToImage) -> Sequence[str]:
+    """Three training captions of the model, if they may be published; else prompts for the emoji."""
+    captions = [c for c in model.description.get("captions") or () if 0 < len(c) <= MAX_PROMPT]
+    source = declaration_of(model.description.get("data") or {})
+    if not captions or source.styles or not source.captions_may_be_published:
+        return _EXAMPLES
+    return captions[:: max(1, len(captions) // 3)][:3]
 
 
 def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:

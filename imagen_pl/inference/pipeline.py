@@ -271,7 +271,8 @@ def load(
 
     Args:
         path: for example runs/quickstart, runs/quickstart/checkpoints/last.ckpt, a release's folder, its name
-            on the Hugging Face hub as "owner/name", or "emoji", which ships with this package.
+            on the Hugging Face hub as "owner/name", or "icons" or "emoji", which ship with
+            this package.
         device: where to draw; None takes the first CUDA device if there is one.
         resolution: side of the pictures, px, one of the generator's; None takes the size that training has
             grown to. Blocks that training has not reached draw as their first weights do.

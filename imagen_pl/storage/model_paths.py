@@ -123,7 +123,9 @@ def _suggestion(path: Path) -> str:
         ]
     if similar:
         return f"; did you mean {' or '.join(similar)}?"
-    return f"; {', '.join(shipped)} ships with this package" if shipped and is_plain_name else ""
+    if not shipped or not is_plain_name:
+        return ""
+    return f"; {' and '.join(shipped)} {'ships' if len(shipped) == 1 else 'ship'} with this package"
 
 
 def _hub_file(name: str, with_discriminator: bool) -> Path:

@@ -17,7 +17,7 @@ from PIL import Image
 from imagen_pl import load
 from imagen_pl.cli.demo import past_proxies
 from imagen_pl.cli.main import main
-from imagen_pl.demo.page import MAX_PROMPT, Studio, build_page, check_upload
+from imagen_pl.demo.page import MAX_PROMPT, Studio, build_page, check_upload, example_prompts
 from imagen_pl.errors import UserError
 from tests.helpers.image_files import noise
 
@@ -41,6 +41,17 @@ def test_images_are_files_with_metadata(studio: Studio) -> None:
             assert found.info["seed"] == str(seed)
             assert (found.info["truncation"], found.info["guidance"]) == ("0.5", "1.5")
             assert found.resize((8, 8), Image.Resampling.NEAREST).tobytes() == picture.tobytes()
+
+
+def test_examples_are_captions_of_the_model_if_they_may_be_published(studio: Studio) -> None:
+    icons = {"class_path": "imagen_pl.data.sources.icons.IconSource", "init_args": {}}
+    captions = ["bell", "x" * (MAX_PROMPT + 1), "bell, outline", "camera", "", "star, Tabler Icons, outline"]
+    private = example_prompts(studio.model)  # of a folder
+
+    studio.model.description |= {"captions": captions, "data": icons}
+
+    assert example_prompts(studio.model) == ["bell", "bell, outline", "camera"]
+    assert private == build_page.__defaults__[0]  # type: ignore[index]
 
 
 def test_images_can_be_had_as_svg(studio: Studio) -> None:
