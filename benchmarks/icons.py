@@ -63,12 +63,14 @@ from imagen_pl.storage.atomic_files import atomic_write
 
 
 def draw_all(
-    model: TextToImage, reference: Reference, resolution: int
+    model: TextToImage, reference: Reference, resolution: int, guidance: float
 ) -> tuple[Images, dict[str, Images], Images]:
     """Eight pictures of each caption, one for each query, and one for each contrast."""
 
     def drawn(pairs: list[tuple[str, int]]) -> Images:
-        pictures = [torch.from_numpy(np.array(picture)) for picture in model.draw(pairs, refine=0)]
+        pictures = [
+            torch.from_numpy(np.array(picture)) for picture in model.draw(pairs, guidance=guidance, refine=0)
+        ]
         return shrink(torch.stack(pictures).permute(0, 3, 1, 2), resolution)
 
     several = drawn([(caption, seed) for caption in reference.by_caption for seed in range(PICTURES)])
@@ -147,7 +149,14 @@ def sheet(reference: Reference, pictures: dict[str, Images]) -> Image.Image:
 
 
 def run(
-    models: list[Path], icons: Path, out: Path, least: int, final: bool, extractor: Extractor, seed: int
+    models: list[Path],
+    icons: Path,
+    out: Path,
+    least: int,
+    final: bool,
+    extractor: Extractor,
+    seed: int,
+    guidance: float = 1.0,
 ) -> None:
     source = IconSource(str(icons), least_pictures=least)
     loaded = {path.name: imagen_pl.load(path, device="cpu") for path in models}
@@ -168,7 +177,7 @@ def run(
     ceiling = judged["64 px" if resolution >= 64 else "32 px"]
     shown["real"] = torch.cat([real_images[places[REAL:]] for places in reference.by_caption.values()])
     for name, model in loaded.items():
-        several, answers, contrasted = draw_all(model, reference, resolution)
+        several, answers, contrasted = draw_all(model, reference, resolution, guidance)
         features = extract(extractor, several, name).unflatten(0, (-1, PICTURES))
         answered = {group: extract(extractor, images, name) for group, images in answers.items()}
         by_number = dict(enumerate(extract(extractor, contrasted, name)))
@@ -197,6 +206,7 @@ def run(
         "resolution": resolution,
         "least_pictures": least,
         "seed": seed,
+        "guidance": guidance,
         "scores": [asdict(each) for each in scores],
         "judge": judged,
     }
@@ -218,9 +228,12 @@ def main() -> None:
         "--extractor", choices=EXTRACTORS, default="efficientnet_lite1", help="whose features"
     )
     parser.add_argument("--seed", type=int, default=0, help="of captions and candidates")
+    parser.add_argument("--guidance", type=float, default=1.0, help="of all pictures (default: 1, none)")
     o = parser.parse_args()
     try:
-        run(o.models, o.icons, o.out, o.least_pictures, o.final, EXTRACTORS[o.extractor](), o.seed)
+        run(
+            o.models, o.icons, o.out, o.least_pictures, o.final, EXTRACTORS[o.extractor](), o.seed, o.guidance
+        )
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
 
