@@ -37,6 +37,9 @@ scene.alpha_composite(props)
 scene.convert("RGB").save("props.png", optimize=True)
 PYTHON
 
+draw sample icons "birthday cake, Phosphor, bold" "alarm clock, Phosphor, bold" --num_images 8 --out "$made/candidates.png"
+"$PYTHON" -c 'import sys; from PIL import Image; Image.open(sys.argv[1]).save("missing-icon.png", optimize=True)' "$made/candidates.png"
+
 draw sheet "$MODEL" brief.csv --out "$made/drafts.html"
 # For the same reason.
 sed -i "s#$MODEL#emoji#g" "$made/drafts.html"
