@@ -61,24 +61,33 @@ class Studio:
         refine: float | None = None,
     ) -> list[tuple[str, str]]:
         """Files of images, each with its label; refine None takes the model's default."""
-        drawn, facts = self._drawn(prompt, seed, truncation, guidance, num_images, refine)
-        return [(self._kept(picture, facts | {"seed": k}), f"seed {k}") for k, picture in drawn.items()]
+        prompt, seed, count = check_prompt(prompt), check_seed(seed), check_number(num_images, MAX_IMAGES)
+        truncation, guidance = check_truncation(truncation), check_guidance(guidance)
+        steps = self.model.refine_steps(None if refine is None else check_refine(refine))
+        if steps > MAX_REFINE:
+            raise UserError(f"refine {steps} is more than this page allows, {MAX_REFINE}")
+        pictures = self.model.sample(prompt, seed, count, truncation, guidance, steps)
+        labels = [f"seed {seed + k}" for k in range(count)]
+        rows = zip(pictures, range(seed, seed + count), labels, strict=True)
+        return [
+            (self._kept(picture, prompt, k, truncation, guidance, steps), label) for picture, k, label in rows
+        ]
 
-    def vector(
-        self,
-        prompt: str,
-        seed: float,
-        truncation: float,
-        guidance: float,
-        num_images: float,
-        refine: float | None = None,
-    ) -> list[str]:
-        """The same images as SVG files."""
-        drawn, facts = self._drawn(prompt, seed, truncation, guidance, num_images, refine)
+    def vector(self, drawn: Sequence[tuple[str, Any]] | None) -> list[str]:
+        """SVG files of the pictures that the page shows: files of `draw`, each with its label."""
+        if not drawn:
+            raise UserError("draw pictures first")
+        if len(drawn) > MAX_IMAGES:
+            raise UserError(f"{len(drawn)} pictures are more than this page converts, {MAX_IMAGES}")
         files = []
-        for k, picture in drawn.items():
-            files.append(self._file(f"-seed-{k}.svg"))
-            save_svg(picture, files[-1], facts | {"seed": k})
+        for shown, _ in drawn:
+            check_upload(Path(shown))
+            with Image.open(shown) as picture:
+                facts = {str(name): fact for name, fact in picture.info.items() if isinstance(fact, str)}
+                side = self.model.resolution  # the page shows it enlarged
+                original = picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+            files.append(self._file(".svg"))
+            save_svg(original, files[-1], facts)
         return [str(file) for file in files]
 
     def edit(
@@ -87,12 +96,11 @@ class Studio:
         """Images of the same latents with either prompt."""
         prompts = (check_prompt(prompt), check_prompt(to))
         seed, truncation = check_seed(seed), check_truncation(truncation)
-        guidance, steps = check_guidance(guidance), self.model.refine_steps(None)
         pairs = [(words, seed + k) for k in range(4) for words in prompts]
-        drawn = self.model.draw(pairs, truncation, guidance, steps)
-        facts = {"truncation": truncation, "guidance": guidance, "refine": steps, "model": self.name}
+        steps = self.model.refine_steps(None)
+        drawn = self.model.draw(pairs, truncation, check_guidance(guidance), steps)
         return [
-            (self._kept(picture, {"prompt": words, "seed": k} | facts), f"{words} (seed {k})")
+            (self._kept(picture, words, k, truncation, guidance, steps), f"{words} (seed {k})")
             for picture, (words, k) in zip(drawn, pairs, strict=True)
         ]
 
@@ -117,28 +125,18 @@ class Studio:
         check_upload(Path(file))
         return self.captioner.caption(Path(file))
 
-    def _drawn(
+    def _kept(
         self,
+        picture: Image.Image,
         prompt: str,
-        seed: float,
+        seed: int,
         truncation: float,
         guidance: float,
-        num_images: float,
-        refine: float | None,
-    ) -> tuple[dict[int, Image.Image], dict[str, object]]:
-        """Images by their seeds, and what their files say of how they were drawn."""
-        prompt, seed, count = check_prompt(prompt), check_seed(seed), check_number(num_images, MAX_IMAGES)
-        truncation, guidance = check_truncation(truncation), check_guidance(guidance)
-        steps = self.model.refine_steps(None if refine is None else check_refine(refine))
-        if steps > MAX_REFINE:
-            raise UserError(f"refine {steps} is more than this page allows, {MAX_REFINE}")
-        pictures = self.model.sample(prompt, seed, count, truncation, guidance, steps)
-        facts = {"truncation": truncation, "guidance": guidance, "refine": steps, "model": self.name}
-        drawn = dict(zip(range(seed, seed + count), pictures, strict=True))
-        return drawn, {"prompt": prompt, "seed": seed} | facts
-
-    def _kept(self, picture: Image.Image, facts: dict[str, object]) -> str:
+        refine: int,
+    ) -> str:
         file = self._file(".png")
+        drawn = {"truncation": truncation, "guidance": guidance, "refine": refine}
+        facts = {"prompt": prompt, "seed": seed, **drawn, "model": self.name}
         save_picture(strip([picture], _SHOWN), file, facts)
         return str(file)
 
@@ -262,20 +260,20 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
                     visible=can_refine(studio.model.generator),
                 )
             pictures = gr.Gallery(
-                label="Pictures", columns=4, height="auto", object_fit="contain", format="png"
+                label="Pictures",
+                columns=4,
+                height="auto",
+                object_fit="contain",
+                format="png",
+                type="filepath",
             )
             gr.Examples([[text] for text in examples], inputs=[prompt], cache_examples=False)
             for event in (go.click, prompt.submit):
                 inputs = [prompt, seed, truncation, guidance, number, refine]
                 event(show_user_errors(studio.draw), inputs, pictures, api_name="draw")
-            as_svg = gr.Button("Download as SVG")
-            traced = gr.File(label="SVG", file_count="multiple", interactive=False, visible=False)
-            as_svg.click(
-                lambda *given: gr.update(value=show_user_errors(studio.vector)(*given), visible=True),
-                inputs,
-                traced,
-                api_name="vector",
-            )
+            as_svg = gr.Button("Convert to SVG")
+            traced = gr.File(label="SVG", file_count="multiple", interactive=False)
+            as_svg.click(show_user_errors(studio.vector), pictures, traced, api_name="vector")
         with gr.Tab("Change words"):
             before = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT)
             after = gr.Textbox(label="Changed", value=examples[-1], max_length=MAX_PROMPT)

@@ -126,6 +126,20 @@ def test_prompt_gives_images(browser: Any, url: str, size: dict[str, int], tmp_p
     page.close()
 
 
+def test_shown_images_can_be_downloaded_as_svg(browser: Any, url: str, tmp_path: Path) -> None:
+    page = visit(browser, url, WIDE)
+    draw(page, "a red heart")
+    page.get_by_role("button", name="Convert to SVG").click()
+    links = page.locator("a[href*='.svg']")
+    links.first.wait_for()
+    assert links.count() == 8
+    with page.expect_download() as waited:
+        links.first.click()
+    waited.value.save_as(tmp_path / "downloaded.svg")
+    assert "prompt: a red heart; seed: 0" in (tmp_path / "downloaded.svg").read_text()
+    page.close()
+
+
 def test_the_draw_button_is_on_a_phone_s_first_screen(browser: Any, url: str) -> None:
     """Also where the browser's own bars leave 664 of 844 px."""
     page = visit(browser, url, {"width": 390, "height": 664})

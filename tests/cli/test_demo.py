@@ -19,6 +19,7 @@ from imagen_pl.cli.demo import past_proxies
 from imagen_pl.cli.main import main
 from imagen_pl.demo.page import MAX_PROMPT, Studio, build_page, check_upload, example_prompts
 from imagen_pl.errors import UserError
+from imagen_pl.imaging.svg import trace
 from tests.helpers.image_files import noise
 
 
@@ -54,16 +55,29 @@ def test_examples_are_captions_of_the_model_if_they_may_be_published(studio: Stu
     assert private == build_page.__defaults__[0]  # type: ignore[index]
 
 
-def test_images_can_be_had_as_svg(studio: Studio) -> None:
-    files = [Path(file) for file in studio.vector("a red heart", 7, 1.0, 1.0, 2)]
+def test_shown_images_become_svg_with_their_metadata(studio: Studio) -> None:
+    drawn = studio.draw("a red heart", 7, 0.5, 1.0, 2)
 
-    assert [file.name[-11:] for file in files] == ["-seed-7.svg", "-seed-8.svg"]
-    for file, seed in zip(files, (7, 8), strict=True):
-        content = file.read_text()
-        assert content.startswith("<svg")
-        assert f"prompt: a red heart; seed: {seed}; truncation: 1.0" in content
-    again = [Path(file).read_text() for file in studio.vector("a red heart", 7, 1.0, 1.0, 2)]
-    assert again == [file.read_text() for file in files]
+    files = [Path(file) for file in studio.vector(drawn)]
+
+    originals = studio.model.sample("a red heart", seed=7, num_images=2, truncation=0.5)
+    for file, original, seed in zip(files, originals, (7, 8), strict=True):
+        assert file.suffix == ".svg"
+        head, about, *paths = file.read_text().splitlines()
+        assert f"prompt: a red heart; seed: {seed}; truncation: 0.5" in about
+        assert "\n".join([head, *paths]) + "\n" == trace(original)
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, "draw pictures first"), (17, "17 pictures are more than this page converts, 16")],
+)
+def test_number_of_images_for_svg_is_limited(studio: Studio, count: int, said: str) -> None:
+    shown = studio.draw("a cat", 0, 1.0, 1.0, 1) * count
+    with pytest.raises(UserError, match=said):
+        studio.vector(shown)
+    with pytest.raises(UserError, match=said):
+        studio.vector(shown or None)
 
 
 def test_images_can_be_refined(studio: Studio) -> None:
