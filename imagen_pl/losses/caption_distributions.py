@@ -10,15 +10,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.base import LossInputs, LossTerm, PerSample
-from imagen_pl.losses.frozen_maps import check_backbone, compared_maps
+from imagen_pl.losses.base import LossInputs, PerSample
+from imagen_pl.losses.frozen_maps import FrozenMapsLoss
 from imagen_pl.losses.text_matching import caption_ids
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.pretrained.backbones import Backbone
 from imagen_pl.schedules import Schedule
 
 
-class EnergyMatching(LossTerm):
+class EnergyMatching(FrozenMapsLoss):
     """Energy distance between the generated and the real images of each caption, on a frozen network's maps.
 
         E |f(G(z, t)) - f(x)| - 1/2 E |f(G(z, t)) - f(G(z', t))|    Euclidean norms; x, z, z' of one caption t
@@ -46,17 +46,12 @@ class EnergyMatching(LossTerm):
         generator_weight: float | Schedule = 1.0,
         from_resolution: int = 4,
     ) -> None:
-        super().__init__(0.0, generator_weight, from_resolution)
-        self.backbone = backbone  # not registered as a submodule: its weights are not trained or saved
-        self.needs_pairs = backbone is None
-
-    def check(self, discriminator: Discriminator) -> None:
-        check_backbone(self, self.backbone, discriminator)
+        super().__init__(backbone, generator_weight, from_resolution)
 
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        generated, real = compared_maps(self.backbone, inputs)
+        generated, real = self.maps(inputs)
         ids = caption_ids(inputs).to(inputs.images.device)
         equal = ids[:, None] == ids
         losses = [

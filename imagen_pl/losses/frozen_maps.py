@@ -1,4 +1,4 @@
-"""A frozen network's feature maps of generated and of real images, for losses that compare them."""
+"""The base of losses that compare a frozen network's feature maps of generated and of real images."""
 
 from __future__ import annotations
 
@@ -9,34 +9,43 @@ from torch import Tensor
 from imagen_pl.losses.base import LossInputs, LossTerm
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.pretrained.backbones import Backbone, frozen_names
+from imagen_pl.schedules import Schedule
 
 Maps = list[Float[Tensor, "b _c _h _w"]]
 
 
-def check_backbone(term: LossTerm, backbone: Backbone | None, discriminator: Discriminator) -> None:
-    """Raise ValueError if a term has no backbone of its own and the discriminator has none either."""
-    if backbone is None and not frozen_names(discriminator):
-        raise ValueError(
-            f"{type(term).__name__}.backbone is not given, and the discriminator has none: give one, as "
-            "imagen_pl.models.pretrained.backbones.TimmBackbone"
-        )
-
-
-def compared_maps(
-    backbone: Backbone | None, inputs: LossInputs, count: int | None = None
-) -> tuple[Maps, Maps]:
-    """The feature maps of the generated images, and those of the real images of the same captions.
+class FrozenMapsLoss(LossTerm):
+    """A loss of the generator on feature maps of its images and of the real ones with the same captions.
 
     Args:
-        backbone: the frozen network; None takes the maps that the discriminator's own has computed.
-        inputs: of the generator's step.
-        count: the first so many images; None takes all.
+        backbone: network whose feature maps are compared. The model must not be scored with the same one.
+            None takes the frozen feature maps that the discriminator reads, after augmentation, which saves
+            another forward pass.
+        generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
+        from_resolution: resolution, px, below which the term is skipped.
     """
-    if backbone is None and inputs.real_features is not None:
-        generated, real = inputs.features.frozen, inputs.real_features.frozen
-        return [each[:count] for each in generated], [each[:count] for each in real]
-    if backbone is None or inputs.real_images is None:
-        raise ValueError("feature matching compares: give the real images too")
-    with torch.no_grad():
-        real = backbone(inputs.real_images[:count])
-    return backbone(inputs.images[:count]), real
+
+    def __init__(
+        self, backbone: Backbone | None, generator_weight: float | Schedule, from_resolution: int
+    ) -> None:
+        super().__init__(0.0, generator_weight, from_resolution)
+        self.backbone = backbone  # not registered as a submodule: its weights are not trained or saved
+        self.needs_pairs = backbone is None
+
+    def check(self, discriminator: Discriminator) -> None:
+        if self.backbone is None and not frozen_names(discriminator):
+            raise ValueError(
+                f"{type(self).__name__}.backbone is not given, and the discriminator has none: give one, as "
+                "imagen_pl.models.pretrained.backbones.TimmBackbone"
+            )
+
+    def maps(self, inputs: LossInputs, count: int | None = None) -> tuple[Maps, Maps]:
+        """The feature maps of the generated and of the real images, of the first `count` rows (None: all)."""
+        if self.backbone is None and inputs.real_features is not None:
+            generated, real = inputs.features.frozen, inputs.real_features.frozen
+            return [each[:count] for each in generated], [each[:count] for each in real]
+        if self.backbone is None or inputs.real_images is None:
+            raise ValueError("feature matching compares: give the real images too")
+        with torch.no_grad():
+            real = self.backbone(inputs.real_images[:count])
+        return self.backbone(inputs.images[:count]), real

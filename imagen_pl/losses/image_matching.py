@@ -14,7 +14,7 @@ import torch
 
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, mean_of_each
-from imagen_pl.losses.frozen_maps import check_backbone, compared_maps
+from imagen_pl.losses.frozen_maps import FrozenMapsLoss
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.pretrained.backbones import Backbone
 from imagen_pl.schedules import Schedule
@@ -44,7 +44,7 @@ class PixelMatching(LossTerm):
         return mean_of_each((inputs.images - inputs.real_images).abs())
 
 
-class PerceptualMatching(LossTerm):
+class PerceptualMatching(FrozenMapsLoss):
     """Mean L1 distance between a frozen network's feature maps (arXiv:1603.08155, section 3.2).
 
     The distance of each feature map is divided by the mean absolute value of the real one.
@@ -68,21 +68,16 @@ class PerceptualMatching(LossTerm):
         from_resolution: int = 4,
         share: float = 1.0,
     ) -> None:
-        super().__init__(0.0, generator_weight, from_resolution)
+        super().__init__(backbone, generator_weight, from_resolution)
         if not 0 < share <= 1:
             raise ValueError(f"PerceptualMatching.share {share} must be more than 0 and at most 1")
         self.share = share
-        self.backbone = backbone  # not registered as a submodule: its weights are not trained or saved
-        self.needs_pairs = backbone is None
-
-    def check(self, discriminator: Discriminator) -> None:
-        check_backbone(self, self.backbone, discriminator)
 
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
         count = ceil(len(inputs.images) * self.share)  # the first ones, since a batch's order is random
-        mine, theirs = compared_maps(self.backbone, inputs, count)
+        mine, theirs = self.maps(inputs, count)
         distances = [
             mean_of_each((a - b).abs()) / b.abs().mean().clamp_min(1e-4)
             for a, b in zip(mine, theirs, strict=True)
