@@ -18,7 +18,8 @@ MASKS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 def command_line() -> str:
     """How the running benchmark was called, without the machine's paths."""
-    name = Path(sys.argv[0]).stem
+    file = Path(sys.argv[0])
+    name = file.parent.name if file.stem == "__main__" else file.stem
     return shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.icon_reference import make_reference
 from benchmarks.machine import describe_machine
-from benchmarks.release import LARGEST_MB, call, trained_by
+from benchmarks.release import call, trained_by
 from imagen_pl import load
 from imagen_pl.data.sources.icons import SHIPPED, IconSource
 from imagen_pl.imaging.grids import labelled_grid, strip
@@ -29,7 +29,7 @@ from imagen_pl.inference.model_card import model_card
 from imagen_pl.inference.pipeline import TextToImage
 from imagen_pl.storage.model_paths import DISCRIMINATOR_WEIGHTS, RELEASED, WEIGHTS
 
-PROMPTS, SEEDS = 10, 8
+PROMPTS, SEEDS, LARGEST_MB = 10, 8, 30
 TITLES = {"train": "learnt", "composition": "a new pair", "test": "a new subject"}
 EXAMPLE = "bell, outline"
 
@@ -52,10 +52,10 @@ def sample_sheet(model: TextToImage, asked: dict[str, list[str]]) -> Image.Image
     return labelled_grid(pictures, labels, columns=2)
 
 
-def made_by(run: Path) -> str:
+def made_by(run: Path, remark: str) -> str:
     """The commands of a run and of those that it started from, the time they took, and the machine."""
     commands, took = trained_by(run)
-    note = f"{took}, beside other work. {describe_machine()}."
+    note = f"{took}. {describe_machine()}. {remark}".rstrip()
     return "\n".join(["```", *commands, "python -m benchmarks.release_icons RUN", "```", "", note])
 
 
@@ -77,8 +77,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--out", type=Path, default=RELEASED / "icons", help="a new folder")
     parser.add_argument("--work", type=Path, default=Path("runs/release_icons"), help="where the scores go")
+    parser.add_argument("--remark", default="", help="about how it was trained, for the card")
     o = parser.parse_args()
-    made = made_by(o.run)
+    made = made_by(o.run, o.remark)
     export_safetensors(load(o.run, "cpu"), o.out, half=True, with_discriminator=True)
     weights = {name: (o.out / name).stat().st_size / 1e6 for name in (WEIGHTS, DISCRIMINATOR_WEIGHTS)}
     if sum(weights.values()) > LARGEST_MB:

@@ -70,11 +70,14 @@ class LossTerm(nn.Module, ABC):
         name: its losses are logged as train/d_NAME and train/g_NAME.
         needs_pairs: whether the generator step compares generated images with the real images of the same
             captions.
+        needs_groups: whether the term compares the images of a caption, so that a batch must have several:
+            data.pictures_per_caption.
         trained_in: the step in which the term's own parameters, if any, are trained.
     """
 
     name: str
     needs_pairs: bool = False
+    needs_groups: bool = False
     trained_in: Step = "discriminator"
 
     def __init__(

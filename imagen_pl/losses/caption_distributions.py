@@ -24,7 +24,7 @@ class EnergyMatching(FrozenMapsLoss):
         E |f(G(z, t)) - f(x)| - 1/2 E |f(G(z, t)) - f(G(z', t))|    Euclidean norms; x, z, z' of one caption t
 
     Its expectation is smallest where the generated images of a caption have the distribution of the real ones
-    (arXiv:1705.10743, section 3.3). It teaches captions as losses on pairs of images do, but the second term
+    (Cramér GAN, arXiv:1705.10743). It teaches captions as losses on pairs of images do, but the second term
     keeps the images of a caption apart. It needs batches with several images of each caption, for example
     data.pictures_per_caption 4; a row whose caption is alone in the batch has no loss.
 
@@ -39,6 +39,7 @@ class EnergyMatching(FrozenMapsLoss):
     """
 
     name = "energy"
+    needs_groups = True
 
     def __init__(
         self,

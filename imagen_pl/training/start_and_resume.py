@@ -71,7 +71,13 @@ class StartAndResume(SeededSteps):
             self._preparation().run()
 
     def _check_groups(self, pictures: int) -> None:
-        """Warn where the discriminator does not look at the pictures of a caption together."""
+        """Warn where a loss or the discriminator cannot compare the pictures of a caption."""
+        for term in self.losses:
+            if term.needs_groups and pictures == 1:
+                log.warning(
+                    "%s has little effect: it compares the pictures of a caption. Set "
+                    "data.pictures_per_caption to 4, for example", type(term).__name__,
+                )  # fmt: skip
         groups = {getattr(part, "minibatch_stddev", 0) for part in self.discriminator.modules()} - {0}
         if pictures > 1 and not groups:
             log.warning(

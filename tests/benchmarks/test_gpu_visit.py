@@ -20,8 +20,9 @@ import yaml
 from pyarrow import parquet
 
 import imagen_pl
-from benchmarks import gpu_visit
-from benchmarks.gpu_pack import captions_of, check_size, pack, unpack
+from benchmarks.gpu_visit import __main__ as gpu_visit
+from benchmarks.gpu_visit import results, speeds, training
+from benchmarks.gpu_visit.pack import captions_of, check_size, pack, unpack
 from benchmarks.speed_race import Worker
 from imagen_pl.callbacks.checkpoint import KeepCheckpoints
 from imagen_pl.data.sources.icons import SHIPPED
@@ -138,16 +139,16 @@ def test_rehearsal_from_the_pack(packed: Path, recipe: list[str], tmp_path: Path
     assert sorted(file.name for file in out.iterdir()) == [
         *("curves.png", "log.txt", "metrics.csv", "model.tar.00", "report.json", "samples.png")
     ]
-    gpu_visit.join(out, tmp_path / "joined")
+    results.join(out, tmp_path / "joined")
     model = imagen_pl.load(tmp_path / "joined", device="cpu")
     (image,) = model.sample(["bell"], seed=0)
     assert image.size == (8, 8)
 
 
 def test_speed_of_steps_has_flops_and_memory(recipe: list[str], icons: Path, tmp_path: Path) -> None:
-    found = gpu_visit.step_speeds(
+    found = speeds.step_speeds(
         [*(f"--config={file}" for file in recipe), f"--data.source.init_args.path={icons}"],
-        gpu_visit.read_recipe(recipe, []),
+        speeds.read_recipe(recipe, []),
         [16],
         REPOSITORY,
         tmp_path,
@@ -155,7 +156,7 @@ def test_speed_of_steps_has_flops_and_memory(recipe: list[str], icons: Path, tmp
         modes=[False],
     )
 
-    (speed,) = gpu_visit.with_share(found, 0.5)
+    (speed,) = speeds.with_share(found, 0.5)
     assert "failed" not in speed, speed["failed"]
     assert (speed["resolution"], speed["batch_size"], speed["precision"]) == (16, 32, "32-true")
     assert 1e6 < speed["flops_per_image"] < 1e9
@@ -169,7 +170,7 @@ def test_a_late_measurement_is_recorded(tmp_path: Path) -> None:
     script.write_text("import time\ntime.sleep(60)\n")
     worker = Worker("stub", tmp_path, [], tmp_path / "log", script=script)
 
-    assert gpu_visit.within(1.0, worker, gpu_visit.first_steps) == {"failed": "not done after 1 s"}
+    assert speeds.within(1.0, worker, speeds.first_steps) == {"failed": "not done after 1 s"}
     worker.close()
 
 
@@ -182,25 +183,25 @@ def test_checkpoints_are_written_by_time() -> None:
 
     trainer: Any = SimpleNamespace(callbacks=[Saver()])
     for every_s, number in ((3600.0, 0), (0.0, 1)):
-        timed: Any = gpu_visit.TimedCheckpoints(every_s)
+        timed: Any = training.TimedCheckpoints(every_s)
         timed.on_train_batch_end(trainer, None, None, None, 0)
         assert len(saved) == number
 
 
 def test_networks_reach_the_resolution() -> None:
-    recipe = gpu_visit.read_recipe(
+    recipe = speeds.read_recipe(
         [str(REPOSITORY / gpu_visit.RECIPE)],
         ["model.gradient_clip=5", "model.generator.init_args.channels={4: 64, 8: 32}"],
     )
     assert recipe["model"]["gradient_clip"] == 5
 
-    overlay = gpu_visit.at_resolution(recipe, 64)
-    assert overlay["growth"]["stages"] == [{"resolution": 64, "kimg": 1e6, "batch_size": 32}]
+    overlay = speeds.at_resolution(recipe, 128)
+    assert overlay["growth"]["stages"] == [{"resolution": 128, "kimg": 1e6, "batch_size": 32}]
     generator = overlay["model"]["generator"]["init_args"]["channels"]
-    assert generator == {4: 64, 8: 32, 16: 64, 32: 32, 64: 16}
+    assert generator == {4: 64, 8: 32, 16: 96, 32: 48, 64: 24, 128: 16}
     own, projected = overlay["model"]["discriminator"]["init_args"]["discriminators"]
-    assert own["init_args"]["channels"] == {4: 128, 8: 128, 16: 64, 32: 32, 64: 16}
-    assert projected["init_args"]["resolutions"] == [4, 8, 16, 32, 64]
+    assert own["init_args"]["channels"] == {4: 128, 8: 128, 16: 64, 32: 32, 64: 16, 128: 16}
+    assert projected["init_args"]["resolutions"] == [4, 8, 16, 32, 64, 128]
 
 
 def write_big_model(words: Sequence[str], *_: Any) -> int:
@@ -214,25 +215,25 @@ def write_big_model(words: Sequence[str], *_: Any) -> int:
 
 
 def test_large_models_lose_their_discriminator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_visit, "child", write_big_model)
-    monkeypatch.setattr(gpu_visit, "PART_BYTES", 100_000)
-    report = gpu_visit.Report(tmp_path / "results/report.json")
+    monkeypatch.setattr(results, "child", write_big_model)
+    monkeypatch.setattr(results, "PART_BYTES", 100_000)
+    report = results.Report(tmp_path / "results/report.json")
     report.add(seconds=0)
-    report.add(model=gpu_visit.write_model(tmp_path, tmp_path, tmp_path, tmp_path / "results"))
+    report.add(model=results.write_model(tmp_path, tmp_path, tmp_path, tmp_path / "results"))
 
     assert report.entries["model"]["with_discriminator"] is False
     parts = sorted((tmp_path / "results").glob("model.tar.*"))
     assert [part.name for part in parts] == list(report.entries["model"]["parts"])
     assert len(parts) == 3
     assert max(part.stat().st_size for part in parts) == 100_000
-    gpu_visit.join(tmp_path / "results", tmp_path / "joined")
+    results.join(tmp_path / "results", tmp_path / "joined")
     assert (tmp_path / "joined/model.safetensors").stat().st_size == 250_000
     assert json.loads((tmp_path / "joined/config.json").read_text()) == {"generator": {}}
 
     parts[1].write_bytes(parts[1].read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"model\.tar\.01 is damaged: copy it again"):
-        gpu_visit.join(tmp_path / "results", tmp_path / "again")
+        results.join(tmp_path / "results", tmp_path / "again")
     parts[1].unlink()
     with pytest.raises(UserError, match=r"model\.tar\.01 is missing: copy it again"):
-        gpu_visit.join(tmp_path / "results", tmp_path / "again")
+        results.join(tmp_path / "results", tmp_path / "again")
     assert not (tmp_path / "again").exists()

@@ -16,8 +16,10 @@ from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.sources.webdataset import WebDatasetSource
 from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.losses.caption_distributions import EnergyMatching
 from imagen_pl.metrics.extractors import Extractor
 from imagen_pl.metrics.frechet import FrechetDistance
+from imagen_pl.models.pretrained.backbones import TimmBackbone
 from imagen_pl.models.text.feature_cache import TextCache
 from imagen_pl.schedules import Stage
 from imagen_pl.types import CaptionedBatch, TextFeatures
@@ -247,3 +249,13 @@ def test_groups_of_the_data_and_of_the_discriminator_must_agree(
     found = [record.message for record in caplog.records if "minibatch_stddev" in record.message]
     assert bool(found) == (warning is not None)
     assert warning is None or found[0].startswith(warning)
+
+
+@pytest.mark.parametrize("pictures", [1, 4])
+def test_loss_that_compares_the_pictures_of_a_caption_needs_several(
+    caplog: pytest.LogCaptureFixture, pictures: int
+) -> None:
+    gan = tiny_gan(losses=[EnergyMatching(TimmBackbone(size=16, maps=[0]))])
+    with caplog.at_level(logging.WARNING, "imagen_pl"):
+        train(gan, 8, data=tiny_data(pictures_per_caption=pictures), stages=STAGES)
+    assert caplog.text.count("EnergyMatching has little effect") == (pictures == 1)

