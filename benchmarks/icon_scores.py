@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from benchmarks.icon_reference import REAL, Contrast, Query, Reference
+from benchmarks.icon_judge import IconJudge, Images
+from benchmarks.icon_reference import REAL, Reference
 from benchmarks.style_judge import StyleJudge
 from imagen_pl.metrics.caption_diversity import CaptionDiversity, caption_diversity
 from imagen_pl.metrics.distances import frechet_distance
@@ -30,8 +31,8 @@ class IconScore:
     set, kind: (share that the judge gets right, number of pictures) over all queries.
     words: (share of pictures nearer to their own real picture, number of pictures) by group of contrasts.
     named: (top-1, top-5) by the name of the queries: the judge finds the caption's name among 100.
-    read: (share of pictures to which the judge gives their own name, not the other one, number of pictures)
-        by group of contrasts.
+    told_apart: (share of pictures that fit their own name better than the other one, to the judge, number of
+        pictures) by group of contrasts.
     """
 
     name: str
@@ -42,7 +43,7 @@ class IconScore:
     kind: tuple[float, int]
     words: dict[str, tuple[float, int]]
     named: dict[str, tuple[float, float]] = field(default_factory=dict)
-    read: dict[str, tuple[float, int]] = field(default_factory=dict)
+    told_apart: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class IconScorer:
@@ -78,18 +79,14 @@ class IconScorer:
             contrasted: pictures of the contrasts, by the contrast's number.
             judged: the pictures that the judges look at; None takes `answers`.
         """
-        queries = self.reference.queries
         return IconScore(
             name,
             caption_diversity(several, self.compared),
             frechet_distance(self.compared.flatten(0, 1), several.flatten(0, 1)),
-            {
-                group: accuracy(found, queries[group], self.real, self.centre)
-                for group, found in answers.items()
-            },
+            {group: self._found(group, pictures) for group, pictures in answers.items()},
             self._recognised("set", judged or answers),
             self._recognised("kind", judged or answers),
-            words_read(self.reference.contrasts, contrasted, self.real, self.centre),
+            self._nearer_to_own(contrasted),
         )
 
     def score_real(self) -> IconScore:
@@ -109,76 +106,73 @@ class IconScorer:
         asked = [query.own for group in answers for query in self.reference.queries[group]]
         return self.judges[part].accuracy(torch.cat(list(answers.values())), self._labels(part, asked))
 
+    def _found(self, group: str, pictures: Float[Tensor, "q f"]) -> tuple[float, float]:
+        real = self.real[candidates(self.reference, group)]
+        return first_and_five(self._directions(pictures), self._directions(real))
+
+    def _directions(self, features: Float[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
+        return F.normalize(features - self.centre, dim=-1)
+
+    def _nearer_to_own(self, contrasted: Mapping[int, Float[Tensor, " f"]]) -> dict[str, tuple[float, int]]:
+        asked = [self.reference.contrasts[number] for number in contrasted]
+        if not asked:
+            return {}
+        pairs = self.real[torch.tensor([[each.own, each.other] for each in asked])]
+        pictures = self._directions(torch.stack(list(contrasted.values())))
+        return nearer_to_first(pictures, self._directions(pairs), [each.group for each in asked])
+
     def _labels(self, part: str, places: Sequence[int]) -> list[str]:
         return [getattr(self.reference.rows[place], part) for place in places]
 
 
-def words_read(
-    contrasts: Sequence[Contrast],
-    pictures: Mapping[int, Float[Tensor, " f"]],
-    real: Float[Tensor, "n f"],
-    centre: Float[Tensor, " f"],
+def first_and_five(pictures: Float[Tensor, "q f"], candidates: Float[Tensor, "q c f"]) -> tuple[float, float]:
+    """How often the first candidate is the nearest one, and among the five nearest, by the dot product."""
+    nearness = torch.einsum("qf,qcf->qc", pictures, candidates)
+    ranks = 1 + (nearness[:, 1:] >= nearness[:, :1]).sum(1)
+    return float((ranks <= 1).float().mean()), float((ranks <= 5).float().mean())
+
+
+def nearer_to_first(
+    pictures: Float[Tensor, "n f"], pairs: Float[Tensor, "n 2 f"], groups: Sequence[str]
 ) -> dict[str, tuple[float, int]]:
-    """By group, the share of pictures that are nearer to their own real picture than to the other one."""
+    """By group, how often a picture is nearer to the first of its pair, and the number of pictures."""
     right: defaultdict[str, list[bool]] = defaultdict(list)
-    for number, picture in pictures.items():
-        contrast = contrasts[number]
-        pair = F.normalize(real[[contrast.own, contrast.other]] - centre, dim=1)
-        own, other = (pair @ F.normalize(picture - centre, dim=0)).tolist()
-        right[contrast.group].append(own > other)
+    nearness = torch.einsum("nf,npf->np", pictures, pairs)
+    for group, (own, other) in zip(groups, nearness.tolist(), strict=True):
+        right[group].append(own > other)
     return {group: (sum(found) / len(found), len(found)) for group, found in right.items()}
 
 
-def accuracy(
-    pictures: Float[Tensor, "q f"],
-    queries: Sequence[Query],
-    real: Float[Tensor, "n f"],
-    centre: Float[Tensor, " f"],
-) -> tuple[float, float]:
-    """Share of pictures whose own real picture is the nearest, and among the five nearest, by cosine."""
-    ranks = []
-    for picture, query in zip(pictures, queries, strict=True):
-        among = F.normalize(real[[query.own, *query.others]] - centre, dim=1)
-        nearness = among @ F.normalize(picture - centre, dim=0)
-        ranks.append(1 + int((nearness[1:] >= nearness[0]).sum()))
-    found = torch.tensor(ranks)
-    return float((found <= 1).float().mean()), float((found <= 5).float().mean())
-
-
-def named(
-    seen: Mapping[str, Float[Tensor, "q e"]], reference: Reference, names: Mapping[str, Float[Tensor, " e"]]
-) -> dict[str, tuple[float, float]]:
-    """How often the judge gives a query's picture its own name among 100, first and among the first five.
+class WordScorer:
+    """Whether the judge of words reads the captions in the pictures.
 
     Args:
-        seen: the judge's vectors of a picture for each query, by the name of the queries.
-        reference: the queries.
-        names: the judge's vector of each name.
+        reference: the prompts.
+        judge: benchmarks/icon_judge.py.
     """
-    found = {}
-    for group, vectors in seen.items():
-        ranks = []
-        for vector, query in zip(vectors, reference.queries[group], strict=True):
-            candidates = [reference.rows[place].words for place in (query.own, *query.others)]
-            nearness = torch.stack([names[words] for words in candidates]) @ vector
-            ranks.append(1 + int((nearness[1:] >= nearness[0]).sum()))
-        top1, top5 = (sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5))
-        found[group] = top1, top5
-    return found
+
+    def __init__(self, reference: Reference, judge: IconJudge) -> None:
+        self.reference, self.judge = reference, judge
+        self.words = [row.words for row in reference.rows]
+        names = sorted(set(self.words))
+        self.read = judge.read(names)[torch.tensor([names.index(words) for words in self.words])]
+
+    def named(self, answers: Mapping[str, Images]) -> dict[str, tuple[float, float]]:
+        """By the name of the queries: how often a picture's own name is first, and among the first five."""
+        return {
+            group: first_and_five(self.judge.look(images), self.read[candidates(self.reference, group)])
+            for group, images in answers.items()
+        }
+
+    def told_apart(self, contrasted: Images) -> dict[str, tuple[float, int]]:
+        """By group of contrasts: how often a picture fits its own name better than the other one."""
+        contrasts = self.reference.contrasts
+        pairs = torch.tensor([[each.own, each.other] for each in contrasts])
+        return nearer_to_first(
+            self.judge.look(contrasted), self.read[pairs], [each.group for each in contrasts]
+        )
 
 
-def read(
-    seen: Float[Tensor, "n e"], reference: Reference, names: Mapping[str, Float[Tensor, " e"]]
-) -> dict[str, tuple[float, int]]:
-    """By group of contrasts, how often a picture fits its own name better than the other one.
-
-    Args:
-        seen: the judge's vector of a picture for each contrast.
-        reference: the contrasts.
-        names: the judge's vector of each name.
-    """
-    right: defaultdict[str, list[bool]] = defaultdict(list)
-    for vector, contrast in zip(seen, reference.contrasts, strict=True):
-        own, other = (names[reference.rows[place].words] for place in (contrast.own, contrast.other))
-        right[contrast.group].append(float(vector @ own) > float(vector @ other))
-    return {group: (sum(found) / len(found), len(found)) for group, found in right.items()}
+def candidates(reference: Reference, group: str) -> Int64[Tensor, "q c"]:
+    """For each query the place of its own picture in the reference, then those of the others."""
+    return torch.tensor([[query.own, *query.others] for query in reference.queries[group]])

@@ -48,7 +48,7 @@ from PIL import Image
 import imagen_pl
 from benchmarks.icon_judge import FOLDER, IconJudge
 from benchmarks.icon_reference import PICTURES, REAL, Reference, make_reference
-from benchmarks.icon_scores import IconScore, IconScorer, named, read
+from benchmarks.icon_scores import IconScore, IconScorer, WordScorer
 from benchmarks.machine import command_line, machine
 from benchmarks.protocol import Images, cached, extract, shrink
 from benchmarks.quality import EXTRACTORS, check_teachers
@@ -120,7 +120,7 @@ def judge_table(scores: Sequence[IconScore], ceiling: dict[str, Any]) -> str:
         scores: of the models.
         ceiling: what the judge gets right about real pictures, of its judge.json.
     """
-    groups, pairs = list(scores[-1].named), sorted(scores[-1].read)
+    groups, pairs = list(scores[-1].named), sorted(scores[-1].told_apart)
     of_pairs = {pair: ceiling[pair.split(",")[0]] for pair in pairs if pair.split(",")[0] in ceiling}
     real = [f"{ceiling['top1']:.0%} / {ceiling['top5']:.0%}" for _ in groups]
     real += [
@@ -129,7 +129,7 @@ def judge_table(scores: Sequence[IconScore], ceiling: dict[str, Any]) -> str:
     rows = [["real", *real]]
     for s in scores:
         cells = [f"{s.named[g][0]:.0%} / {s.named[g][1]:.0%}" for g in groups]
-        rows.append([s.name, *cells, *(f"{s.read[g][0]:.0%} of {s.read[g][1]}" for g in pairs)])
+        rows.append([s.name, *cells, *(f"{s.told_apart[g][0]:.0%} of {s.told_apart[g][1]}" for g in pairs)])
     names = ["", *(f"named, {group}: top-1 / top-5" for group in groups), *pairs]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)])
@@ -170,9 +170,7 @@ def run(
     real = cached(key, lambda: extract(extractor, real_images, "real pictures"))
     scorer = IconScorer(reference, real)
     scores, shown = [scorer.score_real()], {}
-    judge = IconJudge.load()
-    words = sorted({row.words for row in reference.rows})
-    names = dict(zip(words, judge.read(words), strict=True))
+    words = WordScorer(reference, IconJudge.load())
     judged = json.loads((FOLDER / "judge.json").read_text())["tests"]
     ceiling = judged["64 px" if resolution >= 64 else "32 px"]
     shown["real"] = torch.cat([real_images[places[REAL:]] for places in reference.by_caption.values()])
@@ -182,14 +180,7 @@ def run(
         answered = {group: extract(extractor, images, name) for group, images in answers.items()}
         by_number = dict(enumerate(extract(extractor, contrasted, name)))
         score = scorer.score(name, features, answered, by_number)
-        seen = {group: judge.look(images) for group, images in answers.items()}
-        scores.append(
-            replace(
-                score,
-                named=named(seen, reference, names),
-                read=read(judge.look(contrasted), reference, names),
-            )
-        )
+        scores.append(replace(score, named=words.named(answers), told_apart=words.told_apart(contrasted)))
         shown[name] = several
     print(
         f"{extractor.name} features, {resolution} px, {len(reference.by_caption)} captions of {PICTURES} "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.icon_judge import IconJudge
 from benchmarks.icon_reference import PICTURES, REAL, Reference, make_reference
-from benchmarks.icon_scores import IconScorer, named, read
+from benchmarks.icon_scores import IconScorer, WordScorer
 from benchmarks.icons import table
 from benchmarks.word_pairs import mine
 from imagen_pl.data.sources.icons import IconRow
@@ -113,27 +117,36 @@ def test_number_of_pairs_is_limited_and_drawn_by_the_seed() -> None:
     assert first == same != other
 
 
+class Reader:
+    """In place of the judge: a picture's brightness is the number of the name that it shows."""
+
+    def __init__(self, names: int) -> None:
+        self.vectors = torch.eye(names)
+
+    def read(self, captions: list[str]) -> Tensor:
+        return self.vectors[: len(captions)]
+
+    def look(self, images: Tensor) -> Tensor:
+        return self.vectors[images[:, 0, 0, 0].long()]
+
+
 def test_judge_s_answers_are_counted_by_query_and_by_contrast() -> None:
     reference = make_reference(rows(), "validation", seed=0)
-    words = sorted({row.words for row in reference.rows})
-    names = dict(zip(words, torch.eye(len(words)), strict=True))
-    queries = reference.queries["train"]
+    names = sorted({row.words for row in reference.rows})
+    scorer = WordScorer(reference, cast(IconJudge, Reader(len(names))))
+    queries, contrasts = reference.queries["train"], reference.contrasts
 
     def pictures(of: list[int]) -> Tensor:
-        return torch.stack([names[reference.rows[place].words] for place in of])
+        numbers = torch.tensor([names.index(reference.rows[place].words) for place in of])
+        return numbers[:, None, None, None].expand(-1, 3, 4, 4)
 
-    right = pictures([query.own for query in queries])
-    wrong = pictures([query.others[0] for query in queries])
-    half = torch.cat([right[: len(right) // 2], wrong[len(right) // 2 :]])
-    shares = named({"train": half}, reference, names)["train"]
-    assert shares[0] == len(right) // 2 / len(right)
-    assert named({"train": right}, reference, names) == {"train": (1.0, 1.0)}
-
-    contrasts = reference.contrasts
+    right, wrong = pictures([q.own for q in queries]), pictures([q.others[0] for q in queries])
+    half = len(queries) // 2
+    assert scorer.named({"train": right}) == {"train": (1.0, 1.0)}
+    top1, _ = scorer.named({"train": torch.cat([right[:half], wrong[half:]])})["train"]
+    assert top1 == pytest.approx(half / len(queries))
     assert contrasts
-    assert {share for share, _ in read(pictures([c.own for c in contrasts]), reference, names).values()} == {
-        1.0
-    }
-    assert {
-        share for share, _ in read(pictures([c.other for c in contrasts]), reference, names).values()
-    } == {0.0}
+    for which, share in (("own", 1.0), ("other", 0.0)):
+        found = scorer.told_apart(pictures([getattr(each, which) for each in contrasts]))
+        assert found.keys() == {each.group for each in contrasts}
+        assert {right for right, _ in found.values()} == {share}
