@@ -110,9 +110,10 @@ class ImageTextContrastive(LossTerm):
         own = torch.arange(len(inputs.text), device=similarity.device)
         by_caption = F.cross_entropy(similarity.T, own, reduction="none")
         if self.queue is not None and inputs.captions:
-            earlier, equal = self.queue.negatives(inputs.captions)
+            earlier = self.queue.vectors.clone()  # `add` overwrites them before the backward pass
             queued = images @ F.normalize(self.text(earlier).float(), dim=1).T * scale
-            similarity = torch.cat([similarity, queued.masked_fill(equal, -torch.inf)], dim=1)
+            left_out = self.queue.left_out(inputs.captions)
+            similarity = torch.cat([similarity, queued.masked_fill(left_out, -torch.inf)], dim=1)
             if inputs.generator is None:
                 self.queue.add(inputs.captions, inputs.text.pooled)
         by_image = F.cross_entropy(similarity, own, reduction="none")
@@ -139,18 +140,18 @@ class CaptionQueue(nn.Module):
         self.register_buffer("keys", torch.zeros(size, dtype=torch.long))
         self.register_buffer("added", torch.tensor(0))
 
-    def negatives(self, captions: list[str]) -> tuple[Float[Tensor, "m c"], Bool[Tensor, "b m"]]:
-        """The vectors in the queue, and which of them belong to the same caption as a row of the batch."""
-        filled = min(int(self.added), len(self.keys))
+    def left_out(self, captions: list[str]) -> Bool[Tensor, "b n"]:
+        """For each row of a batch, the places that are no negatives: of its own caption, and empty ones."""
         keys = torch.tensor([_key(caption) for caption in captions], device=self.keys.device)
-        return self.vectors[:filled], keys[:, None] == self.keys[:filled]
+        empty = torch.arange(len(self.keys), device=self.keys.device) >= self.added
+        return (keys[:, None] == self.keys) | empty
 
     @torch.no_grad()
     def add(self, captions: list[str], vectors: Float[Tensor, "b c"]) -> None:
         """Add each caption of a batch once, in place of the oldest; dropped captions ("") are not added."""
         first = {caption: i for i, caption in reversed(list(enumerate(captions))) if caption}
         rows = sorted(first.values())[: len(self.keys)]
-        places = (int(self.added) + torch.arange(len(rows), device=self.keys.device)) % len(self.keys)
+        places = (self.added + torch.arange(len(rows), device=self.keys.device)) % len(self.keys)
         keys = torch.tensor([_key(captions[i]) for i in rows], dtype=torch.long, device=self.keys.device)
         self.vectors[places] = vectors[rows].to(self.vectors)
         self.keys[places] = keys

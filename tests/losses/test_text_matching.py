@@ -14,6 +14,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import Hinge, NonSaturating, Relativistic
 from imagen_pl.losses.base import LossInputs, LossTerm
 from imagen_pl.losses.text_matching import (
+    CaptionQueue,
     FeatureMatching,
     ImageTextContrastive,
     MismatchedCaptions,
@@ -138,10 +139,23 @@ def test_queue_holds_the_last_captions_of_real_images_once_a_batch() -> None:
     term(Dot(), Relativistic(), generated)
     term(Dot(), Relativistic(), queued(["ccc", "dddd"], 3))
 
-    earlier, equal = term.queue.negatives(["a", "bb", "ccc", "dddd"])
+    left_out = term.queue.left_out(["a", "bb", "ccc", "dddd"])
 
-    torch.testing.assert_close(earlier, queued(["dddd", "bb", "ccc"], 0).text.pooled)
-    assert equal.int().tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    torch.testing.assert_close(term.queue.vectors, queued(["dddd", "bb", "ccc"], 0).text.pooled)
+    assert left_out.int().tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    assert CaptionQueue(2, 6).left_out(["a"]).all()  # empty
+
+
+def test_queue_is_filled_before_the_backward_pass() -> None:
+    term = ImageTextContrastive(6, 6, 5, negatives=4)
+    term(Dot(), Relativistic(), queued(["a", "bb"], 1))
+
+    term(Dot(), Relativistic(), queued(["ccc", "dddd"], 2)).mean().backward()
+
+    assert term.queue is not None
+    assert int(term.queue.added) == 4
+    assert term.text.weight.grad is not None
+    assert term.text.weight.grad.any()
 
 
 def test_queue_is_part_of_the_checkpoint() -> None:
