@@ -4,10 +4,13 @@
     python -m benchmarks.human_eval score reading/ answers.txt
     python -m benchmarks.human_eval sheet emoji --split composition
     python -m benchmarks.human_eval sheet nearest
+    python -m benchmarks.human_eval sheet icons --icons imagen_pl/data/shipped/icons64
 
 The first writes reader/, to give away: sheet.png, pictures under numbers, the model's and real ones mixed,
 and choices.txt, ten names of the split's subjects for each, the right one among them; and key.json, to keep.
-Subjects of `test` were never seen, those of `composition` in another style. `nearest` in place of a model
+Subjects of `test` were never seen, those of `composition` in another style. With --icons the pictures are
+icons: the model draws the subject alone, such as "bell", and the real ones are of the eight largest sets.
+`nearest` in place of a model, on emoji,
 shows the real image of the training caption that is nearest in words, of the style that is asked for: what
 one could show who knows these images by heart and nothing else. The reader writes a line for each number,
 what is seen in his own words, then the name he chooses:
@@ -24,6 +27,7 @@ import argparse
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +37,9 @@ import torch
 from PIL import Image
 
 import imagen_pl
+from benchmarks.icon_reference import SETS
 from benchmarks.protocol import SIZE, Picture, nearest_captions, read_pictures, shrink
-from imagen_pl.data.build_emoji import STYLES
+from imagen_pl.data.sources.icons import IconSource
 from imagen_pl.data.transforms import decode
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, to_pil
@@ -57,16 +62,27 @@ class SheetPicture:
     choices: list[str]
 
 
+def read_icons(folder: Path) -> tuple[list[Picture], list[bytes]]:
+    """The icons of the eight largest sets. Their style is the set; their caption is the subject alone."""
+    rows = IconSource(str(folder)).icon_rows()
+    largest = [name for name, _ in Counter(row.set for row in rows).most_common(SETS)]
+    kept = [row for row in rows if row.set in largest]
+    pictures = [Picture(row.words, row.words, row.set, row.split, i) for i, row in enumerate(kept)]
+    return pictures, [row.image for row in kept]
+
+
 def draw_lots(pictures: list[Picture], split: str, seed: int) -> list[tuple[SheetPicture, int]]:
-    """Captions of the split, no subject twice, the styles alike, with their rows of `pictures`."""
+    """Captions of the split with their rows of `pictures`: no subject twice, the styles in turn."""
+    styles = sorted({picture.style for picture in pictures})
     lots = np.random.default_rng(seed)
     held = [(row, picture) for row, picture in enumerate(pictures) if picture.split == split]
     names = {picture.subject: name_of(picture) for _, picture in held}
     found: list[tuple[SheetPicture, int]] = []
     taken: set[str] = set()
     for k in range(DRAWN + REAL):
-        style = STYLES[k % len(STYLES)]
-        left = [(row, p) for row, p in held if p.subject not in taken and p.style == style]
+        style = styles[k % len(styles)]
+        new = [(row, p) for row, p in held if p.subject not in taken]
+        left = [(row, p) for row, p in new if p.style == style] or new
         row, picture = left[int(lots.integers(len(left)))]
         taken.add(picture.subject)
         name = names[picture.subject]
@@ -82,10 +98,14 @@ def name_of(picture: Picture) -> str:
     return picture.caption.removesuffix(f", {picture.style} style")
 
 
-def write_sheet(model: str, out: Path, seed: int, refine: int = 0, split: str = "test") -> None:
+def write_sheet(
+    model: str, out: Path, seed: int, refine: int = 0, split: str = "test", icons: Path | None = None
+) -> None:
     if model == NEAREST and refine:
         raise UserError("--refine is for a model: real images stay as they are")
-    pictures, encoded = read_pictures()
+    if model == NEAREST and icons:
+        raise UserError("nearest is for emoji: leave out --icons")
+    pictures, encoded = read_icons(icons) if icons else read_pictures()
     lots = draw_lots(pictures, split, seed)
     asked = [row for shown, row in lots if shown.source == "model"]
     side, drawn = answers_of(model, asked, pictures, encoded, seed, refine)
@@ -98,6 +118,7 @@ def write_sheet(model: str, out: Path, seed: int, refine: int = 0, split: str = 
     (reader / "choices.txt").write_text("".join(choice_lines))
     key = {k: asdict(shown) for k, (shown, _) in zip(numbers, lots, strict=True)}
     about = {"model": model, "split": split, "seed": seed, "refine": refine}
+    about |= {"icons": icons.name} if icons else {}
     (out / "key.json").write_text(json.dumps(about | {"pictures": key}, indent=1))
 
 
@@ -166,13 +187,14 @@ def main() -> None:
     )
     sheet.add_argument("--seed", type=int, default=0, help="which subjects, and the latents")
     sheet.add_argument("--refine", type=int, default=0, help="steps towards the prior's guess")
+    sheet.add_argument("--icons", type=Path, help="folder of icons, in place of the emoji")
     judged = verbs.add_parser("score", help="print what the reader got right")
     judged.add_argument("out", type=Path, help="what `sheet` wrote")
     judged.add_argument("answers", type=Path)
     said = parser.parse_args()
     try:
         if said.verb == "sheet":
-            write_sheet(said.model, said.out, said.seed, said.refine, said.split)
+            write_sheet(said.model, said.out, said.seed, said.refine, said.split, said.icons)
         else:
             key = read_key(said.out)
             print(table(key, read_answers(said.answers, key)))

@@ -15,6 +15,14 @@ from imagen_pl.errors import UserError
 CAPTIONS, PICTURES, REAL = 60, 8, 16
 QUERIES, CANDIDATES, SETS, POOL = 100, 100, 8, 130
 WORD_PAIRS = 40  # of each category, learnt and held out
+JUDGED = 300  # pictures of each set that the judges of sets and kinds are fitted to
+# Sets name the same kind differently. Kinds that name no family, such as "regular", are left out, and so is
+# "bold", which is a thick outline in one set and filled in another.
+_FAMILIES = {
+    "duotone": ("duo", "two tone", "twotone", "two-tone"),
+    "filled": ("fill", "solid"),
+    "outline": ("outline", "line", "stroke", "thin", "light"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Reference:
     rows: all real pictures that are compared.
     by_caption: for each caption, its real pictures: 16 to compare with, then 8 that answer for "real".
     queries: by name of the row group: train, pairs, subjects.
-    judged_by: real pictures of the sets that the judges are fitted to; none of them is a query's own.
+    judged_by: real pictures of the sets, to which the judges of sets and kinds are fitted; none is a query's.
     contrasts: both icons of the pairs whose names differ in one word.
     """
 
@@ -119,5 +127,18 @@ def make_reference(rows: Sequence[IconRow], held_out: str, seed: int) -> Referen
             real_answer = use(elsewhere[int(draw.integers(len(elsewhere)))]) if elsewhere else None
             contrasts.append(Contrast(group, rows[own].full_caption, use(own), use(other), real_answer))
     asked = {query.own for group in queries.values() for query in group}
-    judged_by = [place for pool in pools.values() for place in pool if place not in asked]
+    judged_by = []
+    for name in pools:
+        possible = [i for i in draw.permutation(of_set[name]).tolist() if needed.get(i) not in asked]
+        judged_by += [use(i) for i in possible[:JUDGED]]
     return Reference([rows[place] for place in needed], by_caption, queries, judged_by, contrasts)
+
+
+def kind_family(kind: str) -> str:
+    """outline, filled or duotone, as the kind of any set says; "" for other kinds.
+
+    Coloured icons are none of the three.
+    """
+    if "coloured" in kind:
+        return ""
+    return next((family for family, parts in _FAMILIES.items() if any(part in kind for part in parts)), "")

@@ -5,7 +5,7 @@ Axes: p captions, k pictures a caption, q queries, n real pictures, f features.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from benchmarks.icon_judge import IconJudge, Images
-from benchmarks.icon_reference import REAL, Reference
+from benchmarks.icon_reference import REAL, Reference, kind_family
 from benchmarks.style_judge import StyleJudge
 from imagen_pl.metrics.caption_diversity import CaptionDiversity, caption_diversity
 from imagen_pl.metrics.distances import frechet_distance
@@ -89,6 +89,12 @@ class IconScorer:
             self._nearer_to_own(contrasted),
         )
 
+    def chance(self, part: str) -> float:
+        """What answering with the most frequent set or kind gets right."""
+        asked = [query.own for queries in self.reference.queries.values() for query in queries]
+        labels = Counter(label for label in self._labels(part, asked) if label)
+        return max(labels.values()) / sum(labels.values()) if labels else float("nan")
+
     def score_real(self) -> IconScore:
         """What other real pictures score: the ceiling."""
         queries, contrasts = self.reference.queries, self.reference.contrasts
@@ -122,7 +128,8 @@ class IconScorer:
         return nearer_to_first(pictures, self._directions(pairs), [each.group for each in asked])
 
     def _labels(self, part: str, places: Sequence[int]) -> list[str]:
-        return [getattr(self.reference.rows[place], part) for place in places]
+        rows = [self.reference.rows[place] for place in places]
+        return [kind_family(row.kind) if part == "kind" else row.set for row in rows]
 
 
 def first_and_five(pictures: Float[Tensor, "q f"], candidates: Float[Tensor, "q c f"]) -> tuple[float, float]:

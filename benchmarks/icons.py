@@ -17,8 +17,9 @@ each model drew: eight seeds of eight captions.
   was not learnt. Chance is 1% and 5%. The row "real" answers with the real picture of the same subject in
   another set.
 - Set and kind: a judge (benchmarks/style_judge.py), fitted to other real pictures of the eight sets, says
-  which set, and which kind such as "outline", the queries' pictures are in. The row "real" is the share of
-  the queries' own real pictures that it gets right.
+  which set the queries' pictures are in, and whether they are outline, filled or duotone, where the caption
+  says it. The row "real" is the share of the queries' own real pictures that it gets right. Chance, the
+  share of the most frequent answer, is printed below the table.
 - One word's difference: both icons of a pair such as "bell" and "bell off" are drawn
   (benchmarks/word_pairs.py). The share of pictures that are nearer to their own real picture than to the
   other one; chance is 50%. Learnt pairs, and pairs with an icon that was held out. The row "real" answers
@@ -187,6 +188,7 @@ def run(
         f"pictures, subjects with {least} pictures or more, seed {seed}\n"
     )
     print(table(scores))
+    print(f"\nChance: set {scorer.chance('set'):.0%}, kind {scorer.chance('kind'):.0%}")
     print(f"\nOne word's difference (chance 50%)\n\n{word_table(scores)}")
     print(f"\nWords by the judge (chance 1%, 5% and 50%)\n\n{judge_table(scores[1:], ceiling)}")
     about: dict[str, Any] = {
@@ -198,6 +200,7 @@ def run(
         "least_pictures": least,
         "seed": seed,
         "guidance": guidance,
+        "chance": {part: scorer.chance(part) for part in ("set", "kind")},
         "scores": [asdict(each) for each in scores],
         "judge": judged,
     }

@@ -35,8 +35,8 @@ class StyleJudge:
 
     @classmethod
     def fit(cls, features: Float[Tensor, "n f"], labels: Sequence[str]) -> StyleJudge:
-        """Fit to real pictures; classes of fewer than 20 pictures are left out."""
-        classes = sorted(name for name, count in Counter(labels).items() if count >= _LEAST)
+        """Fit to real pictures. Those with the label "" and classes of fewer than 20 are left out."""
+        classes = sorted(name for name, count in Counter(labels).items() if name and count >= _LEAST)
         kept = [i for i, label in enumerate(labels) if label in classes]
         target: Int64[Tensor, " n"] = torch.tensor([classes.index(labels[i]) for i in kept])
         x = features[kept].double()

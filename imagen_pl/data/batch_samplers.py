@@ -19,7 +19,7 @@ from imagen_pl.schedules import Stage, batches
 
 Integers = NDArray[np.int64]
 
-FLIP, DROP_CAPTION, WHICH_CAPTION, WHICH_MEMBER = 1, 2, 3, 4
+FLIP, DROP_CAPTION, WHICH_CAPTION, WHICH_MEMBER, OWN_CAPTIONS = 1, 2, 3, 4, 5
 
 
 class SharedCaptions(NamedTuple):
@@ -123,15 +123,29 @@ class CaptionGroups:
     discriminator's `minibatch_stddev` are then pictures of one caption. A caption that fewer rows have keeps
     its one sample; the other places of its group are further samples, each with a caption of its own.
 
+    In a share of the groups the pictures are chosen in the same way, but each has another of its captions:
+    pictures of "bell" have "bell, outline", "bell, filled" and so on. Captions that are nearly alike then
+    stand in one batch, where losses on mismatched captions have to tell them apart (batches of similar
+    samples, GRIT-VLP, arXiv:2208.04060, section 3.1).
+
     Args:
         order: from sample numbers to rows.
         captions: the captions of each row.
         pictures: samples that share a caption, 2 or more.
         seed: of the choice of captions and pictures.
+        own_captions: the share of groups whose pictures have captions of their own.
     """
 
-    def __init__(self, order: Shuffle, captions: Sequence[tuple[str, ...]], pictures: int, seed: int) -> None:
+    def __init__(
+        self,
+        order: Shuffle,
+        captions: Sequence[tuple[str, ...]],
+        pictures: int,
+        seed: int,
+        own_captions: float = 0.0,
+    ) -> None:
         self.order, self.captions, self.pictures, self.seed = order, captions, pictures, seed
+        self.own_captions = own_captions
         rows_of: dict[str, list[int]] = {}
         for row, words in enumerate(captions):
             for caption in words:
@@ -151,15 +165,18 @@ class CaptionGroups:
         draws = uniform(self.seed, WHICH_CAPTION, numbers)
         captions = [drawn(self.captions[row], u) for row, u in zip(rows.tolist(), draws, strict=True)]
         groups = len(numbers) // self.pictures
+        own = uniform(self.seed, OWN_CAPTIONS, numbers) < self.own_captions
         for first in range(groups):
-            among = self._rows_of.get(captions[first])
+            shared = captions[first]
+            among = self._rows_of.get(shared)
             if among is not None:
                 draw = np.random.default_rng([self.seed, int(numbers[first])])
-                places = range(first, len(numbers), groups)
                 rows[first::groups] = draw.choice(among, self.pictures, replace=False)
-                deciding[first::groups] = numbers[first]
-                for place in places:
-                    captions[place] = captions[first]
+                if not own[first]:
+                    deciding[first::groups] = numbers[first]
+                for place in range(first, len(numbers), groups):
+                    others = own[first] and tuple(c for c in self.captions[rows[place]] if c != shared)
+                    captions[place] = drawn(others, draws[place]) if others else shared
         return rows, SharedCaptions(captions, deciding)
 
 

@@ -43,6 +43,9 @@ class CaptionedImages(CaptionedRows):
             have so many. Set `minibatch_stddev` of the discriminator to the same number: it then compares the
             variation within a caption, which prevents mode collapse. 1 samples images independently; sources
             that are streams need 1.
+        own_captions: of these groups of images, the share in which each image has another of its captions, 0
+            to 1: images of "bell" have "bell, outline", "bell, filled" and so on. The losses on mismatched
+            captions then have to tell them apart. It needs images with several captions.
         horizontal_flip: mirror half of the images. Captions that say left or right become wrong.
         caption_dropout: share of captions replaced by "", 0 to 1, for guidance without a caption.
         epoch_kimg: an epoch ends at each multiple of this many thousand images; validation follows.
@@ -71,6 +74,7 @@ class CaptionedImages(CaptionedRows):
         fit: Literal["crop", "pad"] = "crop",
         background: str = "white",
         pictures_per_caption: int = 1,
+        own_captions: float = 0.0,
         horizontal_flip: bool = False,
         caption_dropout: float = 0.0,
         epoch_kimg: float = 10.0,
@@ -89,6 +93,7 @@ class CaptionedImages(CaptionedRows):
             ("caption_dropout", caption_dropout, 0 <= caption_dropout <= 1),
             ("epoch_kimg", epoch_kimg, epoch_kimg * 1000 >= 1),
             ("pictures_per_caption", pictures_per_caption, pictures_per_caption > 0),
+            ("own_captions", own_captions, 0 <= own_captions <= 1),
             ("val_fraction", val_fraction, 0 <= val_fraction <= 0.5),
             ("val_samples", val_samples, val_samples is None or val_samples > 0),
             ("val_batch_size", val_batch_size, val_batch_size > 0),
@@ -104,8 +109,14 @@ class CaptionedImages(CaptionedRows):
                 f"data.pictures_per_caption {pictures_per_caption} needs images that can be read in any "
                 "order, and this source is a stream: set it to 1"
             )
+        if own_captions and pictures_per_caption == 1:
+            raise UserError(
+                f"data.own_captions {own_captions} needs groups of images: set "
+                "data.pictures_per_caption to 4, for example"
+            )
         self.source = source
         self.pictures_per_caption = pictures_per_caption
+        self.own_captions = own_captions
         self.num_workers = num_workers
         self.epoch_images = round(epoch_kimg * 1000)
         self.val_split = val_split
@@ -149,7 +160,8 @@ class CaptionedImages(CaptionedRows):
         order: Shuffle | CaptionGroups
         order = GroupedShuffle(by_group(rows), seed) if self.balance_groups else Shuffle(len(rows), seed)
         if self.pictures_per_caption > 1:
-            order = CaptionGroups(order, [row.captions for row in rows], self.pictures_per_caption, seed)
+            captions = [row.captions for row in rows]
+            order = CaptionGroups(order, captions, self.pictures_per_caption, seed, self.own_captions)
         return self._loader(dataset, self._batches(order, rank, world_size), workers)
 
     def val_dataloader(self) -> DataLoader[CaptionedBatch] | list[DataLoader[CaptionedBatch]]:

@@ -72,10 +72,12 @@ def energy_distances(
         real: of real images, row by row of the same captions.
         equal: which rows have the same caption.
     """
-    exact = "donot_use_mm_for_euclid_dist"
-    to_real = torch.cdist(generated, real, compute_mode=exact)
-    to_generated = torch.cdist(generated, generated, compute_mode=exact)
-    scale = torch.cdist(real, real, compute_mode=exact).mean().clamp_min(1e-6)
+    centre = real.mean(0)  # without their common part, distances lose fewer digits in matrix products
+    generated, real = generated - centre, real - centre
+    products = "use_mm_for_euclid_dist"  # a fifth of the time of differences
+    to_real = torch.cdist(generated, real, compute_mode=products)
+    to_generated = torch.cdist(generated, generated, compute_mode=products)
+    scale = torch.cdist(real, real, compute_mode=products).mean().clamp_min(1e-6)
     others = equal.float().fill_diagonal_(0.0)
     number = others.sum(1)
     attraction = (to_real * equal).sum(1) / equal.sum(1)

@@ -15,6 +15,8 @@ import imagen_pl
 from benchmarks import human_eval
 from imagen_pl.errors import UserError
 
+ICONS = Path(imagen_pl.__file__).parent / "data/shipped/icons64"
+
 
 @pytest.fixture
 def sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -49,6 +51,22 @@ def test_every_subject_is_held_out_and_shown_once(split: str) -> None:
     sources = [shown.source for shown, _ in lots]
     assert 0 < sources[:40].count("real") < 20
     assert [shown for shown, _ in human_eval.draw_lots(pictures, split, 1)] != [shown for shown, _ in lots]
+
+
+def test_icons_are_drawn_by_their_subject_alone() -> None:
+    pictures, encoded = human_eval.read_icons(ICONS)
+    lots = human_eval.draw_lots(pictures, "test", 0)
+
+    assert len(encoded) == len(pictures) > 5_000
+    assert len({picture.style for picture in pictures}) == 8
+    assert {pictures[row].split for _, row in lots} == {"test"}
+    assert len({shown.name for shown, _ in lots}) == human_eval.DRAWN + human_eval.REAL
+    assert all(shown.caption == shown.name and "," not in shown.name for shown, _ in lots)
+
+
+def test_nearest_training_icon_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nearest is for emoji"):
+        human_eval.write_sheet("nearest", tmp_path, 0, icons=ICONS)
 
 
 def test_nearest_training_caption_can_be_a_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.icon_judge import IconJudge
-from benchmarks.icon_reference import PICTURES, REAL, Reference, make_reference
+from benchmarks.icon_reference import PICTURES, REAL, Reference, kind_family, make_reference
 from benchmarks.icon_scores import IconScorer, WordScorer
 from benchmarks.icons import table
 from benchmarks.word_pairs import mine
@@ -150,3 +150,15 @@ def test_judge_s_answers_are_counted_by_query_and_by_contrast() -> None:
         found = scorer.told_apart(pictures([getattr(each, which) for each in contrasts]))
         assert found.keys() == {each.group for each in contrasts}
         assert {right for right, _ in found.values()} == {share}
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        ("outline", "outline"), ("linear", "outline"), ("outline bold", "outline"), ("sharp fill", "filled"),
+        ("filled", "filled"), ("line duotone", "duotone"), ("sharp two tone", "duotone"), ("bold", ""),
+        ("coloured fill", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_kinds_that_sets_name_differently_are_one_family(kind: str, family: str) -> None:
+    assert kind_family(kind) == family

@@ -175,6 +175,34 @@ def test_pictures_that_share_a_caption_are_the_columns_of_the_batch() -> None:
     assert seen == set(range(16)), "every picture of both captions"
 
 
+def test_pictures_of_a_group_can_have_captions_of_their_own() -> None:
+    order = CaptionGroups(Shuffle(len(CAPTIONS), 3), CAPTIONS, 4, 3, own_captions=1.0)
+    of_bells = 0
+    for start in range(0, 12 * 50, 12):
+        numbers = np.arange(start, start + 12)
+        rows, shared = order(numbers)
+        same_rows, whole = grouped()(numbers)
+        assert rows.tolist() == same_rows.tolist()
+        for first in range(3):
+            captions, column = shared.captions[first::3], rows[first::3].tolist()
+            if whole.captions[first::3] == ["bell"] * 4:
+                of_bells += 1
+                assert captions == [f"bell, set {row}" for row in column]
+                assert shared.numbers[first::3].tolist() == numbers[first::3].tolist()
+            else:  # the rows of "star" have no other caption
+                assert captions == whole.captions[first::3]
+    assert of_bells > 20
+
+
+def test_share_of_groups_with_captions_of_their_own() -> None:
+    def groups_that_share(own_captions: float) -> int:
+        order = CaptionGroups(Shuffle(10, 3), CAPTIONS[:10], 10, 3, own_captions)
+        batches = (order(np.arange(start, start + 10))[1].captions for start in range(0, 20_000, 10))
+        return sum(captions == ["bell"] * 10 for captions in batches)
+
+    assert 0.7 < groups_that_share(0.25) / groups_that_share(0.0) < 0.8
+
+
 def test_grouped_batches_are_a_function_of_seed_and_number() -> None:
     numbers = np.arange(120, 132)
     rows, shared = grouped()(numbers)

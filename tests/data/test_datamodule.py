@@ -305,3 +305,28 @@ def test_groups_of_captions_need_images_in_any_order(tmp_path: Path) -> None:
         UserError, match=r"data.pictures_per_caption 2 needs images that can be read in any order"
     ):
         CaptionedImages(source, pictures_per_caption=2)
+
+
+@pytest.mark.parametrize(
+    ("own_captions", "pictures", "message"),
+    [(1.5, 4, r"data.own_captions 1.5 is out of range"), (0.5, 1, r"data.own_captions 0.5 needs groups")],
+)
+def test_share_of_own_captions_is_checked(own_captions: float, pictures: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        CaptionedImages(Solid(8), pictures_per_caption=pictures, own_captions=own_captions)
+
+
+def test_images_of_a_group_can_have_captions_of_their_own() -> None:
+    data = module(
+        Solid(40, captions=parity), batch_size=8, pictures_per_caption=4, own_captions=1.0, val_fraction=0,
+        epoch_kimg=0.2,
+    )  # fmt: skip
+    data.setup("fit")
+    of_one_parity = 0
+    for batch in data.train_dataloader():
+        for first in range(2):
+            captions, levels = batch.captions[first::2], levels_of(batch)[first::2]
+            assert captions != [captions[0]] * 4
+            if captions == [f"number {level}" for level in levels]:
+                of_one_parity += len({level % 2 for level in levels}) == 1
+    assert of_one_parity > 10

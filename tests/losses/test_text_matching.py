@@ -80,6 +80,28 @@ def test_neighbours_with_the_same_caption_are_not_mismatched() -> None:
     torch.testing.assert_close(loss, without * torch.tensor([0.0, 0.0, 1.0, 1.0]))
 
 
+def test_mismatched_caption_can_be_the_nearest_other_one() -> None:
+    vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8], [1.0, 0.0]])
+    vectors = F.pad(vectors, (0, 4))
+    text = TextFeatures(vectors[:, None], torch.ones(5, 1, dtype=torch.bool), vectors)
+    given = inputs(_like(text, noise=0.5), text)
+    given.captions = ["bell", "bell, outline", "star", "star, outline", "bell"]
+
+    loss = MismatchedCaptions(nearest=True)(Dot(), Relativistic(), given)
+
+    seen = given.features.final
+    own = (seen * text.pooled).sum(1, keepdim=True)
+    wrong = (seen * text.pooled[[1, 3, 3, 1, 1]]).sum(1, keepdim=True)
+    torch.testing.assert_close(loss, Relativistic().discriminator(own, wrong))
+
+
+def test_batch_of_one_caption_has_no_mismatch() -> None:
+    text = text_features(3)
+    given = inputs(_like(text), text)
+    given.captions = ["bell"] * 3
+    assert MismatchedCaptions(nearest=True)(Dot(), Relativistic(), given).tolist() == [0.0] * 3
+
+
 def test_samples_with_the_same_caption_are_not_negatives_of_each_other() -> None:
     text = text_features(4)
     term = ImageTextContrastive(6, 6, 5)
