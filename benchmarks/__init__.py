@@ -4,11 +4,12 @@ Run from the repository's root as `python -m benchmarks.NAME`:
 
     quality         Fréchet and kernel distance, retrieval accuracy, beside what real images score
     words           which kinds of prompts a model understands
-    human_eval      a blind recognition test for a reader
+    human_eval      a blind recognition test for a reader, of emoji or icons
     captioner       scores of captioners
     speed           images/s beside another commit; distance after a number of images
     demo_latency    how soon the web page opens and answers
     ablation        train a grid of recipes and tabulate it (grids/)
+    stability       how often a recipe trains well, over learning rates and seeds
     search          search for a better recipe with Optuna (studies/)
     icons           diversity and control of models trained on icons
     icon_judge      train the judge that reads what an icon shows

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size
+from imagen_pl.losses.frozen_maps import check_channels, mean_vectors
 from imagen_pl.losses.text_matching import ImageTextContrastive
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.pretrained.backbones import Backbone
@@ -102,17 +103,8 @@ class BackboneGuidance(ImageTextContrastive):
         right = discriminator.text_dim
         check_size(self, "text_dim", self.text.in_features, right, "the discriminator's text_dim")
         if self.backbone is None:
-            given = sum(discriminator.frozen_channels)
-            if not given:
-                raise ValueError(
-                    "BackboneGuidance.backbone is null, but the discriminator reads no frozen network: name "
-                    "a backbone, or add a ProjectedDiscriminator"
-                )
-            what = "the number of channels of the discriminator's backbone"
-            check_size(self, "channels", self.image.in_features, given, what)
+            check_channels(self, self.image.in_features, discriminator)
 
     def vectors(self, inputs: LossInputs) -> Float[Tensor, "b c"]:
         maps = inputs.features.frozen if self.backbone is None else self.backbone(inputs.images)
-        # Each map's mean is normalised, or the finest maps would dominate the coarse ones.
-        means = [F.normalize(x.mean((2, 3)), dim=1) for x in maps]
-        return torch.cat([x * x.shape[1] ** 0.5 for x in means], dim=1)
+        return mean_vectors(maps)

@@ -1,12 +1,16 @@
-"""The base of losses that compare a frozen network's feature maps of generated and of real images."""
+"""What losses on a frozen network's feature maps share.
+
+Axes: b batch, f channels of all maps together.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from imagen_pl.losses.base import LossInputs, LossTerm
+from imagen_pl.losses.base import LossInputs, LossTerm, check_size
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.pretrained.backbones import Backbone, frozen_names
 from imagen_pl.schedules import Schedule
@@ -49,3 +53,23 @@ class FrozenMapsLoss(LossTerm):
         with torch.no_grad():
             real = self.backbone(inputs.real_images[:count])
         return self.backbone(inputs.images[:count]), real
+
+
+def mean_vectors(maps: Maps) -> Float[Tensor, "b f"]:
+    """The means of the maps, one vector an image.
+
+    Each map's mean is normalised, or the finest maps would dominate the coarse ones.
+    """
+    means = [F.normalize(x.mean((2, 3)), dim=1) for x in maps]
+    return torch.cat([x * x.shape[1] ** 0.5 for x in means], dim=1)
+
+
+def check_channels(term: LossTerm, channels: int, discriminator: Discriminator) -> None:
+    """Raise ValueError unless `channels` is that of all maps of the discriminator's frozen network."""
+    expected = sum(discriminator.frozen_channels)
+    if not expected:
+        raise ValueError(
+            f"{type(term).__name__}.backbone is null, but the discriminator reads no frozen network: name a "
+            "backbone, or add a ProjectedDiscriminator"
+        )
+    check_size(term, "channels", channels, expected, "the number of channels of the discriminator's backbone")

@@ -19,6 +19,7 @@ from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.base import LossInputs, LossTerm
 from imagen_pl.losses.caption_distributions import EnergyMatching
 from imagen_pl.losses.clip_guidance import BackboneGuidance, ImageTextGuidance
+from imagen_pl.losses.feature_alignment import FeatureAlignment
 from imagen_pl.losses.gradient_penalties import (
     R1,
     R2,
@@ -81,6 +82,7 @@ TABLE: dict[str, Row] = {
     "pixel_matching": (lambda: {"losses": [PixelMatching()]}, NOTHING, G, NOTHING),
     "perceptual_matching": (lambda: {"losses": [seen_by_lite0()]}, NOTHING, G, NOTHING),
     "energy": (lambda: {"losses": [compared_by_lite0()]}, NOTHING, G, NOTHING),
+    "alignment": (lambda: {"losses": [aligned_with_lite0()]}, D | OWN, NOTHING, NOTHING),
     "mode_seeking": (lambda: {"losses": [ModeSeeking()]}, NOTHING, G, NOTHING),
     "latent_contrastive": (lambda: {"losses": [LatentContrastive(8, 8, 8)]}, NOTHING, G | OWN, NOTHING),
     "rotation": (lambda: {"losses": [tiny_task("rotation")]}, D | OWN, G, NOTHING),
@@ -117,6 +119,10 @@ class OfOneCaption(EnergyMatching):
 
 def compared_by_lite0() -> EnergyMatching:
     return OfOneCaption(TimmBackbone(size=16, maps=[0]))
+
+
+def aligned_with_lite0() -> FeatureAlignment:
+    return FeatureAlignment(TimmBackbone(size=16, maps=[0]), image_dim=8)
 
 
 @pytest.fixture(scope="module")
