@@ -12,18 +12,17 @@ each model drew: eight seeds of eight captions.
 - FD: Fréchet distance of these 480 pictures to the 960 real ones.
 - Subject: a picture is drawn for a caption with subject, set and kind. Its real picture is ranked, by
   nearness to the drawn one, with 99 real pictures of other subjects of the set, which is one of the eight
-  largest: top-1 and top-5. `train`:
-  captions that were learnt; `pairs`: subject and set were learnt, but not together; `subjects`: the subject
-  was not learnt. Chance is 1% and 5%. The row "real" answers with the real picture of the same subject in
-  another set.
+  largest: top-1 and top-5. `train`: captions that were learnt; `pairs`: subject and set were learnt, but not
+  together; `subjects`: the subject was not learnt. The row "real" answers with the real picture of the same
+  subject in another set.
 - Set and kind: a judge (benchmarks/style_judge.py), fitted to other real pictures of the eight sets, says
   which set the queries' pictures are in, and whether they are outline, filled or duotone, where the caption
-  says it. The row "real" is the share of the queries' own real pictures that it gets right. Chance, the
-  share of the most frequent answer, is printed below the table.
+  says it. The row "real" is the share of the queries' own real pictures that it gets right; chance is the
+  share of the most frequent answer.
 - One word's difference: both icons of a pair such as "bell" and "bell off" are drawn
   (benchmarks/word_pairs.py). The share of pictures that are nearer to their own real picture than to the
-  other one; chance is 50%. Learnt pairs, and pairs with an icon that was held out. The row "real" answers
-  with the real picture of the same name in another set, where there is one.
+  other one. Learnt pairs, and pairs with an icon that was held out. The row "real" answers with the real
+  picture of the same name in another set, where there is one.
 - Words by the judge (benchmarks/icon_judge.py), which knows real icons and names of every split: whether it
   finds the name of a query's picture among those of the 100 subjects, and whether a picture of a pair fits
   its own name better than the other one. "real": what it gets right about real pictures new to it.
@@ -37,6 +36,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -48,7 +48,7 @@ from PIL import Image
 
 import imagen_pl
 from benchmarks.icon_judge import FOLDER, IconJudge
-from benchmarks.icon_reference import PICTURES, REAL, Reference, make_reference
+from benchmarks.icon_reference import CANDIDATES, PICTURES, REAL, Reference, make_reference
 from benchmarks.icon_scores import IconScore, IconScorer, WordScorer
 from benchmarks.machine import command_line, machine
 from benchmarks.protocol import Images, cached, extract, shrink
@@ -61,6 +61,9 @@ from imagen_pl.imaging.grids import labelled_grid, to_pil
 from imagen_pl.inference.pipeline import TextToImage
 from imagen_pl.metrics.extractors import Extractor
 from imagen_pl.storage.atomic_files import atomic_write
+
+PARTS = ("set", "kind")
+ONE_AND_FIVE = f"{1 / CANDIDATES:.0%} / {5 / CANDIDATES:.0%}"
 
 
 def draw_all(
@@ -84,11 +87,17 @@ def draw_all(
     return several, answers, contrasted
 
 
-def table(scores: Sequence[IconScore]) -> str:
+def table(scores: Sequence[IconScore], chance: dict[str, float]) -> str:
+    """Diversity and control, after a row for chance.
+
+    Args:
+        chance: of sets and kinds.
+    """
     groups = list(scores[0].subject)
     names = ["", "diversity", "latent share", "precision", "coverage", "FD"]
     names += [f"subject, {group}: top-1 / top-5" for group in groups] + ["set", "kind"]
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    by_chance = [*[ONE_AND_FIVE] * len(groups), *(f"{chance[part]:.0%}" for part in PARTS)]
+    rows = [["chance", *[""] * 5, *by_chance]]
     for s in scores:
         d = s.diversity
         cells = [
@@ -99,19 +108,18 @@ def table(scores: Sequence[IconScore]) -> str:
             f"{d.coverage:.2f} ± {d.coverage_error:.2f}",
             f"{s.frechet:.1f}",
             *(f"{s.subject[group][0]:.0%} / {s.subject[group][1]:.0%}" for group in groups),
-            *(f"{share:.0%} of {number}" for share, number in (s.set, s.kind)),
+            *(of_number(getattr(s, part)) for part in PARTS),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(names, rows)
 
 
 def word_table(scores: Sequence[IconScore]) -> str:
+    """One word's difference, after a row for chance."""
     groups = sorted({group for s in scores for group in s.words})
-    lines = ["| | " + " | ".join(groups) + " |", "|" + "---|" * (len(groups) + 1)]
-    for s in scores:
-        cells = [f"{s.words[g][0]:.0%} of {s.words[g][1]}" if g in s.words else "" for g in groups]
-        lines.append("| " + " | ".join([s.name, *cells]) + " |")
-    return "\n".join(lines)
+    rows = [["chance", *["50%"] * len(groups)]]
+    rows += [[s.name, *(of_number(s.words.get(group)) for group in groups)] for s in scores]
+    return markdown(["", *groups], rows)
 
 
 def judge_table(scores: Sequence[IconScore], ceiling: dict[str, Any]) -> str:
@@ -122,17 +130,26 @@ def judge_table(scores: Sequence[IconScore], ceiling: dict[str, Any]) -> str:
         ceiling: what the judge gets right about real pictures, of its judge.json.
     """
     groups, pairs = list(scores[-1].named), sorted(scores[-1].told_apart)
-    of_pairs = {pair: ceiling[pair.split(",")[0]] for pair in pairs if pair.split(",")[0] in ceiling}
+    of_pairs = {pair: ceiling.get(pair.split(",")[0]) for pair in pairs}
     real = [f"{ceiling['top1']:.0%} / {ceiling['top5']:.0%}" for _ in groups]
-    real += [
-        f"{of_pairs[g]['right']:.0%} of {of_pairs[g]['pictures']}" if g in of_pairs else "" for g in pairs
-    ]
-    rows = [["real", *real]]
+    real += [of_number((c["right"], c["pictures"]) if c else None) for c in of_pairs.values()]
+    rows = [["chance", *[ONE_AND_FIVE] * len(groups), *["50%"] * len(pairs)], ["real", *real]]
     for s in scores:
         cells = [f"{s.named[g][0]:.0%} / {s.named[g][1]:.0%}" for g in groups]
-        rows.append([s.name, *cells, *(f"{s.told_apart[g][0]:.0%} of {s.told_apart[g][1]}" for g in pairs)])
-    names = ["", *(f"named, {group}: top-1 / top-5" for group in groups), *pairs]
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+        rows.append([s.name, *cells, *(of_number(s.told_apart[pair]) for pair in pairs)])
+    return markdown(["", *(f"named, {group}: top-1 / top-5" for group in groups), *pairs], rows)
+
+
+def of_number(share: tuple[float, int] | None) -> str:
+    """A share with its standard error, and the number of pictures."""
+    if share is None:
+        return ""
+    error = math.sqrt(share[0] * (1 - share[0]) / share[1])
+    return f"{share[0]:.0%} ± {error:.0%} of {share[1]:,}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)])
 
 
@@ -187,10 +204,11 @@ def run(
         f"{extractor.name} features, {resolution} px, {len(reference.by_caption)} captions of {PICTURES} "
         f"pictures, subjects with {least} pictures or more, seed {seed}\n"
     )
-    print(table(scores))
-    print(f"\nChance: set {scorer.chance('set'):.0%}, kind {scorer.chance('kind'):.0%}")
-    print(f"\nOne word's difference (chance 50%)\n\n{word_table(scores)}")
-    print(f"\nWords by the judge (chance 1%, 5% and 50%)\n\n{judge_table(scores[1:], ceiling)}")
+    chance = {part: scorer.chance(part) for part in PARTS}
+    print(table(scores, chance))
+    print("\nThe standard error of a top-1 or top-5 share is at most 5 points.")
+    print(f"\nOne word's difference\n\n{word_table(scores)}")
+    print(f"\nWords by the judge\n\n{judge_table(scores[1:], ceiling)}")
     about: dict[str, Any] = {
         "command": command_line(),
         "git": git_state(),
@@ -200,7 +218,7 @@ def run(
         "least_pictures": least,
         "seed": seed,
         "guidance": guidance,
-        "chance": {part: scorer.chance(part) for part in ("set", "kind")},
+        "chance": chance,
         "scores": [asdict(each) for each in scores],
         "judge": judged,
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.icon_judge import IconJudge
 from benchmarks.icon_reference import PICTURES, REAL, Reference, kind_family, make_reference
 from benchmarks.icon_scores import IconScorer, WordScorer
-from benchmarks.icons import table
+from benchmarks.icons import PARTS, of_number, table
 from benchmarks.word_pairs import mine
 from imagen_pl.data.sources.icons import IconRow
 
@@ -85,7 +85,15 @@ def test_real_pictures_score_near_the_ceiling_and_one_picture_a_caption_the_floo
     assert floor.words["number, learnt"] == (0.0, 80)
     assert ceiling.set[1] == ceiling.kind[1] == sum(map(len, reference.queries.values()))
     assert ceiling.set[0] < 0.4, "these features know nothing of the sets"
-    assert "| one picture | 0.00 ± 0.00 | 0.00 |" in table([ceiling, floor])
+    shown = table([ceiling, floor], {part: scorer.chance(part) for part in PARTS}).splitlines()
+    assert shown[2].startswith("| chance |  |")
+    assert shown[2].endswith(f"| 1% / 5% | {scorer.chance('set'):.0%} | 100% |")
+    assert shown[4].startswith("| one picture | 0.00 ± 0.00 | 0.00 |")
+
+
+def test_share_is_shown_with_its_standard_error() -> None:
+    assert of_number((0.8, 100)) == "80% ± 4% of 100"
+    assert of_number(None) == ""
 
 
 def icon(words: str, icon_set: str = "A", kind: str = "outline", split: str = "train") -> IconRow:
