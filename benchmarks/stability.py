@@ -1,14 +1,15 @@
 """How often a recipe trains well: five learning rates, a quarter to four times its own, by three seeds.
 
-    python -m benchmarks.stability configs/experiment/icons32.yaml --max_images 12000
-    python -m benchmarks.stability configs/experiment/icons32.yaml --max_images 12000 --table
+    python -m benchmarks.stability configs/experiment/icons32.yaml --max_images 10000
+    python -m benchmarks.stability configs/experiment/icons32.yaml --max_images 10000 --table
 
-A run is good if it ends, without an error, with a Fréchet distance on validation of at most 1.3 times that of
-the best run, and its images have not collapsed: `train/latent_share`, the share of the images' variance that
-lies within captions, is above 0.05. Both learning rates are multiplied by the factor.
+A run is good if it ends without an error, its Fréchet distance on validation is at most 1.3 times the
+smallest of all runs, and its images have not collapsed: `train/latent_share`, the share of the images'
+variance that lies within captions, is at least 0.05. The factor multiplies the learning rates of both
+optimizers, which the recipe must name. Options that this command does not know go to `imagen-pl fit`.
 
 Each run's distance, share and curves are written as JSON to --out. Runs that are there are not trained again,
-so an interrupted benchmark can be continued, and two processes can share the seeds (--seeds).
+so an interrupted benchmark can be continued. To use two processes, give each its own --seeds.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 SEEDS = (0, 1, 2)
 MOST = 1.3  # times the best distance
 LEAST_SHARE = 0.05
+OPTIMIZERS = ("generator_optimizer", "discriminator_optimizer")
 DISTANCE, SHARE = "val/fd_efficientnet_lite1", "train/latent_share"
 
 
@@ -64,13 +66,15 @@ class Outcome:
 
 def learning_rates(recipes: Sequence[Path]) -> dict[str, float]:
     """The learning rate of each optimizer; later recipes win."""
-    found = {}
+    found: dict[str, float] = {}
     for file in recipes:
         model = yaml.safe_load(file.read_text(encoding="utf-8")).get("model", {})
-        for name in ("generator_optimizer", "discriminator_optimizer"):
+        for name in OPTIMIZERS:
             rate = model.get(name, {}).get("init_args", {}).get("lr")
             if rate is not None:
                 found[name] = float(rate)
+    if missing := [name for name in OPTIMIZERS if name not in found]:
+        raise SystemExit(f"the recipe gives no model.{missing[0]}.init_args.lr to multiply: add it")
     return found
 
 
@@ -116,7 +120,7 @@ def train(words: Sequence[str], folder: Path, factor: float, seed: int) -> Outco
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """One row a factor: distance and latent share of each seed, and the number of good runs."""
+    """One row a factor: distance (latent share) of each seed, bold if good; and the number of good runs."""
     best = min((o.distance for o in outcomes if o.distance is not None), default=float("inf"))
     seeds = sorted({o.seed for o in outcomes})
     lines = [
@@ -128,15 +132,16 @@ def table(outcomes: Sequence[Outcome]) -> str:
         cells = [cell(row[seed], best) if seed in row else "" for seed in seeds]
         good = sum(o.is_good(best) for o in row.values())
         lines.append(f"| x {factor:g} | " + " | ".join(cells) + f" | {good} of {len(row)} |")
-    good = sum(o.is_good(best) for o in outcomes)
-    lines.append(f"\nGood: {good} of {len(outcomes)} runs ({good / len(outcomes):.0%}).")
+    number = sum(o.is_good(best) for o in outcomes)
+    good = f"{number} of {len(outcomes)} runs ({number / len(outcomes):.0%})"
+    lines.append(f"\nCells: Fréchet distance (latent share), bold if good: {good}.")
     return "\n".join(lines)
 
 
 def cell(outcome: Outcome, best: float) -> str:
     """Distance and latent share, in bold if the run is good."""
     if outcome.distance is None or outcome.latent_share is None:
-        return "stopped"
+        return "stopped" if outcome.stopped else "not measured"
     text = f"{outcome.distance:.1f} ({outcome.latent_share:.2f})"
     if outcome.stopped:
         return f"{text}, stopped"
@@ -153,11 +158,13 @@ def main() -> None:
     )
     parser.add_argument("recipes", nargs="+", type=Path, help="the recipe, and overlays if there are any")
     parser.add_argument("--max_images", type=int, required=True, help="images that each run trains on")
-    parser.add_argument("--factors", nargs="+", type=float, default=FACTORS, help="on the learning rates")
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of weights, latents and order")
+    parser.add_argument("--factors", nargs="+", type=float, default=FACTORS, help="of the learning rates")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=SEEDS, help="of weights, latents and the order of images"
+    )
     parser.add_argument("--out", type=Path, help="folder (default: results/stability/ and the last recipe)")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs/stability"), help="where the runs go")
-    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--table", action="store_true", help="print the table of the runs that are there")
     options, more = parser.parse_known_args()
     name = options.recipes[-1].stem
     out = options.out or RESULTS / "stability" / name

@@ -72,8 +72,8 @@ class LatentShare(EveryKimg):
 def warning(share: float) -> str:
     return (
         "Warning: images of one caption look alike whatever the seed: the latent accounts for "
-        f"{share:.1%} of their variance (train/latent_share). To vary them: raise the weight of R1 and R2; "
-        "set data.pictures_per_caption and the discriminator's minibatch_stddev to 4; lower the "
-        'generator_weight of contrastive and matching losses. See docs/tuning.md, "Why does everything look '
-        'alike?".'
+        f"{share:.1%} of their variance (train/latent_share). To vary them: set "
+        "data.pictures_per_caption and the discriminator's minibatch_stddev to 4; lower the generator_weight "
+        "of contrastive and matching losses; raise the weight of R1 and R2. See docs/tuning.md, "
+        '"Why does everything look alike?".'
     )

@@ -120,13 +120,14 @@ class CaptionGroups:
     """Batches in which `pictures` samples share each caption, so that a batch shows how its pictures vary.
 
     In a batch of b samples, sample i has the caption of sample i mod (b / pictures): the groups of a
-    discriminator's `minibatch_stddev` are then pictures of one caption. A caption that fewer rows have keeps
-    its one sample; the other places of its group are further samples, each with a caption of its own.
+    discriminator's `minibatch_stddev` are then pictures of one caption. A caption with fewer than `pictures`
+    rows has one sample; the other places of its group are samples with other captions.
 
-    In a share of the groups the pictures are chosen in the same way, but each has another of its captions:
-    pictures of "bell" have "bell, outline", "bell, filled" and so on. Captions that are nearly alike then
-    stand in one batch, where losses on mismatched captions have to tell them apart (batches of similar
-    samples, GRIT-VLP, arXiv:2208.04060, section 3.1).
+    In a share of the groups the pictures still have one caption in common, but each is given another of its
+    captions: pictures of "bell" have "bell, outline", "bell, filled" and so on. Captions that are nearly
+    alike then stand in one batch, where losses on mismatched captions have to tell them apart (batches of
+    similar samples, GRIT-VLP, arXiv:2208.04060, section 3.1). Losses on the images of one caption skip these
+    groups.
 
     Args:
         order: from sample numbers to rows.

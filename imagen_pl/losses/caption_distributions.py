@@ -1,6 +1,6 @@
 """A generator loss that compares the images of a caption as a set, not each with a target.
 
-Axes: b batch, d numbers of a feature map.
+Axes: b batch, d values of a flattened feature map.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ class EnergyMatching(FrozenMapsLoss):
 
         E |f(G(z, t)) - f(x)| - 1/2 E |f(G(z, t)) - f(G(z', t))|    Euclidean norms; x, z, z' of one caption t
 
-    Its expectation is smallest where the generated images of a caption have the distribution of the real ones
-    (Cramér GAN, arXiv:1705.10743). It teaches captions as losses on pairs of images do, but the second term
-    keeps the images of a caption apart. It needs batches with several images of each caption, for example
-    data.pictures_per_caption 4; a row whose caption is alone in the batch has no loss.
+    This is half the energy distance without its term on real images alone. Its expectation is smallest where
+    the features of a caption's generated images have the distribution of those of its real ones (Cramér GAN,
+    arXiv:1705.10743). Like a loss on pairs of images it teaches the generator to follow captions, and the
+    second term keeps the images of a caption apart. It needs batches with several images of each caption, for
+    example data.pictures_per_caption 4; a row whose caption is alone in the batch has no loss.
 
-    Each map's norms are divided by the mean norm between real images, so that all maps have equal weight.
+    Each map's norms are divided by the mean distance between the real images of the batch, so that all maps
+    have equal weight.
 
     Args:
         backbone: network whose feature maps are compared. The model must not be scored with the same one.

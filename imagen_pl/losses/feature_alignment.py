@@ -1,4 +1,4 @@
-"""A loss that gives the discriminator the features of a pretrained network.
+"""A loss that trains the discriminator to predict the features of a pretrained network.
 
 Axes: b batch, f features.
 """
@@ -21,8 +21,8 @@ from imagen_pl.schedules import Schedule
 class FeatureAlignment(LossTerm):
     """The discriminator's features of real images should predict those of a frozen network.
 
-    1 - cos(W d(x), f(x) - m)    d: the discriminator's final vector; f: the means of the network's feature
-    maps; m: their mean over the batch, which says nothing about an image
+    1 - cos(W d(x), f(x) - m)    W: a trained linear layer; d: the discriminator's final vector; f: the means
+    of the network's feature maps (`mean_vectors`); m: the mean of f over the batch, which all images share
 
     After the alignment of GAT (arXiv:2509.24935), which aligns each token of a transformer instead. Unlike
     losses on the generator's images it cannot be exploited by the generator. The model must not be scored
@@ -31,7 +31,7 @@ class FeatureAlignment(LossTerm):
     Args:
         backbone: the frozen network; None takes the feature maps of the discriminator's own backbone, which
             saves a pass; they are of the images after augmentation.
-        image_dim: size of the discriminator's `final_dim`.
+        image_dim: the discriminator's `final_dim`.
         channels: with `backbone: null`, those of all maps of the discriminator's backbone together; 512 for
             efficientnet_lite0.
         discriminator_weight: factor in the discriminator's loss.

@@ -49,7 +49,7 @@ class FrozenMapsLoss(LossTerm):
             generated, real = inputs.features.frozen, inputs.real_features.frozen
             return [each[:count] for each in generated], [each[:count] for each in real]
         if self.backbone is None or inputs.real_images is None:
-            raise ValueError("feature matching compares: give the real images too")
+            raise ValueError(f"{type(self).__name__} compares: give the real images too")
         with torch.no_grad():
             real = self.backbone(inputs.real_images[:count])
         return self.backbone(inputs.images[:count]), real
@@ -58,7 +58,7 @@ class FrozenMapsLoss(LossTerm):
 def mean_vectors(maps: Maps) -> Float[Tensor, "b f"]:
     """The means of the maps, one vector an image.
 
-    Each map's mean is normalised, or the finest maps would dominate the coarse ones.
+    Each map's part is scaled to length sqrt(channels), so that no map dominates the others.
     """
     means = [F.normalize(x.mean((2, 3)), dim=1) for x in maps]
     return torch.cat([x * x.shape[1] ** 0.5 for x in means], dim=1)

@@ -32,15 +32,17 @@ class MismatchedCaptions(LossTerm):
     """A real image with a mismatched caption counts as fake (GAN-CLS, arXiv:1605.05396, algorithm 1).
 
     The loss is the adversarial loss of the discriminator, with the matching pair as the real and the
-    mismatched pair as the fake. It is 0 where the two captions are the same.
+    mismatched pair as the fake. The mismatched caption is that of the previous row; the loss is 0 where the
+    two captions are the same.
 
     Args:
         discriminator_weight: factor in the discriminator's loss.
         generator_weight: factor in the generator's loss, on generated images.
         from_resolution: resolution, px, below which the term is skipped.
-        nearest: take the caption of the batch whose text vector is nearest to the image's own, by the cosine
-            (the hardest negative of VSE++, arXiv:1707.05612, eq. 6), instead of the captions rolled by one
-            row. With data.own_captions it differs in the kind of icon alone, for example.
+        nearest: as the mismatched caption take the most similar other one of the batch, by the cosine of the
+            text vectors. It is a hard negative as in VSE++ (arXiv:1707.05612), which picks it by its
+            similarity to the image instead. With data.own_captions it can differ in the kind alone, as
+            "bell, filled" from "bell, outline".
     """
 
     name = "mismatch"

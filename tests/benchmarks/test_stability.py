@@ -22,6 +22,12 @@ def test_command_multiplies_both_learning_rates(tmp_path: Path) -> None:
     assert {"--seed_everything=2", "--data.seed=2", "--trainer.precision=32-true"} <= set(words)
 
 
+def test_recipe_must_name_its_learning_rates(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("data: {seed: 1}")
+    with pytest.raises(SystemExit, match=r"no model.generator_optimizer.init_args.lr to multiply"):
+        stability.learning_rates([tmp_path / "data.yaml"])
+
+
 def test_command_parses_with_the_real_parser(tmp_path: Path) -> None:
     from imagen_pl.cli.training_cli import TrainingCLI
 
@@ -59,7 +65,7 @@ def test_table_counts_good_runs(tmp_path: Path) -> None:
 
     assert lines[2] == "| x 0.5 | **100.0 (0.40)** | **120.0 (0.40)** | 2 of 2 |"
     assert lines[3] == "| x 4 | 200.0 (0.40) | stopped | 0 of 2 |"
-    assert lines[-1] == "Good: 2 of 4 runs (50%)."
+    assert lines[-1] == "Cells: Fréchet distance (latent share), bold if good: 2 of 4 runs (50%)."
 
 
 def test_runs_that_are_there_are_not_trained_again(
@@ -79,4 +85,4 @@ def test_runs_that_are_there_are_not_trained_again(
     stability.main()
 
     assert trained == [(1.0, 0), (2.0, 0)]
-    assert "Good: 2 of 2 runs (100%)." in capsys.readouterr().out
+    assert "good: 2 of 2 runs (100%)." in capsys.readouterr().out
