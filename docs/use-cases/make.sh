@@ -37,7 +37,7 @@ scene.alpha_composite(props)
 scene.convert("RGB").save("props.png", optimize=True)
 PYTHON
 
-draw sample icons "birthday cake, Phosphor, bold" "alarm clock, Phosphor, bold" --num_images 8 --out "$made/candidates.png"
+draw sample icons "birthday cake, outline" "birthday cake, filled" --num_images 8 --out "$made/candidates.png"
 "$PYTHON" -c 'import sys; from PIL import Image; Image.open(sys.argv[1]).save("missing-icon.png", optimize=True)' "$made/candidates.png"
 
 draw sheet "$MODEL" brief.csv --out "$made/drafts.html"
