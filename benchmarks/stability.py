@@ -174,9 +174,12 @@ def main() -> None:
     wanted = [(factor, seed) for seed in options.seeds for factor in options.factors]
     missing = [run for run in wanted if not (out / f"{name_of(*run)}.json").exists()]
     for number, (factor, seed) in enumerate([] if options.table else missing, start=1):
+        result = out / f"{name_of(factor, seed)}.json"
+        if result.exists():  # by another process, meanwhile
+            continue
         print(f"{number} of {len(missing)}: learning rates x {factor:g}, seed {seed}", flush=True)
         outcome = train(words(factor, seed), runs_dir / name_of(factor, seed), factor, seed)
-        with atomic_write(out / f"{name_of(factor, seed)}.json") as file:
+        with atomic_write(result) as file:
             file.write((json.dumps(asdict(outcome), indent=1) + "\n").encode())
     if outcomes := read(out):
         print(table(outcomes))
