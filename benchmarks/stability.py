@@ -130,8 +130,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     for factor in sorted({o.factor for o in outcomes}):
         row = {o.seed: o for o in outcomes if o.factor == factor}
         cells = [cell(row[seed], best) if seed in row else "" for seed in seeds]
-        good = sum(o.is_good(best) for o in row.values())
-        lines.append(f"| x {factor:g} | " + " | ".join(cells) + f" | {good} of {len(row)} |")
+        of_factor = sum(o.is_good(best) for o in row.values())
+        lines.append(f"| x {factor:g} | " + " | ".join(cells) + f" | {of_factor} of {len(row)} |")
     number = sum(o.is_good(best) for o in outcomes)
     good = f"{number} of {len(outcomes)} runs ({number / len(outcomes):.0%})"
     lines.append(f"\nCells: Fréchet distance (latent share), bold if good: {good}.")
