@@ -8,11 +8,10 @@
 
 The first writes reader/, to give away: sheet.png, pictures under numbers, the model's and real ones mixed,
 and choices.txt, ten names of the split's subjects for each, the right one among them; and key.json, to keep.
-Subjects of `test` were never seen, those of `composition` in another style. With --icons the pictures are
-icons: the model draws the subject alone, such as "bell", and the real ones are of the eight largest sets.
-`nearest` in place of a model, on emoji,
-shows the real image of the training caption that is nearest in words, of the style that is asked for: what
-one could show who knows these images by heart and nothing else. The reader writes a line for each number,
+Subjects of `test` were not trained on; those of `composition` were, in another style. `nearest` in place of a
+model shows the real image of the training caption that is nearest in words, of the style in the prompt: the
+score of a model that only remembers. With --icons the pictures are icons of the eight largest sets, and the
+prompt is the subject alone, such as "bell". The reader writes a line for each number,
 what is seen in his own words, then the name he chooses:
 
     17: a yellow cup | teapot

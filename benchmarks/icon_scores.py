@@ -31,8 +31,8 @@ class IconScore:
     set, kind: (share that the judge gets right, number of pictures) over all queries.
     words: (share of pictures nearer to their own real picture, number of pictures) by group of contrasts.
     named: (top-1, top-5) by the name of the queries: the judge finds the caption's name among 100.
-    told_apart: (share of pictures that fit their own name better than the other one, to the judge, number of
-        pictures) by group of contrasts.
+    pair_accuracy: (share of pictures that fit their own name better than the other one, by the judge, number
+        of pictures) by group of contrasts.
     """
 
     name: str
@@ -43,7 +43,7 @@ class IconScore:
     kind: tuple[float, int]
     words: dict[str, tuple[float, int]]
     named: dict[str, tuple[float, float]] = field(default_factory=dict)
-    told_apart: dict[str, tuple[float, int]] = field(default_factory=dict)
+    pair_accuracy: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class IconScorer:
@@ -171,7 +171,7 @@ class WordScorer:
             for group, images in answers.items()
         }
 
-    def told_apart(self, contrasted: Images) -> dict[str, tuple[float, int]]:
+    def pair_accuracy(self, contrasted: Images) -> dict[str, tuple[float, int]]:
         """By group of contrasts: how often a picture fits its own name better than the other one."""
         contrasts = self.reference.contrasts
         pairs = torch.tensor([[each.own, each.other] for each in contrasts])

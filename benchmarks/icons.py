@@ -129,14 +129,14 @@ def judge_table(scores: Sequence[IconScore], ceiling: dict[str, Any]) -> str:
         scores: of the models.
         ceiling: what the judge gets right about real pictures, of its judge.json.
     """
-    groups, pairs = list(scores[-1].named), sorted(scores[-1].told_apart)
+    groups, pairs = list(scores[-1].named), sorted(scores[-1].pair_accuracy)
     of_pairs = {pair: ceiling.get(pair.split(",")[0]) for pair in pairs}
     real = [f"{ceiling['top1']:.0%} / {ceiling['top5']:.0%}" for _ in groups]
     real += [of_number((c["right"], c["pictures"]) if c else None) for c in of_pairs.values()]
     rows = [["chance", *[ONE_AND_FIVE] * len(groups), *["50%"] * len(pairs)], ["real", *real]]
     for s in scores:
         cells = [f"{s.named[g][0]:.0%} / {s.named[g][1]:.0%}" for g in groups]
-        rows.append([s.name, *cells, *(of_number(s.told_apart[pair]) for pair in pairs)])
+        rows.append([s.name, *cells, *(of_number(s.pair_accuracy[pair]) for pair in pairs)])
     return markdown(["", *(f"named, {group}: top-1 / top-5" for group in groups), *pairs], rows)
 
 
@@ -198,7 +198,8 @@ def run(
         answered = {group: extract(extractor, images, name) for group, images in answers.items()}
         by_number = dict(enumerate(extract(extractor, contrasted, name)))
         score = scorer.score(name, features, answered, by_number)
-        scores.append(replace(score, named=words.named(answers), told_apart=words.told_apart(contrasted)))
+        pairs = words.pair_accuracy(contrasted)
+        scores.append(replace(score, named=words.named(answers), pair_accuracy=pairs))
         shown[name] = several
     print(
         f"{extractor.name} features, {resolution} px, {len(reference.by_caption)} captions of {PICTURES} "

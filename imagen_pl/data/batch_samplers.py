@@ -124,10 +124,9 @@ class CaptionGroups:
     rows has one sample; the other places of its group are samples with other captions.
 
     In a share of the groups the pictures still have one caption in common, but each is given another of its
-    captions: pictures of "bell" have "bell, outline", "bell, filled" and so on. Captions that are nearly
-    alike then stand in one batch, where losses on mismatched captions have to tell them apart (batches of
-    similar samples, GRIT-VLP, arXiv:2208.04060, section 3.1). Losses on the images of one caption skip these
-    groups.
+    captions: pictures of "bell" have "bell, outline", "bell, filled" and so on. The batch then contains hard
+    negatives (batches of similar samples, GRIT-VLP, arXiv:2208.04060, section 3.1). Losses that compare the
+    images of one caption skip these groups.
 
     Args:
         order: from sample numbers to rows.

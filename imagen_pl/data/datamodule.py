@@ -43,9 +43,9 @@ class CaptionedImages(CaptionedRows):
             have so many. Set `minibatch_stddev` of the discriminator to the same number: it then compares the
             variation within a caption, which prevents mode collapse. 1 samples images independently; sources
             that are streams need 1.
-        own_captions: of these groups of images, the share in which each image has another of its captions, 0
-            to 1: images of "bell" have "bell, outline", "bell, filled" and so on. The losses on mismatched
-            captions then have to tell them apart. It needs images with several captions.
+        own_captions: share of these groups of images, 0 to 1, in which each image has another of its captions,
+            as images of "bell" have "bell, outline" and "bell, filled". These are hard negatives for
+            MismatchedCaptions and ImageTextContrastive. It needs images with several captions.
         horizontal_flip: mirror half of the images. Captions that say left or right become wrong.
         caption_dropout: share of captions replaced by "", 0 to 1, for guidance without a caption.
         epoch_kimg: an epoch ends at each multiple of this many thousand images; validation follows.

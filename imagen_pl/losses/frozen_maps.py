@@ -21,12 +21,7 @@ Maps = list[Float[Tensor, "b _c _h _w"]]
 class FrozenMapsLoss(LossTerm):
     """A loss of the generator on feature maps of its images and of the real ones with the same captions.
 
-    Args:
-        backbone: network whose feature maps are compared. The model must not be scored with the same one.
-            None takes the frozen feature maps that the discriminator reads, after augmentation, which saves
-            another forward pass.
-        generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
-        from_resolution: resolution, px, below which the term is skipped.
+    The subclasses document the arguments.
     """
 
     def __init__(

@@ -155,7 +155,7 @@ def test_judge_s_answers_are_counted_by_query_and_by_contrast() -> None:
     assert top1 == pytest.approx(half / len(queries))
     assert contrasts
     for which, share in (("own", 1.0), ("other", 0.0)):
-        found = scorer.told_apart(pictures([getattr(each, which) for each in contrasts]))
+        found = scorer.pair_accuracy(pictures([getattr(each, which) for each in contrasts]))
         assert found.keys() == {each.group for each in contrasts}
         assert {right for right, _ in found.values()} == {share}
 

@@ -130,7 +130,7 @@ def coco(path: Path) -> dict[str, Any]:
         names = [f"{i:06}.jpg" for i in range(count)]
         write_images(path / part, names, SIDE)
         images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
-        captions = [{"image_id": i % count, "caption": f"a wall, told {i}"} for i in range(5 * count)]
+        captions = [{"image_id": i % count, "caption": f"a wall, view {i}"} for i in range(5 * count)]
         annotations = path / f"annotations/captions_{part}.json"
         annotations.parent.mkdir(exist_ok=True)
         annotations.write_text(json.dumps({"images": images, "annotations": captions}))

@@ -57,7 +57,7 @@ def write_set(
     folder.mkdir(parents=True)
     for i in range(count):
         noise(width, height, seed=i).save(folder / f"{i:04}.png")
-        names = [f"thing {i // images_a_caption}, told {k}" for k in range(captions)]
+        names = [f"thing {i // images_a_caption}, view {k}" for k in range(captions)]
         (folder / f"{i:04}.txt").write_text("\n".join(names))
     return folder
 
