@@ -43,7 +43,7 @@ class CaptionedImages(CaptionedRows):
             have so many. Set `minibatch_stddev` of the discriminator to the same number: it then compares the
             variation within a caption, which prevents mode collapse. 1 samples images independently; sources
             that are streams need 1.
-        own_captions: share of these groups of images, 0 to 1, in which each image has another of its captions,
+        own_captions: share of these groups, 0 to 1, in which each image has another of its captions,
             as images of "bell" have "bell, outline" and "bell, filled". These are hard negatives for
             MismatchedCaptions and ImageTextContrastive. It needs images with several captions.
         horizontal_flip: mirror half of the images. Captions that say left or right become wrong.
