@@ -1,14 +1,16 @@
-"""Train a grid of recipes on the shipped emoji and tabulate their scores: by default, each of the pillars.
+"""Train a grid of recipes and tabulate their scores: by default, each of the pillars on the shipped emoji.
 
     python -m benchmarks.ablation                        # what is missing, then the table in RESULTS.md
     python -m benchmarks.ablation --only "all off" growing --seeds 0
     python -m benchmarks.ablation --table                # the table alone, from the JSON files
     python -m benchmarks.ablation --grid benchmarks/grids/growing_grid.yaml
+    python -m benchmarks.ablation --grid benchmarks/grids/icons_captioner_grid.yaml --runs_dir runs/captioner
 
-Every run trains for the same time, one after the other, and is scored by benchmarks/quality.py. A run whose
-JSON file exists in benchmarks/results/, under the grid's name, is skipped, so an interrupted grid can be
-continued; the file holds its scores, its speed and its curves. A run that diverged is kept as such, with
-its curves. notebooks/ablations.ipynb plots the results of the pillars.
+Every run trains for the same time, one after the other. Emoji are scored by benchmarks/quality.py after each
+run; icons by benchmarks/icons.py, all runs of the grid after the last training, since it reads thousands of
+real icons. A run whose JSON file exists in benchmarks/results/, under the grid's name, is not trained again,
+so an interrupted grid can be continued; the file holds its scores, its speed and its curves. A run that
+diverged is kept as such, with its curves. notebooks/ablations.ipynb plots the results of the pillars.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,7 @@ class Grid:
     base: list[str]
     extractor: str
     runs: dict[str, list[str]]
+    icons: str | None = None  # the folder of icons that scores the runs; None for emoji
 
     @property
     def results(self) -> Path:
@@ -116,8 +119,7 @@ def train_and_score(grid: Grid, run: Run, runs_dir: Path) -> dict[str, Any]:
     seconds = time.monotonic() - start
     if trained.returncode not in (0, 1):  # 1: it broke off, as when a loss is not finite
         raise SystemExit(f"{run.slug}: imagen-pl fit ended with {trained.returncode}")
-    folder = runs_dir / run.slug
-    rows = read_metrics(folder / "metrics.csv")
+    rows = read_metrics(runs_dir / run.slug / "metrics.csv")
     result = {
         "name": run.name,
         "seed": run.seed,
@@ -130,22 +132,37 @@ def train_and_score(grid: Grid, run: Run, runs_dir: Path) -> dict[str, Any]:
         "images_per_second": images_per_second(rows),
         "curves": curves(rows),
     }
-    if trained.returncode == 0:
-        scored = folder / "quality.json"
-        quality = [
-            "-m",
-            "benchmarks.quality",
-            str(folder),
-            "--extractor",
-            grid.extractor,
-            "--out",
-            str(scored),
-        ]
-        subprocess.run([sys.executable, *quality], cwd=REPOSITORY, check=True)
-        report = json.loads(scored.read_text())
-        result |= {"machine": report["machine"], "torch": report["torch"], "extractor": report["extractor"]}
-        result["score"] = report["scores"][0]
+    if trained.returncode == 0 and grid.icons is None:
+        result |= score("benchmarks.quality", grid, [runs_dir / run.slug])[0]
     return result
+
+
+def score(benchmark: str, grid: Grid, folders: list[Path], more: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Score trained runs together; by run, in order, its scores and how they were made."""
+    written = folders[0].with_name("scores.json")
+    words = ["-m", benchmark, *map(str, folders), "--extractor", grid.extractor, "--out", str(written), *more]
+    subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=True)
+    report = json.loads(written.read_text())
+    about = {name: report[name] for name in ("machine", "torch", "extractor") if name in report}
+    return [{**about, "score": found} for found in report["scores"][-len(folders) :]]
+
+
+def score_icons(grid: Grid, runs: list[Run], runs_dir: Path) -> None:
+    """Score the runs that were trained and have no score yet."""
+    results = {run: json.loads(run.result(grid).read_text()) for run in runs}
+    unscored = [run for run, found in results.items() if not found["diverged"] and "score" not in found]
+    if grid.icons is None or not unscored:
+        return
+    folders = [runs_dir / run.slug for run in unscored]
+    for run, scored in zip(
+        unscored, score("benchmarks.icons", grid, folders, ["--icons", grid.icons]), strict=True
+    ):
+        write_result(grid, run, results[run] | scored)
+
+
+def write_result(grid: Grid, run: Run, result: dict[str, Any]) -> None:
+    with atomic_write(run.result(grid)) as file:
+        file.write((json.dumps(result, indent=1) + "\n").encode())
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
@@ -188,22 +205,41 @@ COLUMNS: dict[str, tuple[Pick, str]] = {
     "test top-5": (lambda r: 100 * r["score"]["test_retrieval"]["top5"], "{:.1f}%"),
     "shuffled top-5": (lambda r: 100 * r["score"]["shuffled"]["top5"], "{:.1f}%"),
 }
+# Of benchmarks/icons.py. Names are those of the judge, top-5 of 100.
+ICON_COLUMNS: dict[str, tuple[Pick, str]] = {
+    "images/s": COLUMNS["images/s"],
+    "images seen": COLUMNS["images seen"],
+    "FD": (lambda r: r["score"]["frechet"], "{:.1f}"),
+    "diversity": (lambda r: r["score"]["diversity"]["diversity"], "{:.2f}"),
+    "latent share": (lambda r: r["score"]["diversity"]["latent_share"], "{:.2f}"),
+    "learnt names": (lambda r: 100 * r["score"]["named"]["train"][1], "{:.0f}%"),
+    "new pairs": (lambda r: 100 * r["score"]["named"]["pairs"][1], "{:.0f}%"),
+    "new subjects": (lambda r: 100 * r["score"]["named"]["subjects"][1], "{:.0f}%"),
+    "one word's difference": (lambda r: 100 * over_pairs(r["score"]["pair_accuracy"]), "{:.1f}%"),
+    "set": (lambda r: 100 * r["score"]["set"][0], "{:.0f}%"),
+    "kind": (lambda r: 100 * r["score"]["kind"][0], "{:.0f}%"),
+}
+
+
+def over_pairs(by_group: dict[str, tuple[float, int]]) -> float:
+    """The share of all pictures of pairs that fit their own name better."""
+    return sum(share * number for share, number in by_group.values()) / sum(n for _, n in by_group.values())
 
 
 def table(grid: Grid, results: list[dict[str, Any]]) -> str:
     """Mean ± standard deviation over the seeds of each run, in the grid's order."""
-    head = ["run", "seeds", *COLUMNS]
+    columns = COLUMNS if grid.icons is None else ICON_COLUMNS
+    head = ["run", "seeds", *columns]
     lines = [" | ".join(["", *head, ""]).strip(), "|" + "---|" * len(head)]
     for name in grid.runs:
         found = [r for r in results if r["name"] == name]
         good = [r for r in found if "score" in r]
         if not found:
             continue
-        seeds = (
-            str(len(good)) if len(good) == len(found) else f"{len(good)}, {len(found) - len(good)} diverged"
-        )
+        diverged = sum(bool(r.get("diverged", "score" not in r)) for r in found)
+        seeds = f"{len(good)}, {diverged} diverged" if diverged else str(len(good))
         cells = [name, seeds]
-        for pick, form in COLUMNS.values():
+        for pick, form in columns.values():
             values = [pick(r) for r in good]
             cell = form.format(statistics.fmean(values)) if values else ""
             if len(values) > 1:
@@ -245,7 +281,8 @@ def main() -> None:
     parser.add_argument(
         "--runs_dir", type=Path, help="where the runs go (default: runs/ and the grid's name)"
     )
-    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--table", action="store_true", help="train nothing and score nothing")
+    parser.add_argument("--score_later", action="store_true", help="icons: train, and do not score yet")
     options = parser.parse_args()
     grid = read_grid(options.grid)
     runs_dir = options.runs_dir or Path("runs") / grid.name
@@ -258,9 +295,9 @@ def main() -> None:
     missing = [run for run in wanted if not run.result(grid).exists()]
     for number, run in enumerate(missing if not options.table else [], start=1):
         print(f"{number} of {len(missing)}: {run.name}, seed {run.seed}", flush=True)
-        result = train_and_score(grid, run, runs_dir)
-        with atomic_write(run.result(grid)) as file:
-            file.write((json.dumps(result, indent=1) + "\n").encode())
+        write_result(grid, run, train_and_score(grid, run, runs_dir))
+    if not (options.table or options.score_later):
+        score_icons(grid, wanted, runs_dir)
     write_report(grid, REPORT)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.word_pairs import mine
+from imagen_pl.data.icon_names import simpler_forms
 from imagen_pl.data.sources.icons import IconRow
 from imagen_pl.errors import UserError
 
@@ -109,8 +110,11 @@ def make_reference(rows: Sequence[IconRow], held_out: str, seed: int) -> Referen
         pools[name] = [use(i) for i in list(one_each.values())[:POOL]]
     names = {place: rows[i].words for i, place in needed.items()}
     queries = {}
+    learnt = learnt_forms(rows)
     for group, split in (("train", "train"), ("pairs", "composition"), ("subjects", held_out)):
         possible = [i for i, row in enumerate(rows) if row.split == split and row.set in pools]
+        if group == "subjects":
+            possible = [i for i in possible if forms_of(rows[i].words).isdisjoint(learnt)]
         found: list[Query] = []
         for i in draw.permutation(possible).tolist():
             elsewhere = [j for j in of_subject[rows[i].words] if rows[j].set != rows[i].set]
@@ -132,6 +136,17 @@ def make_reference(rows: Sequence[IconRow], held_out: str, seed: int) -> Referen
         possible = [i for i in draw.permutation(of_set[name]).tolist() if needed.get(i) not in asked]
         judged_by += [use(i) for i in possible[:JUDGED]]
     return Reference([rows[place] for place in needed], by_caption, queries, judged_by, contrasts)
+
+
+def learnt_forms(rows: Sequence[IconRow]) -> set[str]:
+    """All forms of the subjects that have an icon in the training split."""
+    return {form for row in rows if row.split == "train" for form in forms_of(row.words)}
+
+
+def forms_of(words: str) -> set[str]:
+    """A subject's words, and its simpler forms: a name whose plural was learnt is not a new one."""
+    subject = words.replace(" ", "-")
+    return {subject} | simpler_forms(subject)
 
 
 def kind_family(kind: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from imagen_pl.data.icon_drawing import Background, Drawn, draw_all, icon_renderer
-from imagen_pl.data.icon_names import captions_of, emoji_subjects, most_held_out, split_of
+from imagen_pl.data.icon_names import captions_of, emoji_subjects, most_held_out
 from imagen_pl.data.icon_sets import (
     LICENCES,
     PACKAGE,
@@ -187,13 +187,11 @@ def rows_of(
             left_out["near-duplicates of a subject in a set"] += 1
             continue
         kept[name.subject].append(thumbnail)
-        split = split_of(content.names.split_key(name.subject), icon_set.prefix)
+        split = content.names.split_of(name.subject, icon_set.prefix)
         # Another name may be a held-out subject's.
         others = [content.names.read(other) for other in icon.others]
         words = [
-            other.words
-            for other in others
-            if split_of(content.names.split_key(other.subject), icon_set.prefix) == split
+            other.words for other in others if content.names.split_of(other.subject, icon_set.prefix) == split
         ]
         kind = kind_of(icon_set, name.variant)
         rows.append(

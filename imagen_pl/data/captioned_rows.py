@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -38,7 +40,8 @@ class CaptionedRows(LightningDataModule):
         run_state: the run's clock and stages.
         only_stage: what `stages` gives where no growth is set up.
         train_processing, val_processing: how samples are made of the rows of training and of validation.
-        source, val_split, val_fraction, val_samples, min_size, balance_groups: as in CaptionedImages.
+        source, train_samples, val_split, val_fraction, val_samples, min_size, balance_groups: as in
+            CaptionedImages.
     """
 
     run_state: RunState
@@ -46,6 +49,7 @@ class CaptionedRows(LightningDataModule):
     train_processing: SampleProcessing
     val_processing: SampleProcessing
     source: Source | StreamSource
+    train_samples: int | None
     val_split: str
     val_fraction: float
     val_samples: int | None
@@ -82,7 +86,11 @@ class CaptionedRows(LightningDataModule):
                 "%s: skipped %d of %d images: %s",
                 self.source.path, checked.problems.total(), checked.total, checked.problems.summary(),
             )  # fmt: skip
-        return checked
+        if self.train_samples is None or self.train_samples >= len(checked.train):
+            return checked
+        order = np.random.default_rng([self.train_processing.seed, len(checked.train)])
+        chosen = np.sort(order.permutation(len(checked.train))[: self.train_samples])
+        return replace(checked, train=[checked.train[i] for i in chosen])
 
     def _smallest(self) -> int:
         """Shortest side of an image that is used, px."""

@@ -49,6 +49,8 @@ class CaptionedImages(CaptionedRows):
         horizontal_flip: mirror half of the images. Captions that say left or right become wrong.
         caption_dropout: share of captions replaced by "", 0 to 1, for guidance without a caption.
         epoch_kimg: an epoch ends at each multiple of this many thousand images; validation follows.
+        train_samples: train on at most this many images, chosen once at random by `seed`; None takes all. It
+            shows how a method does on a small data set.
         val_split: the split that is scored, as validation or test.
         val_fraction: share of the training rows held out for validation if the source has no
             validation split, 0 to 0.5; chosen by the rows' names, so it stays the same; at least 1.
@@ -78,6 +80,7 @@ class CaptionedImages(CaptionedRows):
         horizontal_flip: bool = False,
         caption_dropout: float = 0.0,
         epoch_kimg: float = 10.0,
+        train_samples: int | None = None,
         val_split: str = "validation",
         val_fraction: float = 0.05,
         val_samples: int | None = None,
@@ -95,6 +98,7 @@ class CaptionedImages(CaptionedRows):
             ("pictures_per_caption", pictures_per_caption, pictures_per_caption > 0),
             ("own_captions", own_captions, 0 <= own_captions <= 1),
             ("val_fraction", val_fraction, 0 <= val_fraction <= 0.5),
+            ("train_samples", train_samples, train_samples is None or train_samples > 1),
             ("val_samples", val_samples, val_samples is None or val_samples > 0),
             ("val_batch_size", val_batch_size, val_batch_size > 0),
             ("num_workers", num_workers, num_workers is None or num_workers >= 0),
@@ -109,6 +113,11 @@ class CaptionedImages(CaptionedRows):
                 f"data.pictures_per_caption {pictures_per_caption} needs images that can be read in any "
                 "order, and this source is a stream: set it to 1"
             )
+        if train_samples is not None and isinstance(source, StreamSource):
+            raise UserError(
+                f"data.train_samples {train_samples} needs images that can be read in any order, and this "
+                "source is a stream: write a smaller one"
+            )
         if own_captions and pictures_per_caption == 1:
             raise UserError(
                 f"data.own_captions {own_captions} needs groups of images: set "
@@ -119,6 +128,7 @@ class CaptionedImages(CaptionedRows):
         self.own_captions = own_captions
         self.num_workers = num_workers
         self.epoch_images = round(epoch_kimg * 1000)
+        self.train_samples = train_samples
         self.val_split = val_split
         self.val_fraction = val_fraction
         self.val_samples = val_samples

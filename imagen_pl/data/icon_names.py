@@ -18,6 +18,12 @@ Split = Literal["train", "validation", "test", "composition"]
 # From the most to the least held out. A picture under several names takes the first that one of them has.
 HELD_OUT_FIRST: tuple[Split, ...] = ("test", "validation", "composition", "train")
 
+# Words that sets add to a name for another drawing of the same subject.
+_FILLERS = {"alt", "one", "two", "three", "four"}
+
+# The s of a plural, in words of four letters or more: "coins", but not "gas" or "glass".
+_PLURAL = re.compile(r"(?<=\w\w[^s])s$")
+
 # Variants that many sets use but do not declare. They count where the set has the name without them too.
 _COMMON_VARIANTS = {
     "bold": "bold",
@@ -100,6 +106,18 @@ class SetNames:
                 name, variant = base, _COMMON_VARIANTS[last]
         return IconName(name, variant, None if size is None else int(size[1]))
 
+    def split_of(self, subject: str, icon_set: str) -> Split:
+        """The split of a subject: held out if it or a simpler form of it is, as `split_of` says.
+
+        So "sword-2" and "swords" are not learnt where "sword" is held out.
+
+        Args:
+            subject: the words, joined by "-".
+            icon_set: the set's prefix, for example "tabler".
+        """
+        forms = {subject} | simpler_forms(subject)
+        return most_held_out({split_of(self.split_key(form), icon_set) for form in forms})
+
     def split_key(self, subject: str) -> str:
         """What the split is computed from: the subject, or the emoji's whose label it is."""
         return self.emoji.get(_TONES.sub("", subject), subject)
@@ -114,6 +132,19 @@ class SetNames:
             if found is not None:
                 return cut(len(found)), affixes[found].lower()
         return name, self.suffixes.get("", self.prefixes.get("", "")).lower()
+
+
+def simpler_forms(subject: str) -> set[str]:
+    """Simpler names of the same subject: without numbers and filler words, and that in the singular.
+
+    "arrows-up-2" has the forms "arrows-up" and "arrow-up"; "bell" has none but itself.
+
+    Args:
+        subject: words joined by "-".
+    """
+    words = [word for word in subject.split("-") if not word.isdigit() and word not in _FILLERS]
+    singular = [_PLURAL.sub("", word) for word in words]
+    return {"-".join(words), "-".join(singular)} if words else {subject}
 
 
 def split_of(key: str, icon_set: str) -> Split:

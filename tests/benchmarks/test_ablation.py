@@ -63,7 +63,7 @@ def test_every_run_s_command_parses(file: Path, tmp_path: Path) -> None:
         assert (cli.config.seed_everything, cli.model.seed, cli.datamodule.train_processing.seed) == (7, 7, 7)
         grows = any("progressive" in file or "growing" in file for file in grid.runs[name])
         stages = cli.config.growth.stages
-        assert stages[0].resolution == (8 if grows else stages[-1].resolution)
+        assert (stages[0].resolution < stages[-1].resolution) == grows
 
 
 def test_speed_is_images_over_time() -> None:
@@ -98,6 +98,56 @@ def test_table_has_mean_spread_and_diverged_runs() -> None:
     assert head.startswith("| run | seeds | images/s | images seen | FD |")
     assert first.startswith("| all off | 1, 1 diverged | 100 | 24,000 | 150.0 |")
     assert second.startswith("| growing | 2 | 100 ± 0 | 24,000 ± 0 | 105.0 ± 7.1 |")
+
+
+def test_table_of_icons_has_their_own_columns() -> None:
+    grid = ablation.Grid("icons", 4, [0], [], "x", {"a": []}, icons="icons64")
+    named = {"train": (0.1, 0.3), "pairs": (0.1, 0.2), "subjects": (0.0, 0.1)}
+    score = {
+        "frechet": 66.04,
+        "diversity": {"diversity": 0.891, "latent_share": 0.6},
+        "named": named,
+        "pair_accuracy": {"number, learnt": (0.5, 100), "negation, learnt": (1.0, 300)},
+        "set": (0.14, 300),
+        "kind": (0.51, 200),
+    }
+    result = {"name": "a", "seed": 0, "images_per_second": 30.4, "images_seen": 9000, "score": score}
+
+    head, _, row = ablation.table(grid, [result]).splitlines()
+
+    assert head.split(" | ")[6:9] == ["latent share", "learnt names", "new pairs"]
+    assert row == "| a | 1 | 30 | 9,000 | 66.0 | 0.89 | 0.60 | 30% | 20% | 10% | 87.5% | 14% | 51% |"
+
+
+def test_icons_are_scored_together_after_the_last_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path)
+    grid = ablation.Grid("icons", 4, [0, 1], [], "lite1", {"a": []}, icons="icons64")
+    grid.results.mkdir()
+    runs = [ablation.Run("a", seed) for seed in (0, 1, 2, 3)]
+    for run in runs:
+        result = _result("a", run.seed, 1.0 if run.seed == 1 else None) | {"diverged": run.seed == 2}
+        ablation.write_result(grid, run, result)
+    asked: list[list[str]] = []
+
+    def scored(words: list[str], **options: Any) -> None:
+        asked.append(words)
+        scores = [{"name": name, "frechet": float(i)} for i, name in enumerate(("real", "a-0", "a-3"))]
+        report = {"machine": {"cpu": "x"}, "extractor": "lite1", "scores": scores}
+        Path(words[words.index("--out") + 1]).write_text(json.dumps(report))
+
+    monkeypatch.setattr(ablation.subprocess, "run", scored)
+    ablation.score_icons(grid, runs, tmp_path)
+    ablation.score_icons(grid, runs, tmp_path)
+
+    assert len(asked) == 1
+    assert asked[0][2:5] == ["benchmarks.icons", str(tmp_path / "a-0"), str(tmp_path / "a-3")]
+    assert asked[0][-2:] == ["--icons", "icons64"]
+    kept = {run.seed: json.loads(run.result(grid).read_text()) for run in runs}
+    assert [kept[seed].get("score", {}).get("frechet") for seed in (0, 2, 3)] == [1.0, None, 2.0]
+    assert kept[0]["extractor"] == "lite1"
+    assert kept[1]["score"]["fd"] == 1.0
 
 
 def test_table_is_written_between_its_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

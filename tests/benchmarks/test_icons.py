@@ -26,7 +26,8 @@ def rows(subjects: int = 160, sets: int = 26) -> list[IconRow]:
                 split = "validation"
             elif (subject + number) % 20 == 0:
                 split = "composition"
-            words, name = f"thing {subject}", f"Set {number}"
+            noun = "matter" if split == "validation" else "thing"
+            words, name = f"{noun} {subject}", f"Set {number}"
             found.append(IconRow(words, name, "outline", split, f"{words}, {name}, outline", b""))
     return found
 
@@ -58,6 +59,13 @@ def test_queries_keep_to_their_splits_and_candidates_to_their_set() -> None:
             assert len({row.words for row in others} | {own.words}) == 100
             assert {row.set for row in others} == {own.set}
             assert (stand_in.words, stand_in.set == own.set) == (own.words, False)
+
+
+def test_a_subject_that_was_learnt_in_the_plural_is_not_new() -> None:
+    reference = make_reference([*rows(), icon("matters")], "validation", seed=0)
+
+    assert reference.queries["subjects"] == []
+    assert len(reference.queries["pairs"]) > 50
 
 
 def test_questions_depend_on_the_seed_alone() -> None:

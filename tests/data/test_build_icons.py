@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from imagen_pl.cli.main import main
 from imagen_pl.data import build_icons as module
+from imagen_pl.data import icon_names
 from imagen_pl.data.build_icons import build_icons
 from imagen_pl.data.icon_names import split_of
 from imagen_pl.data.icon_sets import content_of
@@ -113,7 +114,7 @@ def test_a_picture_under_several_names_is_in_one_split(
     packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held_out = {"tile-copy": "test", "tile": "train"}
-    monkeypatch.setattr(module, "split_of", lambda key, icon_set: held_out.get(key, "train"))
+    monkeypatch.setattr(icon_names, "split_of", lambda key, icon_set: held_out.get(key, "train"))
 
     build_icons(tmp_path / "x", 32, packages=packages, jobs=1)
 

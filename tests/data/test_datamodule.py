@@ -165,6 +165,26 @@ def test_val_samples_are_the_same_in_each_run() -> None:
     assert chosen[0] == chosen[1] == sorted(chosen[0])
 
 
+def test_train_samples_are_the_same_in_each_run_and_held_out_images_stay() -> None:
+    def rows(**options: Any) -> tuple[list[str], list[str]]:
+        data = module(Solid(100), val_fraction=0.1, **options)
+        return sorted(data.some_captions()), data.held_out_captions()
+
+    everything, held_out = rows()
+    few, still_held_out = rows(train_samples=20)
+    assert (len(everything), len(few)) == (90, 20)
+    assert set(few) < set(everything)
+    assert few == rows(train_samples=20)[0] != rows(train_samples=20, seed=1)[0]
+    assert still_held_out == held_out
+    assert rows(train_samples=1000)[0] == everything
+
+
+def test_training_batches_have_only_the_train_samples() -> None:
+    data = module(Solid(100), train_samples=12, epoch_kimg=0.12, batch_size=12)
+    seen = {int(level) for batch in data.train_dataloader() for level in batch.images[:, 0, 0, 0]}
+    assert len(seen) == 12
+
+
 class Grouped(Solid):
     """Images 0 to 9 have no group; the others are one group, also among the validation images."""
 

@@ -12,6 +12,7 @@ from imagen_pl.data.icon_names import (
     captions_of,
     emoji_subjects,
     most_held_out,
+    simpler_forms,
     split_of,
 )
 
@@ -85,6 +86,35 @@ def test_an_icon_with_an_emoji_s_name_has_the_emoji_s_split() -> None:
     assert names.split_key("waving-hand-medium-dark-skin-tone") == "1f44b"
     assert names.split_key("waving-hand-light-skin-tone-dark-skin-tone") == "1f44b"
     assert names.split_key("bell") == "bell"
+
+
+@pytest.mark.parametrize(
+    ("subject", "forms"),
+    [
+        ("bell", {"bell"}),
+        ("sword-2", {"sword"}),
+        ("arrows-up-2", {"arrows-up", "arrow-up"}),
+        ("robot-alt", {"robot"}),
+        ("glass", {"glass"}),
+        ("gas", {"gas"}),
+        ("24-2", {"24-2"}),
+    ],
+)
+def test_simpler_forms(subject: str, forms: set[str]) -> None:
+    assert simpler_forms(subject) == forms
+
+
+def test_a_numbered_or_plural_name_is_held_out_with_its_subject() -> None:
+    names = SetNames([], emoji=emoji_subjects([{"label": "red heart", "hexcode": "2764"}]))
+    words = [f"{chr(97 + i)}ox" for i in range(26)]
+    held_out = [word for word in words if split_of(word, "tabler") == "test"]
+    assert held_out
+    for word in held_out:
+        assert names.split_of(f"{word}s", "tabler") == names.split_of(f"{word}-2", "tabler") == "test"
+    for word in words:
+        assert names.split_of(word, "tabler") == split_of(word, "tabler")
+    own = most_held_out({split_of("red-hearts", "ph"), split_of("2764", "ph")})
+    assert names.split_of("red-hearts", "ph") == own
 
 
 def test_the_most_held_out_split_wins() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
+from imagen_pl.losses.attribute_classifier import AttributeClassifier
 from imagen_pl.losses.base import LossInputs, LossTerm
 from imagen_pl.losses.caption_distributions import EnergyMatching
 from imagen_pl.losses.clip_guidance import BackboneGuidance, ImageTextGuidance
@@ -83,6 +84,7 @@ TABLE: dict[str, Row] = {
     "perceptual_matching": (lambda: {"losses": [seen_by_lite0()]}, NOTHING, G, NOTHING),
     "energy": (lambda: {"losses": [compared_by_lite0()]}, NOTHING, G, NOTHING),
     "alignment": (lambda: {"losses": [aligned_with_lite0()]}, D | OWN, NOTHING, NOTHING),
+    "attributes": (lambda: {"losses": [OfOneKind(8, classes=20)]}, D | OWN, G, NOTHING),
     "mode_seeking": (lambda: {"losses": [ModeSeeking()]}, NOTHING, G, NOTHING),
     "latent_contrastive": (lambda: {"losses": [LatentContrastive(8, 8, 8)]}, NOTHING, G | OWN, NOTHING),
     "rotation": (lambda: {"losses": [tiny_task("rotation")]}, D | OWN, G, NOTHING),
@@ -115,6 +117,14 @@ class OfOneCaption(EnergyMatching):
 
     def forward(self, discriminator: Any, adversarial: Any, inputs: LossInputs) -> Any:
         return super().forward(discriminator, adversarial, replace(inputs, captions=["a"] * len(inputs.text)))
+
+
+class OfOneKind(AttributeClassifier):
+    """As if all captions named a set and a kind."""
+
+    def forward(self, discriminator: Any, adversarial: Any, inputs: LossInputs) -> Any:
+        captions = ["bell, Tabler Icons, outline"] * len(inputs.text)
+        return super().forward(discriminator, adversarial, replace(inputs, captions=captions))
 
 
 def compared_by_lite0() -> EnergyMatching:
