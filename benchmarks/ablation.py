@@ -4,7 +4,7 @@
     python -m benchmarks.ablation --only "all off" growing --seeds 0
     python -m benchmarks.ablation --table                # the table alone, from the JSON files
     python -m benchmarks.ablation --grid benchmarks/grids/growing_grid.yaml
-    python -m benchmarks.ablation --grid benchmarks/grids/icons_captioner_grid.yaml --runs_dir runs/captioner
+    python -m benchmarks.ablation --grid benchmarks/grids/icons_control_grid.yaml
 
 Every run trains for the same time, one after the other. Emoji are scored by benchmarks/quality.py after each
 run; icons by benchmarks/icons.py, all runs of the grid after the last training, since it reads thousands of
