@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_discriminator_argument, add_model_argument, verb_parser
 from imagen_pl.errors import UserError
 from imagen_pl.storage.model_paths import model_file
+from imagen_pl.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from imagen_pl.inference.pipeline import TextToImage
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,6 +31,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--to", choices=("safetensors", "onnx", "torch-export"), required=True, help="file format"
     )
     parser.add_argument("--half", action="store_true", help="store safetensors in float16, at half the size")
+    parser.add_argument(
+        "--ema_length",
+        type=float,
+        metavar="S",
+        help="of a run that was trained with PowerAverages: average the generator over the run's end. S is "
+        "the standard deviation of the average's weights over time, as a share of the run, up to 0.28",
+    )
     add_discriminator_argument(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     return parser
@@ -49,7 +61,11 @@ def export(arguments: argparse.Namespace) -> int:
     if arguments.with_discriminator and arguments.to != "safetensors":
         raise UserError("--with-discriminator goes with --to safetensors only")
     file = model_file(arguments.model, arguments.with_discriminator)
+    if arguments.ema_length is not None:
+        file = _last_checkpoint(Path(arguments.model))
     model = open_model(str(file), device="cpu")
+    if arguments.ema_length is not None:
+        _take_average(model, Path(arguments.model), arguments.ema_length)
     from imagen_pl.inference.export import export_graphs, export_safetensors
 
     if arguments.to == "safetensors":
@@ -64,3 +80,18 @@ def export(arguments: argparse.Namespace) -> int:
     if arguments.to != "safetensors" and model.refine_steps(None):
         print("note: these files draw without refinement, like `imagen-pl sample --refine 0`")
     return 0
+
+
+def _last_checkpoint(run: Path) -> Path:
+    """The newest checkpoint: averages are of the end of a run, which may have grown since the best one."""
+    newest = RunFolder(run).newest_checkpoint() if run.is_dir() else None
+    if newest is None:
+        raise UserError(f"--ema_length averages over a run: give its folder instead of {run}")
+    return newest
+
+
+def _take_average(model: TextToImage, run: Path, length: float) -> None:
+    """Replace the generator's parameters by their average over the end of the run."""
+    from imagen_pl.training.post_hoc_ema import average
+
+    model.generator.load_state_dict(average(run, length), strict=False)  # buffers stay
