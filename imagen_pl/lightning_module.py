@@ -23,6 +23,7 @@ from imagen_pl.models.layers.resampling import fade_in
 from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.schedules import RunState, Schedule
 from imagen_pl.training.ema import GeneratorEMA
+from imagen_pl.training.gradient_normalization import GradientNormalization
 from imagen_pl.training.manual_optimization import compile_each, is_trainable
 from imagen_pl.training.seeded_steps import DISCRIMINATOR_LATENTS, GENERATOR_LATENTS
 from imagen_pl.training.start_and_resume import StartAndResume
@@ -62,6 +63,8 @@ class TextToImageGAN(StartAndResume):
         losses: further loss terms: text and image matching, self-supervised tasks, captioning, CLIP guidance.
             A configuration overlay appends to the list with the key `losses+`.
         augment: augments the images that the discriminator reads; None does not augment.
+        gradient_normalization: normalises the gradient that the generator gets through the discriminator;
+            None leaves it as it is.
         learning_rate_schedule: factor on both learning rates by images seen; None keeps them constant.
         beta2_schedule: second beta of both networks' optimizers by images seen, such as Linear from 0.9 to
             0.99 (R3GAN, arXiv:2501.05441); None keeps the optimizers' own.
@@ -94,6 +97,7 @@ class TextToImageGAN(StartAndResume):
         penalties: list[Penalty] | None = None,
         losses: list[LossTerm] | None = None,
         augment: Augment | None = None,
+        gradient_normalization: GradientNormalization | None = None,
         learning_rate_schedule: Schedule | None = None,
         beta2_schedule: Schedule | None = None,
         ema_halflife_kimg: float = 10.0,
@@ -135,7 +139,7 @@ class TextToImageGAN(StartAndResume):
                 f"model.penalties: {type(discriminator).__name__} reads a frozen network, whose gradients no "
                 "penalty can lower: set penalties to [], or put it in a JointDiscriminator behind another one"
             )
-        self.augment = augment
+        self.augment, self.gradient_normalization = augment, gradient_normalization
         self.validation = Validation(metrics or [], fid_weights)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.learning_rate_schedule, self.beta2_schedule = learning_rate_schedule, beta2_schedule
@@ -205,7 +209,8 @@ class TextToImageGAN(StartAndResume):
                 fake = self.generator(z[rows], text, self.growth) if shared is None else shared.fake
                 # Augment each pair of real and generated image identically, so that they can be compared.
                 seed = self.augmentation_seed(rows)
-                features = self.discriminator.extract_features(self._augmented(fake, seed), self.growth)
+                judged = self._normalizing(fake, share)
+                features = self.discriminator.extract_features(self._augmented(judged, seed), self.growth)
                 real_features, real_logits = self._real_features(real, text, seed, shared)
                 fake_logits = self.discriminator.logits(features, text)
                 losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
@@ -271,6 +276,12 @@ class TextToImageGAN(StartAndResume):
     def _augmented(self, images: Images, seed: int | None = None) -> Images:
         """Augmented images for the discriminator; the same seed augments two batches identically."""
         return images if self.augment is None else self.augment(images, seed)
+
+    def _normalizing(self, fake: Images, share: float) -> Images:
+        """Generated images whose gradient from the discriminator is normalised, if that is wanted."""
+        if self.gradient_normalization is None:
+            return fake
+        return self.gradient_normalization(fake, share * self.loss_scale())
 
     @torch.no_grad()
     def _real_features(

@@ -102,17 +102,25 @@ class ManualOptimization(ClockedModule):
             TrainingStopped: a loss or the gradient norm is not finite.
         """
         gradients = [p for p in parameters if p.grad is not None]
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16 scales the gradients
-        scale = 1.0 if scaler is None else scaler.get_scale()
+        scale = self.loss_scale()
         norm = nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
         if not torch.isfinite(norm):
-            self._stop_if_not_finite(norm_name, norm, allow_overflow=scaler is not None)
+            self._stop_if_not_finite(norm_name, norm, allow_overflow=self._scaler is not None)
         if self.gradient_clip is not None:
             nn.utils.clip_grads_with_norm_(gradients, self.gradient_clip * scale, norm)
         self.step_logger.note({norm_name: norm / scale})
         self._terms.clear()
         optimizer.step()
         optimizer.zero_grad()
+
+    @property
+    def _scaler(self) -> Any:
+        """Scales the losses of float16 training, so that small gradients do not vanish; None otherwise."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def loss_scale(self) -> float:
+        """The factor of float16 training on losses and gradients; 1 in other precisions."""
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
 
     def _stop_if_not_finite(self, name: str, norm: Tensor, allow_overflow: bool) -> None:
         """Stop before a gradient that is not finite reaches the weights; all processes get here together.
