@@ -157,8 +157,8 @@ def test_export_takes_the_average(trained: Tiny, capsys: pytest.CaptureFixture[s
     words = ["export", str(trained.run), "--to", "safetensors", "--out"]
     assert main([*words, "averaged", "--ema_length", "0.1"]) == 0
     averaged = dict(load("averaged", device="cpu").generator.named_parameters())
-    for name, weights in plain.items():
-        torch.testing.assert_close(averaged[name].detach(), 2 * weights, rtol=2e-3, atol=1e-4)
+    for name, before in plain.items():
+        torch.testing.assert_close(averaged[name].detach(), 2 * before, rtol=2e-3, atol=1e-4)
     checkpoint = trained.run / "checkpoints" / "last.ckpt"
     words[1] = str(checkpoint)
     assert main([*words, "other", "--ema_length", "0.1"]) == 2
