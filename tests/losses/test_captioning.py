@@ -80,6 +80,37 @@ def test_loss_is_the_captioner_s_cross_entropy() -> None:
     assert term.take_notes().keys() == {"unweighted"}
 
 
+def test_log_likelihood_is_minus_the_sum_over_tokens() -> None:
+    captioner, images = tiny_captioner().eval(), inputs(empty=1)
+    memory = captioner.extract_features(images.images)
+    tokens = torch.tensor([len(each) + 1 for each in captioner.tokens.encode(images.captions[:-1])] + [0])
+    expected = -captioner.cross_entropy(memory, images.captions) * tokens
+    torch.testing.assert_close(captioner.log_likelihood(memory, images.captions), expected)
+
+
+def test_contrast_prefers_the_own_caption_to_a_similar_one() -> None:
+    """Value, notes, and which images it leaves alone: "a hat" has "a sun", "one" has no similar caption."""
+    term, images = tiny_captioning(contrast=2.0), inputs()
+    term.prepare(lambda: WORDS)
+    plain = tiny_captioning()
+    plain.prepare(lambda: WORDS)
+    torch.manual_seed(0)
+    loss, without = teach(term, images), teach(plain, images)
+    captioner = term.captioner.eval()
+    memory = captioner.extract_features(images.images)
+    own = captioner.log_likelihood(memory, images.captions)
+    hat, sun = images.captions.index("a hat"), images.captions.index("a sun")
+    swapped = [{"a hat": "a sun", "a sun": "a hat"}.get(text, text) for text in images.captions]
+    other = captioner.log_likelihood(memory, swapped)
+    for row in (hat, sun):
+        expected = without[row] + 2 * torch.nn.functional.softplus(other[row] - own[row])
+        torch.testing.assert_close(loss[row], expected)
+    assert loss[images.captions.index("one")] == without[images.captions.index("one")]
+    assert term.take_notes().keys() == {"unweighted", "prefers_own"}
+    with pytest.raises(UserError, match=r"captioning.contrast -1 must be 0 or more"):
+        tiny_captioning(contrast=-1)
+
+
 def test_real_images_log_the_loss_of_shuffled_captions() -> None:
     term, images = tiny_captioning(), inputs()
     loss = term.training_loss(images)

@@ -96,6 +96,17 @@ class Captioner(nn.Module):
 
         It is 0 for the empty caption, which does not describe an image.
         """
+        surprise, counted = self._surprise(memory, captions)
+        return surprise / counted.clamp(min=1)
+
+    def log_likelihood(self, memory: Float[Tensor, "b m d"], captions: Sequence[str]) -> Float[Tensor, " b"]:
+        """log p(caption | image) in nats, over all tokens and the caption's end; 0 for the empty caption."""
+        return -self._surprise(memory, captions)[0]
+
+    def _surprise(
+        self, memory: Float[Tensor, "b m d"], captions: Sequence[str]
+    ) -> tuple[Float[Tensor, " b"], Int64[Tensor, " b"]]:
+        """The sum over a caption's tokens of -log p(token | tokens before it, image), and their number."""
         inputs, targets, counted = self._teacher_forcing(captions, memory.device)
         output = self.decoder(
             inputs,
@@ -104,7 +115,7 @@ class Captioner(nn.Module):
             use_cache=False,
         )
         losses = F.cross_entropy(output.logits.float().transpose(1, 2), targets, reduction="none")
-        return (losses * counted).sum(1) / counted.sum(1).clamp(min=1)
+        return (losses * counted).sum(1), counted.sum(1)
 
     @torch.no_grad()
     def caption(
