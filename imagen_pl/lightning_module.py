@@ -188,7 +188,9 @@ class TextToImageGAN(StartAndResume):
                     shared.real = features.detach(), real_logits.detach()
                 fake_logits = self.discriminator(self._augmented(fake), text, self.growth)
                 losses = {"d_loss": self.adversarial.discriminator(real_logits, fake_logits)}
-                inputs = LossInputs(real, features, text, self.growth, part.captions)
+                inputs = LossInputs(
+                    real, features, text, self.growth, part.captions, encode=self._encode_others
+                )
                 losses |= self._weighted("discriminator", inputs)
                 for penalty in penalties:
                     losses[f"d_{penalty.name}"] = self._penalty(penalty, real, fake, text)
@@ -216,7 +218,7 @@ class TextToImageGAN(StartAndResume):
                 losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
                 inputs = LossInputs(
                     fake, features, text, self.growth, part.captions,
-                    real_features, real, self.generator, z[rows],
+                    real_features, real, self.generator, z[rows], self._encode_others,
                 )  # fmt: skip
                 losses |= self._weighted("generator", inputs)
                 with sync:
@@ -267,6 +269,13 @@ class TextToImageGAN(StartAndResume):
         if batch.text is not None:
             return batch.text
         return self.text_encoder.encode(batch.captions, self.device)
+
+    def _encode_others(self, captions: list[str]) -> TextFeatures:
+        """Features of captions of the training set, from the cache if the run has one."""
+        lookup = self.run_state.text_lookup
+        if lookup is None:
+            return self.text_encoder.encode(captions, self.device)
+        return lookup(captions).to(self.device)
 
     def _normalized(self, images: UInt8[Tensor, "b 3 r r"]) -> Images:
         """Real images, -1 to 1, faded in like the generator's images."""

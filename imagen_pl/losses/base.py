@@ -44,6 +44,7 @@ class LossInputs:
     real_images: generator step only: the real images with the same captions, -1 to 1, faded alike.
     generator: generator step only: the network that generated the images.
     latents: generator step only: the latents from which it generated them.
+    encode: the features of other captions of the training set.
     """
 
     images: Float[Tensor, "b 3 r r"]
@@ -55,6 +56,7 @@ class LossInputs:
     real_images: Float[Tensor, "b 3 r r"] | None = None
     generator: Generator | None = None
     latents: Float[Tensor, "b z"] | None = None
+    encode: Callable[[list[str]], TextFeatures] | None = None
 
 
 class LossTerm(nn.Module, ABC):
@@ -97,6 +99,13 @@ class LossTerm(nn.Module, ABC):
             return 0.0
         weight = self.discriminator_weight if step == "discriminator" else self.generator_weight
         return weight(images_seen) if callable(weight) else weight
+
+    def prepare(self, captions: Callable[[], Iterable[str]]) -> None:
+        """What the term needs to know before the first batch and before a checkpoint is loaded.
+
+        Args:
+            captions: returns captions of the training set: all of them, or the first ones of a stream.
+        """
 
     def check(self, discriminator: Discriminator) -> None:
         """Raise ValueError if the term does not fit the discriminator, naming the argument to change."""
@@ -164,13 +173,6 @@ class SeparatelyTrainedLoss(LossTerm):
             raise ValueError(f"every {every} must be 1 or more")
         super().__init__(0.0, generator_weight, from_resolution)
         self.optimizer, self.every = optimizer, every
-
-    def prepare(self, captions: Callable[[], Iterable[str]]) -> None:
-        """Build or load the network, before the first batch and before a checkpoint is loaded.
-
-        Args:
-            captions: returns captions of the training set: all of them, or the first ones of a stream.
-        """
 
     @abstractmethod
     def training_loss(self, inputs: LossInputs) -> PerSample:

@@ -7,6 +7,7 @@ DDP each process uses its own batch alone.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size, mean_of_each
+from imagen_pl.losses.similar_captions import SimilarCaptions
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.schedules import Schedule
 
@@ -43,6 +45,9 @@ class MismatchedCaptions(LossTerm):
             text vectors. It is a hard negative as in VSE++ (arXiv:1707.05612), which picks it by its
             similarity to the image instead. With data.own_captions it can differ in the kind alone, as
             "bell, filled" from "bell, outline".
+        similar: the share of images, 0 to 1, whose mismatched caption is drawn from the captions of the
+            training set that differ from their own in one word, such as "bell off" for "bell" (the rule is in
+            similar_captions.py). Images without such a caption have one of the batch, as above.
     """
 
     name = "mismatch"
@@ -53,9 +58,17 @@ class MismatchedCaptions(LossTerm):
         generator_weight: float | Schedule = 0.0,
         from_resolution: int = 4,
         nearest: bool = False,
+        similar: float = 0.0,
     ) -> None:
         super().__init__(discriminator_weight, generator_weight, from_resolution)
-        self.nearest = nearest
+        if not 0 <= similar <= 1:
+            raise UserError(f"MismatchedCaptions.similar {similar} must be from 0 to 1")
+        self.nearest, self.similar = nearest, similar
+        self.similar_captions = SimilarCaptions(())
+
+    def prepare(self, captions: Callable[[], Iterable[str]]) -> None:
+        if self.similar:
+            self.similar_captions = SimilarCaptions(captions())
 
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
@@ -68,9 +81,24 @@ class MismatchedCaptions(LossTerm):
             others = torch.arange(len(ids), device=inputs.text.pooled.device).roll(1)
             equal = ids == ids.roll(1)
         matched = discriminator.logits(inputs.features, inputs.text)
-        mismatched = discriminator.logits(inputs.features, inputs.text[others])
+        text, drawn = inputs.text[others], self._draw_similar(inputs)
+        if inputs.encode is not None and any(drawn):
+            texts = [each or inputs.captions[i] for each, i in zip(drawn, others.tolist(), strict=True)]
+            text = inputs.encode(texts)
+            equal = equal.cpu() & ~torch.tensor([bool(each) for each in drawn])
+        mismatched = discriminator.logits(inputs.features, text)
         loss = adversarial.discriminator(matched, mismatched)
         return loss.masked_fill(equal.to(loss.device), 0.0) if equal.any() else loss
+
+    def _draw_similar(self, inputs: LossInputs) -> list[str | None]:
+        """For a share of the rows, at random, a caption that differs from theirs in one word."""
+        if not self.similar:
+            return []
+        draws = torch.rand(len(inputs.captions), 3).tolist()
+        return [
+            self.similar_captions.draw(caption, first, second) if chosen < self.similar else None
+            for caption, (chosen, first, second) in zip(inputs.captions, draws, strict=True)
+        ]
 
 
 def nearest_others(vectors: Float[Tensor, "b c"], ids: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:

@@ -63,7 +63,7 @@ class StartAndResume(SeededSteps):
         if isinstance(data, CaptionedImages):
             data.follow(self.run_state)
             if stage == "fit":
-                if (term := self.losses.separately_trained) is not None:
+                for term in self.losses:
                     term.prepare(data.some_captions)
                 self.example_captions = data.example_captions()
                 self._check_groups(data.pictures_per_caption)

@@ -95,6 +95,45 @@ def test_mismatched_caption_can_be_the_nearest_other_one() -> None:
     torch.testing.assert_close(loss, Relativistic().discriminator(own, wrong))
 
 
+def test_mismatched_caption_can_differ_in_one_word() -> None:
+    """Only where the training set has such a caption; elsewhere it is the neighbour's."""
+    term, text = MismatchedCaptions(similar=1.0), text_features(4)
+    given = inputs(_like(text, noise=0.5), text)
+    given.captions = ["bell", "bell", "star", "moon"]
+    other, asked = text_features(4, seed=9), []
+
+    def encode(captions: list[str]) -> TextFeatures:
+        asked.append(captions)
+        return other
+
+    given.encode = encode
+    term.prepare(lambda: ["bell", "bell off", "star", "moon"])
+    loss = term(Dot(), Relativistic(), given)
+
+    assert asked == [["bell off", "bell off", "bell", "star"]]
+    seen = given.features.final
+    own, wrong = ((seen * each.pooled).sum(1, keepdim=True) for each in (text, other))
+    torch.testing.assert_close(loss, Relativistic().discriminator(own, wrong))
+    with pytest.raises(UserError, match=r"MismatchedCaptions.similar 2 must be from 0 to 1"):
+        MismatchedCaptions(similar=2)
+
+
+def test_a_share_of_the_mismatched_captions_is_similar() -> None:
+    term, text = MismatchedCaptions(similar=0.25), text_features(4)
+    given = inputs(_like(text, noise=0.5), text)
+    given.captions = ["bell", "bell off", "star", "moon"]
+    asked: list[str] = []
+    given.encode = lambda captions: asked.extend(captions) or text  # type: ignore[func-returns-value]
+    term.prepare(lambda: given.captions)
+    torch.manual_seed(0)
+    for _ in range(200):
+        term(Dot(), Relativistic(), given)
+
+    # The others asked for nothing: both captions of the batch were the neighbours'.
+    assert 60 < len(asked) / 4 < 115  # 200 * (1 - 0.75 ** 2) = 87.5
+    assert 30 < sum(asked[i] == "bell off" for i in range(0, len(asked), 4)) < 70  # 200 * 0.25 = 50
+
+
 def test_batch_of_one_caption_has_no_mismatch() -> None:
     text = text_features(3)
     given = inputs(_like(text), text)
