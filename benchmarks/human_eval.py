@@ -36,7 +36,7 @@ import torch
 from PIL import Image
 
 import imagen_pl
-from benchmarks.icon_reference import SETS, forms_of, learnt_forms
+from benchmarks.icon_reference import SETS, is_new, learnt_forms
 from benchmarks.protocol import SIZE, Picture, nearest_captions, read_pictures, shrink
 from imagen_pl.data.sources.icons import IconSource
 from imagen_pl.data.transforms import decode
@@ -69,11 +69,7 @@ def read_icons(folder: Path) -> tuple[list[Picture], list[bytes]]:
     rows = IconSource(str(folder)).icon_rows()
     largest = [name for name, _ in Counter(row.set for row in rows).most_common(SETS)]
     learnt = learnt_forms(rows)
-    kept = [
-        row
-        for row in rows
-        if row.set in largest and (row.split != "test" or forms_of(row.words).isdisjoint(learnt))
-    ]
+    kept = [row for row in rows if row.set in largest and (row.split != "test" or is_new(row.words, learnt))]
     pictures = [Picture(row.words, row.words, row.set, row.split, i) for i, row in enumerate(kept)]
     return pictures, [row.image for row in kept]
 

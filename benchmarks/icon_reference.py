@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.word_pairs import mine
-from imagen_pl.data.icon_names import simpler_forms
+from imagen_pl.data.icon_names import simplest_form, without_numbers
 from imagen_pl.data.sources.icons import IconRow
 from imagen_pl.errors import UserError
 
@@ -114,7 +114,7 @@ def make_reference(rows: Sequence[IconRow], held_out: str, seed: int) -> Referen
     for group, split in (("train", "train"), ("pairs", "composition"), ("subjects", held_out)):
         possible = [i for i, row in enumerate(rows) if row.split == split and row.set in pools]
         if group == "subjects":
-            possible = [i for i in possible if forms_of(rows[i].words).isdisjoint(learnt)]
+            possible = [i for i in possible if is_new(rows[i].words, learnt)]
         found: list[Query] = []
         for i in draw.permutation(possible).tolist():
             elsewhere = [j for j in of_subject[rows[i].words] if rows[j].set != rows[i].set]
@@ -143,10 +143,20 @@ def learnt_forms(rows: Sequence[IconRow]) -> set[str]:
     return {form for row in rows if row.split == "train" for form in forms_of(row.words)}
 
 
+def is_new(words: str, learnt: set[str]) -> bool:
+    """Whether a subject was not learnt in any form.
+
+    A plural or a numbered name is never new: the split of data that was built later follows its simplest
+    form, which may have been learnt.
+    """
+    forms = forms_of(words)
+    return len(forms) == 1 and forms.isdisjoint(learnt)
+
+
 def forms_of(words: str) -> set[str]:
     """A subject's words, and its simpler forms: a name whose plural was learnt is not a new one."""
     subject = words.replace(" ", "-")
-    return {subject} | simpler_forms(subject)
+    return {subject, without_numbers(subject), simplest_form(subject)}
 
 
 def kind_family(kind: str) -> str:

@@ -127,6 +127,10 @@ class TextToImageGAN(StartAndResume):
                 f"model.share_passes holds a whole batch in memory, which accumulate {accumulate} is there "
                 "to avoid: set share_passes to false or accumulate to 1"
             )
+        if gradient_normalization is not None and accumulate > 1:
+            raise UserError(
+                f"model.gradient_normalization measures whole batches: set accumulate {accumulate} to 1"
+            )
         self.generator, self.discriminator = generator, discriminator
         self.ema = GeneratorEMA(generator, ema_halflife_kimg, ema_ramp)
         self.text_encoder, self.adversarial = text_encoder, adversarial
@@ -211,8 +215,8 @@ class TextToImageGAN(StartAndResume):
                 fake = self.generator(z[rows], text, self.growth) if shared is None else shared.fake
                 # Augment each pair of real and generated image identically, so that they can be compared.
                 seed = self.augmentation_seed(rows)
-                judged = self._normalizing(fake, share)
-                features = self.discriminator.extract_features(self._augmented(judged, seed), self.growth)
+                images = self._normalizing(fake)
+                features = self.discriminator.extract_features(self._augmented(images, seed), self.growth)
                 real_features, real_logits = self._real_features(real, text, seed, shared)
                 fake_logits = self.discriminator.logits(features, text)
                 losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
@@ -286,11 +290,11 @@ class TextToImageGAN(StartAndResume):
         """Augmented images for the discriminator; the same seed augments two batches identically."""
         return images if self.augment is None else self.augment(images, seed)
 
-    def _normalizing(self, fake: Images, share: float) -> Images:
+    def _normalizing(self, fake: Images) -> Images:
         """Generated images whose gradient from the discriminator is normalised, if that is wanted."""
         if self.gradient_normalization is None:
             return fake
-        return self.gradient_normalization(fake, share * self.loss_scale())
+        return self.gradient_normalization(fake, self.loss_scale())
 
     @torch.no_grad()
     def _real_features(

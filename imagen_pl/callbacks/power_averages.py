@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from imagen_pl.callbacks.base import EveryKimg, check_interval, gan_of
+from imagen_pl.callbacks.base import EveryKimg, check_interval, gan_of, is_dry_run
 from imagen_pl.errors import UserError
 from imagen_pl.training.post_hoc_ema import FOLDER, LENGTHS, Snapshot, exponent, snapshots_of, write_snapshot
 
@@ -19,7 +19,8 @@ class PowerAverages(EveryKimg):
     """Keeps two power function averages of the generator (EDM2, arXiv:2312.02696, equation 2).
 
     Their snapshots, in the run's folder `averages`, are what `imagen-pl export RUN --to safetensors
-    --ema_length 0.1` makes an average of any length from. A snapshot takes two bytes a parameter.
+    --ema_length 0.1` makes an average of any length from. A snapshot takes two bytes a parameter, and a
+    checkpoint four more for each average.
 
         imagen-pl fit ... --trainer.callbacks+=imagen_pl.callbacks.power_averages.PowerAverages
 
@@ -30,8 +31,11 @@ class PowerAverages(EveryKimg):
 
     def __init__(self, every_kimg: float = 5.0, lengths: Sequence[float] = LENGTHS) -> None:
         check_interval("PowerAverages.every_kimg", every_kimg)
-        if len(lengths) < 2:
-            raise UserError("PowerAverages.lengths must be two or more: one alone gives no other length")
+        if len(set(lengths)) < 2:
+            raise UserError(
+                f"PowerAverages.lengths {list(lengths)} must be two or more different ones: one alone gives "
+                "no other length"
+            )
         self.every_kimg = every_kimg
         self.exponents = {length: exponent(length) for length in lengths}
         self.averages: dict[float, dict[str, Tensor]] = {}
@@ -44,12 +48,25 @@ class PowerAverages(EveryKimg):
         self.averages = state_dict["averages"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Move loaded averages to the device, and delete snapshots of a run that this one went back from."""
+        """Move loaded averages to the device, and delete snapshots that are later than the checkpoint.
+
+        Raises:
+            UserError: the run was trained until here without these averages.
+        """
         gan = gan_of(pl_module)
+        if is_dry_run(trainer):
+            return
         self._images = gan.images_seen
+        if missing := [length for length in self.exponents if self._images and length not in self.averages]:
+            raise UserError(
+                f"PowerAverages.lengths {', '.join(f'{each:g}' for each in missing)}: the checkpoint has no "
+                "such averages, and they would lack what was trained before. Resume with the callback as it "
+                "was, or start a new run"
+            )
         self.averages = {
             length: {name: weights.to(pl_module.device) for name, weights in found.items()}
             for length, found in self.averages.items()
+            if length in self.exponents
         }
         if trainer.is_global_zero:
             folder = self._folder(trainer)
@@ -62,6 +79,8 @@ class PowerAverages(EveryKimg):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         gan = gan_of(pl_module)
+        if is_dry_run(trainer):
+            return
         current = dict(gan.generator.named_parameters())
         step, self._images = gan.images_seen - self._images, gan.images_seen
         for length, power in self.exponents.items():

@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="S",
         help="of a run that was trained with PowerAverages: average the generator over the run's end. S is "
-        "the standard deviation of the average's weights over time, as a share of the run, up to 0.28",
+        "the standard deviation of the average's weights over time, as a share of the run, about 0.04 to 0.2",
     )
     add_discriminator_argument(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
@@ -91,7 +91,20 @@ def _last_checkpoint(run: Path) -> Path:
 
 
 def _take_average(model: TextToImage, run: Path, length: float) -> None:
-    """Replace the generator's parameters by their average over the end of the run."""
+    """Replace the generator's parameters by their average over the end of the run; its buffers stay.
+
+    Raises:
+        UserError: the run has no snapshots for it, they are not of this generator, or older than the model.
+    """
     from imagen_pl.training.post_hoc_ema import average
 
-    model.generator.load_state_dict(average(run, length), strict=False)  # buffers stay
+    averaged, images = average(run, length)
+    if averaged.keys() != dict(model.generator.named_parameters()).keys():
+        raise UserError(f"the snapshots in {run} are of another generator: give the run that they belong to")
+    if images != model.description["images_seen"]:
+        raise UserError(
+            f"the last snapshot of {run} was taken after {images:,} images, but its newest checkpoint has "
+            f"seen {model.description['images_seen']:,}: resume the run with PowerAverages until its end"
+        )
+    model.generator.load_state_dict(averaged, strict=False)
+    model.description["ema_length"] = length

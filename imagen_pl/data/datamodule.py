@@ -49,8 +49,8 @@ class CaptionedImages(CaptionedRows):
         horizontal_flip: mirror half of the images. Captions that say left or right become wrong.
         caption_dropout: share of captions replaced by "", 0 to 1, for guidance without a caption.
         epoch_kimg: an epoch ends at each multiple of this many thousand images; validation follows.
-        train_samples: train on at most this many images, chosen once at random by `seed`; None takes all. It
-            shows how a method does on a small data set.
+        train_samples: train on at most this many images, 2 or more, chosen once at random by `seed`; None
+            takes all. It shows how a method does on a small data set.
         val_split: the split that is scored, as validation or test.
         val_fraction: share of the training rows held out for validation if the source has no
             validation split, 0 to 0.5; chosen by the rows' names, so it stays the same; at least 1.
@@ -116,7 +116,7 @@ class CaptionedImages(CaptionedRows):
         if train_samples is not None and isinstance(source, StreamSource):
             raise UserError(
                 f"data.train_samples {train_samples} needs images that can be read in any order, and this "
-                "source is a stream: write a smaller one"
+                "source is a stream: write a stream with fewer images"
             )
         if own_captions and pictures_per_caption == 1:
             raise UserError(

@@ -18,11 +18,16 @@ Split = Literal["train", "validation", "test", "composition"]
 # From the most to the least held out. A picture under several names takes the first that one of them has.
 HELD_OUT_FIRST: tuple[Split, ...] = ("test", "validation", "composition", "train")
 
-# Words that sets add to a name for another drawing of the same subject.
+# Words that sets add at the end of a name for another drawing of the same subject.
 _FILLERS = {"alt", "one", "two", "three", "four"}
 
-# The s of a plural, in words of four letters or more: "coins", but not "gas" or "glass".
-_PLURAL = re.compile(r"(?<=\w\w[^s])s$")
+# The endings of plurals, in words of four letters or more, and what the singular has instead: "batteries",
+# "boxes", "coins"; "gas" and "glass" are no plurals.
+_PLURALS = (
+    (re.compile(r"(?<=\w\w)ies$"), "y"),
+    (re.compile(r"(?<=\w)(x|ch|sh|ss)es$"), r"\1"),
+    (re.compile(r"(?<=\w\w[^s])s$"), ""),
+)
 
 # Variants that many sets use but do not declare. They count where the set has the name without them too.
 _COMMON_VARIANTS = {
@@ -107,20 +112,21 @@ class SetNames:
         return IconName(name, variant, None if size is None else int(size[1]))
 
     def split_of(self, subject: str, icon_set: str) -> Split:
-        """The split of a subject: held out if it or a simpler form of it is, as `split_of` says.
-
-        So "sword-2" and "swords" are not learnt where "sword" is held out.
+        """The split of a subject, the same for all forms of its name: "sword", "swords" and "sword-2".
 
         Args:
             subject: the words, joined by "-".
             icon_set: the set's prefix, for example "tabler".
         """
-        forms = {subject} | simpler_forms(subject)
-        return most_held_out({split_of(self.split_key(form), icon_set) for form in forms})
+        return split_of(self.split_key(subject), icon_set)
 
     def split_key(self, subject: str) -> str:
-        """What the split is computed from: the subject, or the emoji's whose label it is."""
-        return self.emoji.get(_TONES.sub("", subject), subject)
+        """What the split is computed from: the emoji's hexcode whose label it is, or its simplest form."""
+        plain = _TONES.sub("", subject)
+        for form in (plain, without_numbers(plain), simplest_form(plain)):
+            if form in self.emoji:
+                return self.emoji[form]
+        return simplest_form(subject)
 
     def _without_declared(self, name: str) -> tuple[str, str]:
         """The name without the longest variant that the set declares, and the variant's label."""
@@ -134,17 +140,32 @@ class SetNames:
         return name, self.suffixes.get("", self.prefixes.get("", "")).lower()
 
 
-def simpler_forms(subject: str) -> set[str]:
-    """Simpler names of the same subject: without numbers and filler words, and that in the singular.
-
-    "arrows-up-2" has the forms "arrows-up" and "arrow-up"; "bell" has none but itself.
+def without_numbers(subject: str) -> str:
+    """The subject without the numbers and "alt" that sets add to a name for another drawing of it.
 
     Args:
-        subject: words joined by "-".
+        subject: words joined by "-". One of numbers alone is returned as it is.
     """
-    words = [word for word in subject.split("-") if not word.isdigit() and word not in _FILLERS]
-    singular = [_PLURAL.sub("", word) for word in words]
-    return {"-".join(words), "-".join(singular)} if words else {subject}
+    words = subject.split("-")
+    kept = [word for word in words if not word.isdigit()]
+    while len(kept) > 1 and kept[-1] in _FILLERS:
+        kept.pop()
+    return "-".join(kept or words)
+
+
+def simplest_form(subject: str) -> str:
+    """The subject without numbers and in the singular: "arrows-up-2" and "arrow-up-alt" give "arrow-up".
+
+    It is a key by which names are compared, and need not be a word: that of "news" is "new".
+    """
+    return "-".join(_singular(word) for word in without_numbers(subject).split("-"))
+
+
+def _singular(word: str) -> str:
+    for ending, instead in _PLURALS:
+        if ending.search(word):
+            return ending.sub(instead, word)
+    return word
 
 
 def split_of(key: str, icon_set: str) -> Split:

@@ -25,10 +25,11 @@ class AttributeClassifier(LossTerm):
     """A classifier on the discriminator's features recognises attributes (AC-GAN, arXiv:1610.09585).
 
     It is for captions of a subject and attributes after commas, as "bell, Tabler Icons, outline". Attributes
-    are counted from the end: the last ones of all captions, here kinds, exclude each other, and so do those
-    before the last, here sets. The loss is the mean cross-entropy of the attributes that a caption names; it
-    is 0 for a subject alone. As in StarGAN (arXiv:1711.09020, equations 2 and 3) the classifier is trained
-    on real images, and the generator so that its images are classified as their captions say.
+    are counted from the end, and each place has a head of its own. Of icons the last attribute is the kind,
+    or the set where it names no kind; the one before it is the set. The loss is the mean cross-entropy of the
+    attributes that a caption names; it is 0 for a subject alone. As in StarGAN (arXiv:1711.09020, equations 2
+    and 3) the classifier is trained on real images, and the generator so that its images are classified as
+    their captions say.
 
     The class of an attribute is a hash of its words, so that no list of them is needed.
 
@@ -84,7 +85,7 @@ def attribute_classes(captions: list[str], attributes: int, classes: int) -> Int
     found = torch.full((len(captions), attributes), _NONE)
     for row, caption in enumerate(captions):
         _subject, *named = (part.strip() for part in caption.split(","))
-        for place, attribute in enumerate(reversed(named[-attributes:])):
+        for place, attribute in enumerate(reversed([part for part in named if part][-attributes:])):
             found[row, place] = _class(attribute, classes)
     return found
 

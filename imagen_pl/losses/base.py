@@ -44,7 +44,7 @@ class LossInputs:
     real_images: generator step only: the real images with the same captions, -1 to 1, faded alike.
     generator: generator step only: the network that generated the images.
     latents: generator step only: the latents from which it generated them.
-    encode: the features of other captions of the training set.
+    encode: encodes other captions of the training set; None where there is no encoder.
     """
 
     images: Float[Tensor, "b 3 r r"]
@@ -101,7 +101,7 @@ class LossTerm(nn.Module, ABC):
         return weight(images_seen) if callable(weight) else weight
 
     def prepare(self, captions: Callable[[], Iterable[str]]) -> None:
-        """What the term needs to know before the first batch and before a checkpoint is loaded.
+        """Prepare the term, for example fit its vocabulary, before the first batch and before weights load.
 
         Args:
             captions: returns captions of the training set: all of them, or the first ones of a stream.

@@ -51,10 +51,11 @@ class Captioning(SeparatelyTrainedLoss):
         captioner_from: folder of a trained captioner (`imagen-pl fit-captioner`) with the same settings, from
             which weights and tokens are loaded; None starts from random weights.
         freeze: do not train the captioner; needs `captioner_from`.
-        contrast: weight, beside the cross-entropy of 1, of a term that makes the caption w of a generated
-            image x likelier than a similar caption v of the training set, which differs from it in one word:
-            log(1 + p(v | x) / p(w | x)). v is drawn at random each time, such as "bell off" for "bell". With
-            0 the loss mostly asks for what all captions have in common.
+        contrast: weight of a contrastive term in the generator's loss; the cross-entropy has weight 1. It is
+            log(1 + p(v|x) / p(w|x)) for a generated image x, its caption w, and a caption v of the training
+            set that differs from w in one word, as "bell off" from "bell" (similar_captions.py); v is drawn
+            anew in each step. 0 turns it off. train/g_caption_ce_prefers_own is the share of generated
+            images for which w is likelier than v.
     """
 
     name = "caption_ce"
@@ -97,6 +98,8 @@ class Captioning(SeparatelyTrainedLoss):
     def prepare(self, captions: Callable[[], Iterable[str]]) -> None:
         if self.contrast:
             self.similar = SimilarCaptions(captions())
+            if self.similar.none_found:
+                log.warning("captioning.contrast has no effect: no caption differs from another in one word")
         if self.captioner_from is None:
             self.captioner.prepare(captions)
         else:
@@ -125,13 +128,14 @@ class Captioning(SeparatelyTrainedLoss):
         """log(1 + p(v | x) / p(w | x)) of each image x, with v a similar caption; 0 where there is none."""
         draws = torch.rand(len(captions), 2).tolist()
         others = [self.similar.draw(caption, *draw) for caption, draw in zip(captions, draws, strict=True)]
+        if not any(others):
+            return memory.new_zeros(len(captions))
         own = self.captioner.log_likelihood(memory, captions)
         other = self.captioner.log_likelihood(
             memory, [text or caption for text, caption in zip(others, captions, strict=True)]
         )
         has = torch.tensor([text is not None for text in others], device=own.device)
-        if has.any():
-            self.note("prefers_own", (own > other)[has].float().mean())
+        self.note("prefers_own", (own > other)[has].float().mean())
         return F.softplus(other - own) * has
 
     def _image_features(self, inputs: LossInputs) -> tuple[Float[Tensor, "n m d"], list[str]]:

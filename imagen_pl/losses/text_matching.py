@@ -7,6 +7,7 @@ DDP each process uses its own batch alone.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable
 
 import torch
@@ -20,6 +21,8 @@ from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size, m
 from imagen_pl.losses.similar_captions import SimilarCaptions
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.schedules import Schedule
+
+log = logging.getLogger(__name__)
 
 
 def caption_ids(inputs: LossInputs) -> Int64[Tensor, " b"]:
@@ -69,6 +72,10 @@ class MismatchedCaptions(LossTerm):
     def prepare(self, captions: Callable[[], Iterable[str]]) -> None:
         if self.similar:
             self.similar_captions = SimilarCaptions(captions())
+            if self.similar_captions.none_found:
+                log.warning(
+                    "MismatchedCaptions.similar has no effect: no caption differs from another in one word"
+                )
 
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs

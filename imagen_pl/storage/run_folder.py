@@ -7,6 +7,7 @@ runs/NAME/
   metrics.csv     every logged value by images seen
   checkpoints/    last.ckpt, best.ckpt
   samples/        000123kimg.png
+  averages/       snapshots of PowerAverages, if the run has it
 ```
 """
 

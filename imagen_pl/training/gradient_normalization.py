@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from imagen_pl.errors import UserError
 
@@ -19,9 +19,10 @@ class GradientNormalization(nn.Module):
 
     Adversarial flow models (arXiv:2511.22475) do this so that the adversarial loss and the losses
     that see the images directly keep the same proportion, however steep the discriminator is. The size is
-    the root mean square over the images of a gradient's norm. Everything that reaches the images through the
-    discriminator's features is normalised together; energy distance, perceptual and captioner losses, which
-    have a network of their own, are not.
+    the root mean square over the images, of all processes, of a gradient's norm. The losses on the
+    discriminator's features are normalised together, FeatureMatching and a captioner with
+    DiscriminatorFeatures among them. Losses that read the images themselves are not, as EnergyMatching,
+    PerceptualMatching and a captioner with BackboneFeatures.
 
     Args:
         decay: of the moving average, at each step, 0 to 1.
@@ -47,7 +48,7 @@ class GradientNormalization(nn.Module):
 
         Args:
             images: generated images with a gradient.
-            scale: of the loss: the share of the batch that they are, times the scale of float16 training.
+            scale: factor on the losses in float16 training.
         """
         seen = images.view_as(images)
         seen.register_hook(lambda gradient: self.normalized(gradient, scale))
@@ -55,11 +56,19 @@ class GradientNormalization(nn.Module):
 
     @torch.no_grad()
     def normalized(self, gradient: Images, scale: float) -> Images:
-        """The gradient in the wanted size; the average is that of the steps until now, this one included."""
+        """The gradient in the wanted size; the average is that of the steps until now, this one included.
+
+        A gradient that is not finite is returned as it is: float16 training skips its step.
+        """
         rows = len(gradient)
         # Each image has the share 1 / rows of the mean loss.
         squared = (gradient.float() / scale * rows).square().sum() / rows
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(squared)
+            squared /= distributed.get_world_size()
+        if not torch.isfinite(squared):
+            return gradient
         self.steps += 1
         self.squared.lerp_(squared, 1 - self.decay)
         average = self.squared / (1 - self.decay**self.steps)  # corrected for the start at 0, as in Adam
-        return gradient * (self.size / average.sqrt().clamp(min=1e-20)).to(gradient.dtype)
+        return (gradient.float() * (self.size / average.sqrt().clamp(min=1e-20))).to(gradient.dtype)

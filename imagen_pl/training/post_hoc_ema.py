@@ -9,7 +9,8 @@ bring its weights over time nearest to the wanted ones by least squares.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from imagen_pl.storage.atomic_files import atomic_write
 
 FOLDER = "averages"  # in a run's folder
 LENGTHS = (0.05, 0.1)
+SHORTEST = 0.001
 # Of the average of all images with equal weights.
 LONGEST = math.sqrt(1 / 12)
+_NAME = re.compile(r"(\d{10,})-(\d[\d.]*)\.safetensors")
 # The least-squares fit leaves this share of the squared weights where the snapshots are too few for a length.
 _POOR = 0.1
 
@@ -48,12 +51,10 @@ def exponent(length: float) -> float:
     """The exponent g of a length s: the root of (g + 1) / ((g + 2)^2 (g + 3)) = s^2, the weights' variance.
 
     Raises:
-        UserError: the length is not more than 0 and less than that of equal weights, 0.289.
+        UserError: the length is not from 0.001 to less than that of equal weights, 0.289.
     """
-    if not 0 < length < LONGEST:
-        raise UserError(
-            f"the length of an average {length:g} must be more than 0 and less than {LONGEST:.3f}"
-        )
+    if not SHORTEST <= length < LONGEST:
+        raise UserError(f"the length of an average {length:g} must be from {SHORTEST} to {LONGEST:.3f}")
     roots = np.roots([1, 7, 16 - length**-2, 12 - length**-2])
     return float(roots[np.isreal(roots)].real.max())
 
@@ -87,20 +88,20 @@ def snapshots_of(folder: Path) -> list[Snapshot]:
     """The snapshots that a run has written, oldest first."""
     found = []
     for file in folder.glob("*.safetensors"):
-        images, length = file.stem.split("-")
-        found.append(Snapshot(int(images), float(length)))
+        if match := _NAME.fullmatch(file.name):
+            found.append(Snapshot(int(match[1]), float(match[2])))
     return sorted(found)
 
 
-def write_snapshot(folder: Path, snapshot: Snapshot, weights: dict[str, Tensor]) -> None:
-    """In float16, half the size: rounding errors of single snapshots cancel in a sum of many."""
+def write_snapshot(folder: Path, snapshot: Snapshot, weights: Mapping[str, Tensor]) -> None:
+    """In float16. Lengths far below those of the snapshots amplify its rounding errors, 0.02 some tenfold."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(snapshot.file(folder)) as file:
         file.write(safetensors.torch.save({name: w.half().contiguous().cpu() for name, w in weights.items()}))
 
 
-def average(run: Path, length: float) -> dict[str, Tensor]:
-    """The generator's parameters, averaged over a length, at the end of a run, in float32.
+def average(run: Path, length: float) -> tuple[dict[str, Tensor], int]:
+    """The generator's parameters, averaged over a length at the last snapshot, and its images seen.
 
     Args:
         run: its folder.
@@ -128,4 +129,4 @@ def average(run: Path, length: float) -> dict[str, Tensor]:
     for factor, snapshot in zip(found.tolist(), kept, strict=True):
         for name, weights in safetensors.torch.load_file(snapshot.file(folder)).items():
             summed[name] = summed.get(name, torch.zeros(())) + factor * weights.float()
-    return summed
+    return summed, wanted.images

@@ -41,6 +41,7 @@ def test_attributes_are_counted_from_the_end_of_a_caption() -> None:
     assert torch.equal(found, attribute_classes(CAPTIONS, attributes=2, classes=10_000))
     assert attribute_classes(CAPTIONS, attributes=1, classes=7).shape == (5, 1)
     assert int(attribute_classes(CAPTIONS, attributes=2, classes=7).max()) < 7
+    assert attribute_classes(["bell, ", "bell,, outline"], 2, 10_000).tolist() == [[-1, -1], [outline, -1]]
 
 
 def test_loss_is_the_mean_cross_entropy_of_the_named_attributes() -> None:

@@ -19,6 +19,7 @@ from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.attribute_classifier import AttributeClassifier
 from imagen_pl.losses.base import LossInputs, LossTerm
 from imagen_pl.losses.caption_distributions import EnergyMatching
+from imagen_pl.losses.captioning import Captioning
 from imagen_pl.losses.clip_guidance import BackboneGuidance, ImageTextGuidance
 from imagen_pl.losses.feature_alignment import FeatureAlignment
 from imagen_pl.losses.gradient_penalties import (
@@ -39,11 +40,11 @@ from imagen_pl.models.text.adapter import TextAdapter
 from imagen_pl.models.text.encoder import FrozenTextEncoder
 from imagen_pl.schedules import Stage
 from imagen_pl.training.class_paths import import_all_parts
-from tests.helpers.captioners import tiny_captioning
+from tests.helpers.captioners import tiny_captioner, tiny_captioning
 from tests.helpers.fakes import TinyBackbone, TinyDual
 from tests.helpers.networks import awaken
 from tests.helpers.tasks import tiny_task
-from tests.helpers.training import AtEachBatch, tiny_gan, train
+from tests.helpers.training import AtEachBatch, adam, tiny_gan, train
 from tests.helpers.transformers_models import save_bert
 
 # The parts that could learn: both networks with their own text adapters, the term's own parameters, the
@@ -95,6 +96,18 @@ TABLE: dict[str, Row] = {
     "guidance, by a backbone": (lambda: {"losses": [guided_by_lite0()]}, OWN, G, NOTHING),
     "interpolated_captions": (lambda: {"losses": [fitted_regression()]}, NOTHING, G, NOTHING),
     "caption_ce": (lambda: {"losses": [tiny_captioning()]}, NOTHING, G, OWN),
+    "caption_ce, the contrast alone": (
+        lambda: {"losses": [ContrastAlone(tiny_captioner(), adam(), generator_weight=1.0, contrast=1.0)]},
+        NOTHING,
+        G,
+        OWN,
+    ),
+    "mismatch, one word": (
+        lambda: {"losses": [OneWordAlone(similar=1.0)]},
+        D | D_WORDS,
+        NOTHING,
+        NOTHING,
+    ),
 }
 STEPS = ("discriminator", "generator", "captioner")
 SIXTEEN = (Stage(16, kimg=1.0, batch_size=8),)
@@ -125,6 +138,29 @@ class OfOneKind(AttributeClassifier):
     def forward(self, discriminator: Any, adversarial: Any, inputs: LossInputs) -> Any:
         captions = ["bell, Tabler Icons, outline"] * len(inputs.text)
         return super().forward(discriminator, adversarial, replace(inputs, captions=captions))
+
+
+class ContrastAlone(Captioning):
+    """Without the cross-entropy."""
+
+    def forward(self, discriminator: Any, adversarial: Any, inputs: LossInputs) -> Any:
+        memory, captions = self._image_features(inputs)
+        return self._contrast(memory, captions)
+
+
+class OneWordAlone(MismatchedCaptions):
+    """Fails if a caption of another image is asked for."""
+
+    def forward(self, discriminator: Any, adversarial: Any, inputs: LossInputs) -> Any:
+        encode = inputs.encode
+        assert encode is not None
+
+        def checked(captions: list[str]) -> Any:
+            pairs = zip(captions, inputs.captions, strict=True)
+            assert all(len(set(one.split()) ^ set(other.split())) == 2 for one, other in pairs)
+            return encode(captions)
+
+        return super().forward(discriminator, adversarial, replace(inputs, encode=checked))
 
 
 def compared_by_lite0() -> EnergyMatching:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor
 
 from imagen_pl.errors import UserError
+from imagen_pl.losses.base import LossInputs, LossTerm
 from imagen_pl.schedules import Stage
 from imagen_pl.training.gradient_normalization import GradientNormalization
 from tests.helpers.training import tiny_gan, train
@@ -45,14 +47,72 @@ def test_size_follows_a_moving_average() -> None:
         assert found[step] == pytest.approx((squared / (average / weights)) ** 0.5, rel=1e-5)
 
 
-def test_microbatches_and_scaled_losses_give_the_same() -> None:
+def test_scaled_losses_give_the_same() -> None:
     whole = gradient_of(GradientNormalization(), 1.0)
     scaled = gradient_of(GradientNormalization(), 1.0, scale=1024.0)
     torch.testing.assert_close(scaled, 1024 * whole)
 
 
+def test_gradient_that_is_not_finite_leaves_the_average_alone() -> None:
+    term, calm = GradientNormalization(), GradientNormalization()
+    for each in (term, calm):
+        gradient_of(each, 1.0)
+    assert not torch.isfinite(gradient_of(term, float("inf"))).any()
+    torch.testing.assert_close(gradient_of(term, 3.0), gradient_of(calm, 3.0))
+
+
+def test_small_gradients_in_float16_stay_finite() -> None:
+    gradient = torch.full((2, 3, 2, 2), 1e-7, dtype=torch.float16)
+    found = GradientNormalization().normalized(gradient, 1.0)
+    assert found.dtype == torch.float16
+    assert 2 * found.float().flatten(1).norm(dim=1)[0] == pytest.approx(1.0, rel=1e-2)
+
+
+class OnImages(LossTerm):
+    """Reads the images themselves."""
+
+    name = "on_images"
+
+    def __init__(self) -> None:
+        super().__init__(0.0, 1.0)
+
+    def forward(self, discriminator: Any, adversarial: Any, inputs: LossInputs) -> Tensor:
+        return inputs.images.sum((1, 2, 3))
+
+
+class AtImages(Callback):
+    """The gradient at the generator's output, in the order of the batches."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        def watch(module: Any, given: Any, images: Tensor) -> None:
+            if images.requires_grad:
+                images.register_hook(lambda gradient: self.norms.append(float(gradient.norm())))
+
+        pl_module.generator.register_forward_hook(watch)
+
+
+@pytest.mark.parametrize(("losses", "norm"), [([], 1e-3 / 8**0.5), ([OnImages()], (3 * 64 / 8) ** 0.5)])
+def test_losses_on_the_images_themselves_keep_their_gradient(losses: list[LossTerm], norm: float) -> None:
+    """Of eight images of 8 px: a loss through the discriminator, and one with the gradient 1/8 everywhere."""
+    found = AtImages()
+    gan = tiny_gan(gradient_normalization=GradientNormalization(decay=0.0, size=1e-3), losses=losses)
+    train(gan, 24, [found], stages=EIGHT)
+
+    assert found.norms == pytest.approx([norm] * 3, rel=1e-2)
+
+
+def test_accumulated_batches_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"gradient_normalization measures whole batches: set accumulate 2 to 1"
+    ):
+        tiny_gan(gradient_normalization=GradientNormalization(), accumulate=2)
+
+
 def test_only_the_generator_s_gradient_changes() -> None:
-    """The discriminator's first step is the same; the generator's is in the same direction."""
+    """The discriminator's first step is the same to the bit."""
 
     def weights(**settings: Any) -> dict[str, Tensor]:
         gan = tiny_gan(**settings)

@@ -16,6 +16,7 @@ from imagen_pl.cli.main import main
 from imagen_pl.errors import UserError
 from imagen_pl.inference.pipeline import load
 from imagen_pl.schedules import Stage
+from imagen_pl.storage.run_folder import RunFolder
 from imagen_pl.training.post_hoc_ema import (
     FOLDER,
     Snapshot,
@@ -49,9 +50,9 @@ def test_length_is_the_standard_deviation_of_the_weights(length: float) -> None:
     assert np.sqrt((share * (POINTS - mean) ** 2).sum()) == pytest.approx(length, rel=1e-3)
 
 
-@pytest.mark.parametrize("length", [0.0, -1.0, 0.289, 1.0])
+@pytest.mark.parametrize("length", [0.0, -1.0, 1e-4, 0.289, 1.0])
 def test_length_out_of_range_is_reported(length: float) -> None:
-    with pytest.raises(UserError, match=r"must be more than 0 and less than 0.289"):
+    with pytest.raises(UserError, match=r"must be from 0.001 to 0.289"):
         exponent(length)
 
 
@@ -100,7 +101,7 @@ def test_average_of_a_training_is_that_of_its_weights(tmp_path: Path) -> None:
         power, direct = exponent(length), recorded.seen[0]
         for step, weight in enumerate(recorded.seen, start=1):
             direct = direct + (1 - (1 - 1 / step) ** (power + 1)) * (weight - direct)
-        made = average(tmp_path, length)[name].double()
+        made = average(tmp_path, length)[0][name].double()
         change = (recorded.seen[-1] - recorded.seen[0]).norm()
         assert (made - direct).norm() < 0.02 * change, length
         assert (direct - recorded.seen[-1]).norm() > 0.04 * change
@@ -138,31 +139,74 @@ def test_too_few_snapshots_and_none_are_reported(tmp_path: Path) -> None:
     for length in (0.05, 0.1):
         write_snapshot(tmp_path / FOLDER, Snapshot(1000, length), {"w": torch.ones(2)})
     assert snapshots_of(tmp_path / FOLDER) == [Snapshot(1000, 0.05), Snapshot(1000, 0.1)]
-    assert average(tmp_path, 0.1)["w"].tolist() == pytest.approx([1.0, 1.0])
+    assert average(tmp_path, 0.1)[0]["w"].tolist() == pytest.approx([1.0, 1.0])
     with pytest.raises(
         UserError, match=r"the 2 snapshots of .* give no average of length 0.01: their sum misses"
     ):
         average(tmp_path, 0.01)
-    with pytest.raises(UserError, match=r"PowerAverages.lengths must be two or more"):
-        PowerAverages(lengths=[0.1])
+    with pytest.raises(
+        UserError, match=r"PowerAverages.lengths \[0.1, 0.1\] must be two or more different ones"
+    ):
+        PowerAverages(lengths=[0.1, 0.1])
+
+
+def test_callback_that_joins_a_run_later_is_refused(tmp_path: Path) -> None:
+    trainer = train(tiny_gan(), 16, stages=EIGHT, default_root_dir=tmp_path)
+    trainer.save_checkpoint(tmp_path / "without.ckpt")
+    with pytest.raises(
+        UserError, match=r"PowerAverages.lengths 0.05, 0.1: the checkpoint has no such averages"
+    ):
+        train(
+            tiny_gan(), 32, [PowerAverages()], ckpt_path=tmp_path / "without.ckpt", stages=EIGHT,
+            default_root_dir=tmp_path,
+        )  # fmt: skip
+
+
+def test_dry_run_keeps_the_snapshots(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / FOLDER, Snapshot(1000, 0.05), {"w": torch.ones(2)})
+    (tmp_path / FOLDER / "other.safetensors").touch()
+    gan = tiny_gan()
+    train(gan, 16, [PowerAverages()], stages=EIGHT, default_root_dir=tmp_path, fast_dev_run=2)
+    assert snapshots_of(tmp_path / FOLDER) == [Snapshot(1000, 0.05)]
 
 
 def test_export_takes_the_average(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    model = load(trained.run, device="cpu")
+    """Of the newest checkpoint, whatever the best one is; the rest of it stays."""
+    newest = RunFolder(trained.run).newest_checkpoint()
+    assert newest is not None
+    model = load(newest, device="cpu")
+    images = model.description["images_seen"]
     plain = {name: p.detach().clone() for name, p in model.generator.named_parameters()}
     for length, factor in ((0.05, 1.0), (0.1, 2.0)):
         weights = {name: factor * p for name, p in plain.items()}
-        write_snapshot(trained.run / FOLDER, Snapshot(1000, length), weights)
+        write_snapshot(trained.run / FOLDER, Snapshot(images, length), weights)
 
     words = ["export", str(trained.run), "--to", "safetensors", "--out"]
     assert main([*words, "averaged", "--ema_length", "0.1"]) == 0
-    averaged = dict(load("averaged", device="cpu").generator.named_parameters())
+    exported = load("averaged", device="cpu")
+    assert (exported.description["ema_length"], exported.description["images_seen"]) == (0.1, images)
+    averaged = dict(exported.generator.named_parameters())
     for name, before in plain.items():
         torch.testing.assert_close(averaged[name].detach(), 2 * before, rtol=2e-3, atol=1e-4)
-    checkpoint = trained.run / "checkpoints" / "last.ckpt"
-    words[1] = str(checkpoint)
-    assert main([*words, "other", "--ema_length", "0.1"]) == 2
-    assert (
-        f"--ema_length averages over a run: give its folder instead of {checkpoint}"
-        in capsys.readouterr().err
-    )
+
+
+def test_export_of_a_wrong_average_is_refused(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = RunFolder(trained.run).newest_checkpoint()
+    assert checkpoint is not None
+    model = load(checkpoint, device="cpu")
+    parameters = dict(model.generator.named_parameters())
+
+    def error(path: Path) -> str:
+        words = ["export", str(path), "--to", "safetensors", "--out", "other", "--ema_length", "0.1"]
+        assert main(words) == 2
+        return capsys.readouterr().err
+
+    assert f"--ema_length averages over a run: give its folder instead of {checkpoint}" in error(checkpoint)
+    for length in (0.05, 0.1):
+        write_snapshot(trained.run / FOLDER, Snapshot(8, length), parameters)
+    assert "the last snapshot of" in error(trained.run)
+    for length in (0.05, 0.1):
+        write_snapshot(trained.run / FOLDER, Snapshot(9999, length), {"w": torch.ones(2)})
+    for length in (0.05, 0.1):
+        Snapshot(8, length).file(trained.run / FOLDER).unlink()
+    assert "are of another generator: give the run that they belong to" in error(trained.run)
