@@ -1,6 +1,7 @@
 """Make the model of icons that ships with the package, and its card, from a run.
 
     python -m benchmarks.release_icons runs/icons64
+    python -m benchmarks.release_icons runs/all_icons --icons icons64
 
 Writes imagen_pl/released/icons/: the generator's average and the discriminator in half precision,
 config.json, samples.png and README.md, the card. The card has the scores of `imagen-pl evaluate` and of
@@ -70,6 +71,14 @@ def sections(made: str, tables: str) -> dict[str, str]:
     }
 
 
+def forget_folder(release: Path) -> None:
+    """Describe the data as the icons that are installed with the package: others lack the run's folder."""
+    file = release / "config.json"
+    description = json.loads(file.read_text(encoding="utf-8"))
+    description["data"]["init_args"] |= {"path": None, "least_pictures": 1}
+    file.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -77,6 +86,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--out", type=Path, default=RELEASED / "icons", help="a new folder")
     parser.add_argument("--work", type=Path, default=Path("runs/release_icons"), help="where the scores go")
+    parser.add_argument(
+        "--icons", type=Path, default=SHIPPED, help="the icons that it was trained on, which the card credits"
+    )
     parser.add_argument("--remark", default="", help="about how it was trained, for the card")
     o = parser.parse_args()
     made = made_by(o.run, o.remark)
@@ -86,6 +98,7 @@ def main() -> None:
         raise SystemExit(
             f"{o.out} has {sum(weights.values()):.0f} MB of weights: {LARGEST_MB} at most may ship"
         )
+    forget_folder(o.out)
     model = load(o.out, "cpu")
     sample_sheet(model, prompts()).save(o.out / "samples.png")
     call(
@@ -94,6 +107,7 @@ def main() -> None:
     asked = [str(o.out), "--icons", str(SHIPPED), "--final", "--out", str(o.work / "icons.json")]
     tables = call(["-m", "benchmarks.icons", *asked])
     description: dict[str, Any] = json.loads((o.out / "config.json").read_text(encoding="utf-8"))
+    description["data"]["init_args"]["path"] = str(o.icons)
     card = model_card(
         "icons",
         description,

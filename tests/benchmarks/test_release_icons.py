@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -34,6 +35,15 @@ def test_prompts_are_ten_of_each_kind_and_keep_to_their_splits(asked: dict[str, 
     }
     for split, captions in asked.items():
         assert {splits[caption] for caption in captions} == {split}
+
+
+def test_released_description_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    source = {"class_path": "x", "init_args": {"path": "icons64", "least_pictures": 3, "sets": None}}
+    (tmp_path / "config.json").write_text(json.dumps({"data": source, "resolution": 64}))
+    release_icons.forget_folder(tmp_path)
+    found = json.loads((tmp_path / "config.json").read_text())
+    source["init_args"] = {"path": None, "least_pictures": 1, "sets": None}
+    assert found == {"data": source, "resolution": 64}
 
 
 class Numbered:
