@@ -160,7 +160,7 @@ class TextToImageGAN(StartAndResume):
     def training_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
         size = len(batch) * self.trainer.world_size
         self.seed_step()
-        encoded = EncodedBatch(self._normalized(batch.images), self.encode(batch), batch.captions)
+        encoded = self.encoded(batch)
         generator_turn = (self.images_seen // size) % self.discriminator_steps == 0
         trains_generator = generator_turn and is_trainable(self.generator)
         shared = self._generated(encoded, size) if self.share_passes and trains_generator else None
@@ -211,24 +211,41 @@ class TextToImageGAN(StartAndResume):
         with self.toggled_optimizer(optimizer):
             for rows, share, sync in self.microbatches(len(batch)):
                 part = batch[rows]
-                real, text = part.images, part.text
-                fake = self.generator(z[rows], text, self.growth) if shared is None else shared.fake
-                # Augment each pair of real and generated image identically, so that they can be compared.
-                seed = self.augmentation_seed(rows)
-                images = self._normalizing(fake)
-                features = self.discriminator.extract_features(self._augmented(images, seed), self.growth)
-                real_features, real_logits = self._real_features(real, text, seed, shared)
-                fake_logits = self.discriminator.logits(features, text)
-                losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
-                inputs = LossInputs(
-                    fake, features, text, self.growth, part.captions,
-                    real_features, real, self.generator, z[rows], self._encode_others,
-                )  # fmt: skip
-                losses |= self._weighted("generator", inputs)
+                fake = self.generator(z[rows], part.text, self.growth) if shared is None else shared.fake
+                losses = self.generator_losses(fake, z[rows], part, self.augmentation_seed(rows), shared)
                 with sync:
                     self.backward_mean(losses, share)
             self.step(optimizer, self.generator_step_parameters(), "g_grad_norm")
         self.generator.track(self.latents_of_step(size, GENERATOR_LATENTS, all_processes=True))
+
+    def generator_losses(
+        self,
+        fake: Images,
+        z: Float[Tensor, "b z"],
+        batch: EncodedBatch,
+        seed: int,
+        shared: SharedPasses | None = None,
+    ) -> dict[str, PerSample]:
+        """The generator's weighted losses of generated images, by name: the adversarial loss is g_loss.
+
+        Args:
+            fake: images generated for the batch's captions.
+            z: their latents.
+            batch: the real images with the same captions.
+            seed: of the augmentation. Each pair of a real and a generated image is augmented identically, so
+                that they can be compared.
+            shared: what the discriminator's step has computed already.
+        """
+        images = self._normalizing(fake)
+        features = self.discriminator.extract_features(self._augmented(images, seed), self.growth)
+        real_features, real_logits = self._real_features(batch.images, batch.text, seed, shared)
+        fake_logits = self.discriminator.logits(features, batch.text)
+        losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
+        inputs = LossInputs(
+            fake, features, batch.text, self.growth, batch.captions,
+            real_features, batch.images, self.generator, z, self._encode_others,
+        )  # fmt: skip
+        return losses | self._weighted("generator", inputs)
 
     def _captioner_step(self, batch: EncodedBatch, size: int) -> None:
         term = self.losses.separately_trained
@@ -267,6 +284,10 @@ class TextToImageGAN(StartAndResume):
         )
         self.step_logger.note(notes)
         return losses
+
+    def encoded(self, batch: CaptionedBatch) -> EncodedBatch:
+        """A batch in the form that the networks read."""
+        return EncodedBatch(self._normalized(batch.images), self.encode(batch), batch.captions)
 
     def encode(self, batch: CaptionedBatch) -> TextFeatures:
         """The captions' features: the batch's cached ones, or else encoded now."""
