@@ -238,6 +238,8 @@ def table(grid: Grid, results: list[dict[str, Any]]) -> str:
         if not found:
             continue
         diverged = sum(bool(r.get("diverged", "score" not in r)) for r in found)
+        if not good and not diverged:
+            continue  # not scored yet
         seeds = f"{len(good)}, {diverged} diverged" if diverged else str(len(good))
         cells = [name, seeds]
         for pick, form in columns.values():

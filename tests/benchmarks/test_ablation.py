@@ -101,7 +101,7 @@ def test_table_has_mean_spread_and_diverged_runs() -> None:
 
 
 def test_table_of_icons_has_their_own_columns() -> None:
-    grid = ablation.Grid("icons", 4, [0], [], "x", {"a": []}, icons="icons64")
+    grid = ablation.Grid("icons", 4, [0], [], "x", {"a": [], "b": []}, icons="icons64")
     named = {"train": (0.1, 0.3), "pairs": (0.1, 0.2), "subjects": (0.0, 0.1)}
     score = {
         "frechet": 66.04,
@@ -113,7 +113,9 @@ def test_table_of_icons_has_their_own_columns() -> None:
     }
     result = {"name": "a", "seed": 0, "images_per_second": 30.4, "images_seen": 9000, "score": score}
 
-    head, _, row = ablation.table(grid, [result]).splitlines()
+    later = {"name": "b", "seed": 0, "diverged": False}  # trained with --score_later
+
+    head, _, row = ablation.table(grid, [result, later]).splitlines()
 
     assert head.split(" | ")[6:9] == ["latent share", "learnt names", "new pairs"]
     assert row == "| a | 1 | 30 | 9,000 | 66.0 | 0.89 | 0.60 | 30% | 20% | 10% | 87.5% | 14% | 51% |"
