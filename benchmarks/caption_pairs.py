@@ -83,7 +83,7 @@ def main() -> None:
         asked = [(each.caption, SEED + i) for i, each in enumerate(reference.contrasts)]
         for path in o.models:
             drawn = imagen_pl.load(path, "cpu").draw(asked, guidance=1.0, refine=0)
-            sources[path.name] = torch.stack([torch.from_numpy(np.array(each)) for each in drawn]).permute(
+            sources[str(path)] = torch.stack([torch.from_numpy(np.array(each)) for each in drawn]).permute(
                 0, 3, 1, 2
             )
     except UserError as error:

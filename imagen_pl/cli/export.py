@@ -35,8 +35,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--ema_length",
         type=float,
         metavar="S",
-        help="of a run that was trained with PowerAverages: average the generator over the run's end. S is "
-        "the standard deviation of the average's weights over time, as a share of the run, about 0.04 to 0.2",
+        help="average the generator over the end of a run that was trained with PowerAverages; S is the "
+        "standard deviation of the average's weights over time, as a share of the run, about 0.04 to 0.2",
     )
     add_discriminator_argument(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
