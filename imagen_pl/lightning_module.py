@@ -10,7 +10,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
-from imagen_pl.imaging.grids import to_uint8
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.base import LossInputs, LossTerm, LossTerms, PerSample, Step
 from imagen_pl.losses.gradient_penalties import Penalty
@@ -18,7 +17,6 @@ from imagen_pl.metrics.base import ImageMetric
 from imagen_pl.models.augment import Augment
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.models.generators.base import Generator
-from imagen_pl.models.latents import mix_seed
 from imagen_pl.models.layers.resampling import fade_in
 from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.schedules import RunState, Schedule
@@ -26,7 +24,7 @@ from imagen_pl.training.ema import GeneratorEMA
 from imagen_pl.training.gradient_normalization import GradientNormalization
 from imagen_pl.training.manual_optimization import compile_each, is_trainable
 from imagen_pl.training.seeded_steps import DISCRIMINATOR_LATENTS, GENERATOR_LATENTS
-from imagen_pl.training.start_and_resume import StartAndResume
+from imagen_pl.training.validate_and_sample import ValidateAndSample
 from imagen_pl.training.validation_metrics import Validation
 from imagen_pl.types import CaptionedBatch, EncodedBatch, Growth, TextFeatures
 
@@ -45,12 +43,12 @@ class SharedPasses:
     real: tuple[ImageFeatures, Float[Tensor, "b k"]] | None = None
 
 
-class TextToImageGAN(StartAndResume):
+class TextToImageGAN(ValidateAndSample):
     """A text-conditional GAN: generator, discriminator, and the generator's exponential moving average.
 
     Optimization is manual, with one optimizer a network. `run_state` holds the clock (`images_seen`) and the
     growth; callbacks grow the networks and choose which blocks are trained. How a run starts, resumes and is
-    saved is in the base class.
+    saved, is scored and draws samples is in the base classes.
 
     Args:
         generator: generates images from latents and captions.
@@ -193,7 +191,7 @@ class TextToImageGAN(StartAndResume):
                 fake_logits = self.discriminator(self._augmented(fake), text, self.growth)
                 losses = {"d_loss": self.adversarial.discriminator(real_logits, fake_logits)}
                 inputs = LossInputs(
-                    real, features, text, self.growth, part.captions, encode=self._encode_others
+                    real, features, text, self.growth, part.captions, encode=self.encode_others
                 )
                 losses |= self._weighted("discriminator", inputs)
                 for penalty in penalties:
@@ -243,7 +241,7 @@ class TextToImageGAN(StartAndResume):
         losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
         inputs = LossInputs(
             fake, features, batch.text, self.growth, batch.captions,
-            real_features, batch.images, self.generator, z, self._encode_others,
+            real_features, batch.images, self.generator, z, self.encode_others,
         )  # fmt: skip
         return losses | self._weighted("generator", inputs)
 
@@ -289,19 +287,6 @@ class TextToImageGAN(StartAndResume):
         """A batch in the form that the networks read."""
         return EncodedBatch(self._normalized(batch.images), self.encode(batch), batch.captions)
 
-    def encode(self, batch: CaptionedBatch) -> TextFeatures:
-        """The captions' features: the batch's cached ones, or else encoded now."""
-        if batch.text is not None:
-            return batch.text
-        return self.text_encoder.encode(batch.captions, self.device)
-
-    def _encode_others(self, captions: list[str]) -> TextFeatures:
-        """Features of captions of the training set, from the cache if the run has one."""
-        lookup = self.run_state.text_lookup
-        if lookup is None:
-            return self.text_encoder.encode(captions, self.device)
-        return lookup(captions).to(self.device)
-
     def _normalized(self, images: UInt8[Tensor, "b 3 r r"]) -> Images:
         """Real images, -1 to 1, faded in like the generator's images."""
         scaled = (images.float() / 127.5 - 1).contiguous(memory_format=self._memory_format)
@@ -346,38 +331,6 @@ class TextToImageGAN(StartAndResume):
         with eager, torch.autocast(self.device.type, enabled=False):
             value = penalty(logit_fn, real[rows].float(), fake[rows].float(), text[rows])
         return weight * penalty.every * value
-
-    # ------------------------------------------------------------------ validation and samples
-
-    def on_validation_epoch_start(self) -> None:
-        self.validation.start(self.trainer, self.growth.resolution)
-
-    @torch.no_grad()
-    def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
-        indices, text = batch.indices.tolist(), self.encode(batch)
-
-        def draw(time: int) -> UInt8[Tensor, "b 3 r r"]:
-            z = self.latents_of(indices, mix_seed(self.seed, time) if time else self.seed)
-            return to_uint8(self.ema.generator(z, text, self.growth))
-
-        fake = draw(0)
-        # The sanity check runs only a few batches, not the whole set.
-        if not self.trainer.sanity_checking:
-            self.validation.update(batch, fake, draw)
-
-    def on_validation_epoch_end(self) -> None:
-        if not self.trainer.sanity_checking:
-            self.step_logger.report_scores(self, self.run_state, self.validation.finish())
-
-    @torch.no_grad()
-    def sample(self, captions: list[str], seed: int, truncation: float = 1.0) -> Images:
-        """Images for captions from the moving average, -1 to 1, at the current resolution.
-
-        Image i depends only on captions[i], the seed and i, not on the rest of the batch.
-        """
-        z = self.latents_of(range(len(captions)), seed)
-        text = self.text_encoder.encode(captions, self.device)
-        return self.ema.generator(z, text, self.growth, truncation)
 
     # ------------------------------------------------------------------ optimizers
 

@@ -1,0 +1,64 @@
+"""What a training draws with the moving average: the images that are scored, and samples."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from imagen_pl.imaging.grids import to_uint8
+from imagen_pl.models.latents import mix_seed
+from imagen_pl.training.start_and_resume import StartAndResume
+from imagen_pl.types import CaptionedBatch, TextFeatures
+
+Images = Float[Tensor, "b 3 r r"]
+
+
+class ValidateAndSample(StartAndResume):
+    """Lightning's hooks of validation, samples of captions, and the encoding of captions that all steps need.
+
+    The arguments and attributes are those of StartAndResume.
+    """
+
+    def encode(self, batch: CaptionedBatch) -> TextFeatures:
+        """The captions' features: the batch's cached ones, or else encoded now."""
+        if batch.text is not None:
+            return batch.text
+        return self.text_encoder.encode(batch.captions, self.device)
+
+    def encode_others(self, captions: list[str]) -> TextFeatures:
+        """Features of captions of the training set, from the cache if the run has one."""
+        lookup = self.run_state.text_lookup
+        if lookup is None:
+            return self.text_encoder.encode(captions, self.device)
+        return lookup(captions).to(self.device)
+
+    def on_validation_epoch_start(self) -> None:
+        self.validation.start(self.trainer, self.growth.resolution)
+
+    @torch.no_grad()
+    def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
+        indices, text = batch.indices.tolist(), self.encode(batch)
+
+        def draw(time: int) -> UInt8[Tensor, "b 3 r r"]:
+            z = self.latents_of(indices, mix_seed(self.seed, time) if time else self.seed)
+            return to_uint8(self.ema.generator(z, text, self.growth))
+
+        fake = draw(0)
+        # The sanity check runs only a few batches, not the whole set.
+        if not self.trainer.sanity_checking:
+            self.validation.update(batch, fake, draw)
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            self.step_logger.report_scores(self, self.run_state, self.validation.finish())
+
+    @torch.no_grad()
+    def sample(self, captions: list[str], seed: int, truncation: float = 1.0) -> Images:
+        """Images for captions from the moving average, -1 to 1, at the current resolution.
+
+        Image i depends only on captions[i], the seed and i, not on the rest of the batch.
+        """
+        z = self.latents_of(range(len(captions)), seed)
+        text = self.text_encoder.encode(captions, self.device)
+        return self.ema.generator(z, text, self.growth, truncation)
