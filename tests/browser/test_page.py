@@ -6,6 +6,7 @@ SCREENSHOTS=folder keeps what the browser showed, to look at.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,7 +184,8 @@ def visit_and_upload(browser: Any, url: str, file: Path) -> Any:
             go = page.get_by_role("button", name="What does it show?")
             go.wait_for()
             page.locator("input[type=file]").last.set_input_files(str(file))
-            page.get_by_text(file.name).first.wait_for()
+            # Gradio writes a space between the stem and the suffix of an uploaded file.
+            page.get_by_text(re.compile(rf"{file.stem}\s*{re.escape(file.suffix)}")).first.wait_for()
         except TooLong:
             shown.append(page.locator("body").inner_text())
             page.close()
