@@ -19,7 +19,7 @@ from imagen_pl.schedules import Stage, batches
 
 Integers = NDArray[np.int64]
 
-FLIP, DROP_CAPTION, WHICH_CAPTION, WHICH_MEMBER, OWN_CAPTIONS = 1, 2, 3, 4, 5
+FLIP, DROP_CAPTION, WHICH_CAPTION, WHICH_MEMBER, OWN_CAPTIONS, SHARED_ATTRIBUTES = 1, 2, 3, 4, 5, 6
 
 
 class SharedCaptions(NamedTuple):
@@ -128,12 +128,16 @@ class CaptionGroups:
     negatives (batches of similar samples, GRIT-VLP, arXiv:2208.04060, section 3.1). Losses that compare the
     images of one caption skip these groups.
 
+    In another share of the groups the pictures have different subjects, but the same attributes, that is what
+    their captions say after the subject: "bell, Tabler Icons, outline", "home, Tabler Icons, outline".
+
     Args:
         order: from sample numbers to rows.
         captions: the captions of each row.
         pictures: samples that share a caption, 2 or more.
         seed: of the choice of captions and pictures.
         own_captions: the share of groups whose pictures have captions of their own.
+        shared_attributes: the share of groups whose pictures have different subjects and the same attributes.
     """
 
     def __init__(
@@ -143,9 +147,10 @@ class CaptionGroups:
         pictures: int,
         seed: int,
         own_captions: float = 0.0,
+        shared_attributes: float = 0.0,
     ) -> None:
         self.order, self.captions, self.pictures, self.seed = order, captions, pictures, seed
-        self.own_captions = own_captions
+        self.own_captions, self.shared_attributes = own_captions, shared_attributes
         rows_of: dict[str, list[int]] = {}
         for row, words in enumerate(captions):
             for caption in words:
@@ -153,6 +158,10 @@ class CaptionGroups:
         self._rows_of = {
             caption: np.array(rows) for caption, rows in rows_of.items() if len(rows) >= pictures
         }
+        self._rows_with: dict[str, list[int]] = {}
+        if shared_attributes:
+            for row, words in enumerate(captions):
+                self._rows_with.setdefault(attributes(fullest(words)), []).append(row)
 
     def __call__(self, numbers: Integers) -> tuple[Integers, SharedCaptions]:
         """The rows and captions of a batch. Raises UserError if groups do not divide it."""
@@ -166,11 +175,15 @@ class CaptionGroups:
         captions = [drawn(self.captions[row], u) for row, u in zip(rows.tolist(), draws, strict=True)]
         groups = len(numbers) // self.pictures
         own = uniform(self.seed, OWN_CAPTIONS, numbers) < self.own_captions
+        alike = uniform(self.seed, SHARED_ATTRIBUTES, numbers) < self.shared_attributes
         for first in range(groups):
             shared = captions[first]
             among = self._rows_of.get(shared)
-            if among is not None:
-                draw = np.random.default_rng([self.seed, int(numbers[first])])
+            draw = np.random.default_rng([self.seed, int(numbers[first])])
+            if alike[first] and (with_same := self._with_attributes_of(int(rows[first]))):
+                rows[first::groups] = draw.choice(with_same, self.pictures, replace=False)
+                captions[first::groups] = [fullest(self.captions[row]) for row in rows[first::groups]]
+            elif among is not None:
                 rows[first::groups] = draw.choice(among, self.pictures, replace=False)
                 if not own[first]:
                     deciding[first::groups] = numbers[first]
@@ -178,6 +191,22 @@ class CaptionGroups:
                     others = own[first] and tuple(c for c in self.captions[rows[place]] if c != shared)
                     captions[place] = drawn(others, draws[place]) if others else shared
         return rows, SharedCaptions(captions, deciding)
+
+    def _with_attributes_of(self, row: int) -> list[int]:
+        """The rows with the attributes of this row; none if it has no attributes or they are too few."""
+        same = attributes(fullest(self.captions[row]))
+        rows = self._rows_with[same] if same else []
+        return rows if len(rows) >= self.pictures else []
+
+
+def fullest(captions: tuple[str, ...]) -> str:
+    """The caption that names the most attributes."""
+    return max(captions, key=lambda caption: caption.count(","))
+
+
+def attributes(caption: str) -> str:
+    """What a caption says after the subject: "Tabler Icons, outline" of "bell, Tabler Icons, outline"."""
+    return caption.partition(",")[2].strip()
 
 
 def drawn(captions: tuple[str, ...], draw: float) -> str:

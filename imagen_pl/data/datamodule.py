@@ -46,6 +46,9 @@ class CaptionedImages(CaptionedRows):
         own_captions: share of these groups, 0 to 1, in which each image has another of its captions,
             as images of "bell" have "bell, outline" and "bell, filled". These are hard negatives for
             MismatchedCaptions and ImageTextContrastive. It needs images with several captions.
+        shared_attributes: share of these groups, 0 to 1, whose images have different subjects and the same
+            attributes, as "bell, Tabler Icons, outline" and "home, Tabler Icons, outline". It teaches
+            attributes that are rarely named. It needs captions with a comma after the subject.
         horizontal_flip: mirror half of the images. Captions that say left or right become wrong.
         caption_dropout: share of captions replaced by "", 0 to 1, for guidance without a caption.
         epoch_kimg: an epoch ends at each multiple of this many thousand images; validation follows.
@@ -77,6 +80,7 @@ class CaptionedImages(CaptionedRows):
         background: str = "white",
         pictures_per_caption: int = 1,
         own_captions: float = 0.0,
+        shared_attributes: float = 0.0,
         horizontal_flip: bool = False,
         caption_dropout: float = 0.0,
         epoch_kimg: float = 10.0,
@@ -97,6 +101,7 @@ class CaptionedImages(CaptionedRows):
             ("epoch_kimg", epoch_kimg, epoch_kimg * 1000 >= 1),
             ("pictures_per_caption", pictures_per_caption, pictures_per_caption > 0),
             ("own_captions", own_captions, 0 <= own_captions <= 1),
+            ("shared_attributes", shared_attributes, 0 <= shared_attributes <= 1),
             ("val_fraction", val_fraction, 0 <= val_fraction <= 0.5),
             ("train_samples", train_samples, train_samples is None or train_samples > 1),
             ("val_samples", val_samples, val_samples is None or val_samples > 0),
@@ -118,14 +123,15 @@ class CaptionedImages(CaptionedRows):
                 f"data.train_samples {train_samples} needs images that can be read in any order, and this "
                 "source is a stream: write a stream with fewer images"
             )
-        if own_captions and pictures_per_caption == 1:
-            raise UserError(
-                f"data.own_captions {own_captions} needs groups of images: set "
-                "data.pictures_per_caption to 4, for example"
-            )
+        for name, share in (("own_captions", own_captions), ("shared_attributes", shared_attributes)):
+            if share and pictures_per_caption == 1:
+                raise UserError(
+                    f"data.{name} {share} needs groups of images: set data.pictures_per_caption to 4, for "
+                    "example"
+                )
         self.source = source
         self.pictures_per_caption = pictures_per_caption
-        self.own_captions = own_captions
+        self.own_captions, self.shared_attributes = own_captions, shared_attributes
         self.num_workers = num_workers
         self.epoch_images = round(epoch_kimg * 1000)
         self.train_samples = train_samples
@@ -171,7 +177,9 @@ class CaptionedImages(CaptionedRows):
         order = GroupedShuffle(by_group(rows), seed) if self.balance_groups else Shuffle(len(rows), seed)
         if self.pictures_per_caption > 1:
             captions = [row.captions for row in rows]
-            order = CaptionGroups(order, captions, self.pictures_per_caption, seed, self.own_captions)
+            order = CaptionGroups(
+                order, captions, self.pictures_per_caption, seed, self.own_captions, self.shared_attributes
+            )
         return self._loader(dataset, self._batches(order, rank, world_size), workers)
 
     def val_dataloader(self) -> DataLoader[CaptionedBatch] | list[DataLoader[CaptionedBatch]]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from imagen_pl.data.batch_samplers import attributes
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.base import LossInputs, PerSample
 from imagen_pl.losses.frozen_maps import FrozenMapsLoss
@@ -64,8 +65,47 @@ class EnergyMatching(FrozenMapsLoss):
         return torch.stack(losses).mean(0)
 
 
+class StyleMatching(EnergyMatching):
+    """Energy distance between statistics of the maps, which say how an image is drawn and not where.
+
+    The statistics are the mean and the standard deviation of each channel over the map, as in AdaIN
+    (arXiv:1703.06868, equation 12). The images of a caption are compared as in EnergyMatching. A caption that
+    names attributes, as "bell, Tabler Icons, outline", often belongs to a single image and determines its
+    style: if it is alone in the batch, the statistics of its sample should be those of this image.
+
+    Args:
+        backbone, generator_weight, from_resolution: as in EnergyMatching.
+    """
+
+    name = "style"
+
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
+    ) -> PerSample:
+        generated, real = self.maps(inputs)
+        device = inputs.images.device
+        ids = caption_ids(inputs).to(device)
+        equal = ids[:, None] == ids
+        with_attributes = torch.tensor([bool(attributes(each)) for each in inputs.captions], device=device)
+        paired = with_attributes & (equal.sum(1) == 1)
+        losses = [
+            energy_distances(statistics(a), statistics(b), equal, paired)
+            for a, b in zip(generated, real, strict=True)
+        ]
+        return torch.stack(losses).mean(0)
+
+
+def statistics(x: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b d"]:
+    """The mean and the standard deviation of each channel."""
+    deviation, mean = torch.std_mean(x.float(), (2, 3), correction=0)
+    return torch.cat([mean, deviation], 1)
+
+
 def energy_distances(
-    generated: Float[Tensor, "b d"], real: Float[Tensor, "b d"], equal: Bool[Tensor, "b b"]
+    generated: Float[Tensor, "b d"],
+    real: Float[Tensor, "b d"],
+    equal: Bool[Tensor, "b b"],
+    paired: Bool[Tensor, " b"] | None = None,
 ) -> PerSample:
     """Each row's part of its caption's energy distance; 0 for captions with a single row.
 
@@ -73,6 +113,7 @@ def energy_distances(
         generated: feature vectors of generated images.
         real: of real images, row by row of the same captions.
         equal: which rows have the same caption.
+        paired: single rows whose loss is the distance to their real image.
     """
     centre = real.mean(0)  # without their common part, distances lose fewer digits in matrix products
     generated, real = generated - centre, real - centre
@@ -84,4 +125,5 @@ def energy_distances(
     number = others.sum(1)
     attraction = (to_real * equal).sum(1) / equal.sum(1)
     repulsion = (to_generated * others).sum(1) / number.clamp_min(1)
-    return (attraction - repulsion / 2) / scale * (number > 0)
+    counted = number > 0 if paired is None else (number > 0) | paired
+    return (attraction - repulsion / 2) / scale * counted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from imagen_pl.data.batch_samplers import (
     Shuffle,
     TrainingBatches,
     ValidationBatches,
+    attributes,
     uniform,
 )
 from imagen_pl.errors import UserError
@@ -201,6 +204,36 @@ def test_share_of_groups_with_captions_of_their_own() -> None:
         return sum(captions == ["bell"] * 10 for captions in batches)
 
     assert 0.7 < groups_that_share(0.25) / groups_that_share(0.0) < 0.8
+
+
+ICONS: list[tuple[str, ...]] = [
+    *((f"thing {i}", f"thing {i}, line", f"thing {i}, Set {i % 3}, line") for i in range(24)),
+    *((f"thing {i}", f"thing {i}, Rare, line") for i in range(2)),
+    ("no attributes",),
+]
+
+
+def test_pictures_of_a_group_can_share_their_attributes() -> None:
+    order = CaptionGroups(Shuffle(len(ICONS), 3), ICONS, 4, 3, shared_attributes=1.0)
+    of_sets: Counter[str] = Counter()
+    for start in range(0, 12 * 50, 12):
+        rows, shared = order(np.arange(start, start + 12))
+        assert all(caption in ICONS[row] for row, caption in zip(rows, shared.captions, strict=True))
+        for first in range(3):
+            captions, column = shared.captions[first::3], rows[first::3].tolist()
+            if column[0] < 24:
+                assert len(set(column)) == 4, "different pictures"
+                (same,) = {attributes(caption) for caption in captions}
+                of_sets[same] += 1
+    assert len(of_sets) == 3, "not the rare set, nor the pictures without attributes"
+    assert sum(of_sets.values()) > 100
+
+
+def test_share_of_groups_with_shared_attributes() -> None:
+    order = CaptionGroups(Shuffle(24, 3), ICONS[:24], 4, 3, shared_attributes=0.25)
+    batches = (order(np.arange(start, start + 4))[1].captions for start in range(0, 8000, 4))
+    alike = sum(len(set(map(attributes, each))) == 1 and len(set(each)) == 4 for each in batches)
+    assert 0.22 < alike / 2000 < 0.3
 
 
 def test_grouped_batches_are_a_function_of_seed_and_number() -> None:

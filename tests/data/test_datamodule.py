@@ -328,12 +328,13 @@ def test_groups_of_captions_need_images_in_any_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own_captions", "pictures", "message"),
-    [(1.5, 4, r"data.own_captions 1.5 is out of range"), (0.5, 1, r"data.own_captions 0.5 needs groups")],
+    ("pictures", "share", "message"), [(4, 1.5, "is out of range"), (1, 0.5, "needs groups of images")]
 )
-def test_share_of_own_captions_is_checked(own_captions: float, pictures: int, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        CaptionedImages(Solid(8), pictures_per_caption=pictures, own_captions=own_captions)
+@pytest.mark.parametrize("name", ["own_captions", "shared_attributes"])
+def test_shares_of_groups_are_checked(name: str, pictures: int, share: float, message: str) -> None:
+    options: dict[str, Any] = {name: share}
+    with pytest.raises(UserError, match=rf"data.{name} {share} {message}"):
+        CaptionedImages(Solid(8), pictures_per_caption=pictures, **options)
 
 
 def test_images_of_a_group_can_have_captions_of_their_own() -> None:
@@ -350,3 +351,23 @@ def test_images_of_a_group_can_have_captions_of_their_own() -> None:
             if captions == [f"number {level}" for level in levels]:
                 of_one_parity += len({level % 2 for level in levels}) == 1
     assert of_one_parity > 10
+
+
+def test_images_of_a_group_can_share_their_attributes() -> None:
+    def captions(i: int) -> tuple[str, ...]:
+        return f"number {i}", f"number {i}, {'odd' if i % 2 else 'even'}"
+
+    data = module(
+        Solid(40, captions=captions),
+        batch_size=8,
+        pictures_per_caption=4,
+        shared_attributes=1.0,
+        val_fraction=0,
+        epoch_kimg=0.08,
+    )
+    data.setup("fit")
+    for batch in data.train_dataloader():
+        for first in range(2):
+            levels = levels_of(batch)[first::2]
+            assert batch.captions[first::2] == [captions(level)[1] for level in levels]
+            assert len({level % 2 for level in levels}) == 1

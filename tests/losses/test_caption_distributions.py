@@ -8,7 +8,12 @@ from torch import Tensor
 
 from imagen_pl.losses.adversarial import Relativistic
 from imagen_pl.losses.base import LossInputs
-from imagen_pl.losses.caption_distributions import EnergyMatching, energy_distances
+from imagen_pl.losses.caption_distributions import (
+    EnergyMatching,
+    StyleMatching,
+    energy_distances,
+    statistics,
+)
 from imagen_pl.models.discriminators.base import ImageFeatures
 from imagen_pl.models.pretrained.backbones import TimmBackbone
 from imagen_pl.types import Growth
@@ -114,3 +119,34 @@ def test_a_backbone_is_needed() -> None:
         ValueError, match=r"EnergyMatching\.backbone is not given, and the discriminator has none"
     ):
         EnergyMatching().check(small_discriminator())
+
+
+def test_statistics_do_not_depend_on_places() -> None:
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(4))
+    mean, deviation = statistics(x).split(3, 1)
+    torch.testing.assert_close(mean, x.mean((2, 3)))
+    torch.testing.assert_close(deviation, x.flatten(2).std(2, correction=0))
+    torch.testing.assert_close(statistics(x.flip(2).roll(1, 3)), statistics(x))
+
+
+def test_style_of_a_single_image_is_compared_if_its_caption_names_attributes() -> None:
+    draw = torch.Generator().manual_seed(5)
+    generated, real = (torch.randn(4, 2, 3, 3, generator=draw) for _ in range(2))
+    captions = ["bell, outline", "bell, outline", "star, Tabler Icons, outline", "zither"]
+
+    loss = StyleMatching()(small_discriminator(), Relativistic(), given([generated], [real], captions))
+
+    a, b = statistics(generated), statistics(real)
+    torch.testing.assert_close(loss[:2], energy_distances(a, b, equal_captions(0, 0, 1, 2))[:2])
+    scale = torch.cdist(b, b).mean()
+    torch.testing.assert_close(loss[2], (a[2] - b[2]).norm() / scale)
+    assert loss[3] == 0
+
+
+def test_style_of_identical_images_has_finite_gradients() -> None:
+    """A constant map has no deviation, and equal images no distance."""
+    generated = torch.zeros(3, 2, 3, 3, requires_grad=True)
+    inputs = given([generated], [torch.zeros(3, 2, 3, 3)], ["bell, line", "bell, line", "star, line"])
+    StyleMatching()(small_discriminator(), Relativistic(), inputs).sum().backward()
+    assert generated.grad is not None
+    assert generated.grad.isfinite().all()

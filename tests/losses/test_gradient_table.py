@@ -18,7 +18,7 @@ from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
 from imagen_pl.losses.attribute_classifier import AttributeClassifier
 from imagen_pl.losses.base import LossInputs, LossTerm
-from imagen_pl.losses.caption_distributions import EnergyMatching
+from imagen_pl.losses.caption_distributions import EnergyMatching, StyleMatching
 from imagen_pl.losses.captioning import Captioning
 from imagen_pl.losses.clip_guidance import BackboneGuidance, ImageTextGuidance
 from imagen_pl.losses.feature_alignment import FeatureAlignment
@@ -84,6 +84,7 @@ TABLE: dict[str, Row] = {
     "pixel_matching": (lambda: {"losses": [PixelMatching()]}, NOTHING, G, NOTHING),
     "perceptual_matching": (lambda: {"losses": [seen_by_lite0()]}, NOTHING, G, NOTHING),
     "energy": (lambda: {"losses": [compared_by_lite0()]}, NOTHING, G, NOTHING),
+    "style": (lambda: {"losses": [style_by_lite0()]}, NOTHING, G, NOTHING),
     "alignment": (lambda: {"losses": [aligned_with_lite0()]}, D | OWN, NOTHING, NOTHING),
     "attributes": (lambda: {"losses": [OfOneKind(8, classes=20)]}, D | OWN, G, NOTHING),
     "mode_seeking": (lambda: {"losses": [ModeSeeking()]}, NOTHING, G, NOTHING),
@@ -165,6 +166,18 @@ class OneWordAlone(MismatchedCaptions):
 
 def compared_by_lite0() -> EnergyMatching:
     return OfOneCaption(TimmBackbone(size=16, maps=[0]))
+
+
+class StyleOfOneKind(StyleMatching):
+    """As if all captions named a set and a kind, each with another subject."""
+
+    def forward(self, discriminator: Any, adversarial: Any, inputs: LossInputs) -> Any:
+        captions = [f"thing {i}, Tabler Icons, outline" for i in range(len(inputs.text))]
+        return super().forward(discriminator, adversarial, replace(inputs, captions=captions))
+
+
+def style_by_lite0() -> StyleMatching:
+    return StyleOfOneKind(TimmBackbone(size=16, maps=[0]))
 
 
 def aligned_with_lite0() -> FeatureAlignment:
