@@ -151,17 +151,10 @@ class CaptionGroups:
     ) -> None:
         self.order, self.captions, self.pictures, self.seed = order, captions, pictures, seed
         self.own_captions, self.shared_attributes = own_captions, shared_attributes
-        rows_of: dict[str, list[int]] = {}
-        for row, words in enumerate(captions):
-            for caption in words:
-                rows_of.setdefault(caption, []).append(row)
-        self._rows_of = {
-            caption: np.array(rows) for caption, rows in rows_of.items() if len(rows) >= pictures
-        }
-        self._rows_with: dict[str, list[int]] = {}
-        if shared_attributes:
-            for row, words in enumerate(captions):
-                self._rows_with.setdefault(attributes(fullest(words)), []).append(row)
+        self._rows_of = rows_by(captions, pictures)
+        named = [(attributes_of(fullest(words)),) for words in captions] if shared_attributes else []
+        self._rows_with = rows_by(named, pictures)
+        self._rows_with.pop("", None)
 
     def __call__(self, numbers: Integers) -> tuple[Integers, SharedCaptions]:
         """The rows and captions of a batch. Raises UserError if groups do not divide it."""
@@ -178,13 +171,17 @@ class CaptionGroups:
         alike = uniform(self.seed, SHARED_ATTRIBUTES, numbers) < self.shared_attributes
         for first in range(groups):
             shared = captions[first]
-            among = self._rows_of.get(shared)
+            same: Integers | None = None
+            if alike[first]:
+                same = self._rows_with.get(attributes_of(fullest(self.captions[rows[first]])))
+            among = self._rows_of.get(shared) if same is None else same
+            if among is None:
+                continue
             draw = np.random.default_rng([self.seed, int(numbers[first])])
-            if alike[first] and (with_same := self._with_attributes_of(int(rows[first]))):
-                rows[first::groups] = draw.choice(with_same, self.pictures, replace=False)
+            rows[first::groups] = draw.choice(among, self.pictures, replace=False)
+            if same is not None:
                 captions[first::groups] = [fullest(self.captions[row]) for row in rows[first::groups]]
-            elif among is not None:
-                rows[first::groups] = draw.choice(among, self.pictures, replace=False)
+            else:
                 if not own[first]:
                     deciding[first::groups] = numbers[first]
                 for place in range(first, len(numbers), groups):
@@ -192,11 +189,19 @@ class CaptionGroups:
                     captions[place] = drawn(others, draws[place]) if others else shared
         return rows, SharedCaptions(captions, deciding)
 
-    def _with_attributes_of(self, row: int) -> list[int]:
-        """The rows with the attributes of this row; none if it has no attributes or they are too few."""
-        same = attributes(fullest(self.captions[row]))
-        rows = self._rows_with[same] if same else []
-        return rows if len(rows) >= self.pictures else []
+
+def rows_by(keys: Sequence[tuple[str, ...]], least: int) -> dict[str, Integers]:
+    """The rows of each key that at least so many rows have.
+
+    Args:
+        keys: of each row.
+        least: number of rows.
+    """
+    found: dict[str, list[int]] = {}
+    for row, mine in enumerate(keys):
+        for key in mine:
+            found.setdefault(key, []).append(row)
+    return {key: np.array(rows) for key, rows in found.items() if len(rows) >= least}
 
 
 def fullest(captions: tuple[str, ...]) -> str:
@@ -204,7 +209,7 @@ def fullest(captions: tuple[str, ...]) -> str:
     return max(captions, key=lambda caption: caption.count(","))
 
 
-def attributes(caption: str) -> str:
+def attributes_of(caption: str) -> str:
     """What a caption says after the subject: "Tabler Icons, outline" of "bell, Tabler Icons, outline"."""
     return caption.partition(",")[2].strip()
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from imagen_pl.data.batch_samplers import attributes_of
 from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size
@@ -84,8 +85,8 @@ def attribute_classes(captions: list[str], attributes: int, classes: int) -> Int
     """The classes of the last attributes of each caption, the very last first; -1 where there is none."""
     found = torch.full((len(captions), attributes), _NONE)
     for row, caption in enumerate(captions):
-        _subject, *named = (part.strip() for part in caption.split(","))
-        for place, attribute in enumerate(reversed([part for part in named if part][-attributes:])):
+        named = [part.strip() for part in attributes_of(caption).split(",") if part.strip()]
+        for place, attribute in enumerate(reversed(named[-attributes:])):
             found[row, place] = _class(attribute, classes)
     return found
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from imagen_pl.data.batch_samplers import attributes
+from imagen_pl.data.batch_samplers import attributes_of
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.base import LossInputs, PerSample
 from imagen_pl.losses.frozen_maps import FrozenMapsLoss
@@ -58,11 +58,20 @@ class EnergyMatching(FrozenMapsLoss):
         generated, real = self.maps(inputs)
         ids = caption_ids(inputs).to(inputs.images.device)
         equal = ids[:, None] == ids
+        paired = self.paired(inputs.captions, equal)
         losses = [
-            energy_distances(a.flatten(1).float(), b.flatten(1).float(), equal)
+            energy_distances(self.vectors(a), self.vectors(b), equal, paired)
             for a, b in zip(generated, real, strict=True)
         ]
         return torch.stack(losses).mean(0)
+
+    def vectors(self, maps: Float[Tensor, "b _c _h _w"]) -> Float[Tensor, "b d"]:
+        """What is compared of a feature map."""
+        return maps.flatten(1).float()
+
+    def paired(self, captions: list[str], equal: Bool[Tensor, "b b"]) -> Bool[Tensor, " b"]:
+        """The rows that are compared with their own real image alone: none."""
+        return torch.zeros_like(equal[0])
 
 
 class StyleMatching(EnergyMatching):
@@ -79,33 +88,22 @@ class StyleMatching(EnergyMatching):
 
     name = "style"
 
-    def forward(
-        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
-    ) -> PerSample:
-        generated, real = self.maps(inputs)
-        device = inputs.images.device
-        ids = caption_ids(inputs).to(device)
-        equal = ids[:, None] == ids
-        with_attributes = torch.tensor([bool(attributes(each)) for each in inputs.captions], device=device)
-        paired = with_attributes & (equal.sum(1) == 1)
-        losses = [
-            energy_distances(statistics(a), statistics(b), equal, paired)
-            for a, b in zip(generated, real, strict=True)
-        ]
-        return torch.stack(losses).mean(0)
+    def vectors(self, maps: Float[Tensor, "b _c _h _w"]) -> Float[Tensor, "b d"]:
+        """The mean and the standard deviation of each channel."""
+        deviation, mean = torch.std_mean(maps.float(), (2, 3), correction=0)
+        return torch.cat([mean, deviation], 1)
 
-
-def statistics(x: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b d"]:
-    """The mean and the standard deviation of each channel."""
-    deviation, mean = torch.std_mean(x.float(), (2, 3), correction=0)
-    return torch.cat([mean, deviation], 1)
+    def paired(self, captions: list[str], equal: Bool[Tensor, "b b"]) -> Bool[Tensor, " b"]:
+        """Captions with attributes that are alone in the batch."""
+        named = torch.tensor([bool(attributes_of(caption)) for caption in captions], device=equal.device)
+        return named & (equal.sum(1) == 1)
 
 
 def energy_distances(
     generated: Float[Tensor, "b d"],
     real: Float[Tensor, "b d"],
     equal: Bool[Tensor, "b b"],
-    paired: Bool[Tensor, " b"] | None = None,
+    paired: Bool[Tensor, " b"],
 ) -> PerSample:
     """Each row's part of its caption's energy distance; 0 for captions with a single row.
 
@@ -113,7 +111,7 @@ def energy_distances(
         generated: feature vectors of generated images.
         real: of real images, row by row of the same captions.
         equal: which rows have the same caption.
-        paired: single rows whose loss is the distance to their real image.
+        paired: which captions with a single row have a loss, the distance to its real image.
     """
     centre = real.mean(0)  # without their common part, distances lose fewer digits in matrix products
     generated, real = generated - centre, real - centre
@@ -125,5 +123,4 @@ def energy_distances(
     number = others.sum(1)
     attraction = (to_real * equal).sum(1) / equal.sum(1)
     repulsion = (to_generated * others).sum(1) / number.clamp_min(1)
-    counted = number > 0 if paired is None else (number > 0) | paired
-    return (attraction - repulsion / 2) / scale * counted
+    return (attraction - repulsion / 2) / scale * ((number > 0) | paired)

@@ -14,7 +14,7 @@ from imagen_pl.data.batch_samplers import (
     Shuffle,
     TrainingBatches,
     ValidationBatches,
-    attributes,
+    attributes_of,
     uniform,
 )
 from imagen_pl.errors import UserError
@@ -223,7 +223,7 @@ def test_pictures_of_a_group_can_share_their_attributes() -> None:
             captions, column = shared.captions[first::3], rows[first::3].tolist()
             if column[0] < 24:
                 assert len(set(column)) == 4, "different pictures"
-                (same,) = {attributes(caption) for caption in captions}
+                (same,) = {attributes_of(caption) for caption in captions}
                 of_sets[same] += 1
     assert len(of_sets) == 3, "not the rare set, nor the pictures without attributes"
     assert sum(of_sets.values()) > 100
@@ -232,7 +232,7 @@ def test_pictures_of_a_group_can_share_their_attributes() -> None:
 def test_share_of_groups_with_shared_attributes() -> None:
     order = CaptionGroups(Shuffle(24, 3), ICONS[:24], 4, 3, shared_attributes=0.25)
     batches = (order(np.arange(start, start + 4))[1].captions for start in range(0, 8000, 4))
-    alike = sum(len(set(map(attributes, each))) == 1 and len(set(each)) == 4 for each in batches)
+    alike = sum(len(set(map(attributes_of, each))) == 1 and len(set(each)) == 4 for each in batches)
     assert 0.22 < alike / 2000 < 0.3
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,6 +267,14 @@ def parity(i: int) -> list[str]:
     return [f"{'even' if i % 2 == 0 else 'odd'}", f"number {i}"]
 
 
+def grouped(captions: Callable[[int], Sequence[str]], **options: Any) -> CaptionedImages:
+    """Forty images in batches of two groups of four."""
+    source = Solid(40, captions=captions)
+    data = module(source, batch_size=8, pictures_per_caption=4, val_fraction=0, **options)
+    data.setup("fit")
+    return data
+
+
 def levels_of(batch: CaptionedBatch) -> list[int]:
     """The numbers of `Solid`'s images."""
     return batch.images[:, 0, 0, 0].tolist()
@@ -290,15 +298,7 @@ def test_pictures_of_one_caption_come_together() -> None:
 
 
 def test_dropout_takes_the_caption_of_a_whole_group() -> None:
-    data = module(
-        Solid(40, captions=lambda i: parity(i)[:1]),
-        batch_size=8,
-        pictures_per_caption=4,
-        val_fraction=0,
-        caption_dropout=0.5,
-        epoch_kimg=0.4,
-    )
-    data.setup("fit")
+    data = grouped(lambda i: parity(i)[:1], caption_dropout=0.5, epoch_kimg=0.4)
     columns = [batch.captions[first::2] for batch in data.train_dataloader() for first in range(2)]
     assert all(len(set(column)) == 1 for column in columns)
     assert 0.3 < sum(column[0] == "" for column in columns) / len(columns) < 0.7
@@ -338,11 +338,7 @@ def test_shares_of_groups_are_checked(name: str, pictures: int, share: float, me
 
 
 def test_images_of_a_group_can_have_captions_of_their_own() -> None:
-    data = module(
-        Solid(40, captions=parity), batch_size=8, pictures_per_caption=4, own_captions=1.0, val_fraction=0,
-        epoch_kimg=0.2,
-    )  # fmt: skip
-    data.setup("fit")
+    data = grouped(parity, own_captions=1.0, epoch_kimg=0.2)
     of_one_parity = 0
     for batch in data.train_dataloader():
         for first in range(2):
@@ -357,15 +353,7 @@ def test_images_of_a_group_can_share_their_attributes() -> None:
     def captions(i: int) -> tuple[str, ...]:
         return f"number {i}", f"number {i}, {'odd' if i % 2 else 'even'}"
 
-    data = module(
-        Solid(40, captions=captions),
-        batch_size=8,
-        pictures_per_caption=4,
-        shared_attributes=1.0,
-        val_fraction=0,
-        epoch_kimg=0.08,
-    )
-    data.setup("fit")
+    data = grouped(captions, shared_attributes=1.0, epoch_kimg=0.08)
     for batch in data.train_dataloader():
         for first in range(2):
             levels = levels_of(batch)[first::2]

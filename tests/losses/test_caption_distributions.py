@@ -8,12 +8,7 @@ from torch import Tensor
 
 from imagen_pl.losses.adversarial import Relativistic
 from imagen_pl.losses.base import LossInputs
-from imagen_pl.losses.caption_distributions import (
-    EnergyMatching,
-    StyleMatching,
-    energy_distances,
-    statistics,
-)
+from imagen_pl.losses.caption_distributions import EnergyMatching, StyleMatching, energy_distances
 from imagen_pl.models.discriminators.base import ImageFeatures
 from imagen_pl.models.pretrained.backbones import TimmBackbone
 from imagen_pl.types import Growth
@@ -25,6 +20,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def equal_captions(*ids: int) -> Tensor:
     numbers = torch.tensor(ids)
     return numbers[:, None] == numbers
+
+
+def distances(generated: Tensor, real: Tensor, equal: Tensor) -> Tensor:
+    """Energy distances where no row is compared with its own real image alone."""
+    return energy_distances(generated, real, equal, torch.zeros(len(real), dtype=torch.bool))
 
 
 def given(generated: list[Tensor], real: list[Tensor], captions: list[str]) -> LossInputs:
@@ -41,7 +41,7 @@ def test_distance_written_out() -> None:
     generated = torch.tensor([[0.0], [1.0], [10.0], [12.0], [99.0]])
     real = torch.tensor([[2.0], [3.0], [10.0], [10.0], [5.0]])
 
-    found = energy_distances(generated, real, equal_captions(0, 0, 1, 1, 2))
+    found = distances(generated, real, equal_captions(0, 0, 1, 1, 2))
 
     scale = (real - real.T).abs().mean()
     expected = torch.tensor([2.5 - 0.5, 1.5 - 0.5, 0.0 - 1.0, 2.0 - 1.0, 0.0])
@@ -61,7 +61,7 @@ def test_descent_finds_both_modes_of_a_caption_where_a_paired_loss_finds_their_m
             real = torch.stack([signs * 3, torch.zeros(4)], 1) + 0.1 * torch.randn(4, 2, generator=draw)
             paired = (points - real).square().sum(1)
             optimizer.zero_grad()
-            (energy_distances(points, real, equal) if energy else paired).sum().backward()
+            (distances(points, real, equal) if energy else paired).sum().backward()
             optimizer.step()
         return points.detach()
 
@@ -78,9 +78,8 @@ def test_expectation_is_smallest_for_the_distribution_of_the_real_images() -> No
         sums = []
         for _ in range(500):
             generated = shift + spread * torch.randn(4, 3, generator=draw)
-            sums.append(
-                energy_distances(generated, torch.randn(4, 3, generator=draw), equal_captions(0, 0, 0, 0))
-            )
+            real = torch.randn(4, 3, generator=draw)
+            sums.append(distances(generated, real, equal_captions(0, 0, 0, 0)))
         return float(torch.cat(sums).mean())
 
     right = mean(1.0, 0.0)
@@ -96,7 +95,7 @@ def test_discriminator_s_frozen_maps_are_compared() -> None:
     loss = EnergyMatching()(small_discriminator(), Relativistic(), given(generated, real, captions))
 
     equal = equal_captions(0, 0, 1, 1)
-    each = [energy_distances(a.flatten(1), b.flatten(1), equal) for a, b in zip(generated, real, strict=True)]
+    each = [distances(a.flatten(1), b.flatten(1), equal) for a, b in zip(generated, real, strict=True)]
     torch.testing.assert_close(loss, (each[0] + each[1]) / 2)
 
 
@@ -123,10 +122,10 @@ def test_a_backbone_is_needed() -> None:
 
 def test_statistics_do_not_depend_on_places() -> None:
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(4))
-    mean, deviation = statistics(x).split(3, 1)
+    mean, deviation = StyleMatching().vectors(x).split(3, 1)
     torch.testing.assert_close(mean, x.mean((2, 3)))
     torch.testing.assert_close(deviation, x.flatten(2).std(2, correction=0))
-    torch.testing.assert_close(statistics(x.flip(2).roll(1, 3)), statistics(x))
+    torch.testing.assert_close(StyleMatching().vectors(x.flip(2).roll(1, 3)), StyleMatching().vectors(x))
 
 
 def test_style_of_a_single_image_is_compared_if_its_caption_names_attributes() -> None:
@@ -136,8 +135,8 @@ def test_style_of_a_single_image_is_compared_if_its_caption_names_attributes() -
 
     loss = StyleMatching()(small_discriminator(), Relativistic(), given([generated], [real], captions))
 
-    a, b = statistics(generated), statistics(real)
-    torch.testing.assert_close(loss[:2], energy_distances(a, b, equal_captions(0, 0, 1, 2))[:2])
+    a, b = StyleMatching().vectors(generated), StyleMatching().vectors(real)
+    torch.testing.assert_close(loss[:2], distances(a, b, equal_captions(0, 0, 1, 2))[:2])
     scale = torch.cdist(b, b).mean()
     torch.testing.assert_close(loss[2], (a[2] - b[2]).norm() / scale)
     assert loss[3] == 0
