@@ -82,8 +82,7 @@ class StyleMatching(EnergyMatching):
     names attributes, as "bell, Tabler Icons, outline", often belongs to a single image and determines its
     style: if it is alone in the batch, the statistics of its sample should be those of this image.
 
-    Args:
-        backbone, generator_weight, from_resolution: as in EnergyMatching.
+    The arguments are those of EnergyMatching.
     """
 
     name = "style"
