@@ -132,7 +132,8 @@ def answers_of(
     if model == NEAREST:
         return SIZE, (real(encoded[row], SIZE) for row in nearest_captions(pictures, asked))
     drawer = imagen_pl.load(model, device="cpu")
-    captions = [(pictures[row].caption, seed) for row in asked]
+    # A seed of its own for each: one seed gives all icons the same colour, size and fill.
+    captions = [(pictures[row].caption, seed + k) for k, row in enumerate(asked)]
     return int(drawer.resolution), drawer.draw(captions, refine=refine)
 
 
@@ -188,7 +189,7 @@ def main() -> None:
     sheet.add_argument(
         "--split", choices=["test", "composition"], default="test", help="default: %(default)s"
     )
-    sheet.add_argument("--seed", type=int, default=0, help="which subjects, and the latents")
+    sheet.add_argument("--seed", type=int, default=0, help="which subjects; picture k has the latent of this seed + k")
     sheet.add_argument("--refine", type=int, default=0, help="steps towards the prior's guess")
     sheet.add_argument("--icons", type=Path, help="folder of icons, in place of the emoji")
     judged = verbs.add_parser("score", help="print what the reader got right")

@@ -25,6 +25,7 @@ def sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def draw(pairs: list[tuple[str, int]], refine: int) -> Iterator[Image.Image]:
         assert refine == 3
+        assert [seed for _, seed in pairs] == list(range(human_eval.DRAWN))
         return (red for _ in pairs)
 
     drawer = SimpleNamespace(resolution=32, draw=draw)
