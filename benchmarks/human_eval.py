@@ -189,7 +189,9 @@ def main() -> None:
     sheet.add_argument(
         "--split", choices=["test", "composition"], default="test", help="default: %(default)s"
     )
-    sheet.add_argument("--seed", type=int, default=0, help="which subjects; picture k has the latent of this seed + k")
+    sheet.add_argument(
+        "--seed", type=int, default=0, help="which subjects; picture k has the latent of this seed + k"
+    )
     sheet.add_argument("--refine", type=int, default=0, help="steps towards the prior's guess")
     sheet.add_argument("--icons", type=Path, help="folder of icons, in place of the emoji")
     judged = verbs.add_parser("score", help="print what the reader got right")
