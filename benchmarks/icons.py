@@ -27,6 +27,8 @@ each model drew: eight seeds of eight captions.
   finds the name of a query's picture among those of the 100 subjects, and whether a picture of a pair fits
   its own name better than the other one. "real": what it gets right about real pictures new to it.
 
+Everything is at the size of the icons, or of the smallest model; the judge of words sees 64 px at most.
+
 The splits are train, composition and validation; --final takes test instead of validation. Models that have
 learnt from the features of --extractor are refused.
 """
@@ -39,6 +41,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,7 @@ from PIL import Image
 
 import imagen_pl
 from benchmarks.icon_judge import FOLDER, IconJudge
+from benchmarks.icon_judge import SIDE as JUDGE_SIDE
 from benchmarks.icon_reference import CANDIDATES, PICTURES, REAL, Reference, make_reference
 from benchmarks.icon_scores import IconScore, IconScorer, WordScorer
 from benchmarks.machine import command_line, machine
@@ -180,9 +184,11 @@ def run(
     loaded = {path.name: imagen_pl.load(path, device="cpu") for path in models}
     for path, model in zip(models, loaded.values(), strict=True):
         check_teachers(path, model, extractor)
-    resolution = min([64, *(model.resolution for model in loaded.values())])
-    reference = make_reference(source.icon_rows(), "test" if final else "validation", seed)
-    real_images = shrink(torch.stack([decode(row.image, 64) for row in reference.rows]), resolution)
+    icon_rows = source.icon_rows()
+    side = Image.open(BytesIO(icon_rows[0].image)).width
+    resolution = min([side, *(model.resolution for model in loaded.values())])
+    reference = make_reference(icon_rows, "test" if final else "validation", seed)
+    real_images = shrink(torch.stack([decode(row.image, side) for row in reference.rows]), resolution)
     digest = hashlib.sha256(b"".join(row.image for row in reference.rows)).hexdigest()
     key = f"{extractor.name} icons {resolution} {digest}"
     real = cached(key, lambda: extract(extractor, real_images, "real pictures"))
@@ -198,8 +204,9 @@ def run(
         answered = {group: extract(extractor, images, name) for group, images in answers.items()}
         by_number = dict(enumerate(extract(extractor, contrasted, name)))
         score = scorer.score(name, features, answered, by_number)
-        pairs = words.pair_accuracy(contrasted)
-        scores.append(replace(score, named=words.named(answers), pair_accuracy=pairs))
+        read = {group: shrink(images, min(resolution, JUDGE_SIDE)) for group, images in answers.items()}
+        pairs = words.pair_accuracy(shrink(contrasted, min(resolution, JUDGE_SIDE)))
+        scores.append(replace(score, named=words.named(read), pair_accuracy=pairs))
         shown[name] = several
     print(
         f"{extractor.name} features, {resolution} px, {len(reference.by_caption)} captions of {PICTURES} "

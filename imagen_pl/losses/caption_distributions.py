@@ -39,6 +39,8 @@ class EnergyMatching(FrozenMapsLoss):
             another forward pass.
         generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
         from_resolution: resolution, px, below which the term is skipped.
+        single_images: take it that a caption with attributes, as "cupcake, fluent style", has one image: if
+            it is alone in the batch, the loss is the distance of its sample to this image.
     """
 
     name = "energy"
@@ -49,8 +51,10 @@ class EnergyMatching(FrozenMapsLoss):
         backbone: Backbone | None = None,
         generator_weight: float | Schedule = 1.0,
         from_resolution: int = 4,
+        single_images: bool = False,
     ) -> None:
         super().__init__(backbone, generator_weight, from_resolution)
+        self.single_images = single_images
 
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
@@ -70,32 +74,36 @@ class EnergyMatching(FrozenMapsLoss):
         return maps.flatten(1).float()
 
     def paired(self, captions: list[str], equal: Bool[Tensor, "b b"]) -> Bool[Tensor, " b"]:
-        """The rows that are compared with their own real image alone: none."""
-        return torch.zeros_like(equal[0])
+        """The rows that are compared with their own real image alone."""
+        if not self.single_images:
+            return torch.zeros_like(equal[0])
+        named = torch.tensor([bool(attributes_of(caption)) for caption in captions], device=equal.device)
+        return named & (equal.sum(1) == 1)
 
 
 class StyleMatching(EnergyMatching):
     """Energy distance between statistics of the maps, which say how an image is drawn and not where.
 
     The statistics are the mean and the standard deviation of each channel over the map, as in AdaIN
-    (arXiv:1703.06868, equation 12). The images of a caption are compared as in EnergyMatching. A caption that
-    names attributes, as "bell, Tabler Icons, outline", often belongs to a single image and determines its
-    style: if it is alone in the batch, the statistics of its sample should be those of this image.
-
-    The arguments are those of EnergyMatching.
+    (arXiv:1703.06868, equation 12). The images of a caption are compared as in EnergyMatching, with the same
+    arguments.
     """
 
     name = "style"
+
+    def __init__(
+        self,
+        backbone: Backbone | None = None,
+        generator_weight: float | Schedule = 1.0,
+        from_resolution: int = 4,
+        single_images: bool = True,
+    ) -> None:
+        super().__init__(backbone, generator_weight, from_resolution, single_images)
 
     def vectors(self, maps: Float[Tensor, "b _c _h _w"]) -> Float[Tensor, "b d"]:
         """The mean and the standard deviation of each channel."""
         deviation, mean = torch.std_mean(maps.float(), (2, 3), correction=0)
         return torch.cat([mean, deviation], 1)
-
-    def paired(self, captions: list[str], equal: Bool[Tensor, "b b"]) -> Bool[Tensor, " b"]:
-        """Captions with attributes that are alone in the batch."""
-        named = torch.tensor([bool(attributes_of(caption)) for caption in captions], device=equal.device)
-        return named & (equal.sum(1) == 1)
 
 
 def energy_distances(

@@ -137,6 +137,20 @@ def test_tag_captions_are_half_of_the_training_captions_only() -> None:
     assert EmojiSource(tag_captions=True).load(SkippedImages())["train"] == tagged["train"]
 
 
+@pytest.mark.parametrize("tags", [False, True])
+def test_subject_captions_are_a_third_of_the_training_captions_only(tags: bool) -> None:
+    """ "cupcake" has a picture in each style; the fullest caption names the style."""
+    plain = EmojiSource(tag_captions=tags).load(SkippedImages())
+    both = EmojiSource(tag_captions=tags, subject_captions=True).load(SkippedImages())
+    assert [row.captions for row in both["test"]] == [row.captions for row in plain["test"]]
+    for before, row in zip(plain["train"], both["train"], strict=True):
+        assert row.captions[: 2 * len(before.captions)] == before.captions * 2
+        (name,) = set(row.captions[2 * len(before.captions) :])
+        assert before.captions[0].rpartition(", ")[0] == name
+        assert row.captions.count(name) == len(before.captions)
+    assert sum("cupcake" in row.captions for row in both["train"]) == 3
+
+
 # ------------------------------------------------------------------ building
 
 

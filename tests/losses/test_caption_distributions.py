@@ -142,6 +142,21 @@ def test_style_of_a_single_image_is_compared_if_its_caption_names_attributes() -
     assert loss[3] == 0
 
 
+def test_single_images_are_targets_where_a_caption_with_attributes_has_one_image() -> None:
+    draw = torch.Generator().manual_seed(6)
+    generated, real = (torch.randn(4, 2, 3, 3, generator=draw) for _ in range(2))
+    inputs = given([generated], [real], ["fox", "fox", "cupcake, fluent style", "rocket"])
+    without, with_them = (
+        EnergyMatching(single_images=single)(small_discriminator(), Relativistic(), inputs)
+        for single in (False, True)
+    )
+    a, b = generated.flatten(1), real.flatten(1)
+    assert without[2:].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(with_them[2], (a[2] - b[2]).norm() / torch.cdist(b, b).mean())
+    assert with_them[3] == 0
+    assert with_them[:2].equal(without[:2])
+
+
 def test_style_of_identical_images_has_finite_gradients() -> None:
     """A constant map has no deviation, and equal images no distance."""
     generated = torch.zeros(3, 2, 3, 3, requires_grad=True)

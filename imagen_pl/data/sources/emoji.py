@@ -33,6 +33,8 @@ class EmojiSource(ParquetSource):
         tag_captions: caption a training image with emojibase's tags as well, half of the time: "cupcake
             (sprinkles, treat), fluent style" and "bakery, sprinkles, treat, fluent style". Other splits use
             the names alone.
+        subject_captions: caption a training image with its name alone as well, "cupcake", a third of the
+            time: such a caption has a picture in each style, of which the latent then decides.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class EmojiSource(ParquetSource):
         path: str | None = None,
         styles: list[Literal["fluent", "noto", "twemoji"]] | None = None,
         tag_captions: bool = False,
+        subject_captions: bool = False,
     ) -> None:
         super().__init__(str(SHIPPED) if path is None else path)
         self.ships_with_package = path is None
         self.styles = styles
         self.tag_captions = tag_captions
+        self.subject_captions = subject_captions
 
     def declaration(self) -> SourceDeclaration:
         """For a user's own file only the styles are known, and its captions must not be published."""
@@ -59,6 +63,14 @@ class EmojiSource(ParquetSource):
         return self.styles is None or table["style"][i].as_py() in self.styles
 
     def _captions(
+        self, table: pyarrow.Table, i: int, captions: tuple[str, ...], split: str
+    ) -> tuple[str, ...]:
+        captions = self._with_tags(table, i, captions, split)
+        if not self.subject_captions or split != "train":
+            return captions
+        return captions * 2 + (table["name"][i].as_py(),) * len(captions)
+
+    def _with_tags(
         self, table: pyarrow.Table, i: int, captions: tuple[str, ...], split: str
     ) -> tuple[str, ...]:
         tags = table["tags"][i].as_py() if self.tag_captions and split == "train" else []
