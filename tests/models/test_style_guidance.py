@@ -30,6 +30,23 @@ def test_truncation_to_zero_leaves_only_the_caption(latents: Tensor) -> None:
     assert spread[0] < 1e-6 < spread[1] < spread[2]
 
 
+def test_latent_gain_spreads_the_samples_of_a_caption(latents: Tensor) -> None:
+    """A gain of 4 and a truncation of 0.25 cancel, and truncation to zero still leaves only the caption."""
+    plain, spread = small_generator().eval(), small_generator(latent_gain=4.0).eval()
+    plain.track(torch.randn(64, 5, generator=torch.Generator().manual_seed(1)))
+    spread.load_state_dict(plain.state_dict())
+    text = text_features(1)[torch.zeros(4, dtype=torch.int64)]
+    with torch.no_grad():
+        torch.testing.assert_close(spread(latents, text, truncation=0.25), plain(latents, text))
+        assert spread(latents, text).std(0).mean() > 1.5 * plain(latents, text).std(0).mean()
+        assert spread(latents, text, truncation=0.0).std(0).max() < 1e-6
+
+
+def test_latent_gain_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="latent_gain 0 must be more than 0"):
+        small_generator(latent_gain=0)
+
+
 @pytest.mark.parametrize("adapted", [False, True])
 def test_guidance_of_one_equals_no_guidance_and_reads_no_other_caption(
     latents: Tensor, adapted: bool

@@ -46,6 +46,9 @@ class StyleGenerator(Generator):
         style_mixing: share of training images generated from two latents, the second for the finer
             blocks (StyleGAN).
         mean_decay: decay per step of the moving average of the latent's style, 0 to 1.
+        latent_gain: factor on the distance of the latent's style from its moving average, before it joins the
+            caption. More than 1 wakes a latent that a trained model ignores, as `init_from` a model of paired
+            losses: start where samples of a caption differ, and train on. More than 0.
         block: constructor of the blocks; the class_path of a subclass of StyleBlock gives another kind.
         text_noise: noise added to the captions' vectors in training, as a share of their length, so that
             neighbouring captions give similar images (conditioning augmentation, as in StackGAN,
@@ -72,6 +75,7 @@ class StyleGenerator(Generator):
         noise: bool = False,
         style_mixing: float = 0.0,
         mean_decay: float = 0.998,
+        latent_gain: float = 1.0,
         text_noise: float = 0.0,
         block: Callable[[BlockPlan], StyleBlock] = StyleBlock,
         init_from: str | None = None,
@@ -84,6 +88,8 @@ class StyleGenerator(Generator):
         for name, at in (("text_attention_at", text_at), ("self_attention_at", self_at)):
             if not at <= channels.keys():
                 raise ValueError(f"{name} {sorted(at - channels.keys())} is not among {sorted(channels)}")
+        if latent_gain <= 0:
+            raise ValueError(f"latent_gain {latent_gain} must be more than 0")
         self.resolutions = tuple(channels)
         self.latent_dim, self.text_dim = latent_dim, text_dim
         self.output, self.style_mixing, self.mean_decay = output, style_mixing, mean_decay
@@ -94,7 +100,7 @@ class StyleGenerator(Generator):
             prior.check(text_dim)
         self.text_adapter, self.prior = text_adapter, prior
         words_dim = text_dim + (prior.predicted_dim if prior is not None else 0)
-        self.mapping = Mapping(latent_dim, words_dim, style_dim, mapping_layers)
+        self.mapping = Mapping(latent_dim, words_dim, style_dim, mapping_layers, latent_gain)
         start = self.resolutions[0]
         # The first map is a linear function of the style, as in DCGAN (arXiv:1511.06434).
         self.first_map = linear(style_dim, channels[start] * start**2)
@@ -252,8 +258,11 @@ def _beside(pooled: Float[Tensor, "b c"], guess: Float[Tensor, "b k"] | None) ->
 class Mapping(nn.Module):
     """From a latent and a caption to a style: each is mapped separately, then both are joined."""
 
-    def __init__(self, latent_dim: int, text_dim: int, style_dim: int, layers: int) -> None:
+    def __init__(
+        self, latent_dim: int, text_dim: int, style_dim: int, layers: int, latent_gain: float = 1.0
+    ) -> None:
         super().__init__()
+        self.latent_gain = latent_gain
         sizes = [latent_dim] + [style_dim] * layers
         self.latent_style_dim = sizes[-1]
         self.latent_layers = nn.ModuleList(linear(a, b) for a, b in itertools.pairwise(sizes))
@@ -277,9 +286,9 @@ class Mapping(nn.Module):
         truncation: float = 1.0,
     ) -> Float[Tensor, "b style"]:
         latent = self.latent(z)
-        if truncation != 1:
+        if (factor := truncation * self.latent_gain) != 1:
             # The caption is not truncated (StyleGAN-T, section 3.3): it says what to draw.
-            latent = torch.lerp(latent_mean.to(latent.dtype), latent, truncation)
+            latent = torch.lerp(latent_mean.to(latent.dtype), latent, factor)
         words = self.activation(self.text(pooled))
         x = self.activation(self.join(torch.cat([latent, words], dim=1)))
         return F.layer_norm(self.out(x), (x.shape[1],))
