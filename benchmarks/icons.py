@@ -208,9 +208,10 @@ def run(
         pairs = words.pair_accuracy(shrink(contrasted, min(resolution, JUDGE_SIDE)))
         scores.append(replace(score, named=words.named(read), pair_accuracy=pairs))
         shown[name] = several
+    subjects = f"subjects with {least} pictures or more" if least > 1 else "all subjects"
     print(
         f"{extractor.name} features, {resolution} px, {len(reference.by_caption)} captions of {PICTURES} "
-        f"pictures, subjects with {least} pictures or more, seed {seed}\n"
+        f"pictures, {subjects}, seed {seed}\n"
     )
     chance = {part: scorer.chance(part) for part in PARTS}
     print(table(scores, chance))
