@@ -212,7 +212,9 @@ def made_by(run: Path, about: dict[str, Any]) -> str:
         f"{took}. On {cpu['cores']} cores of an {cpu['cpu']} shared with light work, torch "
         f"{about['torch']}, one run each. The last command also measured the scores of this card."
     )
-    return "\n".join(["```", *commands, _CAPTIONER, about["command"], "```", "", note])
+    before = made_before(with_stems(run)[0])
+    captioner = [] if before else [_CAPTIONER]  # a shipped model's card has it
+    return before + "\n".join(["```", *commands, *captioner, about["command"], "```", "", note])
 
 
 def sections(made: str, refined: str, words: str, captions: str) -> dict[str, str]:
@@ -244,9 +246,28 @@ def with_stems(run: Path) -> list[Path]:
     run = run.parents[1] if run.suffix == ".ckpt" else run
     if not (run / "run.json").is_file():
         raise SystemExit(f"{run} is no run's folder: a card tells how all of the model was made")
+    stem = started_from(run)
+    return [run] if stem is None or released(stem) else [*with_stems(run.parent.parent / stem), run]
+
+
+def started_from(run: Path) -> str | None:
     config = yaml.safe_load((run / "config.yaml").read_text())
-    stem = config["model"]["generator"]["init_args"].get("init_from")
-    return [run] if stem is None else [*with_stems(run.parent.parent / stem), run]
+    stem: str | None = config["model"]["generator"]["init_args"].get("init_from")
+    return stem
+
+
+def released(name: str) -> bool:
+    return (RELEASED / name / "README.md").is_file()
+
+
+def made_before(first: Path) -> str:
+    """How the shipped model was made that the first run started from, of its card; "" if there was none."""
+    stem = started_from(first)
+    if stem is None or not released(stem):
+        return ""
+    card = (RELEASED / stem / "README.md").read_text(encoding="utf-8")
+    section = card.partition("\n## How it was made\n")[2].partition("\n## ")[0].strip()
+    return f"{section}\n\nThat was the model `{stem}` of an earlier commit. It went on with:\n\n"
 
 
 def main() -> None:
@@ -254,7 +275,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="a run's folder, or one of its checkpoints")
-    parser.add_argument("--captioner", type=Path, required=True, help="a run of `imagen-pl fit-captioner`")
+    parser.add_argument(
+        "--captioner",
+        type=Path,
+        required=True,
+        help="a run of `imagen-pl fit-captioner`, or a copy of a release's captioner",
+    )
     parser.add_argument("--out", type=Path, default=RELEASED / "emoji", help="default: %(default)s")
     parser.add_argument("--work", type=Path, default=Path("runs/release"), help="where the scores go")
     options = parser.parse_args()

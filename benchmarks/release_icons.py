@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.icon_reference import make_reference
 from benchmarks.machine import describe_machine
-from benchmarks.release import call, trained_by
+from benchmarks.release import call, made_before, trained_by, with_stems
 from imagen_pl import load
 from imagen_pl.data.sources.icons import SHIPPED, IconSource
 from imagen_pl.imaging.grids import labelled_grid, strip
@@ -57,7 +57,8 @@ def made_by(run: Path, remark: str) -> str:
     """The commands of a run and of those that it started from, the time they took, and the machine."""
     commands, took = trained_by(run)
     note = f"{took}. {describe_machine()}. {remark}".rstrip()
-    return "\n".join(["```", *commands, "python -m benchmarks.release_icons RUN", "```", "", note])
+    made = "\n".join(["```", *commands, "python -m benchmarks.release_icons RUN", "```", "", note])
+    return made_before(with_stems(run)[0]) + made
 
 
 def sections(made: str, tables: str) -> dict[str, str]:

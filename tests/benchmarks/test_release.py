@@ -81,9 +81,21 @@ def test_card_has_commands_times_and_commits_of_both_runs(tmp_path: Path) -> Non
 
 
 def test_card_needs_the_run_of_init_from(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "emoji")
-    with pytest.raises(SystemExit, match="emoji is no run's folder"):
+    run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "runs/a")
+    with pytest.raises(SystemExit, match="a is no run's folder"):
         release.with_stems(run)
+
+
+def test_card_tells_how_the_shipped_model_was_made_that_a_run_started_from(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs/b", ["imagen-pl fit --config b.yaml"], "98765432", "emoji")
+    about = {"machine": {"cores": 2, "cpu": "Some CPU"}, "torch": "2.15.0", "command": "the last command"}
+    output = release.made_by(run, about)
+    card = (release.RELEASED / "emoji/README.md").read_text()
+    before, _, after = output.partition("That was the model `emoji` of an earlier commit. It went on with:")
+    assert before.strip() in card
+    assert "imagen-pl fit --config configs/experiment/emoji64.yaml" in before
+    assert before.count("imagen-pl fit-captioner") == 1
+    assert after.split("```")[1].split("\n")[1:3] == ["imagen-pl fit --config b.yaml", "the last command"]
 
 
 def test_prior_without_components_is_fitted_again(
