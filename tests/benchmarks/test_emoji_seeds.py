@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +74,6 @@ def test_a_model_that_draws_the_real_styles_varies_as_they_do(
     assert "| model | train | subject | 0.7" in capsys.readouterr().out
 
 
-def read(file: Path) -> list[dict[str, float]]:
-    scores: list[dict[str, float]] = json.loads(file.read_text())["scores"]
+def read(file: Path) -> list[dict[str, Any]]:
+    scores: list[dict[str, Any]] = json.loads(file.read_text())["scores"]
     return scores
