@@ -133,14 +133,16 @@ def train_and_score(grid: Grid, run: Run, runs_dir: Path) -> dict[str, Any]:
         "curves": curves(rows),
     }
     if trained.returncode == 0 and grid.icons is None:
-        result |= score("benchmarks.quality", grid, [runs_dir / run.slug])[0]
+        result |= score("benchmarks.quality", grid.extractor, [runs_dir / run.slug])[0]
     return result
 
 
-def score(benchmark: str, grid: Grid, folders: list[Path], more: Sequence[str] = ()) -> list[dict[str, Any]]:
+def score(
+    benchmark: str, extractor: str, folders: list[Path], more: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Score trained runs together; by run, in order, its scores and how they were made."""
     written = folders[0].with_name("scores.json")
-    words = ["-m", benchmark, *map(str, folders), "--extractor", grid.extractor, "--out", str(written), *more]
+    words = ["-m", benchmark, *map(str, folders), "--extractor", extractor, "--out", str(written), *more]
     subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=True)
     report = json.loads(written.read_text())
     about = {name: report[name] for name in ("machine", "torch", "extractor") if name in report}
@@ -155,7 +157,7 @@ def score_icons(grid: Grid, runs: list[Run], runs_dir: Path) -> None:
         return
     folders = [runs_dir / run.slug for run in unscored]
     for run, scored in zip(
-        unscored, score("benchmarks.icons", grid, folders, ["--icons", grid.icons]), strict=True
+        unscored, score("benchmarks.icons", grid.extractor, folders, ["--icons", grid.icons]), strict=True
     ):
         write_result(grid, run, results[run] | scored)
 

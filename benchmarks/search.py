@@ -1,14 +1,16 @@
-"""Search for a better recipe: trials of equal time on the shipped emoji, recorded by Optuna.
+"""Search for a better recipe: trials of equal time on the shipped emoji or icons, recorded by Optuna.
 
     python -m benchmarks.search                   # the next trial of benchmarks/studies/quickstart.yaml
     python -m benchmarks.search --trials 16 --jobs 2 --study benchmarks/studies/quickstart.yaml
     python -m benchmarks.search --table           # what is known, as Markdown
+    python -m benchmarks.search --study benchmarks/studies/icons64.yaml
 
 The study says what may vary and which trials come first; after those, Optuna proposes. A trial is judged by
 the validation split alone, its distance and its retrieval: test and composition stay for
-benchmarks/quality.py. The SQLite file beside the study, .db, holds every trial with its command, commit,
-speed and scores; optuna-dashboard opens it. An interrupted trial is marked as failed there and is tried
-again.
+benchmarks/quality.py. With `icons` in the study it is judged by the validation of benchmarks/icons.py, which
+has new pairs of learnt subjects and sets too. The SQLite file beside the study, .db, holds every trial with
+its command, commit, speed and scores; optuna-dashboard opens it. An interrupted trial is marked as failed
+there and is tried again.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from benchmarks.ablation import REPOSITORY, images_per_second, read_metrics
+from benchmarks.ablation import ICON_COLUMNS, REPOSITORY, images_per_second, read_metrics, score
 from imagen_pl.callbacks.run_record import git_state
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Space:
     maximize: str
     vary: dict[str, dict[str, list[str]]]
     first: list[dict[str, str]]
+    icons: str | None = None  # the folder of icons that scores the trials
+    extractor: str = "efficientnet_lite1"  # of benchmarks/icons.py
 
     def words(self, chosen: dict[str, str]) -> list[str]:
         """Arguments of `imagen-pl fit` for these choices."""
@@ -109,9 +113,15 @@ def run_trial(trial: optuna.Trial, space: Space, runs_dir: Path, threads: int) -
     subprocess.run(command, cwd=REPOSITORY, check=True, env=share)
     rows = read_metrics(runs_dir / f"trial-{trial.number}" / "metrics.csv")
     scores = {name: value for row in rows for name, value in row.items() if name.startswith("val/")}
+    seen, speed = int(rows[-1]["images_seen"]), images_per_second(rows)
+    if space.icons is not None:
+        folder = runs_dir / f"trial-{trial.number}"
+        (found,) = score("benchmarks.icons", space.extractor, [folder], ["--icons", space.icons])
+        result = {**found, "images_seen": seen, "images_per_second": speed}
+        scores |= {name: pick(result) for name, (pick, _) in ICON_COLUMNS.items()}
     trial.set_user_attr("scores", scores)
-    trial.set_user_attr("images_seen", int(rows[-1]["images_seen"]))
-    trial.set_user_attr("images_per_second", images_per_second(rows))
+    trial.set_user_attr("images_seen", seen)
+    trial.set_user_attr("images_per_second", speed)
     return scores[space.minimize], scores[space.maximize]
 
 
@@ -142,15 +152,17 @@ def table(study: optuna.Study, space: Space) -> str:
     import optuna
 
     ended = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
-    lines = [
-        f"| trial | what differs | images seen | {space.minimize} | {space.maximize} |",
-        "|---|---|---|---|---|",
-    ]
+    forms = {space.minimize: "{:.1f}", space.maximize: "{:.3f}"}
+    if space.icons is not None:
+        forms = {name: form for name, (_, form) in ICON_COLUMNS.items() if not name.startswith("images")}
+    head = ["trial", "what differs", "images seen", *forms]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     plain = space.whole({})
     for t in sorted(ended, key=lambda t: t.values[0]):
         settings = ", ".join(f"{name}: {c}" for name, c in t.params.items() if c != plain[name]) or "nothing"
         seen: Any = t.user_attrs["images_seen"]
-        lines.append(f"| {t.number} | {settings} | {seen:,} | {t.values[0]:.1f} | {t.values[1]:.3f} |")
+        cells = [form.format(t.user_attrs["scores"][name]) for name, form in forms.items()]
+        lines.append(f"| {t.number} | {settings} | {seen:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import search
+from benchmarks.ablation import ICON_COLUMNS
 
 FD, MRR = "val/fd_efficientnet_lite1", "val/mrr_efficientnet_lite1"
 SPACE = f"""
@@ -77,6 +78,55 @@ def test_study_files_exist_and_every_choice_parses() -> None:
             assert {space.minimize, space.maximize} <= {
                 f"val/{s}" for m in cli.model.validation.metrics for s in m.scores
             }
+
+
+def test_every_choice_of_the_icons_study_parses() -> None:
+    from imagen_pl.cli.training_cli import TrainingCLI
+
+    space = search.read_space(search.STUDY.with_name("icons64.yaml"))
+    assert {space.minimize, space.maximize} <= set(ICON_COLUMNS)
+    assert space.icons is not None
+    assert (search.REPOSITORY / space.icons).is_dir()
+    base = [word for file in space.base for word in ("--config", str(search.REPOSITORY / file))]
+    plain = TrainingCLI([*base, "--name", "a_test"], run=False).config
+    for name, choices in space.vary.items():
+        for choice, words in choices.items():
+            found = TrainingCLI([*base, "--name", "a_test", *words], run=False).config
+            assert (found.as_dict() == plain.as_dict()) == (choices[choice] == []), (name, choice)
+
+
+def test_icons_are_judged_by_their_benchmark(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = SPACE.replace(FD, "FD").replace(MRR, "new pairs") + "icons: some_icons\n"
+    study_file.write_text(chosen)
+    scored: list[Any] = []
+
+    def score(*asked: Any) -> list[dict[str, Any]]:
+        scored.append(asked)
+        found = {
+            "frechet": 99.0,
+            "diversity": {"diversity": 0.8, "latent_share": 0.5},
+            "named": {"train": [0.3, 0.5], "pairs": [0.2, 0.4], "subjects": [0.1, 0.2]},
+            "pair_accuracy": {"number, learnt": [0.6, 80]},
+            "set": [0.2, 300],
+            "kind": [0.5, 300],
+        }
+        return [{"score": found}]
+
+    monkeypatch.setattr(subprocess, "run", _fit([]))
+    monkeypatch.setattr(search, "git_state", lambda: {"commit": "abc"})
+    monkeypatch.setattr(search, "score", score)
+    runs = tmp_path / "runs"
+    monkeypatch.setattr("sys.argv", ["search.py", "--study", str(study_file), "--runs_dir", str(runs)])
+    search.main()
+
+    study, space = search.open_study(study_file), search.read_space(study_file)
+    assert study.trials[0].values == [99.0, 40.0]
+    wanted = ("benchmarks.icons", "efficientnet_lite1", [runs / "trial-0"], ["--icons", "some_icons"])
+    assert scored == [wanted]
+    row = "| 0 | nothing | 20 | 99.0 | 0.80 | 0.50 | 50% | 40% | 20% | 60.0% | 20% | 50% |"
+    assert row in search.table(study, space)
 
 
 def test_trials_come_from_the_list_and_are_recorded(
