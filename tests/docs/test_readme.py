@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ SHORTER = {
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The files that git tracks or would, with an environment beside them and a user's images."""
     folder = tmp_path_factory.mktemp("clone")
     listed = subprocess.run(
@@ -94,7 +95,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     (folder / "prompts.csv").write_text("prompt,id\na red heart,5\na cat,6\n")
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # its runs have 7 GB
 
 
 def run(command: str, folder: Path) -> str:
