@@ -53,12 +53,14 @@ def sample_sheet(model: TextToImage, asked: dict[str, list[str]]) -> Image.Image
     return labelled_grid(pictures, labels, columns=2)
 
 
-def made_by(run: Path, remark: str) -> str:
+def made_by(run: Path, icons: Path, remark: str) -> str:
     """The commands of a run and of those that it started from, the time they took, and the machine."""
     commands, took = trained_by(run)
     note = f"{took}. {describe_machine()}. {remark}".rstrip()
-    made = "\n".join(["```", *commands, "python -m benchmarks.release_icons RUN", "```", "", note])
-    return made_before(with_stems(run)[0]) + made
+    release = f"python -m benchmarks.release_icons runs/{run.name}"
+    if icons != SHIPPED:
+        release += f" --icons {icons.name}"
+    return made_before(with_stems(run)[0]) + "\n".join(["```", *commands, release, "```", "", note])
 
 
 def sections(made: str, tables: str) -> dict[str, str]:
@@ -92,7 +94,7 @@ def main() -> None:
     )
     parser.add_argument("--remark", default="", help="about how it was trained, for the card")
     o = parser.parse_args()
-    made = made_by(o.run, o.remark)
+    made = made_by(o.run, o.icons, o.remark)
     export_safetensors(load(o.run, "cpu"), o.out, half=True, with_discriminator=True)
     weights = {name: (o.out / name).stat().st_size / 1e6 for name in (WEIGHTS, DISCRIMINATOR_WEIGHTS)}
     if sum(weights.values()) > LARGEST_MB:

@@ -112,7 +112,7 @@ def _recipe(description: Mapping[str, Any]) -> str:
     rows = {
         "generator": _short(description["generator"]),
         "text encoder": _short(description["text_encoder"]),
-        "images seen": f"{description['images_seen']:,}",
+        "images seen in the last training": f"{description['images_seen']:,}",
         "frozen networks used in training": ", ".join(description.get("teacher_networks") or []) or "none",
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])

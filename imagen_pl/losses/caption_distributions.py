@@ -39,8 +39,8 @@ class EnergyMatching(FrozenMapsLoss):
             another forward pass.
         generator_weight: factor in the generator's loss: a number, or a schedule of images seen.
         from_resolution: resolution, px, below which the term is skipped.
-        single_images: take it that a caption with attributes, as "cupcake, fluent style", has one image: if
-            it is alone in the batch, the loss is the distance of its sample to this image.
+        single_images: assume that a caption with attributes, as "cupcake, fluent style", has a single image.
+            If it occurs once in the batch, its sample is pulled to that image.
     """
 
     name = "energy"
@@ -90,15 +90,6 @@ class StyleMatching(EnergyMatching):
     """
 
     name = "style"
-
-    def __init__(
-        self,
-        backbone: Backbone | None = None,
-        generator_weight: float | Schedule = 1.0,
-        from_resolution: int = 4,
-        single_images: bool = True,
-    ) -> None:
-        super().__init__(backbone, generator_weight, from_resolution, single_images)
 
     def vectors(self, maps: Float[Tensor, "b _c _h _w"]) -> Float[Tensor, "b d"]:
         """The mean and the standard deviation of each channel."""

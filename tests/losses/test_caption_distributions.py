@@ -133,7 +133,9 @@ def test_style_of_a_single_image_is_compared_if_its_caption_names_attributes() -
     generated, real = (torch.randn(4, 2, 3, 3, generator=draw) for _ in range(2))
     captions = ["bell, outline", "bell, outline", "star, Tabler Icons, outline", "zither"]
 
-    loss = StyleMatching()(small_discriminator(), Relativistic(), given([generated], [real], captions))
+    loss = StyleMatching(single_images=True)(
+        small_discriminator(), Relativistic(), given([generated], [real], captions)
+    )
 
     a, b = StyleMatching().vectors(generated), StyleMatching().vectors(real)
     torch.testing.assert_close(loss[:2], distances(a, b, equal_captions(0, 0, 1, 2))[:2])
@@ -161,6 +163,6 @@ def test_style_of_identical_images_has_finite_gradients() -> None:
     """A constant map has no deviation, and equal images no distance."""
     generated = torch.zeros(3, 2, 3, 3, requires_grad=True)
     inputs = given([generated], [torch.zeros(3, 2, 3, 3)], ["bell, line", "bell, line", "star, line"])
-    StyleMatching()(small_discriminator(), Relativistic(), inputs).sum().backward()
+    StyleMatching(single_images=True)(small_discriminator(), Relativistic(), inputs).sum().backward()
     assert generated.grad is not None
     assert generated.grad.isfinite().all()

@@ -177,7 +177,7 @@ class StyleOfOneKind(StyleMatching):
 
 
 def style_by_lite0() -> StyleMatching:
-    return StyleOfOneKind(TimmBackbone(size=16, maps=[0]))
+    return StyleOfOneKind(TimmBackbone(size=16, maps=[0]), single_images=True)
 
 
 def aligned_with_lite0() -> FeatureAlignment:

@@ -33,8 +33,8 @@ class EmojiSource(ParquetSource):
         tag_captions: caption a training image with emojibase's tags as well, half of the time: "cupcake
             (sprinkles, treat), fluent style" and "bakery, sprinkles, treat, fluent style". Other splits use
             the names alone.
-        subject_captions: caption a training image with its name alone as well, "cupcake", a third of the
-            time: such a caption has a picture in each style, of which the latent then decides.
+        subject_captions: caption a training image with its name alone, "cupcake", a third of the time. Such a
+            caption has one image in each style.
     """
 
     def __init__(

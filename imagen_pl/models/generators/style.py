@@ -46,9 +46,9 @@ class StyleGenerator(Generator):
         style_mixing: share of training images generated from two latents, the second for the finer
             blocks (StyleGAN).
         mean_decay: decay per step of the moving average of the latent's style, 0 to 1.
-        latent_gain: factor on the distance of the latent's style from its moving average, before it joins the
-            caption. More than 1 wakes a latent that a trained model ignores, as `init_from` a model of paired
-            losses: start where samples of a caption differ, and train on. More than 0.
+        latent_gain: factor on the distance of the latent's style from its moving average, more than 0. If the
+            model of `init_from` ignores its latent, as after training with paired losses, 10 makes samples of
+            a caption differ from the first step on.
         block: constructor of the blocks; the class_path of a subclass of StyleBlock gives another kind.
         text_noise: noise added to the captions' vectors in training, as a share of their length, so that
             neighbouring captions give similar images (conditioning augmentation, as in StackGAN,
