@@ -136,6 +136,7 @@ class TextToImageGAN(ValidateAndSample):
         self.losses = LossTerms(losses or [])
         for term in self.losses:
             term.check(discriminator)
+            term.check_generator(generator)
         if self.penalties and not discriminator.penalizable:
             raise UserError(
                 f"model.penalties: {type(discriminator).__name__} reads a frozen network, whose gradients no "
@@ -146,6 +147,7 @@ class TextToImageGAN(ValidateAndSample):
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.learning_rate_schedule, self.beta2_schedule = learning_rate_schedule, beta2_schedule
         self.discriminator_steps, self.share_passes, self.seed = discriminator_steps, share_passes, seed
+        self._generator_steps = 0  # taken at the present batch size, before the current one
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             self.to(memory_format=torch.channels_last)
@@ -159,7 +161,8 @@ class TextToImageGAN(ValidateAndSample):
         size = len(batch) * self.trainer.world_size
         self.seed_step()
         encoded = self.encoded(batch)
-        generator_turn = (self.images_seen // size) % self.discriminator_steps == 0
+        self._generator_steps, other = divmod(self.images_seen // size, self.discriminator_steps)
+        generator_turn = other == 0
         trains_generator = generator_turn and is_trainable(self.generator)
         shared = self._generated(encoded, size) if self.share_passes and trains_generator else None
         if is_trainable(self.discriminator):
@@ -278,7 +281,7 @@ class TextToImageGAN(ValidateAndSample):
     def _weighted(self, step: Step, inputs: LossInputs) -> dict[str, PerSample]:
         """The weighted losses of the loss terms, by name."""
         losses, notes = self.losses.weighted(
-            step, self.discriminator, self.adversarial, inputs, self.images_seen
+            step, self.discriminator, self.adversarial, inputs, self.images_seen, self._generator_steps
         )
         self.step_logger.note(notes)
         return losses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -30,9 +30,9 @@ class ProgressiveGrowing(Callback):
         stages: from the smallest resolution to the largest; the last continues until training ends.
         kimg_scale: multiplies every stage's `kimg` and `fade_kimg`: 0.25 goes through the same
             stages in a quarter of the images.
-        reset_optimizer_state: drop the optimizer state of the newest blocks when their fade ends, since
-            it was collected while the blocks had only part of their weight. arXiv:1710.10196 resets it for
-            the whole networks.
+        reset_optimizer_state: true drops the optimizer state of the newest blocks when their fade ends, since
+            it was collected while the blocks had only part of their weight; "all" drops that of both
+            networks when a fade begins and when it ends, as ProGAN does (arXiv:1710.10196, appendix A.1).
 
     Attributes:
         stages: the stages with their lengths in images. If they are given as shares of the run, RunLength
@@ -40,7 +40,10 @@ class ProgressiveGrowing(Callback):
     """
 
     def __init__(
-        self, stages: list[Stage], kimg_scale: float = 1.0, reset_optimizer_state: bool = False
+        self,
+        stages: list[Stage],
+        kimg_scale: float = 1.0,
+        reset_optimizer_state: bool | Literal["all"] = False,
     ) -> None:
         if kimg_scale <= 0:
             raise UserError(f"kimg_scale {kimg_scale} must be more than 0")
@@ -68,9 +71,12 @@ class ProgressiveGrowing(Callback):
         for name, network in (("generator", gan.generator), ("discriminator", gan.discriminator)):
             for i, planned in enumerate(self.stages):
                 if planned.resolution not in network.resolutions:
+                    add = f"add it to model.{name}.init_args.channels"
+                    if len(network.resolutions) == 1:
+                        add = f"{type(network).__name__} does not grow, so give one stage"
                     raise UserError(
                         f"stages[{i}].resolution {planned.resolution} is not a resolution of the {name}: "
-                        f"{list(network.resolutions)}; add it to model.{name}.init_args.channels"
+                        f"{list(network.resolutions)}; {add}"
                     )
                 if planned.batch_size % (trainer.world_size * gan.accumulate):
                     raise UserError(
@@ -99,8 +105,12 @@ class ProgressiveGrowing(Callback):
     ) -> None:
         gan = gan_of(pl_module)
         now = position(self.stages, gan.images_seen)
-        if self.reset_optimizer_state and self._previous is not None and _ends_a_fade(self._previous, now):
-            gan.reset_optimizer_state(self._previous.stage.resolution)
+        if self._previous is not None:
+            ends = _ends_a_fade(self._previous, now)
+            if self.reset_optimizer_state == "all" and (ends or _begins_a_fade(self._previous, now)):
+                gan.reset_optimizer_state(None)
+            elif self.reset_optimizer_state is True and ends:
+                gan.reset_optimizer_state(self._previous.stage.resolution)
         gan.run_state.set_position(now)
         self._previous = now
 
@@ -130,3 +140,7 @@ class ProgressiveGrowing(Callback):
 def _ends_a_fade(previous: StagePosition, now: StagePosition) -> bool:
     """Whether a fade ended between two batches; a fade as long as its stage ends with the stage."""
     return previous.growth.fade < 1 and (now.growth.fade >= 1 or now.index != previous.index)
+
+
+def _begins_a_fade(previous: StagePosition, now: StagePosition) -> bool:
+    return now.growth.fade < 1 and now.index != previous.index

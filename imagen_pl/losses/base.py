@@ -75,12 +75,14 @@ class LossTerm(nn.Module, ABC):
         needs_groups: whether the term compares the images of a caption, so that a batch must have several:
             data.pictures_per_caption.
         trained_in: the step in which the term's own parameters, if any, are trained.
+        generator_every: the generator step computes the term at every nth step, n times as strong.
     """
 
     name: str
     needs_pairs: bool = False
     needs_groups: bool = False
     trained_in: Step = "discriminator"
+    generator_every: int = 1
 
     def __init__(
         self,
@@ -109,6 +111,9 @@ class LossTerm(nn.Module, ABC):
 
     def check(self, discriminator: Discriminator) -> None:
         """Raise ValueError if the term does not fit the discriminator, naming the argument to change."""
+
+    def check_generator(self, generator: Generator) -> None:
+        """Raise UserError if the term cannot be used with the generator."""
 
     @abstractmethod
     def forward(
@@ -225,14 +230,16 @@ class LossTerms(nn.ModuleList):
         adversarial: AdversarialLoss,
         inputs: LossInputs,
         images_seen: int,
+        generator_steps: int = 0,
     ) -> tuple[dict[str, PerSample], dict[str, Tensor]]:
         """The weighted losses of all terms with a weight in this step, and their logged values, by name."""
         losses: dict[str, PerSample] = {}
         notes: dict[str, Tensor] = {}
         for term in self:
             weight = term.weight(step, images_seen, inputs.growth.resolution)
-            if weight:
+            every = term.generator_every if step == "generator" else 1
+            if weight and generator_steps % every == 0:
                 name = f"{step[0]}_{term.name}"
-                losses[name] = weight * term(discriminator, adversarial, inputs)
+                losses[name] = weight * every * term(discriminator, adversarial, inputs)
                 notes |= {f"{name}_{key}": value for key, value in term.take_notes().items()}
         return losses, notes

@@ -188,11 +188,11 @@ class ManualOptimization(ClockedModule):
                 group["betas"] = (group["betas"][0], self.beta2_schedule(self.images_seen))
         return optimizer
 
-    def reset_optimizer_state(self, resolution: int) -> None:
-        """Drop the optimizer state of the blocks that `resolution` added."""
+    def reset_optimizer_state(self, resolution: int | None) -> None:
+        """Drop the optimizer state of the blocks that `resolution` added; None: of both whole networks."""
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
-                if group.get("block") == str(resolution):
+                if group.get("block") == str(resolution) or (resolution is None and "block" in group):
                     for parameter in group["params"]:
                         optimizer.state.pop(parameter, None)
 

@@ -167,6 +167,20 @@ def test_optimizer_state_of_new_blocks_is_reset_when_their_fade_ends(reset: bool
         assert have == [expected, expected], clock
 
 
+def test_all_optimizer_state_is_reset_when_a_fade_begins_and_when_it_ends() -> None:
+    """ProGAN, arXiv:1710.10196, appendix A.1."""
+    stages = [
+        Stage(8, kimg=0.032, batch_size=8),
+        Stage(16, kimg=0.064, batch_size=8, fade_kimg=0.032),
+    ]
+    seen: dict[int, list[set[int]]] = {}
+    look = AtEachBatch(before=lambda gan, _: seen.update({gan.images_seen: moments(gan)}))
+    train(tiny_gan(), 120, [ProgressiveGrowing(stages, reset_optimizer_state="all"), look], stages=stages)
+
+    assert [clock for clock, have in seen.items() if have == [set(), set()]] == [0, 32, 64]
+    assert seen[40] == [{0, 8, 16}, {0, 8, 16}]
+
+
 @pytest.mark.parametrize(
     ("stages", "settings", "message"),
     [

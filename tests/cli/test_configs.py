@@ -68,10 +68,7 @@ def small(base: dict[str, Any], growth: dict[str, Any]) -> dict[str, Any]:
         | {"kimg": 0.008, "fade_kimg": 0.008 if stage.get("fade_kimg") else 0.0, "batch_size": 4}
         for stage in growth["stages"]
     ]
-    networks = {
-        name: {"init_args": {"channels": {r: min(c, 8) for r, c in channels_of(base["model"][name]).items()}}}
-        for name in ("generator", "discriminator")
-    }
+    networks = {name: {"init_args": narrow(base["model"][name])} for name in ("generator", "discriminator")}
     return {
         "growth": {"stages": stages, "kimg_scale": 1.0},
         "model": networks,
@@ -87,11 +84,23 @@ def small(base: dict[str, Any], growth: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def channels_of(network: dict[str, Any]) -> dict[int, int]:
-    """Of a network, or of the first of several discriminators."""
-    settings = network["init_args"]
-    found: dict[int, int] = settings.get("discriminators", [network])[0]["init_args"]["channels"]
+def first_of(network: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a network, or of the first of several discriminators."""
+    found: dict[str, Any] = network["init_args"].get("discriminators", [network])[0]["init_args"]
     return found
+
+
+def narrow(network: dict[str, Any]) -> dict[str, Any]:
+    """The setting that gives its layers 8 units or feature maps at most."""
+    settings = first_of(network)
+    if "widths" in settings:
+        return {"widths": [8 for _ in settings["widths"]]}
+    return {"channels": {r: min(c, 8) for r, c in settings["channels"].items()}}
+
+
+def resolutions_of(network: dict[str, Any]) -> set[int]:
+    settings = first_of(network)
+    return set(settings["channels"]) if "channels" in settings else {settings["resolution"]}
 
 
 def has_prior(file: str) -> bool:
@@ -288,7 +297,7 @@ def test_stages_of_the_configs_are_valid_for_their_networks(name: str) -> None:
     stages = [Stage(**stage) for stage in read(name)["growth"]["stages"]]
     check_stages(stages)
     for network in ("generator", "discriminator"):
-        assert {s.resolution for s in stages} <= channels_of(read(name)["model"][network]).keys()
+        assert {s.resolution for s in stages} <= resolutions_of(read(name)["model"][network])
     if "coco" in name:  # its comment says so
         assert all(s.batch_size % 8 == 0 and s.batch_size % 32 == 0 for s in stages)
 

@@ -34,6 +34,7 @@ from imagen_pl.losses.gradient_penalties import (
 from imagen_pl.losses.image_matching import PerceptualMatching, PixelMatching
 from imagen_pl.losses.interpolated_captions import InterpolatedCaptionLoss
 from imagen_pl.losses.latent_diversity import LatentContrastive, ModeSeeking
+from imagen_pl.losses.path_length import PathLength
 from imagen_pl.losses.text_matching import FeatureMatching, ImageTextContrastive, MismatchedCaptions
 from imagen_pl.models.pretrained.backbones import TimmBackbone
 from imagen_pl.models.text.adapter import TextAdapter
@@ -89,6 +90,7 @@ TABLE: dict[str, Row] = {
     "attributes": (lambda: {"losses": [OfOneKind(8, classes=20)]}, D | OWN, G, NOTHING),
     "mode_seeking": (lambda: {"losses": [ModeSeeking()]}, NOTHING, G, NOTHING),
     "latent_contrastive": (lambda: {"losses": [LatentContrastive(8, 8, 8)]}, NOTHING, G | OWN, NOTHING),
+    "path_length": (lambda: {"losses": [PathLength(every=1)]}, NOTHING, G, NOTHING),
     "rotation": (lambda: {"losses": [tiny_task("rotation")]}, D | OWN, G, NOTHING),
     "reconstruction": (lambda: {"losses": [tiny_task("reconstruction")]}, D | OWN, G, NOTHING),
     "colorization": (lambda: {"losses": [tiny_task("colorization")]}, D | OWN, G, NOTHING),

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_pl.losses.adversarial import Relativistic
+from imagen_pl.losses.adversarial import AdversarialLoss, Hinge, NonSaturating, Relativistic, Wasserstein
 from imagen_pl.losses.base import LossInputs
-from imagen_pl.losses.gradient_penalties import R1, R2
+from imagen_pl.losses.gradient_penalties import R1, R2, Penalty, WassersteinPenalty
 from imagen_pl.losses.text_matching import MismatchedCaptions
+from imagen_pl.models.discriminators.base import Discriminator
+from imagen_pl.models.discriminators.dcgan import DCGANDiscriminator
+from imagen_pl.models.discriminators.mlp import MLPDiscriminator
+from imagen_pl.models.discriminators.progan import ProGANDiscriminator
+from imagen_pl.models.discriminators.sagan import SAGANDiscriminator
+from imagen_pl.models.generators.base import Generator
+from imagen_pl.models.generators.dcgan import DCGANGenerator
+from imagen_pl.models.generators.mlp import MLPGenerator
+from imagen_pl.models.generators.progan import ProGANGenerator
+from imagen_pl.models.generators.sagan import SAGANGenerator
 from imagen_pl.training.ema import GeneratorEMA
 from imagen_pl.types import Growth, TextFeatures
-from tests.helpers.networks import small_discriminator, small_generator
+from tests.helpers.networks import TEXT_DIM, small_discriminator, small_generator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS, BATCH = 130, 16
@@ -34,16 +47,86 @@ def _eight_captions() -> TextFeatures:
     return TextFeatures(tokens, torch.ones(8, 2, dtype=torch.bool), tokens.sum(1))
 
 
-def test_each_caption_draws_its_own_picture_after_training() -> None:
-    pictures, captions = _eight_pictures(), _eight_captions()
+@dataclass
+class Recipe:
+    """Two networks for 8 px and how to train them; rates and betas are Adam's."""
+
+    generator: Generator
+    discriminator: Discriminator
+    adversarial: AdversarialLoss
+    penalties: Sequence[Penalty] = ()
+    rates: tuple[float, float] = (4e-3, 4e-3)  # discriminator, generator
+    betas: tuple[float, float] = (0.0, 0.99)
+    steps: int = STEPS
+
+
+def _style() -> Recipe:
     channels = {4: 16, 8: 16}
-    generator = small_generator(channels, style_dim=32, self_attention_at=[])
-    discriminator = small_discriminator(channels, final_dim=32, heads_at=[], self_attention_at=[])
+    return Recipe(
+        small_generator(channels, style_dim=32, self_attention_at=[]),
+        small_discriminator(channels, final_dim=32, heads_at=[], self_attention_at=[]),
+        Relativistic(),
+        [R1(0.1), R2(0.1)],
+    )
+
+
+def _mlp() -> Recipe:
+    """Without the penalty it draws four of the eight."""
+    return Recipe(
+        MLPGenerator(8, [64, 128], TEXT_DIM, latent_dim=5),
+        MLPDiscriminator(8, [128, 64], TEXT_DIM, caption_dim=32, dropout=0.0),
+        NonSaturating(),
+        [R1(1.0)],
+        rates=(3e-3, 3e-3),
+        steps=800,
+    )
+
+
+def _dcgan() -> Recipe:
+    return Recipe(
+        DCGANGenerator({4: 32, 8: 3}, TEXT_DIM, latent_dim=5, caption_dim=32),
+        DCGANDiscriminator({4: 32, 8: 3}, TEXT_DIM, caption_dim=32),
+        NonSaturating(),
+        rates=(2e-3, 2e-3),
+        betas=(0.5, 0.999),
+        steps=300,
+    )
+
+
+def _sagan() -> Recipe:
+    channels = {4: 32, 8: 32}
+    return Recipe(
+        SAGANGenerator(channels, TEXT_DIM, latent_dim=5, self_attention_at=[8]),
+        SAGANDiscriminator(channels, TEXT_DIM, self_attention_at=[4]),
+        Hinge(),
+        rates=(4e-3, 1e-3),
+        betas=(0.0, 0.9),
+        steps=250,
+    )
+
+
+def _progan() -> Recipe:
+    channels = {4: 32, 8: 32}
+    return Recipe(
+        ProGANGenerator(channels, TEXT_DIM, latent_dim=16),
+        ProGANDiscriminator(channels, TEXT_DIM),
+        Wasserstein(),
+        [WassersteinPenalty(10.0)],
+        steps=250,
+    )
+
+
+@pytest.mark.parametrize("make", [_style, _mlp, _dcgan, _sagan, _progan])
+def test_each_caption_draws_its_own_picture_after_training(make: Callable[[], Recipe]) -> None:
+    pictures, captions = _eight_pictures(), _eight_captions()
+    torch.manual_seed(0)
+    recipe = make()
+    generator, discriminator, adversarial = recipe.generator, recipe.discriminator, recipe.adversarial
     ema = GeneratorEMA(generator, halflife_kimg=0.3, ramp=0.1)
-    adversarial, mismatch, penalties = Relativistic(), MismatchedCaptions(), (R1(0.1), R2(0.1))
+    mismatch = MismatchedCaptions()
     optimizers = [
-        torch.optim.Adam(network.parameters(), lr=4e-3, betas=(0.0, 0.99))
-        for network in (discriminator, generator)
+        torch.optim.Adam(network.parameters(), lr=rate, betas=recipe.betas)
+        for network, rate in zip((discriminator, generator), recipe.rates, strict=True)
     ]
     draw = torch.Generator().manual_seed(0)
     rows = torch.arange(BATCH) % 8
@@ -57,12 +140,12 @@ def test_each_caption_draws_its_own_picture_after_training() -> None:
         loss.mean().backward()
         optimizers[which].step()
 
-    for i in range(1, STEPS + 1):
+    for i in range(1, recipe.steps + 1):
         fake = generator(latents(), text).detach()
         seen = discriminator.extract_features(real)
         loss = adversarial.discriminator(discriminator.logits(seen, text), discriminator(fake, text))
         loss = loss + mismatch(discriminator, adversarial, LossInputs(real, seen, text, Growth(8)))
-        for penalty in penalties:
+        for penalty in recipe.penalties:
             loss = loss + penalty.weight_at(8) * penalty(discriminator, real, fake, text)
         step(0, loss)
 

@@ -58,5 +58,12 @@ class Generator(nn.Module, ABC):
     def blocks(self) -> dict[int, nn.Module]:
         """The block that each resolution adds, by resolution; shared layers are in none of them."""
 
+    def check_growth(self, growth: Growth | None) -> Growth:
+        """`growth`, or fully grown where it is None. Raises ValueError if its resolution is unknown."""
+        growth = growth or Growth(self.resolutions[-1])
+        if growth.resolution not in self.resolutions:
+            raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
+        return growth
+
     def track(self, z: Float[Tensor, "n z"]) -> None:
         """Update running statistics from the latents of all processes; called once a training step."""

@@ -186,9 +186,7 @@ class StyleGenerator(Generator):
     def _draw(
         self, style: Tensor, mixed: Tensor, crossover: int, text: TextFeatures, growth: Growth | None
     ) -> Float[Tensor, "b 3 r r"]:
-        growth = growth or Growth(self.resolutions[-1])
-        if growth.resolution not in self.resolutions:
-            raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
+        growth = self.check_growth(growth)
         start = self.resolutions[0]
         x = self.first_map(style).unflatten(1, (-1, start, start))
         rgb: Tensor | None = None
