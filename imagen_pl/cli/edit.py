@@ -15,12 +15,15 @@ from imagen_pl.cli.drawing import (
 )
 from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
+from imagen_pl.cli.project import Projected, add_projection_options, check_projection, read_pictures
+from imagen_pl.inference.sampling_options import SamplingOptions
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "edit",
-        description="Draw a prompt and changed versions of it from the same latents, side by side.",
+        description="Draw a prompt and changed versions of it from the same latents, side by side; or a "
+        "picture of yours and changed versions of it.",
     )
     add_model_argument(parser)
     parser.add_argument("prompt", help="the first prompt")
@@ -37,6 +40,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", default="edit.png", metavar="FILE", help=".png, .webp or .jpg (default: edit.png)"
     )
+    parser.add_argument(
+        "--image",
+        metavar="FILE",
+        help="a picture that shows the first prompt: find how the model draws it (`imagen-pl project`), and "
+        "draw that with the changed prompts",
+    )
+    add_projection_options(parser)
     add_sampling_options(parser)
     return parser
 
@@ -57,6 +67,8 @@ def edit(arguments: argparse.Namespace) -> int:
     check_num_images(arguments.num_images)
     check_prompts(prompts)
     options = sampling_options(arguments)
+    if arguments.image is not None:
+        return _edit_picture(arguments, options, out)
     from imagen_pl.imaging.grids import labelled_grid, save_picture
 
     model = open_model(arguments.model, options.device, arguments.resolution)
@@ -67,4 +79,27 @@ def edit(arguments: argparse.Namespace) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     save_picture(grid, out, {**drawn, **provenance(model, arguments.model, options)})
     print(f"{out}: one row per latent, seeds from {options.seed}; the first column is {arguments.prompt!r}")
+    return 0
+
+
+def _edit_picture(arguments: argparse.Namespace, options: SamplingOptions, out: Path) -> int:
+    """A row: the picture, what the model draws in its place, and that with each changed prompt."""
+    file = Path(arguments.image)
+    check_projection(arguments, [file])
+    model = open_model(arguments.model, options.device, arguments.resolution)
+    found = Projected(model, read_pictures(model, [file]), arguments.prompt, arguments)
+    from imagen_pl.imaging.grids import labelled_grid, save_picture, to_pil, to_uint8
+    from imagen_pl.inference.projection import drawn_with, reworded
+
+    pictures = [*found.wanted, *found.drawn]
+    for prompt in arguments.to:
+        text = model.text_encoder.encode([prompt], model.device)
+        styles = reworded(found.generator, found.styles, found.text, text, options.seed)
+        pictures += to_pil(to_uint8(drawn_with(found.generator, styles, text, model.growth)))
+    grid = labelled_grid(pictures, [file.name, arguments.prompt, *arguments.to], columns=len(pictures))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    edited = {"image": file.name, "prompt": arguments.prompt, "to": "\n".join(arguments.to)}
+    about = {"model": arguments.model, "steps": arguments.steps, "space": arguments.space}
+    save_picture(grid, out, {**edited, **about, "seed": options.seed})
+    print(f"{out}: {file.name}, what the model draws ({found.psnr[0]:.1f} dB), and that with other words")
     return 0

@@ -29,6 +29,8 @@ VERBS = (
     "variants",
     "interpolate",
     "edit",
+    "project",
+    "fit-encoder",
     "demo",
     "evaluate",
     "grow-report",
@@ -53,7 +55,9 @@ verbs:
   sheet          draw pictures for a file of prompts, as a PDF or HTML sheet
   variants       draw a subject in every style, side by side
   interpolate    write an animation from one prompt to the next (GIF, WebP, MP4)
-  edit           draw the same latents with another prompt, side by side
+  edit           draw the same latents, or a picture of yours, with another prompt
+  project        find how a model draws a picture of yours
+  fit-encoder    train an encoder that makes project faster
   demo           serve a web page to try a model
   evaluate       score a model: distances, precision and recall, retrieval, memorisation
   grow-report    write an HTML report of a run: loss curves and samples over time

@@ -24,6 +24,10 @@ imagen-pl sheet runs/quickstart brief.csv --out drafts.pdf
 imagen-pl variants runs/quickstart "cupcake" "red heart" --out variants.png
 imagen-pl interpolate runs/quickstart "red heart, noto style" "blue square, noto style" --out film.gif
 imagen-pl edit runs/quickstart "red heart, fluent style" --to "blue heart, fluent style" --out edit.png
+imagen-pl edit icons "bell, outline" --to "bell, filled" --image my_bell.png --out edit.png
+imagen-pl project icons my_bell.png --prompt "bell, outline" --film search.gif
+imagen-pl fit-encoder icons --out encoder.safetensors
+imagen-pl project icons my_bell.png --prompt "bell, outline" --encoder encoder.safetensors --steps 50
 imagen-pl demo emoji
 imagen-pl evaluate runs/quickstart --out evaluation/
 imagen-pl evaluate runs/photos --extractors inception_v3 --clip openai/clip-vit-base-patch32

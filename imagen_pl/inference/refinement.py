@@ -81,7 +81,7 @@ def refined(
             images = generator.draw(_moved(start, move), text, growth)
             distance = prior.distance_to_prediction(images, predicted)
             (slope,) = torch.autograd.grad(distance.sum(), [move])
-            _adam_step(move, slope, mean, square, step)
+            adam_step(move, slope, mean, square, step, _LEARNING_RATE)
             if on_step is not None:
                 on_step(len(style))
     with torch.no_grad():
@@ -89,7 +89,9 @@ def refined(
 
 
 @torch.no_grad()
-def _adam_step(move: Tensor, slope: Tensor, mean: Tensor, square: Tensor, step: int) -> None:
+def adam_step(
+    move: Tensor, slope: Tensor, mean: Tensor, square: Tensor, step: int, learning_rate: float
+) -> None:
     """One step of Adam (arXiv:1412.6980, algorithm 1), in place; `step` counts from 1.
 
     `torch.optim.Adam` gives the same numbers, but imports torch's compiler, which takes two seconds.
@@ -98,7 +100,7 @@ def _adam_step(move: Tensor, slope: Tensor, mean: Tensor, square: Tensor, step: 
     mean.lerp_(slope, 1 - beta1)
     square.mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
     deviation = (square.sqrt() / (1 - beta2**step) ** 0.5).add_(_EPSILON)
-    move.addcdiv_(mean, deviation, value=-_LEARNING_RATE / (1 - beta1**step))
+    move.addcdiv_(mean, deviation, value=-learning_rate / (1 - beta1**step))
 
 
 def _moved(start: Tensor, move: Tensor) -> Tensor:

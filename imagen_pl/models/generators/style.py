@@ -8,7 +8,7 @@ through cross-attention to its tokens, as in GigaGAN (arXiv:2303.05511).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -137,7 +137,9 @@ class StyleGenerator(Generator):
     ) -> Float[Tensor, "b 3 r r"]:
         text, words = self._read(text)
         style = self._style(z, words, truncation, guidance, unconditional_text)
-        return self._draw(style, *self._mixed_style(style, words), text, growth)
+        mixed, crossover = self._mixed_style(style, words)
+        styles = [style if resolution < crossover else mixed for resolution in self.resolutions]
+        return self._draw(styles, text, growth)
 
     def style(
         self,
@@ -151,10 +153,20 @@ class StyleGenerator(Generator):
         return self._style(z, self._read(text)[1], truncation, guidance, unconditional_text)
 
     def draw(
-        self, style: Float[Tensor, "b style"], text: TextFeatures, growth: Growth | None = None
+        self,
+        style: Float[Tensor, "b style"] | Float[Tensor, "b n style"],
+        text: TextFeatures,
+        growth: Growth | None = None,
     ) -> Float[Tensor, "b 3 r r"]:
-        """The second half of `forward`: images of styles, about -1 to 1."""
-        return self._draw(style, style, self.resolutions[-1] + 1, self._adapted(text), growth)
+        """The second half of `forward`: images, about -1 to 1.
+
+        Args:
+            style: one style an image, or one for each resolution, from small to large.
+            text: the captions.
+            growth: as of `forward`.
+        """
+        styles = [style] * len(self.resolutions) if style.ndim == 2 else list(style.unbind(1))
+        return self._draw(styles, self._adapted(text), growth)
 
     def _read(self, text: TextFeatures) -> tuple[TextFeatures, Float[Tensor, "b _ck"]]:
         """Text features for the attention layers, and the vector that the mapping reads."""
@@ -184,20 +196,20 @@ class StyleGenerator(Generator):
         return torch.lerp(self._style_without(z, unconditional_text, truncation), style, guidance)
 
     def _draw(
-        self, style: Tensor, mixed: Tensor, crossover: int, text: TextFeatures, growth: Growth | None
+        self, styles: Sequence[Float[Tensor, "b style"]], text: TextFeatures, growth: Growth | None
     ) -> Float[Tensor, "b 3 r r"]:
+        """Images of one style for each resolution."""
         growth = self.check_growth(growth)
         start = self.resolutions[0]
-        x = self.first_map(style).unflatten(1, (-1, start, start))
+        x = self.first_map(styles[0]).unflatten(1, (-1, start, start))
         rgb: Tensor | None = None
-        for resolution in self.resolutions:
+        for resolution, style in zip(self.resolutions, styles, strict=True):
             if resolution > growth.resolution:
                 break
             block = self._block(resolution)
-            style_here = style if resolution < crossover else mixed
-            x = block(x, style_here, text)
+            x = block(x, style, text)
             newest = resolution == growth.resolution
-            rgb = self._paint(block.to_rgb(x, style_here), rgb, growth.fade if newest else 1.0)
+            rgb = self._paint(block.to_rgb(x, style), rgb, growth.fade if newest else 1.0)
         assert rgb is not None  # the first resolution is never beyond the growth
         return at_least_float32(rgb)
 
