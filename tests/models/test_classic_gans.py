@@ -1,4 +1,4 @@
-"""Networks of the classic GANs: MLP, DCGAN, SAGAN and ProGAN, generator and discriminator."""
+"""Networks of the classic GANs, generator and discriminator: MLP, DCGAN, SAGAN, ProGAN and R3GAN."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.discriminators.dcgan import DCGANDiscriminator
 from imagen_pl.models.discriminators.mlp import MLPDiscriminator
 from imagen_pl.models.discriminators.progan import ProGANDiscriminator
+from imagen_pl.models.discriminators.r3gan import R3GANDiscriminator
 from imagen_pl.models.discriminators.sagan import SAGANDiscriminator
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.dcgan import DCGANGenerator
 from imagen_pl.models.generators.mlp import MLPGenerator
 from imagen_pl.models.generators.progan import ProGANGenerator
+from imagen_pl.models.generators.r3gan import R3GANGenerator
 from imagen_pl.models.generators.sagan import ConditionalBatchNorm, SAGANGenerator
 from imagen_pl.models.layers.equalized import EqualizedConv2d, EqualizedLinear, PixelNorm
 from imagen_pl.models.layers.resampling import downsample
+from imagen_pl.models.layers.resnext import ResNeXtBlock
 from imagen_pl.models.layers.spectral import normalize_all
 from imagen_pl.types import Growth
 from tests.helpers.networks import TEXT_DIM, assert_blocks_share_nothing, awaken, text_features
@@ -38,6 +41,10 @@ PAIRS: dict[str, Callable[[], tuple[Generator, Discriminator]]] = {
     "sagan": lambda: (
         SAGANGenerator(NARROW, TEXT_DIM, latent_dim=5, self_attention_at=[8]),
         SAGANDiscriminator(NARROW, TEXT_DIM, self_attention_at=[8]),
+    ),
+    "r3gan": lambda: (
+        R3GANGenerator(NARROW, TEXT_DIM, latent_dim=5, caption_dim=8, blocks=1),
+        R3GANDiscriminator(NARROW, TEXT_DIM, final_dim=8, blocks=1),
     ),
     "progan": lambda: (
         ProGANGenerator(NARROW, TEXT_DIM, latent_dim=5),
@@ -192,6 +199,17 @@ def test_equalized_layers_scale_their_weights_when_they_run() -> None:
 def test_pixel_norm_gives_each_pixel_a_mean_square_of_one() -> None:
     x = 7 * torch.randn(2, 6, 3, 3)
     torch.testing.assert_close(PixelNorm()(x).square().mean(1), torch.ones(2, 3, 3))
+
+
+def test_blocks_of_r3gan_start_as_the_identity() -> None:
+    torch.manual_seed(0)
+    block, x = ResNeXtBlock(64, blocks=16), torch.randn(2, 64, 4, 4)
+
+    assert torch.equal(block(x), x)
+    assert block.grouped.groups == 128 // 16
+    # He's deviation for a leaky ReLU of slope 0.2, times 16^(-1/4).
+    expected = (2 / (1 + 0.2**2) / (16 * 9)) ** 0.5 / 2
+    assert block.grouped.weight.std().item() == pytest.approx(expected, rel=0.05)
 
 
 def test_progan_fades_from_the_old_to_the_new_network(latents: torch.Tensor) -> None:

@@ -18,11 +18,13 @@ from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.discriminators.dcgan import DCGANDiscriminator
 from imagen_pl.models.discriminators.mlp import MLPDiscriminator
 from imagen_pl.models.discriminators.progan import ProGANDiscriminator
+from imagen_pl.models.discriminators.r3gan import R3GANDiscriminator
 from imagen_pl.models.discriminators.sagan import SAGANDiscriminator
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.dcgan import DCGANGenerator
 from imagen_pl.models.generators.mlp import MLPGenerator
 from imagen_pl.models.generators.progan import ProGANGenerator
+from imagen_pl.models.generators.r3gan import R3GANGenerator
 from imagen_pl.models.generators.sagan import SAGANGenerator
 from imagen_pl.training.ema import GeneratorEMA
 from imagen_pl.types import Growth, TextFeatures
@@ -116,7 +118,19 @@ def _progan() -> Recipe:
     )
 
 
-@pytest.mark.parametrize("make", [_style, _mlp, _dcgan, _sagan, _progan])
+def _r3gan() -> Recipe:
+    channels = {4: 32, 8: 32}
+    return Recipe(
+        R3GANGenerator(channels, TEXT_DIM, latent_dim=5, caption_dim=32, blocks=1),
+        R3GANDiscriminator(channels, TEXT_DIM, final_dim=32, blocks=1),
+        Relativistic(),
+        [R1(0.1), R2(0.1)],
+        rates=(2e-3, 2e-3),
+        steps=250,
+    )
+
+
+@pytest.mark.parametrize("make", [_style, _mlp, _dcgan, _sagan, _progan, _r3gan])
 def test_each_caption_draws_its_own_picture_after_training(make: Callable[[], Recipe]) -> None:
     pictures, captions = _eight_pictures(), _eight_captions()
     torch.manual_seed(0)
