@@ -57,14 +57,16 @@ class SeedScore:
     top5: float
 
 
-def subjects_of(pictures: Sequence[Picture], split: str, seed: int) -> dict[str, list[int]]:
+def subjects_of(
+    pictures: Sequence[Picture], split: str, seed: int, most: int = SUBJECTS
+) -> dict[str, list[int]]:
     """Names of subjects with a picture of every style in the split, and the rows of those pictures."""
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for i, picture in enumerate(pictures):
         if picture.split == split:
             rows[picture.caption.removesuffix(f", {picture.style} style")].append(i)
     complete = sorted(name for name, found in rows.items() if len(found) == len(STYLES))
-    chosen = np.random.default_rng(seed).choice(complete, min(SUBJECTS, len(complete)), replace=False)
+    chosen = np.random.default_rng(seed).choice(complete, min(most, len(complete)), replace=False)
     return {str(name): rows[name] for name in sorted(chosen)}
 
 
@@ -99,9 +101,9 @@ def ranks(
     return float((place < 1).float().mean()), float((place < 5).float().mean())
 
 
-def draw(model: TextToImage, captions: Sequence[str]) -> Images:
+def draw(model: TextToImage, captions: Sequence[str], refine: int) -> Images:
     """Eight seeds of each caption."""
-    pictures = model.draw([(caption, seed) for caption in captions for seed in range(SEEDS)], refine=0)
+    pictures = model.draw([(caption, seed) for caption in captions for seed in range(SEEDS)], refine=refine)
     return torch.stack([torch.from_numpy(np.array(each)).permute(2, 0, 1) for each in pictures])
 
 
@@ -121,7 +123,9 @@ def table(scores: Sequence[SeedScore]) -> str:
     return markdown(head, rows)
 
 
-def run(models: list[Path], out: Path, extractor_name: str, seed: int) -> None:
+def run(
+    models: list[Path], out: Path, extractor_name: str, seed: int, refine: int = 0, most: int = SUBJECTS
+) -> None:
     extractor = EXTRACTORS[extractor_name]()
     loaded = {path.name: imagen_pl.load(path, device="cpu") for path in models}
     for path, model in zip(models, loaded.values(), strict=True):
@@ -129,7 +133,7 @@ def run(models: list[Path], out: Path, extractor_name: str, seed: int) -> None:
     pictures, encoded = read_pictures()
     scores = []
     for split in SPLITS:
-        subjects = subjects_of(pictures, split, seed)
+        subjects = subjects_of(pictures, split, seed, most)
         images = torch.stack([decode(encoded[i], 64) for rows in subjects.values() for i in rows])
         real = extract(extractor, images, "real pictures").unflatten(0, (len(subjects), -1))
         scores.append(SeedScore("real", split, "subject", 1.0, 0.0, *ranks(real, real, own=False)))
@@ -137,7 +141,7 @@ def run(models: list[Path], out: Path, extractor_name: str, seed: int) -> None:
         in_style = [f"{name}, {style} style" for name, style in zip(subjects, styles, strict=True)]
         for name, model in loaded.items():
             for prompts, captions in (("subject", list(subjects)), ("subject and style", in_style)):
-                features = extract(extractor, draw(model, captions), name).unflatten(0, (-1, SEEDS))
+                features = extract(extractor, draw(model, captions, refine), name).unflatten(0, (-1, SEEDS))
                 scores.append(score(name, split, prompts, features, real))
     print(table(scores))
     about: dict[str, Any] = {
@@ -146,6 +150,7 @@ def run(models: list[Path], out: Path, extractor_name: str, seed: int) -> None:
         "machine": machine(),
         "extractor": extractor.name,
         "seed": seed,
+        "refine": refine,
         "scores": [asdict(each) for each in scores],
     }
     with atomic_write(out) as file:
@@ -159,9 +164,11 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+", help="runs, checkpoints or releases")
     parser.add_argument("--extractor", choices=EXTRACTORS, default="efficientnet_lite1", help="%(default)s")
     parser.add_argument("--seed", type=int, default=0, help="which subjects")
+    parser.add_argument("--subjects", type=int, default=SUBJECTS, help="of each split; default: %(default)s")
+    parser.add_argument("--refine", type=int, default=0, help="steps towards the prior's guess; %(default)s")
     parser.add_argument("--out", type=Path, default=Path("seeds.json"), help="default: %(default)s")
     options = parser.parse_args()
-    run(options.models, options.out, options.extractor, options.seed)
+    run(options.models, options.out, options.extractor, options.seed, options.refine, options.subjects)
 
 
 if __name__ == "__main__":

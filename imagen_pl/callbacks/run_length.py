@@ -15,11 +15,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from imagen_pl.callbacks.base import callbacks_of, gan_of
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.errors import UserError
+from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.schedules import Cosine, Linear, RunShare, begin_of, position
 
 _FIRST_MEASUREMENT = 3  # batches; then after twice as many each time
 _WARN_AFTER = 20  # batches
 _LONG_VALIDATION_S = 10.0
+_NEARLY_DONE = 0.9  # of the schedules
 
 
 class ReachedLimit(NamedTuple):
@@ -102,6 +104,8 @@ class RunLength(Callback):
         left = self._images_left(trainer, gan.images_seen)
         if limits != self._limits and left < math.inf:
             self.share.measure(gan.images_seen, left)
+        if limits != self._limits and any(_schedules_by_share(pl_module)):
+            self._warn_of_ended_schedules(trainer, gan)
         self._limits = limits
         if growth is not None:
             growth.plan(self.share, settled=gan.images_seen)
@@ -199,6 +203,21 @@ class RunLength(Callback):
             if 0 < limit <= done:
                 found.append(ReachedLimit(setting, str(limit), str(2 * limit)))
         return found
+
+    def _warn_of_ended_schedules(self, trainer: Trainer, gan: TextToImageGAN) -> None:
+        """Warn if a resumed run with a new limit has nothing left of its schedules."""
+        done = self.share(gan.images_seen)
+        if done < _NEARLY_DONE or not gan.images_seen:
+            return
+        schedule, rate = gan.learning_rate_schedule, ""
+        if schedule is not None:
+            rate = f" (the learning rates at {schedule(gan.images_seen):.2g} times their settings)"
+        say(
+            trainer,
+            f"warning: this run has a new limit, but {done:.0%} of its schedules was done before. They do "
+            f"not go back, so the rest is trained at their end{rate}. For a new schedule start another run "
+            "from this one: leave out --ckpt_path, and give --name and --model.generator.init_from",
+        )
 
     def _check_last_stage(
         self, trainer: Trainer, growth: ProgressiveGrowing | None, images_seen: int, end: float

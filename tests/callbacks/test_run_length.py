@@ -157,6 +157,26 @@ def test_resume_with_more_time_extends_the_plan(tmp_path: Path, monkeypatch: pyt
     assert max(row[3] for row in later.rows) <= first.rows[-1][3]
 
 
+@pytest.mark.parametrize(("stopped_at", "warned"), [(80, False), (152, True)])
+def test_a_new_limit_after_the_schedules_have_ended_gives_a_warning(
+    stopped_at: int, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, output = tmp_path / "at.ckpt", []
+    monkeypatch.setattr(run_length, "say", lambda trainer, line: output.append(line))
+
+    def gan() -> TextToImageGAN:
+        return tiny_gan(learning_rate_schedule=Linear(1.0, 0.0, share=1.0))
+
+    fit(RunLength(max_images=160), SaveAt({stopped_at: at}), gan=gan())
+    fit(RunLength(max_images=160), gan=gan(), ckpt_path=at)
+    assert not output
+    fit(RunLength(max_images=320), gan=gan(), ckpt_path=at)
+    assert len(output) == warned
+    if warned:
+        assert "this run has a new limit, but 95% of its schedules was done before" in output[0]
+        assert "(the learning rates at 0.05 times their settings)" in output[0]
+
+
 def test_a_run_cut_short_and_resumed_with_more_images_keeps_its_stages_in_order(tmp_path: Path) -> None:
     at = tmp_path / "at.ckpt"
     fit(RunLength(max_images=160), SaveAt({64: at}))
