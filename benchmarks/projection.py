@@ -103,7 +103,7 @@ def real_pictures(resolution: int, seed: int) -> tuple[list[str], Tensor, Tensor
         images = [decode(source.image(rows[found[place]]), resolution) for found in chosen]
         return torch.stack(images).float() / 127.5 - 1
 
-    # The longest caption of the usual three without the set: the subject and how it is drawn.
+    # The second of an icon's captions: the subject and how it is drawn, without the set.
     captions = [rows[found[0]].captions[min(1, len(rows[found[0]].captions) - 1)] for found in chosen]
     return captions, decoded(0), decoded(1)
 

@@ -139,8 +139,8 @@ class TextToImageGAN(ValidateAndSample):
             term.check_generator(generator)
         if self.penalties and not discriminator.penalizable:
             raise UserError(
-                f"model.penalties: {type(discriminator).__name__} reads a frozen network, whose gradients no "
-                "penalty can lower: set penalties to [], or put it in a JointDiscriminator behind another one"
+                f"model.penalties: {type(discriminator).__name__} {discriminator.why_not_penalizable}: set "
+                "penalties to [], or put it in a JointDiscriminator behind another one"
             )
         self.augment, self.gradient_normalization = augment, gradient_normalization
         self.validation = Validation(metrics or [], fid_weights)

@@ -32,7 +32,7 @@ class ProgressiveGrowing(Callback):
             stages in a quarter of the images.
         reset_optimizer_state: true drops the optimizer state of the newest blocks when their fade ends, since
             it was collected while the blocks had only part of their weight; "all" drops that of both
-            networks when a fade begins and when it ends, as ProGAN does (arXiv:1710.10196, appendix A.1).
+            networks when a fade begins and when it ends, as ProGAN's code does (arXiv:1710.10196).
 
     Attributes:
         stages: the stages with their lengths in images. If they are given as shares of the run, RunLength
@@ -73,7 +73,7 @@ class ProgressiveGrowing(Callback):
                 if planned.resolution not in network.resolutions:
                     add = f"add it to model.{name}.init_args.channels"
                     if len(network.resolutions) == 1:
-                        add = f"{type(network).__name__} does not grow, so give one stage"
+                        add = f"give one stage, of {network.resolutions[0]} px"
                     raise UserError(
                         f"stages[{i}].resolution {planned.resolution} is not a resolution of the {name}: "
                         f"{list(network.resolutions)}; {add}"

@@ -16,6 +16,7 @@ from imagen_pl.callbacks.base import callbacks_of, gan_of
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.schedules import Cosine, Linear, RunShare, begin_of, position
 
 _FIRST_MEASUREMENT = 3  # batches; then after twice as many each time
@@ -212,11 +213,16 @@ class RunLength(Callback):
         schedule, rate = gan.learning_rate_schedule, ""
         if schedule is not None:
             rate = f" (the learning rates at {schedule(gan.images_seen):.2g} times their settings)"
+        another = ""
+        if isinstance(gan.generator, StyleGenerator):
+            another = (
+                " For new schedules start another run from this one: leave out --ckpt_path, and give --name "
+                "and --model.generator.init_from"
+            )
         say(
             trainer,
-            f"warning: this run has a new limit, but {done:.0%} of its schedules was done before. They do "
-            f"not go back, so the rest is trained at their end{rate}. For a new schedule start another run "
-            "from this one: leave out --ckpt_path, and give --name and --model.generator.init_from",
+            f"warning: this run has a new limit, but {done:.0%} of its schedules had passed before. They do "
+            f"not start again, so the rest is trained with their last values{rate}.{another}",
         )
 
     def _check_last_stage(

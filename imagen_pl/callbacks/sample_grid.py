@@ -47,6 +47,7 @@ class SampleGrid(EveryKimg):
         data = getattr(trainer, "datamodule", None)
         if self.captions is None and data is not None and hasattr(data, "captions_to_watch"):
             self.captions = data.captions_to_watch()
+        gan_of(pl_module).text_encoder.check(self.captions or [])
 
     def at_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.captions or not trainer.is_global_zero:

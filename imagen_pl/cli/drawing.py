@@ -25,6 +25,12 @@ def check_num_images(num_images: int) -> None:
         raise UserError(f"--num_images {num_images} must be 1 or more")
 
 
+def check_seed(seed: int) -> None:
+    """Raise UserError if --seed is out of the range of torch's generators."""
+    if not -(2**63) <= seed < 2**64:
+        raise UserError(f"--seed {seed} is out of range: it must be less than 2^64")
+
+
 def check_prompts(prompts: Sequence[str]) -> None:
     """Raise UserError if a prompt is empty: it would draw something at random."""
     for place, prompt in enumerate(prompts, 1):

@@ -16,6 +16,7 @@ from imagen_pl.cli.drawing import (
 from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
 from imagen_pl.cli.project import Projected, add_projection_options, check_projection, read_pictures
+from imagen_pl.errors import UserError
 from imagen_pl.inference.sampling_options import SamplingOptions
 
 
@@ -33,9 +34,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_images",
         type=int,
-        default=4,
         metavar="N",
-        help="pictures per prompt, one row for each latent (default: 4)",
+        help="pictures per prompt, one row for each latent (default: 4; 1 with --image)",
     )
     parser.add_argument(
         "--out", default="edit.png", metavar="FILE", help=".png, .webp or .jpg (default: edit.png)"
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="a picture that shows the first prompt: find how the model draws it (`imagen-pl project`), and "
         "draw that with the changed prompts",
     )
-    add_projection_options(parser)
+    add_projection_options(parser, given="with --image: ")
     add_sampling_options(parser)
     return parser
 
@@ -60,8 +60,9 @@ def edit(arguments: argparse.Namespace) -> int:
     """Run the verb.
 
     Raises:
-        UserError: an argument is out of range, or a prompt is empty.
+        UserError: an argument is out of range or has no effect here, or a prompt is empty.
     """
+    _check_options(arguments)
     out, prompts = Path(arguments.out), [arguments.prompt, *arguments.to]
     check_picture_path(out)
     check_num_images(arguments.num_images)
@@ -80,6 +81,19 @@ def edit(arguments: argparse.Namespace) -> int:
     save_picture(grid, out, {**drawn, **provenance(model, arguments.model, options)})
     print(f"{out}: one row per latent, seeds from {options.seed}; the first column is {arguments.prompt!r}")
     return 0
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raise UserError if an option is set that has no effect, with or without --image."""
+    usual = make_parser().parse_args([arguments.model, arguments.prompt, "--to", *arguments.to])
+    random, picture = ("num_images", "truncation", "guidance", "refine"), ("steps", "space", "encoder")
+    unused = picture if arguments.image is None else random
+    for name in unused:
+        if getattr(arguments, name) != getattr(usual, name):
+            goes = "goes with --image" if arguments.image is None else "does not go with --image"
+            raise UserError(f"--{name} {goes}: leave it out")
+    if arguments.num_images is None:
+        arguments.num_images = 4 if arguments.image is None else 1
 
 
 def _edit_picture(arguments: argparse.Namespace, options: SamplingOptions, out: Path) -> int:

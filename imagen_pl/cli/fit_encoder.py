@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagen_pl.cli.drawing import check_seed
 from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_device_argument, add_model_argument, verb_parser
 from imagen_pl.cli.prompt_files import read_prompts
@@ -59,10 +60,15 @@ def fit_encoder(arguments: argparse.Namespace) -> int:
         UserError: an argument is out of range, the model keeps no captions, or its generator has no styles.
     """
     out = Path(arguments.out)
+    from imagen_pl.models.style_encoder import is_encoder
+
     if arguments.kimg <= 0:
         raise UserError(f"--kimg {arguments.kimg:g} must be more than 0")
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out} must be a .safetensors file")
+    if out.is_dir() or (out.is_file() and not is_encoder(out)):
+        raise UserError(f"--out {out} exists and is no encoder: name another file")
+    check_seed(arguments.seed)
     given = None if arguments.prompts is None else [p.text for p in read_prompts(arguments.prompts)]
     model = open_model(arguments.model, arguments.device)
     import torch

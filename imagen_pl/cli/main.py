@@ -56,8 +56,8 @@ verbs:
   variants       draw a subject in every style, side by side
   interpolate    write an animation from one prompt to the next (GIF, WebP, MP4)
   edit           draw the same latents, or a picture of yours, with another prompt
-  project        find how a model draws a picture of yours
-  fit-encoder    train an encoder that makes project faster
+  project        find the styles with which a model draws your picture
+  fit-encoder    train an encoder, with which `project` needs a shorter search
   demo           serve a web page to try a model
   evaluate       score a model: distances, precision and recall, retrieval, memorisation
   grow-report    write an HTML report of a run: loss curves and samples over time

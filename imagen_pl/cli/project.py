@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagen_pl.cli.drawing import check_picture_path, check_prompts
+from imagen_pl.cli.drawing import check_picture_path, check_prompts, check_seed
 from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_device_argument, add_model_argument, verb_parser
 from imagen_pl.errors import UserError
@@ -49,28 +49,28 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_projection_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the verbs that project pictures."""
+def add_projection_options(parser: argparse.ArgumentParser, given: str = "") -> None:
+    """Add the options of the verbs that project pictures; `given` begins their help."""
     parser.add_argument(
         "--steps",
         type=int,
         default=USUAL_STEPS,
         metavar="N",
-        help=f"steps of the search for a picture's style, 1 to {MOST_STEPS:,}, or 0 with --encoder (default: "
-        f"{USUAL_STEPS})",
+        help=f"{given}steps of the search for a picture's style, 1 to {MOST_STEPS:,}, or 0 with --encoder "
+        f"(default: {USUAL_STEPS})",
     )
     parser.add_argument(
         "--encoder",
         metavar="FILE",
-        help="start from the styles that an encoder finds at once (`imagen-pl fit-encoder`): a shorter "
-        "search is then enough",
+        help=f"{given}start from the styles that an encoder finds at once (`imagen-pl fit-encoder`): a "
+        "shorter search is then enough",
     )
     parser.add_argument(
         "--space",
         choices=("w", "w+"),
         default="w+",
-        help="search one style for all resolutions (w), or one for each (w+), which comes nearer to the "
-        "picture (default: w+)",
+        help=f"{given}search one style for all resolutions (w), or one for each (w+), which comes nearer "
+        "to the picture (default: w+)",
     )
 
 
@@ -88,8 +88,11 @@ def project(arguments: argparse.Namespace) -> int:
     out, files = Path(arguments.out), [Path(name) for name in arguments.image]
     check_picture_path(out)
     check_prompts([arguments.prompt])
+    check_seed(arguments.seed)
     check_projection(arguments, files)
     if arguments.film:
+        if not arguments.steps:
+            raise UserError("--film shows the search: leave it out with --steps 0")
         from imagen_pl.imaging.animation import check_animation
 
         check_animation(Path(arguments.film), _FILM_FPS)
@@ -116,7 +119,7 @@ def project(arguments: argparse.Namespace) -> int:
 
 
 def check_projection(arguments: argparse.Namespace, files: Sequence[Path]) -> None:
-    """Raise UserError if --steps is out of range or a file is missing."""
+    """Raise UserError if --steps is out of range, a file is missing, or --out would replace one."""
     least = 1 if arguments.encoder is None else 0
     if not least <= arguments.steps <= MOST_STEPS:
         raise UserError(f"--steps {arguments.steps} must be {least} to {MOST_STEPS}")
@@ -125,6 +128,10 @@ def check_projection(arguments: argparse.Namespace, files: Sequence[Path]) -> No
     for file in files:
         if not file.is_file():
             raise UserError(f"{file}: there is no such file")
+        for option in ("out", "film"):
+            written = getattr(arguments, option, None)
+            if written and Path(written).resolve() == file.resolve():
+                raise UserError(f"--{option} {written} is a picture to project: name another file")
 
 
 def read_pictures(model: TextToImage, files: Sequence[Path]) -> Float[Tensor, "b 3 r r"]:
@@ -192,7 +199,7 @@ class Projected:
 
             encoder = load_encoder(Path(arguments.encoder), self.generator, model.resolution)
             encoder.to(model.device)
-            start = encode_styles(encoder, self.generator, pictures, self.text, arguments.seed)
+            start = encode_styles(encoder, self.generator, pictures, self.text)
         with progress_bar("projecting", arguments.steps, " steps") as bar:
 
             def on_step(step: int, drawn: Tensor) -> None:

@@ -82,6 +82,8 @@ def push(arguments: argparse.Namespace) -> int:
 
     evaluation = None if arguments.evaluation is None else read_evaluation(Path(arguments.evaluation))
     model = open_model(str(file), device="cpu")
+    prompts = arguments.prompts or list(model.text_encoder.classes or _PROMPTS)[:16]
+    model.text_encoder.check(prompts)
     with tempfile.TemporaryDirectory() as folder:
         release = write_release(
             model,
@@ -89,13 +91,13 @@ def push(arguments: argparse.Namespace) -> int:
             arguments.hub_id,
             arguments.license,
             evaluation,
-            arguments.prompts or list(_PROMPTS),
+            prompts,
             arguments.with_discriminator,
         )
         names = sorted(file.name for file in release.iterdir())
         _upload(release, arguments.hub_id, arguments.private)
     print(f"{arguments.hub_id}: {', '.join(names)}")
-    print(f'Use it: imagen-pl sample {arguments.hub_id} "{(arguments.prompts or _PROMPTS)[0]}"')
+    print(f'Use it: imagen-pl sample {arguments.hub_id} "{prompts[0]}"')
     return 0
 
 

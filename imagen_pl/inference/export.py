@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class Reader(nn.Module):
 def export_safetensors(model: TextToImage, out: Path, half: bool, with_discriminator: bool = False) -> float:
     model.save(out, torch.float16 if half else torch.float32, with_discriminator)
     own, other = Drawer(model), Drawer(load(out, device="cpu"))
-    text = [model.text_encoder.encode(captions) for captions in _TRIALS]
+    text = [model.text_encoder.encode(captions) for captions in _trials(model)]
     return _compared(own, other, text, model, _TOLERANCE_HALF if half else _TOLERANCE)
 
 
@@ -163,6 +163,11 @@ def export_graphs(model: TextToImage, out: Path, kind: str) -> float:
     return _compared(own, drawn, texts, model, _TOLERANCE)
 
 
+def _trials(model: TextToImage) -> Sequence[list[str]]:
+    classes = model.text_encoder.classes
+    return _TRIALS if classes is None else ([classes[0]], [classes[k % len(classes)] for k in range(3)])
+
+
 def _compared(
     own: Callable[..., Tensor],
     other: Callable[..., Any],
@@ -172,7 +177,7 @@ def _compared(
 ) -> float:
     """The largest difference of two drawers' images, for the trials' captions."""
     gap = 0.0
-    for captions, text in zip(_TRIALS, texts, strict=True):
+    for captions, text in zip(_trials(model), texts, strict=True):
         z = latents(range(len(captions)), 0, model.generator.latent_dim)
         expected = model.text_encoder.encode(captions)
         with torch.inference_mode():

@@ -86,7 +86,7 @@ def project(
         move = torch.zeros_like(styles, requires_grad=True)
         mean, square = torch.zeros_like(styles), torch.zeros_like(styles)
         for step in range(1, steps + 1):
-            done = step / steps
+            done = (step - 0.5) / steps
             noise = torch.randn(styles.shape, generator=draw).to(styles)
             moved = normalized(styles + move + _NOISE * max(0.0, 1 - done / 0.75) ** 2 * noise)
             drawn = _as_saved(generator.draw(_one_or_all(moved), text, growth))
@@ -101,10 +101,11 @@ def project(
 
 @torch.no_grad()
 def encode_styles(
-    encoder: StyleEncoder, generator: StyleGenerator, images: Images, text: TextFeatures, seed: int = 0
+    encoder: StyleEncoder, generator: StyleGenerator, images: Images, text: TextFeatures
 ) -> Styles:
     """What an encoder of the generator finds for images, -1 to 1, with these captions."""
-    styles: Tensor = encoder(images, mean_style(generator, text, torch.Generator().manual_seed(seed)))
+    # The seed with which it was trained.
+    styles: Tensor = encoder(images, mean_style(generator, text, torch.Generator().manual_seed(0)))
     return styles
 
 

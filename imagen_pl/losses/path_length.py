@@ -24,6 +24,8 @@ class PathLength(LossTerm):
 
     (||J^T y|| - a)^2,    J = dG(w) / dw, y ~ N(0, I) / sqrt(h w), a the moving average of the lengths
 
+    As in the authors' code, ||J^T y||^2 is the mean over the resolutions' styles, and not their sum.
+
     Computed in float32 on a part of the batch, with latents of its own.
 
     Args:
@@ -68,7 +70,8 @@ class PathLength(LossTerm):
         n = math.ceil(self.share * len(inputs.images))
         z = torch.randn_like(inputs.latents[:n])
         # The fused attention kernels have no second derivative.
-        with torch.autocast(z.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+        eager = torch.compiler.set_stance("force_eager")  # compiled blocks have none either
+        with eager, torch.autocast(z.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
             generator = _style_generator(inputs.generator)
             lengths = path_lengths(generator, z, inputs.text[:n].to(dtype=torch.float32), inputs.growth)
         with torch.no_grad():
@@ -82,10 +85,14 @@ def path_lengths(
 ) -> PerSample:
     """||J^T y|| of each sample, for one random y each; it can be differentiated again."""
     style = generator.style(z, text)
-    images = generator.draw(style, text, growth)
+    if not style.requires_grad:  # the mapping is frozen, as by blockwise training
+        style = style.detach().requires_grad_()
+    styles = style[:, None].expand(-1, len(generator.resolutions), -1)
+    images = generator.draw(styles, text, growth)
     noise = torch.randn_like(images) / math.sqrt(images.shape[2] * images.shape[3])
-    (slope,) = torch.autograd.grad((images * noise).sum(), style, create_graph=True)
-    return (slope.square().sum(1) + 1e-12).sqrt()
+    used = sum(resolution <= growth.resolution for resolution in generator.resolutions)
+    (slope,) = torch.autograd.grad((images * noise).sum(), styles, create_graph=True)
+    return (slope.square().sum((1, 2)) / used + 1e-12).sqrt()
 
 
 def _style_generator(generator: Generator) -> StyleGenerator:

@@ -91,6 +91,17 @@ def save_encoder(encoder: StyleEncoder, file: Path, generator: StyleGenerator) -
         opened.write(save(weights, about))
 
 
+def is_encoder(file: Path) -> bool:
+    """Whether a file is one that `save_encoder` wrote."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return "sizes" in (opened.metadata() or {})
+    except SafetensorError:
+        return False
+
+
 def load_encoder(file: Path, generator: StyleGenerator, resolution: int) -> StyleEncoder:
     """The encoder of a generator.
 

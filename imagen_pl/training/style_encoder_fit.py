@@ -17,7 +17,9 @@ from imagen_pl.types import Growth
 
 BATCH = 16  # pictures of a step
 _LEARNING_RATE = 1e-3
-_MIXED = 0.5  # share of pictures with another latent from some resolution on: real ones need several styles
+# Share of pictures drawn from two latents, the second from a random resolution on: real pictures need a
+# different style at each resolution.
+_MIXED = 0.5
 _PIXEL_WEIGHT, _PERCEPTUAL_WEIGHT = 2.0, 0.5
 
 
@@ -59,10 +61,10 @@ class StyleEncoderFit:
 
     def step(self, number: int) -> dict[str, float]:
         """One step of Adam; `number` counts from 0. Returns the parts of the loss, unweighted."""
-        rows = torch.randint(len(self.text), (BATCH,), generator=self.draw)
+        rows = torch.randint(len(self.text), (BATCH,), generator=self.draw).to(self.mean_styles.device)
         text, means = self.text[rows], self.mean_styles[rows]
         styles = self._random_styles(rows)
-        pictures = drawn_with(self.generator, styles, text, self.growth).clone()
+        pictures = drawn_with(self.generator, styles, text, self.growth)
         found = self.encoder(pictures, means)
         again = self.generator.draw(found, text, self.growth)
         parts = {
@@ -83,11 +85,12 @@ class StyleEncoderFit:
     def _random_styles(self, rows: Tensor) -> Float[Tensor, "b n style"]:
         """Styles of random latents, some of two latents, as in style mixing."""
         text, count = self.text[rows], len(self.generator.resolutions)
+        shape = (len(rows), self.generator.latent_dim)
         first, second = (
-            self.generator.style(torch.randn(len(rows), self.generator.latent_dim, generator=self.draw), text)
+            self.generator.style(torch.randn(shape, generator=self.draw).to(self.mean_styles), text)
             for _ in range(2)
         )
         place = torch.randint(1, max(2, count), (len(rows), 1), generator=self.draw)
         mixed = torch.rand(len(rows), 1, generator=self.draw) < _MIXED
         use_second = (torch.arange(count)[None] >= place) & mixed
-        return torch.where(use_second[..., None], second[:, None], first[:, None])
+        return torch.where(use_second[..., None].to(first.device), second[:, None], first[:, None])

@@ -168,7 +168,7 @@ def test_optimizer_state_of_new_blocks_is_reset_when_their_fade_ends(reset: bool
 
 
 def test_all_optimizer_state_is_reset_when_a_fade_begins_and_when_it_ends() -> None:
-    """ProGAN, arXiv:1710.10196, appendix A.1."""
+    """As in ProGAN's code."""
     stages = [
         Stage(8, kimg=0.032, batch_size=8),
         Stage(16, kimg=0.064, batch_size=8, fade_kimg=0.032),

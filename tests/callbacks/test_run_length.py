@@ -173,8 +173,9 @@ def test_a_new_limit_after_the_schedules_have_ended_gives_a_warning(
     fit(RunLength(max_images=320), gan=gan(), ckpt_path=at)
     assert len(output) == warned
     if warned:
-        assert "this run has a new limit, but 95% of its schedules was done before" in output[0]
+        assert "this run has a new limit, but 95% of its schedules had passed before" in output[0]
         assert "(the learning rates at 0.05 times their settings)" in output[0]
+        assert "--model.generator.init_from" in output[0]
 
 
 def test_a_run_cut_short_and_resumed_with_more_images_keeps_its_stages_in_order(tmp_path: Path) -> None:

@@ -53,7 +53,19 @@ def test_ctrl_c_keeps_what_was_learnt(
     [
         (["fit-encoder", "RUN", "--kimg", "0"], "--kimg 0 must be more than 0"),
         (["fit-encoder", "RUN", "--out", "a.pt"], "--out a.pt must be a .safetensors file"),
+        (["fit-encoder", "RUN", "--out", "other.safetensors"], "other.safetensors exists and is no encoder"),
+        (
+            ["fit-encoder", "RUN", "--out", "folder.safetensors"],
+            "folder.safetensors exists and is no encoder",
+        ),
         (["project", "RUN", "own.png", "--prompt", HEART, "--steps", "0"], "--steps 0 must be 1 to 5000"),
+        (
+            [
+                *["project", "RUN", "own.png", "--prompt", HEART, "--encoder", "a.safetensors"],
+                *["--steps", "0", "--film", "a.gif"],
+            ],
+            "--film shows the search: leave it out with --steps 0",
+        ),
         (
             ["project", "RUN", "own.png", "--prompt", HEART, "--encoder", "a.safetensors"],
             "encoder a.safetensors: there is no such file",
@@ -68,5 +80,7 @@ def test_bad_input_gives_one_line_error(
     words: list[str], said: str, trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (8, 8)).save("own.png")
+    Path("other.safetensors").write_bytes(b"a model")
+    Path("folder.safetensors").mkdir()
     words = [str(trained.run) if word == "RUN" else word for word in words]
     assert said in one_line_error(words, capsys)

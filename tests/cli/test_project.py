@@ -89,6 +89,11 @@ def test_edit_of_a_picture_shows_it_and_each_new_prompt(
         (["own.png", "--prompt", HEART, "--out", "a.gif"], "--out a.gif must be a .png, .webp or .jpg file"),
         (["own.png", "--prompt", HEART, "--film", "a.avi"], "a.avi must end in .gif, .webp or .mp4"),
         (["broken.png", "--prompt", HEART], "broken.png cannot be read as a picture"),
+        (
+            ["own.png", "--prompt", HEART, "--out", "./own.png"],
+            "own.png is a picture to project: name another",
+        ),
+        (["own.png", "--prompt", HEART, "--seed", str(2**64)], "is out of range: it must be less than 2^64"),
     ],
 )
 @pytest.mark.usefixtures("own")
@@ -99,8 +104,18 @@ def test_bad_input_gives_one_line_error(
     assert said in one_line_error(["project", str(trained.run), *words], capsys)
 
 
-def test_edit_of_a_missing_picture_gives_one_line_error(
-    trained: Tiny, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--image", "missing.png"], "missing.png: there is no such file"),
+        (["--image", "own.png", "--refine", "20"], "--refine does not go with --image: leave it out"),
+        (["--image", "own.png", "--num_images", "2"], "--num_images does not go with --image: leave it out"),
+        (["--steps", "20"], "--steps goes with --image: leave it out"),
+        (["--image", "own.png", "--out", "own.png"], "own.png is a picture to project: name another file"),
+    ],
+)
+@pytest.mark.usefixtures("own")
+def test_bad_input_of_edit_gives_one_line_error(
+    words: list[str], said: str, trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["edit", str(trained.run), HEART, "--to", CAT, "--image", "missing.png"]
-    assert "missing.png: there is no such file" in one_line_error(words, capsys)
+    assert said in one_line_error(["edit", str(trained.run), HEART, "--to", CAT, *words], capsys)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
+from imagen_pl.losses import path_length
 from imagen_pl.losses.adversarial import NonSaturating
 from imagen_pl.losses.base import LossInputs
 from imagen_pl.losses.path_length import PathLength, path_lengths
@@ -44,7 +45,7 @@ class LinearGenerator(StyleGenerator):
         return z.requires_grad_()
 
     def draw(self, style: Tensor, *_: Any, **__: Any) -> Tensor:
-        return (style @ self.matrix.T).unflatten(1, (3, 4, 4))
+        return (style[:, 0] @ self.matrix.T).unflatten(1, (3, 4, 4))
 
 
 def given(generator: Generator, count: int) -> LossInputs:
@@ -74,24 +75,59 @@ def test_lengths_are_those_of_the_full_jacobian() -> None:
 
     torch.manual_seed(1)
     noise = torch.randn(1, 3, 8, 8, dtype=torch.float64) / 8
-    style = generator.style(z, text).detach()
-    jacobian = torch.autograd.functional.jacobian(lambda w: generator.draw(w, text, growth), style)
-    expected = torch.einsum("bchw,bchwis->s", noise, jacobian).norm()
-    torch.testing.assert_close(length[0], expected)
+    styles = generator.style(z, text).detach()[:, None].repeat(1, 2, 1)
+    jacobian = torch.autograd.functional.jacobian(lambda w: generator.draw(w, text, growth), styles)
+    slopes = torch.einsum("bchw,bchwins->ns", noise, jacobian)
+    torch.testing.assert_close(length[0], slopes.square().sum(1).mean().sqrt())
 
 
-def test_penalty_is_zero_once_all_lengths_equal_their_mean() -> None:
-    """Of A = (1, 0, ...): |A^T y| varies with y, so y is the same for all samples here."""
+def test_blocks_that_have_not_grown_do_not_count() -> None:
+    generator = small_generator({4: 8, 8: 8, 16: 8})
+    awaken(generator)
+    text, z = text_features(2), torch.randn(2, 5)
+    torch.manual_seed(1)
+    length = path_lengths(generator, z, text, Growth(4))
+
+    torch.manual_seed(1)
+    noise = torch.randn(2, 3, 4, 4) / 4
+    style = generator.style(z, text).detach().requires_grad_()
+    (slope,) = torch.autograd.grad((generator.draw(style, text, Growth(4)) * noise).sum(), style)
+    torch.testing.assert_close(length, slope.norm(dim=1))
+
+
+def test_frozen_mapping_and_compiled_blocks() -> None:
+    """As under blockwise training, and with model.compile."""
+    lengths = []
+    for compiled in (False, True):
+        generator = small_generator({4: 8, 8: 8})
+        awaken(generator)
+        generator.mapping.requires_grad_(False)
+        if compiled:
+            for block in generator.blocks().values():
+                block.compile(backend="aot_eager")
+        torch.manual_seed(1)
+        term, inputs = PathLength(share=1.0), given(generator, 4)
+        inputs.text, inputs.growth = text_features(4), Growth(8)
+        loss = term(small_discriminator(), NonSaturating(), inputs)
+        loss.mean().backward()
+        assert all(p.grad is None for p in generator.mapping.parameters())
+        assert any(p.grad is not None and p.grad.any() for p in generator.parameters())
+        lengths.append(term.mean_length)
+    torch.testing.assert_close(*lengths)
+
+
+@pytest.mark.parametrize("lengths", [torch.tensor([3.0, 3.0]), torch.tensor([1.0, 5.0])])
+def test_penalty_is_the_squared_distance_to_the_mean_length(
+    lengths: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is zero where all lengths equal their mean."""
+    monkeypatch.setattr(path_length, "path_lengths", lambda *_: lengths)
     term = PathLength(decay=1.0, share=1.0)
-    generator = LinearGenerator(torch.eye(48)[:, :1])
-    term(small_discriminator(), NonSaturating(), given(generator, 1))
 
-    torch.manual_seed(3)
-    once = term(small_discriminator(), NonSaturating(), given(generator, 1))  # the mean of one is itself
-    assert once.item() == 0
+    loss = term(small_discriminator(), NonSaturating(), given(LinearGenerator(torch.eye(48)), 2))
 
-    slow = PathLength(decay=0.01, share=1.0)
-    assert (slow(small_discriminator(), NonSaturating(), given(generator, 8)) > 0).any()
+    assert term.mean_length == 3
+    torch.testing.assert_close(loss, (lengths - 3).square())
 
 
 def test_moving_average_follows_the_lengths() -> None:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from imagen_pl.errors import UserError
+from imagen_pl.losses.gradient_penalties import R1
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.discriminators.dcgan import DCGANDiscriminator
 from imagen_pl.models.discriminators.mlp import MLPDiscriminator
@@ -22,11 +24,12 @@ from imagen_pl.models.generators.progan import ProGANGenerator
 from imagen_pl.models.generators.r3gan import R3GANGenerator
 from imagen_pl.models.generators.sagan import ConditionalBatchNorm, SAGANGenerator
 from imagen_pl.models.layers.equalized import EqualizedConv2d, EqualizedLinear, PixelNorm
-from imagen_pl.models.layers.resampling import downsample
+from imagen_pl.models.layers.resampling import downsample, upsample
 from imagen_pl.models.layers.resnext import ResNeXtBlock
 from imagen_pl.models.layers.spectral import normalize_all
 from imagen_pl.types import Growth
 from tests.helpers.networks import TEXT_DIM, assert_blocks_share_nothing, awaken, text_features
+from tests.helpers.training import tiny_gan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,7 +76,8 @@ def test_every_parameter_gets_a_gradient(pair: Pair, latents: torch.Tensor) -> N
     assert images.shape == (4, 3, 16, 16)
     for network in pair:
         for name, parameter in network.named_parameters():
-            if "to_rgb" in name or "from_rgb" in name:  # ProGAN's coarser ones wait for their stage
+            # ProGAN's coarser RGB layers wait for their stage.
+            if "rgb" in name and name.startswith(("grown.4.", "grown.8.")):
                 continue
             assert parameter.grad is not None, name
             assert parameter.grad.any(), name
@@ -159,6 +163,14 @@ def test_real_and_generated_images_are_normalized_apart_in_dcgan() -> None:
     assert not torch.allclose(discriminator(torch.cat([real, fake]), text_features(8))[:4], first, atol=1e-3)
 
 
+def test_gradient_penalties_are_refused_with_batch_normalization() -> None:
+    discriminator = DCGANDiscriminator({8: 8, 16: 8, 32: 3}, text_dim=16)
+    with pytest.raises(
+        UserError, match=r"DCGANDiscriminator normalizes over the batch, .*: set penalties to"
+    ):
+        tiny_gan(discriminator=discriminator, penalties=[R1(1.0)])
+
+
 def test_conditional_batch_norm_scales_and_shifts_by_the_caption() -> None:
     torch.manual_seed(0)
     layer = ConditionalBatchNorm(3, TEXT_DIM)
@@ -217,7 +229,7 @@ def test_progan_fades_from_the_old_to_the_new_network(latents: torch.Tensor) -> 
     generator, discriminator = PAIRS["progan"]()
     text, images = text_features(), torch.randn(4, 3, 16, 16)
     with torch.no_grad():
-        old = F.interpolate(generator(latents, text, Growth(8)), scale_factor=2)
+        old = upsample(generator(latents, text, Growth(8)))
         torch.testing.assert_close(generator(latents, text, Growth(16, 0.0)), old)
         new = generator(latents, text, Growth(16))
         torch.testing.assert_close(generator(latents, text, Growth(16, 0.25)), 0.75 * old + 0.25 * new)

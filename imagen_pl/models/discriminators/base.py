@@ -51,6 +51,7 @@ class Discriminator(nn.Module, ABC):
         text_dim: c, the size of the text features that it reads.
         final_dim: f, the size of `ImageFeatures.final`.
         penalizable: whether gradient penalties can act on the gradients of `penalized_logits`.
+        why_not_penalizable: the reason, for the error message, where they cannot.
         map_channels: c of each of `ImageFeatures.maps`, by its resolution; empty where there are no maps.
         frozen_channels: c of each of `ImageFeatures.frozen`; empty without a frozen backbone.
     """
@@ -59,6 +60,7 @@ class Discriminator(nn.Module, ABC):
     text_dim: int
     final_dim: int
     penalizable: bool = True
+    why_not_penalizable: str = "reads a frozen network, whose gradients no penalty can lower"
     map_channels: Mapping[int, int] = MappingProxyType({})
     frozen_channels: Sequence[int] = ()
 

@@ -31,6 +31,7 @@ class DCGANDiscriminator(Discriminator):
     """
 
     penalizable = False
+    why_not_penalizable = "normalizes over the batch, so that a score depends on several images"
 
     def __init__(self, channels: dict[int, int], text_dim: int = 384, caption_dim: int = 128) -> None:
         super().__init__()

@@ -34,6 +34,8 @@ class MLPDiscriminator(Discriminator):
         dropout: float = 0.3,
     ) -> None:
         super().__init__()
+        if not widths:
+            raise ValueError("MLPDiscriminator.widths is empty: give the units of one hidden layer or more")
         self.resolutions, self.text_dim, self.final_dim = (resolution,), text_dim, widths[-1]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise([3 * resolution**2, *widths]):

@@ -32,6 +32,8 @@ class R3GANDiscriminator(Discriminator):
     ) -> None:
         super().__init__()
         check_channels(channels)
+        if blocks < 1:
+            raise ValueError(f"R3GANDiscriminator.blocks {blocks} must be 1 or more")
         sides, widths = list(channels)[::-1], list(channels.values())[::-1]
         self.resolutions, self.text_dim, self.final_dim = (sides[0],), text_dim, final_dim
         self.map_channels = dict(zip(sides, widths, strict=True))

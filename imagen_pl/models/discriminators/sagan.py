@@ -96,4 +96,4 @@ class DownBlock(nn.Module):
         h = self.second(F.relu(self.first(x if self.is_first else F.relu(x))))
         if not self.halves:
             return h + self.skip(x)
-        return downsample(h) + self.skip(downsample(x))  # the sum of two means, for less work
+        return downsample(h) + self.skip(downsample(x))  # the same as after it, for a quarter of the work

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.layers.equalized import EqualizedConv2d, EqualizedLinear, PixelNorm
 from imagen_pl.models.layers.precision import at_least_float32
+from imagen_pl.models.layers.resampling import upsample
 from imagen_pl.models.layers.widths import check_channels
 from imagen_pl.types import Growth, TextFeatures
 
@@ -62,7 +63,8 @@ class ProGANGenerator(Generator):
             coarser, x = x, self.grown[str(resolution)](x)
         rgb = self._block(growth.resolution).to_rgb(x)
         if growth.fade < 1 and growth.resolution > self.start:
-            below = F.interpolate(self._block(growth.resolution // 2).to_rgb(coarser), scale_factor=2)
+            # Bilinear as the fade of real images here: other edges would give the generated ones away.
+            below = upsample(self._block(growth.resolution // 2).to_rgb(coarser))
             rgb = below.lerp(rgb, growth.fade)
         return at_least_float32(rgb)
 

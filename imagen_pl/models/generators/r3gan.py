@@ -39,6 +39,8 @@ class R3GANGenerator(Generator):
     ) -> None:
         super().__init__()
         check_channels(channels)
+        if blocks < 1:
+            raise ValueError(f"R3GANGenerator.blocks {blocks} must be 1 or more")
         self.resolutions, self.latent_dim, self.text_dim = (list(channels)[-1],), latent_dim, text_dim
         start, widths = next(iter(channels)), list(channels.values())
         self.read_caption = nn.Linear(text_dim, caption_dim)

@@ -26,7 +26,7 @@ class EqualizedConv2d(nn.Module):
         out_channels: feature maps of the output.
         kernel_size: side of the kernel, px.
         padding: zeros on each side, px.
-        gain: sqrt(2) before a ReLU, 1 before none.
+        gain: sqrt(2) if a leaky ReLU follows, else 1.
     """
 
     def __init__(

@@ -56,11 +56,11 @@ class Resample(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, doubles: bool) -> None:
         super().__init__()
         self.doubles = doubles
-        self.width = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        if in_channels == out_channels:
-            nn.init.dirac_(self.width.weight)
-        else:
+        self.width: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.width = nn.Conv2d(in_channels, out_channels, 1, bias=False)
             nn.init.kaiming_normal_(self.width.weight, nonlinearity="linear")
 
     def forward(self, x: Float[Tensor, "b i _h _w"]) -> Float[Tensor, "b o _k _l"]:
-        return upsample(self.width(x)) if self.doubles else self.width(downsample(x))
+        resampled: Tensor = upsample(self.width(x)) if self.doubles else self.width(downsample(x))
+        return resampled

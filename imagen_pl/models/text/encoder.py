@@ -41,14 +41,21 @@ class TextEncoder(ABC):
     Attributes, set by the subclass:
         dim: c, the size of its vectors.
         fingerprint: key of the feature cache; it changes with everything that changes the features.
+        classes: the captions that it can read; None if it reads any.
     """
 
     dim: int
     fingerprint: str
+    classes: Sequence[str] | None = None
 
     @abstractmethod
     def encode(self, captions: Sequence[str], device: torch.device | str = "cpu") -> TextFeatures:
         """Features of captions ("" among them), float32, on `device`."""
+
+    def check(self, captions: Sequence[str]) -> None:
+        """Raise UserError if one of the captions cannot be encoded."""
+        if self.classes is not None:
+            self.encode(captions)
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """Tokens of each caption, at least approximately: batches are made of captions of similar length."""

@@ -29,7 +29,7 @@ class ClassLabels(TextEncoder):
     def __init__(self, classes: list[str]) -> None:
         if len(set(classes)) != len(classes) or not classes or "" in classes:
             raise UserError(f"text_encoder.classes {classes} must be different names, and at least one")
-        self.classes = list(classes)
+        self.classes: list[str] = list(classes)
         self.dim = len(classes)
         self.fingerprint = hashlib.sha256(repr(("labels", classes)).encode()).hexdigest()[:16]
 
