@@ -15,7 +15,7 @@ from imagen_pl.cli.drawing import (
 )
 from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
-from imagen_pl.cli.project import Projected, add_projection_options, check_projection, read_pictures
+from imagen_pl.cli.project import add_projection_options, check_projection, project_pictures, read_pictures
 from imagen_pl.errors import UserError
 from imagen_pl.inference.sampling_options import SamplingOptions
 
@@ -101,7 +101,7 @@ def _edit_picture(arguments: argparse.Namespace, options: SamplingOptions, out: 
     file = Path(arguments.image)
     check_projection(arguments, [file])
     model = open_model(arguments.model, options.device, arguments.resolution)
-    found = Projected(model, read_pictures(model, [file]), arguments.prompt, arguments)
+    found = project_pictures(model, read_pictures(model, [file]), arguments.prompt, arguments)
     from imagen_pl.imaging.grids import labelled_grid, save_picture, to_pil, to_uint8
     from imagen_pl.inference.projection import drawn_with, reworded
 

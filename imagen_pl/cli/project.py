@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from imagen_pl.cli.drawing import check_picture_path, check_prompts, check_seed
 from imagen_pl.cli.open_model import open_model
 from imagen_pl.cli.options import add_device_argument, add_model_argument, verb_parser
 from imagen_pl.errors import UserError
+from imagen_pl.inference.sampling_options import PROJECTION_STEPS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from imagen_pl.inference.pipeline import TextToImage
+    from imagen_pl.models.generators.style import StyleGenerator
     from imagen_pl.models.pretrained.backbones import Backbone
+    from imagen_pl.types import TextFeatures
 
-USUAL_STEPS = 300
 MOST_STEPS = 5000
 _FILM_FRAMES, _FILM_FPS = 60, 12.0
 
@@ -54,10 +57,10 @@ def add_projection_options(parser: argparse.ArgumentParser, given: str = "") -> 
     parser.add_argument(
         "--steps",
         type=int,
-        default=USUAL_STEPS,
+        default=PROJECTION_STEPS,
         metavar="N",
         help=f"{given}steps of the search for a picture's style, 1 to {MOST_STEPS:,}, or 0 with --encoder "
-        f"(default: {USUAL_STEPS})",
+        f"(default: {PROJECTION_STEPS})",
     )
     parser.add_argument(
         "--encoder",
@@ -98,7 +101,7 @@ def project(arguments: argparse.Namespace) -> int:
         check_animation(Path(arguments.film), _FILM_FPS)
     model = open_model(arguments.model, arguments.device)
     pictures = read_pictures(model, files)
-    found = Projected(model, pictures, arguments.prompt, arguments, filmed=bool(arguments.film))
+    found = project_pictures(model, pictures, arguments.prompt, arguments, filmed=bool(arguments.film))
     from imagen_pl.imaging.grids import labelled_grid, save_picture
 
     both = [each for pair in zip(found.wanted, found.drawn, strict=True) for each in pair]
@@ -151,8 +154,37 @@ def read_pictures(model: TextToImage, files: Sequence[Path]) -> Float[Tensor, "b
     return torch.stack(read).to(model.device).float() / 127.5 - 1
 
 
+@dataclass
 class Projected:
-    """The projection of pictures with one prompt, found with a progress bar.
+    """The projection of pictures with one prompt.
+
+    generator: the model's generator.
+    text: the prompt's features, a row a picture.
+    styles: the styles found.
+    wanted, drawn: the pictures, and what the model draws.
+    psnr: peak signal-to-noise ratio of each, dB.
+    distance: perceptual distance of each, by EfficientNet-Lite1, which took no part in the search.
+    frames: of the search, if they are kept: pictures and what was drawn, in a row.
+    """
+
+    generator: StyleGenerator
+    text: TextFeatures
+    styles: Float[Tensor, "b n style"]
+    wanted: list[Image.Image]
+    drawn: list[Image.Image]
+    psnr: list[float]
+    distance: list[float]
+    frames: list[Image.Image]
+
+
+def project_pictures(
+    model: TextToImage,
+    pictures: Float[Tensor, "b 3 r r"],
+    prompt: str,
+    arguments: argparse.Namespace,
+    filmed: bool = False,
+) -> Projected:
+    """Project pictures, with a progress bar.
 
     Args:
         model: the model.
@@ -161,70 +193,84 @@ class Projected:
         arguments: `steps`, `space`, `encoder` and `seed`.
         filmed: keep frames of the search.
 
-    Attributes:
-        styles: the styles found.
-        wanted, drawn: the pictures, and what the model draws.
-        psnr: peak signal-to-noise ratio of each, dB.
-        distance: perceptual distance of each, by EfficientNet-Lite1, which took no part in the search.
-        frames: of the search: pictures and what was drawn, in a row.
+    Raises:
+        UserError: the generator has no styles, the encoder is not of this model, or there are too many
+            pictures for a film.
     """
+    from imagen_pl.imaging.grids import strip, to_pil, to_uint8
+    from imagen_pl.inference.projection import drawn_with, perceptual_distance, projectable, psnr
 
-    def __init__(
-        self,
-        model: TextToImage,
-        pictures: Float[Tensor, "b 3 r r"],
-        prompt: str,
-        arguments: argparse.Namespace,
-        filmed: bool = False,
-    ) -> None:
-        from imagen_pl.data.progress import progress_bar
-        from imagen_pl.imaging.grids import strip, to_pil, to_uint8
-        from imagen_pl.inference.projection import (
-            drawn_with,
-            encode_styles,
-            perceptual_distance,
-            project,
-            projectable,
-            psnr,
-        )
+    if filmed and len(pictures) > model.at_once:
+        raise UserError(f"--film shows {model.at_once} pictures at most: give fewer, or leave it out")
+    generator = projectable(model.generator)
+    text = model.text_encoder.encode([prompt] * len(pictures), model.device)
+    wanted, frames = to_pil(to_uint8(pictures)), []
+    every = max(1, arguments.steps // _FILM_FRAMES)
 
-        self.generator = projectable(model.generator)
-        self.text = model.text_encoder.encode([prompt] * len(pictures), model.device)
-        self.wanted = to_pil(to_uint8(pictures))
-        self.frames: list[Image.Image] = []
-        every = max(1, arguments.steps // _FILM_FRAMES)
-        start = None
-        if arguments.encoder is not None:
-            from imagen_pl.models.style_encoder import load_encoder
+    def on_step(step: int, drawn: Tensor) -> None:
+        if filmed and (step % every == 0 or step == 1):
+            shown = zip(wanted, to_pil(to_uint8(drawn)), strict=True)
+            frames.append(strip([each for pair in shown for each in pair], min_width=128))
 
-            encoder = load_encoder(Path(arguments.encoder), self.generator, model.resolution)
-            encoder.to(model.device)
-            start = encode_styles(encoder, self.generator, pictures, self.text)
-        with progress_bar("projecting", arguments.steps, " steps") as bar:
+    styles = _search(model, generator, pictures, text, arguments, on_step)
+    images = drawn_with(generator, styles, text, model.growth)
+    distance = perceptual_distance(network("efficientnet_lite1", model.resolution), images, pictures)
+    return Projected(
+        generator,
+        text,
+        styles,
+        wanted,
+        to_pil(to_uint8(images)),
+        psnr(images, pictures).tolist(),
+        distance.tolist(),
+        frames,
+    )
 
-            def on_step(step: int, drawn: Tensor) -> None:
-                bar.update(1)
-                if filmed and (step % every == 0 or step == 1):
-                    shown = zip(self.wanted, to_pil(to_uint8(drawn)), strict=True)
-                    self.frames.append(strip([each for pair in shown for each in pair], min_width=128))
 
-            self.styles = project(
-                self.generator,
-                pictures,
-                self.text,
-                model.growth,
-                network("efficientnet_lite0", model.resolution),
-                arguments.steps,
-                arguments.space == "w+",
-                arguments.seed,
-                on_step,
-                start,
+def _search(
+    model: TextToImage,
+    generator: StyleGenerator,
+    pictures: Float[Tensor, "b 3 r r"],
+    text: TextFeatures,
+    arguments: argparse.Namespace,
+    on_step: Callable[[int, Tensor], object],
+) -> Float[Tensor, "b n style"]:
+    """The styles of pictures, as many at once as the model draws at once."""
+    import torch
+
+    from imagen_pl.data.progress import progress_bar
+    from imagen_pl.inference.projection import encode_styles, project
+    from imagen_pl.models.style_encoder import load_encoder
+
+    encoder = None
+    if arguments.encoder is not None:
+        encoder = load_encoder(Path(arguments.encoder), generator, model.resolution).to(model.device)
+    teacher, size = network("efficientnet_lite0", model.resolution), model.at_once
+    parts = [slice(begin, begin + size) for begin in range(0, len(pictures), size)]
+    found = []
+    with progress_bar("projecting", len(parts) * arguments.steps, " steps") as bar:
+
+        def counted(step: int, drawn: Tensor) -> None:
+            bar.update(1)
+            on_step(step, drawn)
+
+        for part in parts:
+            start = None if encoder is None else encode_styles(encoder, generator, pictures[part], text[part])
+            found.append(
+                project(
+                    generator,
+                    pictures[part],
+                    text[part],
+                    model.growth,
+                    teacher,
+                    arguments.steps,
+                    arguments.space == "w+",
+                    arguments.seed,
+                    counted,
+                    start,
+                )
             )
-        images = drawn_with(self.generator, self.styles, self.text, model.growth)
-        self.drawn = to_pil(to_uint8(images))
-        self.psnr = psnr(images, pictures).tolist()
-        judge = network("efficientnet_lite1", model.resolution)
-        self.distance = perceptual_distance(judge, images, pictures).tolist()
+    return torch.cat(found)
 
 
 def network(name: str, resolution: int) -> Backbone:

@@ -18,17 +18,18 @@ from torch import Tensor
 
 from imagen_pl.errors import UserError
 from imagen_pl.inference.refinement import adam_step
+from imagen_pl.inference.sampling_options import PROJECTION_STEPS
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.models.pretrained.backbones import Backbone
 from imagen_pl.models.style_encoder import StyleEncoder
 from imagen_pl.types import Growth, TextFeatures
 
-USUAL_PROJECTION_STEPS = 300
 _LATENTS = 256  # whose mean style is the start
 _LEARNING_RATE = 0.1
 _NOISE = 0.05  # standard deviation at the start; that of a style's entries is 1
 _PIXEL_WEIGHT = 5.0
+_TOGETHER = 0.5  # share of the steps in which all resolutions have one style
 
 Styles = Float[Tensor, "b n style"]
 Images = Float[Tensor, "b 3 r r"]
@@ -50,7 +51,7 @@ def project(
     text: TextFeatures,
     growth: Growth,
     backbone: Backbone,
-    steps: int = USUAL_PROJECTION_STEPS,
+    steps: int = PROJECTION_STEPS,
     per_resolution: bool = True,
     seed: int = 0,
     on_step: Callable[[int, Images], object] | None = None,
@@ -69,8 +70,8 @@ def project(
         growth: the generator's stage of growth; the images have its resolution.
         backbone: network whose feature maps are compared, beside the pixels.
         steps: steps of Adam.
-        per_resolution: search one style for each resolution instead of one for all, which comes nearer to
-            pictures that the model did not draw.
+        per_resolution: after half of the steps, search one style for each resolution instead of one for all,
+            which comes nearer to pictures that the model did not draw; from a given `start`, in all steps.
         seed: of the latents of the start and of the noise.
         on_step: called after each step with its number, from 1, and the images of that step.
         start: where the search starts; None is the mean style of the captions.
@@ -87,12 +88,19 @@ def project(
         mean, square = torch.zeros_like(styles), torch.zeros_like(styles)
         for step in range(1, steps + 1):
             done = (step - 0.5) / steps
-            noise = torch.randn(styles.shape, generator=draw).to(styles)
+            # The same for each picture, so that what is found does not depend on the others.
+            noise = torch.randn(styles.shape[1:], generator=draw).to(styles)
+            together = start is None and done < _TOGETHER
+            if together:
+                noise = noise[:1].expand_as(noise)
             moved = normalized(styles + move + _NOISE * max(0.0, 1 - done / 0.75) ** 2 * noise)
-            drawn = _as_saved(generator.draw(_one_or_all(moved), text, growth))
+            raw = generator.draw(_one_or_all(moved), text, growth)
+            drawn = _as_saved(raw)
             distance = _maps_distance(maps, backbone(drawn))
-            distance = distance + _PIXEL_WEIGHT * (drawn - wanted).square().mean((1, 2, 3))
+            distance = distance + _PIXEL_WEIGHT * _excess(raw, wanted).square().mean((1, 2, 3))
             (slope,) = torch.autograd.grad(distance.sum(), [move])
+            if together:
+                slope = slope.mean(1, keepdim=True).expand_as(slope)
             adam_step(move, slope, mean, square, step, _LEARNING_RATE * _ramp(done))
             if on_step is not None:
                 on_step(step, drawn.detach())
@@ -181,6 +189,12 @@ def _maps_distance(units: list[Tensor], maps: list[Tensor]) -> Float[Tensor, " b
 def _as_saved(images: Images) -> Images:
     """Images cut to the range of a file, -1 to 1; the gradient is that of the uncut ones."""
     return images + (images.clamp(-1, 1) - images).detach()
+
+
+def _excess(images: Images, wanted: Images) -> Images:
+    """The difference of images to the wanted ones, but none where a file's range would hide it."""
+    hidden = ((wanted >= 1) & (images > 1)) | ((wanted <= -1) & (images < -1))
+    return (images - wanted).masked_fill(hidden, 0.0)
 
 
 def _one_or_all(styles: Styles) -> Tensor:

@@ -10,6 +10,7 @@ from imagen_pl.errors import UserError
 MAX_GUIDANCE = 10.0
 # Refinement steps; 20 are what benchmarks/RESULTS.md measured.
 USUAL_STEPS = 20
+PROJECTION_STEPS = 300  # of `imagen-pl project`
 MAX_STEPS = 200
 
 

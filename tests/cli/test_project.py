@@ -12,6 +12,7 @@ from PIL import Image, ImageSequence
 
 from imagen_pl import load
 from imagen_pl.cli.main import main
+from imagen_pl.inference.pipeline import TextToImage
 from tests.helpers.commands import one_line_error
 from tests.helpers.runs import Tiny
 
@@ -63,6 +64,19 @@ def test_several_pictures_and_one_style_for_all_resolutions(
     assert capsys.readouterr().out.count("own.png: ") == 2
     with Image.open("two.webp") as sheet:
         assert json.loads(sheet.getexif()[270])["space"] == "w"
+
+
+def test_many_pictures_are_projected_in_parts(
+    trained: Tiny, own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["project", str(trained.run), *[str(own)] * 3, "--prompt", HEART, "--steps", "3"]
+    assert main(words) == 0
+    together = capsys.readouterr().out
+    monkeypatch.setattr(TextToImage, "at_once", 2)
+    assert main(words) == 0
+    assert capsys.readouterr().out == together
+    assert main([*words, "--film", "film.gif"]) == 2
+    assert "--film shows 2 pictures at most" in capsys.readouterr().err
 
 
 def test_edit_of_a_picture_shows_it_and_each_new_prompt(
