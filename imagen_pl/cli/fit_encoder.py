@@ -76,8 +76,8 @@ def fit_encoder(arguments: argparse.Namespace) -> int:
     from imagen_pl.cli.project import network
     from imagen_pl.data.progress import progress_bar
     from imagen_pl.inference.projection import projectable
+    from imagen_pl.inference.style_encoder_fit import BATCH, StyleEncoderFit
     from imagen_pl.models.style_encoder import StyleEncoder, save_encoder
-    from imagen_pl.training.style_encoder_fit import BATCH, StyleEncoderFit
 
     generator = projectable(model.generator)
     captions = given if given is not None else _captions(model)

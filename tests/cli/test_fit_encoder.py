@@ -9,7 +9,7 @@ from PIL import Image
 
 from imagen_pl import load
 from imagen_pl.cli.main import main
-from imagen_pl.training.style_encoder_fit import StyleEncoderFit
+from imagen_pl.inference.style_encoder_fit import StyleEncoderFit
 from tests.helpers.commands import one_line_error
 from tests.helpers.runs import Tiny
 

@@ -9,9 +9,9 @@ import torch
 
 from imagen_pl.errors import UserError
 from imagen_pl.inference.projection import drawn_with, encode_styles, mean_style, project, psnr
+from imagen_pl.inference.style_encoder_fit import StyleEncoderFit
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.models.style_encoder import StyleEncoder, load_encoder, save_encoder
-from imagen_pl.training.style_encoder_fit import StyleEncoderFit
 from imagen_pl.types import Growth
 from tests.helpers.fakes import TinyBackbone, TinyText
 from tests.helpers.networks import awaken, small_generator
