@@ -49,6 +49,9 @@ SHORTER = {
     "imagen-pl data icons": "--size 32 --packages packages --jobs 1",
     "imagen-pl evaluate runs/photos": "--val_fraction 0.2 --train_images 8 --distractors 2",
     "imagen-pl evaluate": "--split composition --num_images 20 --train_images 20 --distractors 4",
+    "imagen-pl project": "--steps 4",
+    "imagen-pl edit icons": "--steps 4",
+    "imagen-pl fit-encoder": "--kimg 0.064",
     "imagen-pl fit --config configs/experiment/folder64.yaml --config configs/data/webdataset.yaml": (
         f"{SMALL} --data.num_workers 1 --data.val_fraction 0.2 --existing move"
     ),
@@ -82,6 +85,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / ".venv").symlink_to(environment, target_is_directory=True)
     (folder / ".venv/installed").touch()  # newer than requirements.txt, as after an install
     write_photos(folder / "my_photos", 24, side=64)
+    write_images(folder, ["my_bell.png"], side=64)
     write_icon_packages(folder / "packages", more=24)
     write_images(folder / "coco/images", [f"{i}.jpg" for i in range(8)], side=256)
     (folder / "coco/captions.json").write_text(
