@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
@@ -17,7 +17,6 @@ from imagen_pl.metrics.base import ImageMetric
 from imagen_pl.models.augment import Augment
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.models.generators.base import Generator
-from imagen_pl.models.layers.resampling import fade_in
 from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.schedules import RunState, Schedule
 from imagen_pl.training.ema import GeneratorEMA
@@ -185,7 +184,7 @@ class TextToImageGAN(ValidateAndSample):
                 part = batch[rows]
                 real, text = part.images, part.text
                 with torch.no_grad():
-                    fake = self.generator(z[rows], text, self.growth) if shared is None else shared.fake
+                    fake = self._fake(z[rows], part, shared)
                 fake = fake.detach()
                 features = self.discriminator.extract_features(self._augmented(real), self.growth)
                 real_logits = self.discriminator.logits(features, text)
@@ -212,7 +211,7 @@ class TextToImageGAN(ValidateAndSample):
         with self.toggled_optimizer(optimizer):
             for rows, share, sync in self.microbatches(len(batch)):
                 part = batch[rows]
-                fake = self.generator(z[rows], part.text, self.growth) if shared is None else shared.fake
+                fake = self._fake(z[rows], part, shared)
                 losses = self.generator_losses(fake, z[rows], part, self.augmentation_seed(rows), shared)
                 with sync:
                     self.backward_mean(losses, share)
@@ -276,7 +275,11 @@ class TextToImageGAN(ValidateAndSample):
     def _generated(self, batch: EncodedBatch, size: int) -> SharedPasses:
         """Generated images for both steps, with the autograd graph that the generator step needs."""
         z = self.latents_of_step(size, GENERATOR_LATENTS)
-        return SharedPasses(self.generator(z, batch.text, self.growth))
+        return SharedPasses(self.generator.for_batch(z, batch, self.growth))
+
+    def _fake(self, z: Float[Tensor, "b z"], batch: EncodedBatch, shared: SharedPasses | None) -> Images:
+        """Generated images: those of `shared`, or else new ones."""
+        return self.generator.for_batch(z, batch, self.growth) if shared is None else shared.fake
 
     def _weighted(self, step: Step, inputs: LossInputs) -> dict[str, PerSample]:
         """The weighted losses of the loss terms, by name."""
@@ -285,15 +288,6 @@ class TextToImageGAN(ValidateAndSample):
         )
         self.step_logger.note(notes)
         return losses
-
-    def encoded(self, batch: CaptionedBatch) -> EncodedBatch:
-        """A batch in the form that the networks read."""
-        return EncodedBatch(self._normalized(batch.images), self.encode(batch), batch.captions)
-
-    def _normalized(self, images: UInt8[Tensor, "b 3 r r"]) -> Images:
-        """Real images, -1 to 1, faded in like the generator's images."""
-        scaled = (images.float() / 127.5 - 1).contiguous(memory_format=self._memory_format)
-        return fade_in(scaled, self.growth.fade)
 
     def _augmented(self, images: Images, seed: int | None = None) -> Images:
         """Augmented images for the discriminator; the same seed augments two batches identically."""

@@ -51,7 +51,7 @@ class GradientNorms(EveryKimg):
                 batch: EncodedBatch = gan.encoded(self._batch)
                 z = torch.randn(len(batch), gan.generator.latent_dim, device=gan.device)
                 with torch.no_grad():
-                    fake = gan.generator(z, batch.text, gan.growth)
+                    fake = gan.generator.for_batch(z, batch, gan.growth)
                 fake = fake.detach().requires_grad_(True)
                 with torch.enable_grad():
                     losses = gan.generator_losses(fake, z, batch, seed=0)

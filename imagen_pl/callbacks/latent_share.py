@@ -46,7 +46,7 @@ class LatentShare(EveryKimg):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = getattr(trainer, "datamodule", None)
-        if data is None or not hasattr(data, "shared_captions"):
+        if data is None or not hasattr(data, "shared_captions") or gan_of(pl_module).generator.reads_images:
             return
         shared = data.shared_captions(self.images, self.captions)
         self._is_shared = len(shared) > 1

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
+from torch import Tensor
 
 from imagen_pl.callbacks.base import EveryKimg, check_interval, gan_of
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, to_pil, to_uint8
+from imagen_pl.lightning_module import TextToImageGAN
 
 
 class SampleGrid(EveryKimg):
@@ -20,12 +24,13 @@ class SampleGrid(EveryKimg):
     `samples/000123kimg.png` in the run's folder, and logged to W&B and TensorBoard if those are in use.
 
     Args:
-        captions: the captions; one that is listed twice is sampled from two latents. None takes sixteen of
-            the data set, half from the training set and half held-out; of a stream, only held-out ones. An
-            empty list switches the grid off.
+        captions: the captions, for a generator that draws from captions alone; one that is listed twice is
+            sampled from two latents. None takes sixteen of the data set, half from the training set and half
+            held-out; of a stream, only held-out ones. An empty list switches the grid off.
         every_kimg: how often to sample, in thousands of images seen; also once at the end.
         seed: seed of the latents.
-        columns: images a row.
+        columns: images a row. A generator that reads images, as an Upsampler, shows what it makes of so many
+            held-out ones.
     """
 
     every_kimg: float
@@ -53,14 +58,27 @@ class SampleGrid(EveryKimg):
         if not self.captions or not trainer.is_global_zero:
             return
         gan = gan_of(pl_module)
-        images = gan.sample(self.captions, self.seed)
+        if gan.generator.reads_images:
+            images, captions = self._rows(trainer, gan)
+        else:
+            images, captions = gan.sample(self.captions, self.seed), self.captions
         pictures = to_pil(to_uint8(images))
-        sheet = labelled_grid(pictures, self.captions, self.columns)
+        sheet = labelled_grid(pictures, captions, self.columns)
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         sheet.save(folder / f"{self._kimg(gan.images_seen)}kimg.png")
         for logger in trainer.loggers:
-            self._log(logger, pictures, self.captions, sheet, gan.images_seen)
+            self._log(logger, pictures, captions, sheet, gan.images_seen)
+
+    @torch.no_grad()
+    def _rows(self, trainer: Trainer, gan: TextToImageGAN) -> tuple[Tensor, list[str]]:
+        """What a generator makes of `columns` held-out images, in rows, and the labels."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        batch = gan.encoded(data.batch_to_watch(self.columns).to(gan.device))
+        z = gan.latents_of(range(len(batch)), self.seed)
+        rows = gan.ema.generator.rows_to_show(z, batch, gan.growth)
+        labels = [f"{label}: {caption}" for label in rows for caption in batch.captions]
+        return torch.cat(list(rows.values())), labels
 
     def _kimg(self, images_seen: int) -> str:
         """For example 000123, or 000000.5 if grids are drawn more often than every thousand images."""

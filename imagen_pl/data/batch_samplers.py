@@ -20,6 +20,7 @@ from imagen_pl.schedules import Stage, batches
 Integers = NDArray[np.int64]
 
 FLIP, DROP_CAPTION, WHICH_CAPTION, WHICH_MEMBER, OWN_CAPTIONS, SHARED_ATTRIBUTES = 1, 2, 3, 4, 5, 6
+CROP_X, CROP_Y = 7, 8
 
 
 class SharedCaptions(NamedTuple):

@@ -156,7 +156,14 @@ class CaptionedRows(LightningDataModule):
         """
         rows, processing = self._rows.validation, self.val_processing
         drawn = None if self.val_samples is None else (self.val_samples, processing.seed)
-        settings = (len(rows), processing.fit, processing.background, drawn, self.balance_groups)
+        settings: tuple[object, ...] = (
+            len(rows),
+            processing.fit,
+            processing.background,
+            drawn,
+            self.balance_groups,
+        )
+        settings += () if processing.crop_from is None else (processing.crop_from,)
         digest = hashlib.sha256(repr(settings).encode())
         add_rows(digest, self._rows.source, rows)
         return digest.hexdigest()[:16]
@@ -167,7 +174,13 @@ class CaptionedRows(LightningDataModule):
         if self.val_split == "train":
             return None
         processing = self.val_processing
-        settings = (self.version()["digest"], self._smallest(), processing.fit, processing.background)
+        settings: tuple[object, ...] = (
+            self.version()["digest"],
+            self._smallest(),
+            processing.fit,
+            processing.background,
+        )
+        settings += () if processing.crop_from is None else (processing.crop_from,)
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
     def version(self) -> dict[str, Any]:

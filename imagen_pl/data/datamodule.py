@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from imagen_pl.data.batch_samplers import (
+    BatchPlan,
     CaptionGroups,
     GroupedShuffle,
     Shuffle,
@@ -21,7 +22,7 @@ from imagen_pl.data.dataset import RowImages, StreamImages
 from imagen_pl.data.image_caption_pairs import ImageCaptionPairs, RowPairs, StreamPairs
 from imagen_pl.data.sample_processing import SampleProcessing
 from imagen_pl.data.sources.base import Row, Source, StreamSource
-from imagen_pl.data.splits import by_group
+from imagen_pl.data.splits import by_group, evenly_spread
 from imagen_pl.data.transforms import parse_background
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import RunState, Stage
@@ -38,6 +39,9 @@ class CaptionedImages(CaptionedRows):
         num_workers: processes that load images; None takes none if all training images fit the
             cache, else one less than the CPU cores that each training process has, at most 8.
         fit: "crop" keeps the middle square of an image; "pad" keeps it whole and fills up the sides.
+        crop_from: decode images at this side, px, and give a random square of each to the networks, as an
+            Upsampler learns; validation too has squares, the same each time. None gives whole images. Smaller
+            images are then skipped, unless `min_size` is set.
         background: colour behind transparent pixels and at padded sides: a name, or #rrggbb.
         pictures_per_caption: number of training images with the same caption in each batch, for captions that
             have so many. Set `minibatch_stddev` of the discriminator to the same number: it then compares the
@@ -61,8 +65,8 @@ class CaptionedImages(CaptionedRows):
         val_samples: score at most this many rows, chosen once at random; None takes all, of a
             stream 1,000.
         val_batch_size: images a step of validation on each process.
-        min_size: shorter side, px, below which images are skipped; None takes half of the largest
-            resolution trained.
+        min_size: shorter side, px, below which images are skipped; None takes `crop_from`, or without it half
+            of the largest resolution trained.
         cache_mb: keep decoded images in memory, as long as a resolution's fit in this many MB. Each
             worker keeps its own.
         balance_groups: train on each group of near-alike images as often as on a single image, and score the
@@ -77,6 +81,7 @@ class CaptionedImages(CaptionedRows):
         batch_size: int = 64,
         num_workers: int | None = None,
         fit: Literal["crop", "pad"] = "crop",
+        crop_from: int | None = None,
         background: str = "white",
         pictures_per_caption: int = 1,
         own_captions: float = 0.0,
@@ -108,6 +113,7 @@ class CaptionedImages(CaptionedRows):
             ("val_batch_size", val_batch_size, val_batch_size > 0),
             ("num_workers", num_workers, num_workers is None or num_workers >= 0),
             ("cache_mb", cache_mb, cache_mb >= 0),
+            ("crop_from", crop_from, crop_from is None or crop_from > 0),
         ):
             if not good:
                 raise UserError(f"data.{name} {value} is out of range: see imagen-pl fit --help")
@@ -139,16 +145,18 @@ class CaptionedImages(CaptionedRows):
         self.val_fraction = val_fraction
         self.val_samples = val_samples
         self.val_batch_size = val_batch_size
-        self.min_size = min_size
+        self.min_size = crop_from if min_size is None else min_size
         self.balance_groups = balance_groups
         self.cache_bytes = int(cache_mb * 2**20)
         self.run_state = RunState(Growth(resolution))
         self.only_stage = Stage(resolution=resolution, kimg=math.inf, batch_size=batch_size)
         self._shared: RowImages | None = None
         self.train_processing = SampleProcessing(
-            fit, parse_background(background), horizontal_flip, caption_dropout, seed
+            fit, parse_background(background), horizontal_flip, caption_dropout, seed, crop_from
         )
-        self.val_processing = SampleProcessing(fit, parse_background(background), seed=seed)
+        self.val_processing = SampleProcessing(
+            fit, parse_background(background), seed=seed, crop_from=crop_from
+        )
 
     # ------------------------------------------------------------------ the run
 
@@ -199,8 +207,20 @@ class CaptionedImages(CaptionedRows):
         sampler = ValidationBatches(
             numbers, self.val_batch_size, lambda: self.run_state.growth.resolution, rank, world_size
         )
-        workers = self._workers(len(rows) * 3 * self._final_resolution() ** 2 <= self.cache_bytes)
+        workers = self._workers(self._fit_the_cache(rows))
         return self._loader(dataset, sampler, workers)
+
+    def batch_to_watch(self, number: int) -> CaptionedBatch:
+        """Images and captions spread over the validation split, at the resolution that is being learnt.
+
+        Where no images are held out, they are from the training set.
+        """
+        validation = self._rows.validation
+        source = self._rows.source if validation else self.source
+        assert isinstance(source, Source), "a stream has validation images"
+        images = RowImages(source, validation or self._rows.train, self.val_processing)
+        numbers = np.array(evenly_spread(range(len(images)), number), dtype=np.int64)
+        return images[BatchPlan(numbers, numbers, self.run_state.growth.resolution)]
 
     # ------------------------------------------------------------------ pairs for fits and metrics
 
@@ -284,8 +304,11 @@ class CaptionedImages(CaptionedRows):
         return max(0, min(8, _cpu_cores() // local - 1))
 
     def _training_workers(self) -> int:
-        rows = len(self._rows.train)
-        return self._workers(in_memory=rows * 3 * self._final_resolution() ** 2 <= self.cache_bytes)
+        return self._workers(self._fit_the_cache(self._rows.train))
+
+    def _fit_the_cache(self, rows: list[Row]) -> bool:
+        side = self.train_processing.side(self._final_resolution())
+        return len(rows) * 3 * side**2 <= self.cache_bytes
 
     def _share(self, dataset: RowImages) -> None:
         """Share the list of broken images, so that each is reported once, and the decoded images.

@@ -66,15 +66,17 @@ class RowImages(Dataset[CaptionedBatch]):
     def __getitem__(self, plan: BatchPlan) -> CaptionedBatch:
         assert plan.rows is not None
         rows = torch.from_numpy(plan.rows)
-        cache = self._cache_for(plan.resolution)
+        side = self.processing.side(plan.resolution)
+        cache = self._cache_for(side)
         if cache is None:
-            images = torch.empty(len(rows), 3, plan.resolution, plan.resolution, dtype=torch.uint8)
+            images = torch.empty(len(rows), 3, side, side, dtype=torch.uint8)
             with quiet_pillow():
                 for i, row in enumerate(rows.tolist()):
                     images[i] = self._image(row, plan.resolution)
         else:
             self._fill(cache, rows[~cache.filled[rows]], plan.resolution)
             images = cache.images[rows]
+        images = self.processing.crop(images, plan.numbers, plan.resolution)
         choices = [self.rows[row].captions for row in rows.tolist()]
         deciding = plan.numbers
         if plan.shared is not None:
@@ -189,7 +191,7 @@ class StreamImages(Dataset[CaptionedBatch]):
             self._stream = self._shuffled(plan.origin)
         with quiet_pillow():
             found = list(islice(self._decoded(self._stream, plan.resolution), len(plan.numbers)))
-        return self._batch(found, plan.numbers)
+        return self._batch(found, plan.numbers, plan.resolution)
 
     def once(self, number: int, size: int, resolution: int) -> Iterator[CaptionedBatch]:
         """Batches of `size` different images, shard by shard: `number` images, or all if there are fewer."""
@@ -200,13 +202,17 @@ class StreamImages(Dataset[CaptionedBatch]):
                 found = list(islice(images, size))
             if not found:
                 return
-            yield self._batch(found, np.arange(len(found), dtype=np.int64))
+            yield self._batch(found, np.arange(len(found), dtype=np.int64), resolution)
 
     def _batch(
-        self, found: list[tuple[UInt8[Tensor, "3 h w"], tuple[str, ...]]], numbers: Integers
+        self,
+        found: list[tuple[UInt8[Tensor, "3 h w"], tuple[str, ...]]],
+        numbers: Integers,
+        resolution: int,
     ) -> CaptionedBatch:
-        images, choices = zip(*found, strict=True)
-        return self.processing.collate(torch.stack(images), list(choices), numbers, self.text_lookup)
+        decoded, choices = zip(*found, strict=True)
+        images = self.processing.crop(torch.stack(decoded), numbers, resolution)
+        return self.processing.collate(images, list(choices), numbers, self.text_lookup)
 
     def _decoded(
         self, rows: Iterator[tuple[Row, bytes]], resolution: int

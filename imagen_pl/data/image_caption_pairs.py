@@ -62,9 +62,10 @@ class ImageCaptionPairs(ABC):
         Images in separate files count by size and time of change, and a stream by its shards and its first 16
         images, so that no more than an index is read of large sets.
         """
-        settings = (
+        settings: tuple[object, ...] = (
             min(self.resolution, largest), self.smallest, self.processing.fit, self.processing.background
         )  # fmt: skip
+        settings += () if self.processing.crop_from is None else (self.processing.crop_from,)
         digest = hashlib.sha256(repr(settings).encode())
         self._add_pairs(digest, number)
         return digest.hexdigest()[:32]

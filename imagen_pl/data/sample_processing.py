@@ -1,4 +1,4 @@
-"""What is done to a sample at random: which of its captions is taken, caption dropout, flips.
+"""What is done to a sample at random: which of its captions is taken, caption dropout, flips, crops.
 
 Axes: b batch, h w pixels.
 """
@@ -13,6 +13,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from imagen_pl.data.batch_samplers import (
+    CROP_X,
+    CROP_Y,
     DROP_CAPTION,
     FLIP,
     WHICH_CAPTION,
@@ -21,6 +23,7 @@ from imagen_pl.data.batch_samplers import (
     uniform,
 )
 from imagen_pl.data.transforms import Fit, decode
+from imagen_pl.errors import UserError
 from imagen_pl.types import CaptionedBatch, TextFeatures
 
 TextLookup = Callable[[list[str]], TextFeatures]
@@ -35,9 +38,38 @@ class SampleProcessing:
     horizontal_flip: bool = False
     caption_dropout: float = 0.0
     seed: int = 0
+    crop_from: int | None = None
+
+    def side(self, resolution: int) -> int:
+        """Side of decoded images, px, where the networks are given `resolution` px."""
+        if self.crop_from is None:
+            return resolution
+        if self.crop_from < resolution:
+            raise UserError(
+                f"data.crop_from {self.crop_from} must be {resolution} or more, as the images are"
+            )
+        return self.crop_from
 
     def decode(self, image: bytes | object, resolution: int) -> UInt8[Tensor, "3 h w"]:
-        return decode(image, resolution, self.fit, self.background)  # type: ignore[arg-type]
+        """A decoded image with sides of `side(resolution)`."""
+        return decode(image, self.side(resolution), self.fit, self.background)  # type: ignore[arg-type]
+
+    def crop(
+        self, images: UInt8[Tensor, "b 3 h w"], numbers: Integers, resolution: int
+    ) -> UInt8[Tensor, "b 3 r r"]:
+        """A random square of each image; the images as they are without `crop_from`."""
+        room = images.shape[-1] - resolution
+        if room == 0:
+            return images
+        lefts, tops = (
+            (uniform(self.seed, axis, numbers) * (room + 1)).astype(int) for axis in (CROP_X, CROP_Y)
+        )
+        return torch.stack(
+            [
+                image[:, top : top + resolution, left : left + resolution]
+                for image, left, top in zip(images, lefts, tops, strict=True)
+            ]
+        )
 
     def collate(
         self,

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from imagen_pl.imaging.grids import to_uint8
 from imagen_pl.models.latents import mix_seed
+from imagen_pl.models.layers.resampling import fade_in
 from imagen_pl.training.start_and_resume import StartAndResume
-from imagen_pl.types import CaptionedBatch, TextFeatures
+from imagen_pl.types import CaptionedBatch, EncodedBatch, TextFeatures
 
 Images = Float[Tensor, "b 3 r r"]
 
@@ -20,11 +21,22 @@ class ValidateAndSample(StartAndResume):
     The arguments and attributes are those of StartAndResume.
     """
 
+    _memory_format: torch.memory_format
+
     def encode(self, batch: CaptionedBatch) -> TextFeatures:
         """The captions' features: the batch's cached ones, or else encoded now."""
         if batch.text is not None:
             return batch.text
         return self.text_encoder.encode(batch.captions, self.device)
+
+    def encoded(self, batch: CaptionedBatch) -> EncodedBatch:
+        """A batch in the form that the networks read."""
+        return EncodedBatch(self._normalized(batch.images), self.encode(batch), batch.captions)
+
+    def _normalized(self, images: UInt8[Tensor, "b 3 r r"]) -> Images:
+        """Real images, -1 to 1, faded in like the generator's images."""
+        scaled = (images.float() / 127.5 - 1).contiguous(memory_format=self._memory_format)
+        return fade_in(scaled, self.growth.fade)
 
     def encode_others(self, captions: list[str]) -> TextFeatures:
         """Features of captions of the training set, from the cache if the run has one."""
@@ -38,11 +50,11 @@ class ValidateAndSample(StartAndResume):
 
     @torch.no_grad()
     def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
-        indices, text = batch.indices.tolist(), self.encode(batch)
+        indices, encoded = batch.indices.tolist(), self.encoded(batch)
 
         def draw(time: int) -> UInt8[Tensor, "b 3 r r"]:
             z = self.latents_of(indices, mix_seed(self.seed, time) if time else self.seed)
-            return to_uint8(self.ema.generator(z, text, self.growth))
+            return to_uint8(self.ema.generator.for_batch(z, encoded, self.growth))
 
         fake = draw(0)
         # The sanity check runs only a few batches, not the whole set.

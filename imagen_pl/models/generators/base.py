@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imagen_pl.types import Growth, TextFeatures
+from imagen_pl.types import EncodedBatch, Growth, TextFeatures
 
 
 class Generator(nn.Module, ABC):
@@ -17,6 +17,8 @@ class Generator(nn.Module, ABC):
         resolutions: every resolution it can grow through, px, from small to large.
         latent_dim: z, the size of the latent vector; entries are standard normal.
         text_dim: c, the size of the text features that it reads.
+        reads_images: whether it changes given images, as an Upsampler does; `forward` then raises UserError,
+            and `for_batch` and `rows_to_show` make its input of a batch's images.
         init_from: model whose weights a new training starts from, for the parameters that both have; None
             starts from random weights.
     """
@@ -24,6 +26,7 @@ class Generator(nn.Module, ABC):
     resolutions: tuple[int, ...]
     latent_dim: int
     text_dim: int
+    reads_images: bool = False
     init_from: str | None = None
 
     @abstractmethod
@@ -53,6 +56,18 @@ class Generator(nn.Module, ABC):
         Raises:
             ValueError: the resolution is unknown, or guidance is not 1 and `unconditional_text` is missing.
         """
+
+    def for_batch(
+        self, z: Float[Tensor, "b z"], batch: EncodedBatch, growth: Growth | None = None
+    ) -> Float[Tensor, "b 3 r r"]:
+        """Images that the discriminator compares with those of the batch: here, images for its captions."""
+        return self(z, batch.text, growth)
+
+    def rows_to_show(
+        self, z: Float[Tensor, "b z"], batch: EncodedBatch, growth: Growth | None = None
+    ) -> dict[str, Float[Tensor, "b 3 r r"]]:
+        """Rows of the grid of samples by their labels, for a generator that reads images."""
+        raise NotImplementedError(f"{type(self).__name__} reads no images")
 
     @abstractmethod
     def blocks(self) -> dict[int, nn.Module]:
