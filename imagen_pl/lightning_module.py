@@ -27,7 +27,7 @@ from imagen_pl.training.validate_and_sample import ValidateAndSample
 from imagen_pl.training.validation_metrics import Validation
 from imagen_pl.types import CaptionedBatch, EncodedBatch, Growth, TextFeatures
 
-Images = Float[Tensor, "b 3 r r"]
+Images = Float[Tensor, "b _c r r"]
 
 
 @dataclass
@@ -116,6 +116,13 @@ class TextToImageGAN(ValidateAndSample):
                     f"model.{name}.init_args.text_dim is {network.text_dim}, but the text encoder gives "
                     f"{text_encoder.dim}: set it to {text_encoder.dim}"
                 )
+        if generator.images_per_sample != discriminator.images_per_sample:
+            raise UserError(
+                f"{type(generator).__name__} gives {generator.images_per_sample} images of each sample, but "
+                f"{type(discriminator).__name__} reads {discriminator.images_per_sample}: set `images` of "
+                "TransformerDiscriminator to the length of TransformerGenerator's `noise`, to 1 with other "
+                "generators"
+            )
         for name, value in (("discriminator_steps", discriminator_steps), ("accumulate", accumulate)):
             if value < 1:
                 raise UserError(f"model.{name} {value} must be 1 or more")
@@ -182,7 +189,7 @@ class TextToImageGAN(ValidateAndSample):
         with self.toggled_optimizer(optimizer):
             for rows, share, sync in self.microbatches(len(batch)):
                 part = batch[rows]
-                real, text = part.images, part.text
+                real, text = self.generator.like_generated(part.images), part.text
                 with torch.no_grad():
                     fake = self._fake(z[rows], part, shared)
                 fake = fake.detach()
@@ -193,7 +200,7 @@ class TextToImageGAN(ValidateAndSample):
                 fake_logits = self.discriminator(self._augmented(fake), text, self.growth)
                 losses = {"d_loss": self.adversarial.discriminator(real_logits, fake_logits)}
                 inputs = LossInputs(
-                    real, features, text, self.growth, part.captions, encode=self.encode_others
+                    part.images, features, text, self.growth, part.captions, encode=self.encode_others
                 )
                 losses |= self._weighted("discriminator", inputs)
                 for penalty in penalties:
@@ -242,7 +249,7 @@ class TextToImageGAN(ValidateAndSample):
         fake_logits = self.discriminator.logits(features, batch.text)
         losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
         inputs = LossInputs(
-            fake, features, batch.text, self.growth, batch.captions,
+            finished(fake), features, batch.text, self.growth, batch.captions,
             real_features, batch.images, self.generator, z, self.encode_others,
         )  # fmt: skip
         return losses | self._weighted("generator", inputs)
@@ -258,7 +265,8 @@ class TextToImageGAN(ValidateAndSample):
                 features = ImageFeatures({}, part.images.new_zeros(len(part), 0))
                 if term.needs_features:
                     with torch.no_grad():
-                        features = self.discriminator.extract_features(part.images, self.growth)
+                        real = self.generator.like_generated(part.images)
+                        features = self.discriminator.extract_features(real, self.growth)
                 inputs = LossInputs(part.images, features, part.text, self.growth, part.captions)
                 loss = term.training_loss(inputs)
                 self.step_logger.note({f"{term.name}_{key}": x for key, x in term.take_notes().items()})
@@ -309,7 +317,8 @@ class TextToImageGAN(ValidateAndSample):
             return None, None
         if shared is not None and shared.real is not None:
             return shared.real
-        features = self.discriminator.extract_features(self._augmented(real, seed), self.growth)
+        augmented = self._augmented(self.generator.like_generated(real), seed)
+        features = self.discriminator.extract_features(augmented, self.growth)
         return features, self.discriminator.logits(features, text)
 
     def _penalty(self, penalty: Penalty, real: Images, fake: Images, text: TextFeatures) -> PerSample:
@@ -349,3 +358,8 @@ class TextToImageGAN(ValidateAndSample):
     def generator_step_parameters(self) -> list[nn.Parameter]:
         """The parameters that are trained in the generator step."""
         return [*self.generator.parameters(), *self.losses.parameters_trained_in("generator")]
+
+
+def finished(images: Images) -> Float[Tensor, "b 3 r r"]:
+    """The result, where a generator gives several images of each sample, joined in channels."""
+    return images if images.shape[1] == 3 else images[:, -3:]

@@ -9,8 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagen_pl.cli.open_model import open_captioner, open_model
-from imagen_pl.cli.options import add_device_argument, add_model_argument, verb_parser
+from imagen_pl.cli.open_model import check_upscaler, open_captioner, open_model, open_upscaler
+from imagen_pl.cli.options import (
+    add_device_argument,
+    add_model_argument,
+    add_upscaler_argument,
+    verb_parser,
+)
 from imagen_pl.errors import UserError
 from imagen_pl.storage.model_paths import model_file
 
@@ -29,6 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="captioner to use: what `imagen-pl caption` takes (default: the model's own)",
     )
+    add_upscaler_argument(parser)
     parser.add_argument("--examples", nargs="+", metavar="PROMPT", help="example prompts to click on")
     parser.add_argument(
         "--port", type=int, help="port of the page (default: the first free one from 7860 on)"
@@ -59,6 +65,7 @@ def demo(arguments: argparse.Namespace) -> int:
         UserError: there is no such model, gradio is missing, or the port is taken.
     """
     file = model_file(arguments.model)  # a wrong name is reported before gradio and torch are imported
+    check_upscaler(arguments.upscaler)
     # Gradio sends no usage data.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     past_proxies(arguments.server_name)
@@ -70,8 +77,9 @@ def demo(arguments: argparse.Namespace) -> int:
     from imagen_pl.demo.page import CSS, MAX_UPLOAD_MB, Studio, build_page, example_prompts
 
     captioner = _captioner(arguments)
+    upscaler = open_upscaler(arguments.upscaler, model, arguments.device)
     with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(model, arguments.model, captioner, Path(folder))
+        studio = Studio(model, arguments.model, captioner, Path(folder), upscaler)
         page = build_page(studio, arguments.examples or example_prompts(model))
         try:
             page.launch(

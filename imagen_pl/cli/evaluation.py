@@ -20,6 +20,7 @@ from torch import Tensor
 import imagen_pl
 from imagen_pl.cli.drawing import draw_with_progress
 from imagen_pl.cli.evaluation_data import Images, RealSet, read_real_set
+from imagen_pl.cli.open_model import check_draws
 from imagen_pl.data.progress import with_progress
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, strip, to_pil
@@ -65,6 +66,7 @@ def write_evaluation(arguments: argparse.Namespace, options: SamplingOptions) ->
     """
     out = Path(arguments.out)
     model = load(arguments.model, arguments.device, arguments.resolution)
+    check_draws(model, arguments.model)
     extractors = _extractors(arguments, model)
     real_set = read_real_set(arguments, model)
     drawn = _draw(model, real_set, options)

@@ -63,7 +63,7 @@ def export(arguments: argparse.Namespace) -> int:
     file = model_file(arguments.model, arguments.with_discriminator)
     if arguments.ema_length is not None:
         file = _last_checkpoint(Path(arguments.model))
-    model = open_model(str(file), device="cpu")
+    model = open_model(str(file), device="cpu", draws=arguments.to != "safetensors")
     if arguments.ema_length is not None:
         _take_average(model, Path(arguments.model), arguments.ema_length)
     from imagen_pl.inference.export import export_graphs, export_safetensors
@@ -76,7 +76,10 @@ def export(arguments: argparse.Namespace) -> int:
         gap = export_graphs(model, out, arguments.to)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 1e6
     print(f"{out}: {', '.join(sorted(f.name for f in out.iterdir()))}, {size:.1f} MB")
-    print(f"drawn again from these files, images differ by {gap:.1e} at most, of -1 to 1")
+    if model.generator.reads_images:
+        print(f"read again from these files, weights differ by {gap:.1e} at most, relative to the largest")
+    else:
+        print(f"drawn again from these files, images differ by {gap:.1e} at most, of -1 to 1")
     if arguments.to != "safetensors" and model.refine_steps(None):
         print("note: these files draw without refinement, like `imagen-pl sample --refine 0`")
     return 0

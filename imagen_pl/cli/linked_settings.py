@@ -1,8 +1,8 @@
 """Sizes that follow from other settings, so that a recipe gives each only once.
 
-`text_dim` is the text encoder's, `image_dim` the discriminator's `final_dim`, `map_channels` its channels at
-`map_resolution`, `image_resolution` the discriminator's largest. A size that is set to another value is kept,
-and is reported if it does not fit.
+`text_dim` is the text encoder's, `image_dim` the discriminator's `final_dim` or `width`, `map_channels` its
+channels at `map_resolution`, `image_resolution` the discriminator's largest. A size that is set to another
+value is kept, and is reported if it does not fit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def link_sizes(model: Namespace) -> None:
         map_resolution = arguments.get("map_resolution") or 0
         linked = {
             "text_dim": text_dim,
-            "image_dim": discriminator.get("final_dim"),
+            "image_dim": discriminator.get("final_dim") or discriminator.get("width"),
             "map_channels": channels.get(map_resolution),
             "finer_channels": channels.get(2 * map_resolution),
             "image_resolution": max(channels, default=None),

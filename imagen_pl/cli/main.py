@@ -28,6 +28,8 @@ VERBS = (
     "sheet",
     "variants",
     "interpolate",
+    "upscale",
+    "translate",
     "edit",
     "project",
     "fit-encoder",
@@ -55,6 +57,8 @@ verbs:
   sheet          draw pictures for a file of prompts, as a PDF or HTML sheet
   variants       draw a subject in every style, side by side
   interpolate    write an animation from one prompt to the next (GIF, WebP, MP4)
+  upscale        enlarge pictures with a trained upsampler
+  translate      translate pictures to other domains, such as another icon set
   edit           draw the same latents, or a picture of yours, with another prompt
   project        find the styles with which a model draws your picture
   fit-encoder    train an encoder, with which `project` needs a shorter search

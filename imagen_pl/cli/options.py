@@ -23,6 +23,10 @@ imagen-pl sample runs/quickstart "crown, fluent style" --transparent --plain --o
 imagen-pl sheet runs/quickstart brief.csv --out drafts.pdf
 imagen-pl variants runs/quickstart "cupcake" "red heart" --out variants.png
 imagen-pl interpolate runs/quickstart "red heart, noto style" "blue square, noto style" --out film.gif
+imagen-pl sample icons "bell, outline" --upscaler runs/upsampler --num_images 4 --out large.png
+imagen-pl upscale runs/upsampler my_bell.png --prompt "bell, outline" --out large_bell.png
+imagen-pl translate runs/translator my_bell.png --to "Phosphor, fill" "IconPark, coloured"
+imagen-pl translate runs/translator my_bell.png --to "Phosphor, fill" --like reference.png
 imagen-pl edit runs/quickstart "red heart, fluent style" --to "blue heart, fluent style" --out edit.png
 imagen-pl edit icons "bell, outline" --to "bell, filled" --image my_bell.png --out edit.png
 imagen-pl project icons my_bell.png --prompt "bell, outline" --film search.gif
@@ -133,6 +137,16 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
         "model",
         help="a run's folder, a .ckpt file, a release's folder, OWNER/NAME on the Hugging Face hub, or "
         "icons or emoji, which come with this package",
+    )
+
+
+def add_upscaler_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument of the verbs that can enlarge what they draw."""
+    parser.add_argument(
+        "--upscaler",
+        metavar="MODEL",
+        help="enlarge each picture with this model: what `imagen-pl upscale` takes, or none (default: for "
+        "icons and emoji of 64 px the upsampler that comes with this package, to 256 px; else none)",
     )
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagen_pl.cli.open_model import check_draws
 from imagen_pl.cli.prompt_files import Prompt, read_prompts
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import UserError
@@ -46,9 +47,11 @@ class Predicting:
             raise UserError("the data has no held-out images to draw for: name a file with --prompts")
         seeds = [self.seed + i if p.seed is None else p.seed for i, p in enumerate(prompts)]
         pairs = [(prompt.text, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        model = load(checkpoint)
+        check_draws(model, str(checkpoint))
         out.mkdir(parents=True, exist_ok=True)
         with (out / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-            for i, picture in enumerate(load(checkpoint).draw(pairs)):
+            for i, picture in enumerate(model.draw(pairs)):
                 name = f"{i:06d}.png"
                 about = {"prompt": pairs[i][0], "seed": pairs[i][1]}
                 save_picture(picture, out / name, {**about, "model": str(checkpoint)})

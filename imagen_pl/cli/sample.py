@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,16 +18,23 @@ from imagen_pl.cli.drawing import (
     provenance,
     row_seeds,
 )
-from imagen_pl.cli.open_model import open_model
-from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
+from imagen_pl.cli.open_model import UPSAMPLER, check_upscaler, open_model, open_upscaler
+from imagen_pl.cli.options import (
+    add_model_argument,
+    add_sampling_options,
+    add_upscaler_argument,
+    sampling_options,
+    verb_parser,
+)
 from imagen_pl.cli.prompt_files import Prompt, read_prompts
 from imagen_pl.errors import UserError
-from imagen_pl.inference.sampling_options import SamplingOptions
+from imagen_pl.inference.sampling_options import UPSCALER_NOISE, SamplingOptions, check_noise
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from imagen_pl.inference.pipeline import TextToImage
+    from imagen_pl.inference.upscaling import Upscaler
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -66,6 +74,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--singles", metavar="DIR", help="also write each picture to a file of its own in this folder"
     )
+    add_upscaler_argument(parser)
+    parser.add_argument(
+        "--upscaler_noise",
+        type=float,
+        default=UPSCALER_NOISE,
+        metavar="N",
+        help="noise added before, so that faults are replaced by detail, 0 to 1 (default: %(default)s)",
+    )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object per picture: file, prompt, seed"
     )
@@ -85,19 +101,60 @@ def sample(arguments: argparse.Namespace) -> int:
         UserError: arguments contradict each other, or a file is missing or malformed.
     """
     check_num_images(arguments.num_images)
+    check_upscaler(arguments.upscaler)
+    check_noise(arguments.upscaler_noise, "--upscaler_noise")
     options = sampling_options(arguments)
     if arguments.prompts is None:
         _check_line(arguments)
-        _grid(_load(arguments), arguments, options)
+        _grid(_open(arguments, options), arguments)
     else:
         prompts, out = _check_file(arguments)
-        _folder(_load(arguments), prompts, out, arguments, options)
+        _folder(_open(arguments, options), prompts, out, arguments)
     return 0
 
 
-def _load(arguments: argparse.Namespace) -> TextToImage:
+@dataclass(frozen=True)
+class _Artist:
+    """The opened models, and how they draw.
 
-    return open_model(arguments.model, arguments.device, arguments.resolution)
+    model: draws.
+    upscaler: enlarges what it draws, if wanted.
+    options, arguments: of the command line.
+    """
+
+    model: TextToImage
+    upscaler: Upscaler | None
+    options: SamplingOptions
+    arguments: argparse.Namespace
+
+    def draw(self, pairs: list[tuple[str, int]]) -> Iterator[Image.Image]:
+        """Pictures for pairs of a prompt and a seed."""
+        drawn = draw_with_progress(self.model, pairs, self.options)
+        if self.upscaler is not None:
+            noise, upscale = self.arguments.upscaler_noise, self.upscaler.upscale
+            drawn = (
+                upscale(picture, prompt, noise, seed)
+                for picture, (prompt, seed) in zip(drawn, pairs, strict=True)
+            )
+        if not self.arguments.transparent:
+            return drawn
+        from imagen_pl.imaging.background_removal import remove_background
+
+        return map(remove_background, drawn)
+
+    def about(self) -> dict[str, object]:
+        """Where the pictures come from, for their files."""
+        about = provenance(self.model, self.arguments.model, self.options)
+        if self.upscaler is None:
+            return about
+        name = self.arguments.upscaler or UPSAMPLER
+        return {**about, "upscaler": name, "upscaler_noise": self.arguments.upscaler_noise}
+
+
+def _open(arguments: argparse.Namespace, options: SamplingOptions) -> _Artist:
+    model = open_model(arguments.model, arguments.device, arguments.resolution)
+    upscaler = open_upscaler(arguments.upscaler, model, arguments.device)
+    return _Artist(model, upscaler, options, arguments)
 
 
 # ---------------------------------------------------------------------- prompts on the line
@@ -119,22 +176,22 @@ def _check_line(arguments: argparse.Namespace) -> None:
     _check_transparent(arguments, out.suffix)
 
 
-def _grid(model: TextToImage, arguments: argparse.Namespace, options: SamplingOptions) -> None:
+def _grid(artist: _Artist, arguments: argparse.Namespace) -> None:
     from imagen_pl.imaging.grids import labelled_grid, strip
 
     out = Path(arguments.out or "sample.png")
     pairs = [(p, arguments.seed + k) for p in arguments.prompt for k in range(arguments.num_images)]
-    pictures = list(_draw(model, pairs, options, arguments.transparent))
+    pictures = list(artist.draw(pairs))
     n = arguments.num_images
     rows = [strip(pictures[i : i + n], min_width=128) for i in range(0, len(pictures), n)]
     labels = [""] * len(rows) if arguments.plain else arguments.prompt
     out.parent.mkdir(parents=True, exist_ok=True)
-    about = provenance(model, arguments.model, options)
+    about = artist.about()
     prompts = "\n".join(arguments.prompt)
     sheet = pictures[0] if _is_svg(out) else labelled_grid(rows, labels, columns=1)
     _save(sheet, out, {"prompt": prompts, "seed": arguments.seed, **about})
     printer = ResultPrinter(arguments.json)
-    printer.line(f"{out}: {_count(len(pictures))} of {model.resolution} px, seeds from {arguments.seed}")
+    printer.line(f"{out}: {_count(len(pictures))} of {pictures[0].width} px, seeds from {arguments.seed}")
     if arguments.singles:
         folder = Path(arguments.singles)
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,27 +224,20 @@ def _check_file(arguments: argparse.Namespace) -> tuple[list[Prompt], Path]:
     return read_prompts(arguments.prompts), out
 
 
-def _folder(
-    model: TextToImage,
-    prompts: list[Prompt],
-    out: Path,
-    arguments: argparse.Namespace,
-    options: SamplingOptions,
-) -> None:
+def _folder(artist: _Artist, prompts: list[Prompt], out: Path, arguments: argparse.Namespace) -> None:
     n = arguments.num_images
     seeds = row_seeds(prompts, arguments.seed, n)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
     out.mkdir(parents=True, exist_ok=True)
     with (out / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-        drawn = _draw(model, pairs, options, arguments.transparent)
-        about, printer = provenance(model, arguments.model, options), ResultPrinter(arguments.json)
-        for i, (picture, (text, seed)) in enumerate(zip(drawn, pairs, strict=True)):
+        about, printer = artist.about(), ResultPrinter(arguments.json)
+        for i, (picture, (text, seed)) in enumerate(zip(artist.draw(pairs), pairs, strict=True)):
             name = _file_name(i // n, i % n, n, arguments.format)
             _save(picture, out / name, {"prompt": text, "seed": seed, **about})
             printer.picture(out / name, text, seed)
             row = {"file_name": name, "prompt": text, "seed": seed, **prompts[i // n].fields}
             metadata.write(json.dumps(row, ensure_ascii=False) + "\n")
-    printer.line(f"{out}: {_count(len(pairs))} of {model.resolution} px and metadata.jsonl")
+    printer.line(f"{out}: {_count(len(pairs))} of {picture.width} px and metadata.jsonl")
 
 
 # ---------------------------------------------------------------------- shared by both
@@ -196,17 +246,6 @@ def _folder(
 def _check_transparent(arguments: argparse.Namespace, suffix: str = "") -> None:
     if arguments.transparent and ("jpg" in arguments.format or suffix.lower() in (".jpg", ".jpeg")):
         raise UserError("--transparent needs .png or .webp: a JPEG file cannot be transparent")
-
-
-def _draw(
-    model: TextToImage, pairs: list[tuple[str, int]], options: SamplingOptions, transparent: bool
-) -> Iterator[Image.Image]:
-    drawn = draw_with_progress(model, pairs, options)
-    if not transparent:
-        return drawn
-    from imagen_pl.imaging.background_removal import remove_background
-
-    return map(remove_background, drawn)
 
 
 def _is_svg(file: Path) -> bool:

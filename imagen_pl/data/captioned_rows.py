@@ -124,10 +124,15 @@ class CaptionedRows(LightningDataModule):
         return [caption for row in islice(read, _STREAMED) for caption in row.captions]
 
     def example_captions(self, number: int = 64) -> list[str]:
-        """Captions of training from all over the data set; none of a stream, which would have to be read."""
+        """Captions of training from all over the data set; none of a stream, which would have to be read.
+
+        Where there are no more different ones than `number`, as of a few domains, it is each of them once.
+        """
         if self.is_stream:
             return []
-        return evenly_spread(self.some_captions(), number)
+        captions = self.some_captions()
+        different = list(dict.fromkeys(captions))
+        return different if len(different) <= number else evenly_spread(captions, number)
 
     def shared_captions(self, images: int, number: int) -> list[str]:
         """Captions that at least so many training images have, spread over the data set; none of a stream."""

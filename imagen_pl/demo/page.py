@@ -19,7 +19,13 @@ from imagen_pl.inference.interpolation import interpolate
 from imagen_pl.inference.pipeline import TextToImage
 from imagen_pl.inference.refinement import can_refine
 from imagen_pl.inference.retrieval_captioning import AnyCaptioner
-from imagen_pl.inference.sampling_options import check_guidance, check_refine, check_truncation
+from imagen_pl.inference.sampling_options import (
+    UPSCALER_NOISE,
+    check_guidance,
+    check_refine,
+    check_truncation,
+)
+from imagen_pl.inference.upscaling import Upscaler
 
 MAX_PROMPT = 300  # letters
 MAX_IMAGES = 16
@@ -46,10 +52,24 @@ class Studio:
         name: of the model, for the files' metadata.
         captioner: captions uploaded images; None leaves that tab out.
         folder: for the files, which are deleted after an hour.
+        upscaler: enlarges the images; None shows their pixels.
     """
 
-    def __init__(self, model: TextToImage, name: str, captioner: AnyCaptioner | None, folder: Path) -> None:
+    def __init__(
+        self,
+        model: TextToImage,
+        name: str,
+        captioner: AnyCaptioner | None,
+        folder: Path,
+        upscaler: Upscaler | None = None,
+    ) -> None:
         self.model, self.name, self.captioner, self.folder = model, name, captioner, folder
+        self.upscaler = upscaler
+
+    @property
+    def side(self) -> int:
+        """Side of the images, px, enlarged if there is an upscaler."""
+        return self.model.resolution * (1 if self.upscaler is None else self.upscaler.factor)
 
     def draw(
         self,
@@ -84,8 +104,9 @@ class Studio:
             check_upload(Path(shown))
             with Image.open(shown) as picture:
                 facts = {str(name): fact for name, fact in picture.info.items() if isinstance(fact, str)}
-                side = self.model.resolution  # the page shows it enlarged
-                original = picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+                # Without an upscaler the page repeats each pixel.
+                size = (self.side, self.side)
+                original = picture.convert("RGB").resize(size, Image.Resampling.NEAREST)
             files.append(self._file(".svg"))
             save_svg(original, files[-1], facts)
         return [str(file) for file in files]
@@ -137,6 +158,8 @@ class Studio:
         file = self._file(".png")
         drawn = {"truncation": truncation, "guidance": guidance, "refine": refine}
         facts = {"prompt": prompt, "seed": seed, **drawn, "model": self.name}
+        if self.upscaler is not None:
+            picture = self.upscaler.upscale(picture, prompt, UPSCALER_NOISE, seed)
         save_picture(strip([picture], _SHOWN), file, facts)
         return str(file)
 
@@ -231,7 +254,7 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
     def new_seed() -> int:
         return secrets.randbelow(2**31)
 
-    size = f"{studio.model.resolution} px"
+    size = f"{studio.side} px"
     with gr.Blocks(title="imagen_pl", analytics_enabled=False) as page:
         gr.Markdown(f"# imagen_pl\n\n{studio.name}, {size}. A picture is decided by its prompt and its seed.")
         with gr.Row():

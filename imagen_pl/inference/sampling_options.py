@@ -10,6 +10,7 @@ from imagen_pl.errors import UserError
 MAX_GUIDANCE = 10.0
 # Refinement steps; 20 are what benchmarks/RESULTS.md measured.
 USUAL_STEPS = 20
+UPSCALER_NOISE = 0.1  # that an upscaler usually adds to a picture that a model drew
 PROJECTION_STEPS = 300  # of `imagen-pl project`
 MAX_STEPS = 200
 
@@ -76,3 +77,10 @@ def check_refine(steps: float | None, name: str = "refine") -> int:
     if steps is None or not float(steps).is_integer() or not 0 <= steps <= MAX_STEPS:
         raise UserError(f"{name} {steps} is not a whole number from 0 to {MAX_STEPS}")
     return int(steps)
+
+
+def check_noise(noise: float, name: str = "noise") -> float:
+    """Raise UserError with this name if the noise that an upscaler adds is out of range."""
+    if not 0 <= noise <= 1:
+        raise UserError(f"{name} {noise} is not between 0 and 1")
+    return noise

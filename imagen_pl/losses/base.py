@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.models.discriminators.base import Discriminator, ImageFeatures
 from imagen_pl.models.generators.base import Generator
@@ -147,6 +148,15 @@ def check_size(term: LossTerm, argument: str, given: int, expected: int, whose: 
     if given != expected:
         raise ValueError(
             f"{type(term).__name__}.{argument} is {given}, but {whose} is {expected}: set it to {expected}"
+        )
+
+
+def check_draws_captions(term: LossTerm, generator: Generator) -> None:
+    """Raise UserError if a term that calls the generator with captions alone has one that reads images."""
+    if generator.reads_images:
+        raise UserError(
+            f"model.losses: {type(term).__name__} draws images from captions alone, which a "
+            f"{type(generator).__name__} cannot do: leave it out"
         )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from imagen_pl.schedules import Schedule
 from imagen_pl.types import TextFeatures
 
-Images = Float[Tensor, "b 3 h w"]
+Images = Float[Tensor, "b c h w"]
 PerSample = Float[Tensor, " b"]
 
 

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_draws_captions, check_size
 from imagen_pl.models.discriminators.base import Discriminator
+from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.kernel_ridge import KernelRidge, principal
 from imagen_pl.models.pretrained.backbones import Backbone
 from imagen_pl.schedules import Schedule
@@ -64,6 +65,9 @@ class InterpolatedCaptionLoss(LossTerm):
         super().__init__(0.0, generator_weight, from_resolution)
         self.regression = FeatureRegression(backbone, captions, text_dim, seen_dim, sharpness, ridge)
         self.share = share
+
+    def check_generator(self, generator: Generator) -> None:
+        check_draws_captions(self, generator)
 
     def check(self, discriminator: Discriminator) -> None:
         expected = discriminator.text_dim

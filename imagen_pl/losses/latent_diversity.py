@@ -14,8 +14,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, Step, check_size, mean_of_each
+from imagen_pl.losses.base import (
+    LossInputs,
+    LossTerm,
+    PerSample,
+    Step,
+    check_draws_captions,
+    check_size,
+    mean_of_each,
+)
 from imagen_pl.models.discriminators.base import Discriminator
+from imagen_pl.models.generators.base import Generator
 from imagen_pl.schedules import Schedule
 
 
@@ -39,6 +48,9 @@ class ModeSeeking(LossTerm):
             raise ValueError(f"ModeSeeking.share {share} must be above 0 and at most 1")
         super().__init__(0.0, generator_weight, from_resolution)
         self.share = share
+
+    def check_generator(self, generator: Generator) -> None:
+        check_draws_captions(self, generator)
 
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs

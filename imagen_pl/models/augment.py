@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Images = Float[Tensor, "b 3 h w"]
+Images = Float[Tensor, "b c h w"]
 
 
 class Augment(nn.Module, ABC):
@@ -99,10 +99,15 @@ def color(images: Images, source: torch.Generator | None = None) -> Images:
         3, images.shape[0], 1, 1, 1, device=images.device, generator=source
     )
     images = images + (brightness - 0.5)
-    grey = images.mean(1, keepdim=True)
+    grey = images.mean(1, keepdim=True) if images.shape[1] == 3 else _grey_of_each(images)
     images = grey + (images - grey) * (2 * saturation)
     mean = images.mean((1, 2, 3), keepdim=True)
     return mean + (images - mean) * (contrast + 0.5)
+
+
+def _grey_of_each(images: Images) -> Images:
+    """The grey of each of several images that are joined in channels."""
+    return images.unflatten(1, (-1, 3)).mean(2, keepdim=True).expand(-1, -1, 3, -1, -1).flatten(1, 2)
 
 
 def translate(images: Images, source: torch.Generator | None = None, share: float = 0.125) -> Images:

@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 
 from imagen_pl.errors import UserError
 
-Images = Float[Tensor, "b 3 r r"]
+Images = Float[Tensor, "b c r r"]
 
 
 class GradientNormalization(nn.Module):

@@ -95,12 +95,17 @@ def narrow(network: dict[str, Any]) -> dict[str, Any]:
     settings = first_of(network)
     if "widths" in settings:
         return {"widths": [8 for _ in settings["widths"]]}
+    if "width" in settings:
+        return {"width": 4 * settings["heads"]}
+    if isinstance(settings["channels"], list):
+        return {"channels": [8 for _ in settings["channels"]]}
     return {"channels": {r: min(c, 8) for r, c in settings["channels"].items()}}
 
 
 def resolutions_of(network: dict[str, Any]) -> set[int]:
     settings = first_of(network)
-    return set(settings["channels"]) if "channels" in settings else {settings["resolution"]}
+    by_resolution = isinstance(settings.get("channels"), dict)
+    return set(settings["channels"]) if by_resolution else {settings["resolution"]}
 
 
 def has_prior(file: str) -> bool:
@@ -236,6 +241,8 @@ def test_every_config_trains(
         "class_path": source,
         "init_args": SOURCES[source.rsplit(".", 1)[-1]](tmp_path / "source"),
     }
+    if "crop_from" in merged["data"]:
+        changes["data"]["min_size"] = 1
     generator = merged["model"]["generator"]
     prior = {"captions": 16, "backbone": {"init_args": {"size": 32}}}
     if generator.get("class_path", DRAWER) == DRAWER and any(has_prior(file) for file in files):

@@ -20,7 +20,9 @@ from imagen_pl.cli.main import main
 from imagen_pl.demo.page import MAX_PROMPT, Studio, build_page, check_upload, example_prompts
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.svg import trace
+from imagen_pl.inference.sampling_options import UPSCALER_NOISE
 from tests.helpers.image_files import noise
+from tests.helpers.upscalers import random_upscaler
 
 
 @pytest.fixture
@@ -42,6 +44,23 @@ def test_images_are_files_with_metadata(studio: Studio) -> None:
             assert found.info["seed"] == str(seed)
             assert (found.info["truncation"], found.info["guidance"]) == ("0.5", "1.5")
             assert found.resize((8, 8), Image.Resampling.NEAREST).tobytes() == picture.tobytes()
+
+
+def test_images_are_enlarged_and_traced_at_that_size(trained_once: Path, tmp_path: Path) -> None:
+    upscaler = random_upscaler()
+    model = load(trained_once / "runs/tiny", device="cpu")
+    studio = Studio(model, "runs/tiny", None, tmp_path, upscaler)
+
+    drawn = studio.draw("a red heart", 7, 1, 1, 2)
+
+    assert studio.side == 32
+    for (file, _), picture, seed in zip(drawn, model.sample("a red heart", 7, 2), (7, 8), strict=True):
+        expected = upscaler.upscale(picture, "a red heart", UPSCALER_NOISE, seed)
+        with Image.open(file) as found:
+            assert found.size == (256, 256)
+            assert found.resize((32, 32), Image.Resampling.NEAREST).tobytes() == expected.tobytes()
+        (traced,) = studio.vector([(file, "")])
+        assert len(Path(traced).read_text().splitlines()) == len(trace(expected).splitlines()) + 1
 
 
 def test_examples_are_captions_of_the_model_if_they_may_be_published(studio: Studio) -> None:

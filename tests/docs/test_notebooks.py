@@ -12,7 +12,11 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 # What each writes to the disk.
-LEAVES: dict[str, list[str]] = {"quickstart": ["release/model.safetensors"], "ablations": []}
+LEAVES: dict[str, list[str]] = {
+    "quickstart": ["release/model.safetensors"],
+    "ablations": [],
+    "first_gans": [],
+}
 
 
 def cells(notebook: Path) -> list[dict[str, object]]:

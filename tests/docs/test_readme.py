@@ -42,10 +42,13 @@ FEW = "--model.generator.init_args.prior.init_args.captions 64"
 TWO_STAGES = (
     "[{resolution: 8, kimg: 0.008, batch_size: 4}, {resolution: 16, kimg: 1, batch_size: 4, fade_kimg: 0}]"
 )
+FEW_ICONS = "--size 32 --sets alpha beta lines many --packages packages --jobs 1"
 # Options added to the commands that start like this; all others run unchanged.
 SHORTER = {
     "make quickstart": "MINUTES=0.05",
     "make test": "TESTS='tests/cli/test_help.py -q'",
+    "imagen-pl data icons --size 256": FEW_ICONS,
+    "imagen-pl data icons --out icon_sets/": FEW_ICONS,
     "imagen-pl data icons": "--size 32 --packages packages --jobs 1",
     "imagen-pl evaluate runs/photos": "--val_fraction 0.2 --train_images 8 --distractors 2",
     "imagen-pl evaluate": "--split composition --num_images 20 --train_images 20 --distractors 4",
@@ -57,6 +60,17 @@ SHORTER = {
     ),
     "imagen-pl fit --config configs/experiment/folder64.yaml": f"{SMALL} --data.val_fraction 0.2",
     "imagen-pl fit --config runs/photos/config.yaml": "--trainer.max_steps 8",
+    "imagen-pl fit --config configs/experiment/upsampler.yaml": SMALL.replace(
+        "resolution: 8", "resolution: 32"
+    )
+    + " --data.crop_from 32 --model.generator.init_args.resolution 32 "
+    "--model.generator.init_args.channels '[8, 8]' "
+    "--model.discriminator.init_args.channels '{8: 8, 16: 8, 32: 8}'",
+    "imagen-pl fit --config configs/experiment/translator.yaml": SMALL.replace(
+        "resolution: 8", "resolution: 16"
+    )
+    + " --data.source.sets null --model.generator.init_args.channels '{8: 8, 16: 8}' "
+    "--model.discriminator.init_args.channels '{8: 8, 16: 8}'",
     "imagen-pl fit --config configs/experiment/coco256.yaml": f"{SMALL} "
     "--data.val_fraction 0.5 --data.source.path coco/captions.json --data.source.images coco/images",
     "imagen-pl fit --config configs/experiment/emoji64.yaml": f"{SMALL} --data.val_fraction 0.2",
@@ -85,7 +99,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / ".venv").symlink_to(environment, target_is_directory=True)
     (folder / ".venv/installed").touch()  # newer than requirements.txt, as after an install
     write_photos(folder / "my_photos", 24, side=64)
-    write_images(folder, ["my_bell.png"], side=64)
+    write_images(folder, ["my_bell.png", "reference.png"], side=64)
     write_icon_packages(folder / "packages", more=24)
     write_images(folder / "coco/images", [f"{i}.jpg" for i in range(8)], side=256)
     (folder / "coco/captions.json").write_text(

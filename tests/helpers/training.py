@@ -19,6 +19,7 @@ from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import NonSaturating
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.discriminators.multiscale import MultiscaleDiscriminator
+from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.schedules import Stage, batches
 from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
@@ -61,7 +62,7 @@ def adam(lr: float = 1e-3) -> Callable[..., torch.optim.Optimizer]:
 
 
 def tiny_gan(
-    generator: dict[str, Any] | None = None,
+    generator: dict[str, Any] | Generator | None = None,
     discriminator: dict[str, Any] | Discriminator | None = None,
     **settings: Any,
 ) -> TextToImageGAN:
@@ -75,10 +76,11 @@ def tiny_gan(
         "discriminator_optimizer": adam(),
         "ema_halflife_kimg": 0.1,
     }
-    drawer = StyleGenerator(channels, text_dim=16, latent_dim=8, style_dim=8, **generator or {})
+    if not isinstance(generator, Generator):
+        generator = StyleGenerator(channels, text_dim=16, latent_dim=8, style_dim=8, **generator or {})
     if not isinstance(discriminator, Discriminator):
         discriminator = MultiscaleDiscriminator(channels, text_dim=16, final_dim=8, **discriminator or {})
-    return TextToImageGAN(generator=drawer, discriminator=discriminator, **{**defaults, **settings})
+    return TextToImageGAN(generator=generator, discriminator=discriminator, **{**defaults, **settings})
 
 
 def batches_until(images: int, stages: Sequence[Stage] = STAGES, start: int = 0) -> int:

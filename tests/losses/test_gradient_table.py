@@ -36,6 +36,13 @@ from imagen_pl.losses.interpolated_captions import InterpolatedCaptionLoss
 from imagen_pl.losses.latent_diversity import LatentContrastive, ModeSeeking
 from imagen_pl.losses.path_length import PathLength
 from imagen_pl.losses.text_matching import FeatureMatching, ImageTextContrastive, MismatchedCaptions
+from imagen_pl.losses.translation import (
+    CycleConsistency,
+    IdentityTranslation,
+    StyleDiversity,
+    StyleReconstruction,
+)
+from imagen_pl.models.generators.translator import Translator
 from imagen_pl.models.pretrained.backbones import TimmBackbone
 from imagen_pl.models.text.adapter import TextAdapter
 from imagen_pl.models.text.encoder import FrozenTextEncoder
@@ -55,6 +62,7 @@ NOTHING: Reached = frozenset()
 D: Reached = frozenset({"discriminator"})
 D_WORDS: Reached = frozenset({"discriminator's adapter"})
 G: Reached = frozenset({"generator", "generator's adapter"})
+TRANSLATOR: Reached = frozenset({"generator"})  # it has no adapter
 OWN: Reached = frozenset({"the term's own"})
 
 # By the name of a loss: what switches it on, and what gets a gradient of it in the discriminator's step, in
@@ -97,6 +105,10 @@ TABLE: dict[str, Row] = {
     "instance": (lambda: {"losses": [tiny_task("instance")]}, D | OWN, G, NOTHING),
     "guidance": (lambda: {"losses": [ImageTextGuidance(TinyDual(), 1.0, 4)]}, NOTHING, G, NOTHING),
     "guidance, by a backbone": (lambda: {"losses": [guided_by_lite0()]}, OWN, G, NOTHING),
+    "cycle": (lambda: translating(CycleConsistency()), NOTHING, TRANSLATOR, NOTHING),
+    "style_reconstruction": (lambda: translating(StyleReconstruction()), NOTHING, TRANSLATOR, NOTHING),
+    "style_diversity": (lambda: translating(StyleDiversity()), NOTHING, TRANSLATOR, NOTHING),
+    "identity": (lambda: translating(IdentityTranslation()), NOTHING, TRANSLATOR, NOTHING),
     "interpolated_captions": (lambda: {"losses": [fitted_regression()]}, NOTHING, G, NOTHING),
     "caption_ce": (lambda: {"losses": [tiny_captioning()]}, NOTHING, G, OWN),
     "caption_ce, the contrast alone": (
@@ -114,6 +126,11 @@ TABLE: dict[str, Row] = {
 }
 STEPS = ("discriminator", "generator", "captioner")
 SIXTEEN = (Stage(16, kimg=1.0, batch_size=8),)
+
+
+def translating(loss: LossTerm) -> dict[str, Any]:
+    translator = Translator({8: 8, 16: 4}, text_dim=16, latent_dim=8, style_dim=8, blocks=1)
+    return {"losses": [loss], "generator": translator}
 
 
 def guided_by_lite0() -> BackboneGuidance:
@@ -199,7 +216,7 @@ def parts_of(gan: TextToImageGAN) -> dict[str, list[nn.Parameter]]:
     parts = {}
     for name in ("generator", "discriminator"):
         network = getattr(gan, name)
-        adapter = list(network.text_adapter.parameters())
+        adapter = [] if isinstance(network, Translator) else list(network.text_adapter.parameters())
         taken = {id(parameter) for parameter in adapter}
         parts[name] = [p for p in network.parameters() if id(p) not in taken]
         parts[f"{name}'s adapter"] = adapter
@@ -235,12 +252,8 @@ def reach(
     """One batch of the whole module, with the backward pass of this loss only."""
     torch.manual_seed(0)
     adapters = [{"text_adapter": TextAdapter(16, 8)} for _ in range(2)]
-    gan = tiny_gan(
-        generator={**adapters[0], "text_attention_at": [8]},
-        discriminator=adapters[1],
-        text_encoder=encoder,
-        **settings,
-    )
+    drawer = {"generator": {**adapters[0], "text_attention_at": [8]}}
+    gan = tiny_gan(**{**drawer, "discriminator": adapters[1], "text_encoder": encoder, **settings})
     for network in (gan.generator, gan.discriminator):
         awaken(network)  # else branches with zero weights would hide gradients
     whole, names = gan.backward_mean, {f"d_{loss}", f"g_{loss}", loss}

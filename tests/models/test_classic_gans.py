@@ -1,4 +1,4 @@
-"""Networks of the classic GANs, generator and discriminator: MLP, DCGAN, SAGAN, ProGAN and R3GAN."""
+"""What all generators and discriminators of the recipes do: MLP, DCGAN, SAGAN, ProGAN, R3GAN, transformer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from imagen_pl.models.discriminators.mlp import MLPDiscriminator
 from imagen_pl.models.discriminators.progan import ProGANDiscriminator
 from imagen_pl.models.discriminators.r3gan import R3GANDiscriminator
 from imagen_pl.models.discriminators.sagan import SAGANDiscriminator
+from imagen_pl.models.discriminators.transformer import TransformerDiscriminator
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.dcgan import DCGANGenerator
 from imagen_pl.models.generators.mlp import MLPGenerator
 from imagen_pl.models.generators.progan import ProGANGenerator
 from imagen_pl.models.generators.r3gan import R3GANGenerator
 from imagen_pl.models.generators.sagan import ConditionalBatchNorm, SAGANGenerator
+from imagen_pl.models.generators.transformer import TransformerGenerator
 from imagen_pl.models.layers.equalized import EqualizedConv2d, EqualizedLinear, PixelNorm
 from imagen_pl.models.layers.resampling import downsample, upsample
 from imagen_pl.models.layers.resnext import ResNeXtBlock
@@ -48,6 +50,10 @@ PAIRS: dict[str, Callable[[], tuple[Generator, Discriminator]]] = {
     "r3gan": lambda: (
         R3GANGenerator(NARROW, TEXT_DIM, latent_dim=5, caption_dim=8, blocks=1),
         R3GANDiscriminator(NARROW, TEXT_DIM, final_dim=8, blocks=1),
+    ),
+    "transformer": lambda: (
+        TransformerGenerator(16, 4, 16, 4, 2, TEXT_DIM, latent_dim=5, noise=[0.0]),
+        TransformerDiscriminator(16, 4, 16, 2, 2, TEXT_DIM, images=1),
     ),
     "progan": lambda: (
         ProGANGenerator(NARROW, TEXT_DIM, latent_dim=5),

@@ -58,6 +58,7 @@ def test_cross_attention_equals_the_written_out_softmax(tokens: int) -> None:
     out = layer(x, text.tokens, text.mask)
 
     for i, sample in enumerate(x):
+        assert isinstance(layer.norm, nn.GroupNorm)
         q = _pixels(layer.norm, sample) @ layer.queries.weight.T
         words = torch.cat([layer.empty_word[0], text.tokens[i][text.mask[i]]])  # padding left out
         k, v = (words @ layer.keys_values.weight.T).chunk(2, 1)

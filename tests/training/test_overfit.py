@@ -12,7 +12,14 @@ from torch import Tensor
 
 from imagen_pl.losses.adversarial import AdversarialLoss, Hinge, NonSaturating, Relativistic, Wasserstein
 from imagen_pl.losses.base import LossInputs
-from imagen_pl.losses.gradient_penalties import R1, R2, Penalty, WassersteinPenalty
+from imagen_pl.losses.gradient_penalties import (
+    R1,
+    R2,
+    FiniteDifferenceR1,
+    FiniteDifferenceR2,
+    Penalty,
+    WassersteinPenalty,
+)
 from imagen_pl.losses.text_matching import MismatchedCaptions
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.discriminators.dcgan import DCGANDiscriminator
@@ -20,12 +27,14 @@ from imagen_pl.models.discriminators.mlp import MLPDiscriminator
 from imagen_pl.models.discriminators.progan import ProGANDiscriminator
 from imagen_pl.models.discriminators.r3gan import R3GANDiscriminator
 from imagen_pl.models.discriminators.sagan import SAGANDiscriminator
+from imagen_pl.models.discriminators.transformer import TransformerDiscriminator
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.dcgan import DCGANGenerator
 from imagen_pl.models.generators.mlp import MLPGenerator
 from imagen_pl.models.generators.progan import ProGANGenerator
 from imagen_pl.models.generators.r3gan import R3GANGenerator
 from imagen_pl.models.generators.sagan import SAGANGenerator
+from imagen_pl.models.generators.transformer import TransformerGenerator
 from imagen_pl.training.ema import GeneratorEMA
 from imagen_pl.types import Growth, TextFeatures
 from tests.helpers.networks import TEXT_DIM, small_discriminator, small_generator
@@ -130,7 +139,18 @@ def _r3gan() -> Recipe:
     )
 
 
-@pytest.mark.parametrize("make", [_style, _mlp, _dcgan, _sagan, _progan, _r3gan])
+def _transformer() -> Recipe:
+    return Recipe(
+        TransformerGenerator(8, 4, 32, 2, 2, TEXT_DIM, latent_dim=5, noise=[0.0]),
+        TransformerDiscriminator(8, 4, 32, 2, 2, TEXT_DIM, images=1),
+        Relativistic(),
+        [FiniteDifferenceR1(0.1), FiniteDifferenceR2(0.1)],
+        rates=(5e-3, 5e-3),
+        steps=250,
+    )
+
+
+@pytest.mark.parametrize("make", [_style, _mlp, _dcgan, _sagan, _progan, _r3gan, _transformer])
 def test_each_caption_draws_its_own_picture_after_training(make: Callable[[], Recipe]) -> None:
     pictures, captions = _eight_pictures(), _eight_captions()
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from imagen_pl.data.build_emoji import SHIPPED, STYLES
 from imagen_pl.data.sources.declaration import SourceDeclaration
 from imagen_pl.data.sources.parquet import ParquetSource
+from imagen_pl.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -35,6 +36,8 @@ class EmojiSource(ParquetSource):
             the names alone.
         subject_captions: caption a training image with its name alone, "cupcake", a third of the time. Such a
             caption has one image in each style.
+        style_captions: caption with the style alone, "fluent style", in every split. These are the domains of
+            a Translator.
     """
 
     def __init__(
@@ -43,12 +46,19 @@ class EmojiSource(ParquetSource):
         styles: list[Literal["fluent", "noto", "twemoji"]] | None = None,
         tag_captions: bool = False,
         subject_captions: bool = False,
+        style_captions: bool = False,
     ) -> None:
         super().__init__(str(SHIPPED) if path is None else path)
         self.ships_with_package = path is None
         self.styles = styles
         self.tag_captions = tag_captions
         self.subject_captions = subject_captions
+        self.style_captions = style_captions
+        if style_captions and (subject_captions or tag_captions):
+            raise UserError(
+                "data.source: style_captions leaves the subject out, which subject_captions and tag_captions "
+                "name: set both to false"
+            )
 
     def declaration(self) -> SourceDeclaration:
         """For a user's own file only the styles are known, and its captions must not be published."""
@@ -65,6 +75,8 @@ class EmojiSource(ParquetSource):
     def _captions(
         self, table: pyarrow.Table, i: int, captions: tuple[str, ...], split: str
     ) -> tuple[str, ...]:
+        if self.style_captions:
+            return (f"{table['style'][i].as_py()} style",)
         captions = self._with_tags(table, i, captions, split)
         if not self.subject_captions or split != "train":
             return captions

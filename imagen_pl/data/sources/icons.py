@@ -12,6 +12,7 @@ from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row
 from imagen_pl.data.sources.declaration import SourceDeclaration
 from imagen_pl.data.sources.parquet import ParquetSource
+from imagen_pl.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -22,7 +23,11 @@ SHIPPED = Path(__file__).parents[1] / "shipped" / "icons64"
 
 @dataclass(frozen=True)
 class IconRow:
-    """One icon with what is known of it; `full_caption` names subject, set and kind."""
+    """One icon with what is known of it.
+
+    full_caption: names subject, set and kind.
+    picture: the same for icons that look the same.
+    """
 
     words: str
     set: str
@@ -30,6 +35,7 @@ class IconRow:
     split: str
     full_caption: str
     image: bytes
+    picture: str = ""
 
 
 class IconSource(ParquetSource):
@@ -45,6 +51,8 @@ class IconSource(ParquetSource):
         sets: the sets to take, by their names as in captions, for example "Tabler Icons"; None takes all.
         subject_captions: caption with the subject alone, "bell"; the set and the kind are then left open.
         least_pictures: leave out subjects that have fewer pictures than this in the sets taken.
+        set_captions: caption with set and kind alone, "Tabler Icons, outline", in every split. These are the
+            domains of a Translator.
     """
 
     def __init__(
@@ -53,9 +61,15 @@ class IconSource(ParquetSource):
         sets: list[str] | None = None,
         subject_captions: bool = False,
         least_pictures: int = 1,
+        set_captions: bool = False,
     ) -> None:
         super().__init__(str(SHIPPED) if path is None else path, group_column="picture")
+        if subject_captions and set_captions:
+            raise UserError(
+                "data.source: subject_captions leaves the set out and set_captions the subject: choose one"
+            )
         self.sets, self.subject_captions, self.least_pictures = sets, subject_captions, least_pictures
+        self.set_captions = set_captions
         self._pictures: Counter[str] = Counter()  # by subject
 
     def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
@@ -74,11 +88,11 @@ class IconSource(ParquetSource):
         """All icons that the source takes, of every split, in the order of the files."""
         self._count_pictures()
         rows = []
-        for table in self._columns(["subject", "words", "set", "kind", "split", "captions", "image"]):
+        for table in self._columns(["words", "set", "kind", "split", "captions", "image", "picture"]):
             for cell in self._kept(table).to_pylist():
                 full = next(each for each in cell["captions"] if f", {cell['set']}" in each)
-                image = cell["image"]["bytes"]
-                rows.append(IconRow(cell["words"], cell["set"], cell["kind"], cell["split"], full, image))
+                known = {column: cell[column] for column in ("words", "set", "kind", "split", "picture")}
+                rows.append(IconRow(**known, full_caption=full, image=cell["image"]["bytes"]))
         return rows
 
     def summary(self) -> list[str]:
@@ -130,7 +144,14 @@ class IconSource(ParquetSource):
     def _captions(
         self, table: pyarrow.Table, i: int, captions: tuple[str, ...], split: str
     ) -> tuple[str, ...]:
+        if self.set_captions:
+            return (domain_of(table["set"][i].as_py(), table["kind"][i].as_py()),)
         return (table["words"][i].as_py(),) if self.subject_captions else captions
+
+
+def domain_of(icon_set: str, kind: str) -> str:
+    """The caption of an icon by its set and kind alone, for example "Phosphor, duotone"."""
+    return f"{icon_set}, {kind}" if kind else icon_set
 
 
 def _top(counter: Counter[str], most: int = 6) -> str:

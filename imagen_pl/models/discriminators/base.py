@@ -52,6 +52,7 @@ class Discriminator(nn.Module, ABC):
         final_dim: f, the size of `ImageFeatures.final`.
         penalizable: whether gradient penalties can act on the gradients of `penalized_logits`.
         why_not_penalizable: the reason, for the error message, where they cannot.
+        images_per_sample: how many images of each sample it reads, joined in channels.
         map_channels: c of each of `ImageFeatures.maps`, by its resolution; empty where there are no maps.
         frozen_channels: c of each of `ImageFeatures.frozen`; empty without a frozen backbone.
     """
@@ -61,12 +62,13 @@ class Discriminator(nn.Module, ABC):
     final_dim: int
     penalizable: bool = True
     why_not_penalizable: str = "reads a frozen network, whose gradients no penalty can lower"
+    images_per_sample: int = 1
     map_channels: Mapping[int, int] = MappingProxyType({})
     frozen_channels: Sequence[int] = ()
 
     @abstractmethod
     def extract_features(
-        self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None
+        self, images: Float[Tensor, "b _c r r"], growth: Growth | None = None
     ) -> ImageFeatures:
         """Features of images (-1 to 1) at `growth.resolution` (None: the largest, fully grown)."""
 
@@ -75,18 +77,18 @@ class Discriminator(nn.Module, ABC):
         """Logits, one column a head: larger means more real and a better fit to the caption."""
 
     def forward(
-        self, images: Float[Tensor, "b 3 r r"], text: TextFeatures, growth: Growth | None = None
+        self, images: Float[Tensor, "b _c r r"], text: TextFeatures, growth: Growth | None = None
     ) -> Float[Tensor, "b k"]:
         """`extract_features`, then `logits`."""
         return self.logits(self.extract_features(images, growth), text)
 
     def penalized_logits(
-        self, images: Float[Tensor, "b 3 r r"], text: TextFeatures, growth: Growth | None = None
+        self, images: Float[Tensor, "b _c r r"], text: TextFeatures, growth: Growth | None = None
     ) -> Float[Tensor, "b k"]:
         """The logits that gradient penalties differentiate: all, unless a part reads frozen features."""
         return self(images, text, growth)
 
-    def check_growth(self, images: Float[Tensor, "b 3 r r"], growth: Growth | None) -> Growth:
+    def check_growth(self, images: Float[Tensor, "b _c r r"], growth: Growth | None) -> Growth:
         """`growth`, or fully grown where it is None. Raises ValueError unless the images have that size."""
         growth = growth or Growth(self.resolutions[-1])
         if images.shape[-1] != growth.resolution:

@@ -19,6 +19,8 @@ class Generator(nn.Module, ABC):
         text_dim: c, the size of the text features that it reads.
         reads_images: whether it changes given images, as an Upsampler does; `forward` then raises UserError,
             and `for_batch` and `rows_to_show` make its input of a batch's images.
+        images_per_sample: how many images `for_batch` gives of each sample in training, joined in channels.
+        verb: the command of imagen-pl that draws with it.
         init_from: model whose weights a new training starts from, for the parameters that both have; None
             starts from random weights.
     """
@@ -27,6 +29,8 @@ class Generator(nn.Module, ABC):
     latent_dim: int
     text_dim: int
     reads_images: bool = False
+    images_per_sample: int = 1
+    verb: str = "sample"
     init_from: str | None = None
 
     @abstractmethod
@@ -59,9 +63,16 @@ class Generator(nn.Module, ABC):
 
     def for_batch(
         self, z: Float[Tensor, "b z"], batch: EncodedBatch, growth: Growth | None = None
-    ) -> Float[Tensor, "b 3 r r"]:
-        """Images that the discriminator compares with those of the batch: here, images for its captions."""
+    ) -> Float[Tensor, "b _c r r"]:
+        """Images that the discriminator compares with those of the batch: here, images for its captions.
+
+        A generator may give several images of each sample, joined in channels; the last three are the result.
+        """
         return self(z, batch.text, growth)
+
+    def like_generated(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b _c r r"]:
+        """Real images in the form of those of `for_batch`: here, as they are."""
+        return images
 
     def rows_to_show(
         self, z: Float[Tensor, "b z"], batch: EncodedBatch, growth: Growth | None = None

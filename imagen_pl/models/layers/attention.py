@@ -51,13 +51,14 @@ class CrossAttention(nn.Module):
         channels: feature maps; a multiple of `heads`.
         text_dim: size of a token's vector.
         heads: attention heads.
+        norm: of the maps, before the queries; None is over all pixels together.
     """
 
-    def __init__(self, channels: int, text_dim: int, heads: int = 4) -> None:
+    def __init__(self, channels: int, text_dim: int, heads: int = 4, norm: nn.Module | None = None) -> None:
         super().__init__()
         _check_heads(channels, heads)
         self.heads = heads
-        self.norm = nn.GroupNorm(1, channels)
+        self.norm = nn.GroupNorm(1, channels) if norm is None else norm
         self.queries = nn.Linear(channels, channels, bias=False)
         self.keys_values = nn.Linear(text_dim, 2 * channels, bias=False)
         self.empty_word = nn.Parameter(torch.zeros(1, 1, text_dim))
