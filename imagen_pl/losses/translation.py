@@ -104,6 +104,9 @@ class StyleReconstruction(TranslationLoss):
 
     |s' - E(x', y')|    mean absolute difference of the entries, which have variance 1
 
+    The wanted style gets no gradient, or mapping network and style encoder soon agree on one style for all
+    latents. The paper prevents that by a hundredth of the learning rate for the mapping network.
+
     Args:
         generator_weight: factor in the generator's loss: a number (1 in the paper), or a schedule of images
             seen.
@@ -118,7 +121,8 @@ class StyleReconstruction(TranslationLoss):
         translator, _, _ = self._sources(inputs)
         assert inputs.real_images is not None
         assert inputs.latents is not None
-        wanted = translator.batch_style(inputs.latents, inputs.real_images, inputs.text)
+        with torch.no_grad():
+            wanted = translator.batch_style(inputs.latents, inputs.real_images, inputs.text)
         found = translator.style_of_image(inputs.images, inputs.text)
         return mean_of_each((found - wanted).abs())
 

@@ -84,7 +84,7 @@ def ssim(images: Float[Tensor, "b c h w"], true: Float[Tensor, "b c h w"]) -> Pe
     # Its variances are differences of large numbers, which bfloat16 would make meaningless.
     with torch.autocast(images.device.type, enabled=False):
         found = structural_similarity_index_measure(
-            images.float(), true.float(), data_range=255.0, reduction="none", return_full_image=True
+            images.double(), true.double(), data_range=255.0, reduction="none", return_full_image=True
         )
     assert isinstance(found, tuple)
     margin = _WINDOW // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,15 @@ SETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 EMOJI = [{"label": "bar", "hexcode": "1F36B"}]
 
 
-def write_icon_packages(folder: Path, more: int = 0) -> Path:
-    """Write the .tgz files of both packages, with a set of `more` icons; return the folder."""
+def write_icon_packages(folder: Path, more: int = 0, names: Sequence[str] = ()) -> Path:
+    """Write the .tgz files of both packages, with a set of `more` icons, or of these; return the folder."""
     sets = dict(SETS)
-    if more:
-        dots = {f"dot-{i}": f'<circle cx="12" cy="12" r="{3 + 8 * i / more:.2f}"/>' for i in range(more)}
+    names = names or [f"dot-{i}" for i in range(more)]
+    if names:
+        dots = {
+            name: f'<circle cx="12" cy="12" r="{3 + 8 * i / len(names):.2f}"/>'
+            for i, name in enumerate(names)
+        }
         sets["many"] = (described("Many"), icons(dots))
     files = {"package/collections.json": json.dumps({p: info for p, (info, _) in sets.items()}).encode()}
     files |= {f"package/json/{prefix}.json": json.dumps(data).encode() for prefix, (_, data) in sets.items()}

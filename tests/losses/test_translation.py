@@ -25,7 +25,7 @@ from imagen_pl.models.generators.translator import Translator
 from imagen_pl.schedules import Linear
 from imagen_pl.types import Growth, TextFeatures
 from tests.helpers.fakes import TinyBackbone
-from tests.helpers.networks import TEXT_DIM, small_discriminator, text_features
+from tests.helpers.networks import TEXT_DIM, awaken, small_discriminator, text_features
 from tests.helpers.training import tiny_gan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,6 +137,7 @@ def test_weight_of_diversity_is_zero_at_the_end() -> None:
 
 def test_losses_of_a_real_translator_train_mapping_and_encoder() -> None:
     translator = made(Translator, reference_share=0.5)
+    awaken(translator)
     assert translator.style_encoder is not None
     for term in (CycleConsistency(), StyleReconstruction()):
         translator.zero_grad()

@@ -11,7 +11,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.models.generators.translator import AdaIN, Translator
 from imagen_pl.models.layers.instance_norm import instance_norm
 from imagen_pl.types import EncodedBatch, TextFeatures
-from tests.helpers.networks import TEXT_DIM, text_features
+from tests.helpers.networks import TEXT_DIM, awaken, text_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -19,7 +19,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def small_translator(**settings: object) -> Translator:
     torch.manual_seed(0)
     chosen: dict = {"text_dim": TEXT_DIM, "latent_dim": 5, "style_dim": 8, "blocks": 1, **settings}
-    return Translator({8: 8, 16: 4, 32: 4}, **chosen)
+    translator = Translator({8: 8, 16: 4, 32: 4}, **chosen)
+    awaken(translator)
+    return translator
 
 
 def batch_of(count: int = 4) -> EncodedBatch:
@@ -125,6 +127,16 @@ def test_rows_to_show(latents: Tensor) -> None:
     assert torch.equal(rows["source, to"][1], batch.images[0])
     assert torch.equal(rows["reference"], batch.images)
     assert not torch.allclose(rows["by latent"], rows["by reference"], atol=1e-4)
+
+
+def test_a_residual_translator_starts_from_the_source(latents: Tensor) -> None:
+    batch = batch_of()
+    for residual in (True, False):
+        torch.manual_seed(0)
+        translator = Translator({8: 8, 16: 4, 32: 4}, TEXT_DIM, latent_dim=5, residual=residual)
+        with torch.no_grad():
+            drawn = translator.for_batch(latents, batch)
+        assert torch.equal(drawn, batch.images.roll(1, 0)) == residual
 
 
 def test_it_needs_a_picture(latents: Tensor) -> None:

@@ -85,11 +85,13 @@ def test_translations_of_held_out_shapes_are_nearer_to_the_true_ones_than_the_in
         _step(optimizers[1], torch.stack([loss.mean(), *(each.mean() for each in weighted.values())]).sum())
         average.update(translator, (step + 1) * BATCH, BATCH)
 
+    trained = average.generator
+    assert isinstance(trained, Translator)
     for given in (RED, BLUE):
         wanted = text_of(torch.full((len(held_out),), 1 - given))
         with torch.no_grad():
-            style = average.generator.style_of_latent(torch.randn(len(held_out), 4, generator=draw), wanted)
-            drawn = average.generator.translate(held_out[:, given], style)
+            style = trained.style_of_latent(torch.randn(len(held_out), 4, generator=draw), wanted)
+            drawn = trained.translate(held_out[:, given], style)
         true = held_out[:, 1 - given]
         gap = (drawn - true).abs().mean((1, 2, 3))
         floor = (held_out[:, given] - true).abs().mean((1, 2, 3))

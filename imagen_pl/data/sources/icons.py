@@ -88,7 +88,9 @@ class IconSource(ParquetSource):
         """All icons that the source takes, of every split, in the order of the files."""
         self._count_pictures()
         rows = []
-        for table in self._columns(["words", "set", "kind", "split", "captions", "image", "picture"]):
+        for table in self._columns(
+            ["subject", "words", "set", "kind", "split", "captions", "image", "picture"]
+        ):
             for cell in self._kept(table).to_pylist():
                 full = next(each for each in cell["captions"] if f", {cell['set']}" in each)
                 known = {column: cell[column] for column in ("words", "set", "kind", "split", "picture")}

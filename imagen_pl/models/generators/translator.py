@@ -50,8 +50,8 @@ class Translator(Generator):
         mapping_layers: layers from the latent to its part of the style.
         skips: resolutions, among `channels` but the smallest, whose maps from the way down are added on the
             way up. They keep fine detail of the source, which suits changes of colour more than of shape.
-        residual: draw what is added to the source image, from nothing at the start, instead of the whole image.
-            Short trainings then keep the source's shapes from the first step on. The paper draws the whole.
+        residual: draw what is added to the source image, which is nothing at the start. Short trainings then
+            keep the source's shapes from the first step on. The paper draws the whole image.
         style_from: "latent" has many styles a domain (StarGAN v2). "domain" has one, from the caption alone,
             as StarGAN; latents and reference images then change nothing, and StyleReconstruction and
             StyleDiversity must be left out.
