@@ -185,7 +185,7 @@ def webdataset(path: Path) -> dict[str, Any]:
 
 def icons(path: Path) -> dict[str, Any]:
     build_icons(path, 32, packages=write_icon_packages(path.parent / "packages", more=24), jobs=1)
-    return {"path": str(path)}
+    return {"path": str(path), "sets": None}  # the sets are others
 
 
 DRAWER = "imagen_pl.models.generators.style.StyleGenerator"
