@@ -25,11 +25,11 @@ def methods() -> dict[str, Callable[[Image.Image], Image.Image]]:
 
     anime: Any = Realesrgan(gpuid=-1, model=3)
     photo: Any = Realesrgan(gpuid=-1, model=4)
-    waifu: Any = Waifu2x(gpuid=-1, scale=4, noise=-1, model="models-cunet")
+    waifu: Any = Waifu2x(gpuid=-1, scale=2, noise=-1, model="models-cunet")
     return {
         "Real-ESRGAN x4plus": photo.process_pil,
         "Real-ESRGAN x4plus anime": anime.process_pil,
-        "waifu2x cunet": waifu.process_pil,
+        "waifu2x cunet, twice": lambda picture: waifu.process_pil(waifu.process_pil(picture)),
     }
 
 
