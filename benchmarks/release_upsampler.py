@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +118,18 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RELEASED / "upsampler", help="a new folder")
     o = parser.parse_args()
+    scores = json.loads(o.scores.read_text(encoding="utf-8"))
+    if str(o.run) not in scores["command"].split():
+        raise SystemExit(f"{o.scores} has the scores of another model: {scores['command']}")
     commands, took = trained_by(o.run)
     export_safetensors(load(o.run, "cpu"), o.out, half=True)
     size = (o.out / WEIGHTS).stat().st_size / 1e6
     if size > LARGEST_MB:
-        raise SystemExit(f"{o.out} has {size:.0f} MB of weights: {LARGEST_MB} at most may ship")
+        shutil.rmtree(o.out)
+        raise SystemExit(f"{o.run} has {size:.0f} MB of weights: {LARGEST_MB} at most may ship")
     forget_folder(o.out)
     Image.open(o.scores.with_suffix(".png")).convert("RGB").quantize(128).save(o.out / "samples.png")
     description = json.loads((o.out / "config.json").read_text(encoding="utf-8"))
-    scores = json.loads(o.scores.read_text(encoding="utf-8"))
     _heading, _, credit = (o.icons / "ATTRIBUTION.md").read_text(encoding="utf-8").partition("\n\n")
     text = card(description, scores, commands, took, credit.strip())
     (o.out / "README.md").write_text(text, encoding="utf-8")

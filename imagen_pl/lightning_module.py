@@ -143,6 +143,12 @@ class TextToImageGAN(ValidateAndSample):
         for term in self.losses:
             term.check(discriminator)
             term.check_generator(generator)
+            if term.needs_plain_images and discriminator.images_per_sample > 1:
+                raise UserError(
+                    f"model.losses: {type(term).__name__} gives the discriminator single images, but "
+                    f"{type(discriminator).__name__} reads {discriminator.images_per_sample} of each sample: "
+                    "leave the term out, or set the generator's noise to [0.0] and images to 1"
+                )
         if self.penalties and not discriminator.penalizable:
             raise UserError(
                 f"model.penalties: {type(discriminator).__name__} {discriminator.why_not_penalizable}: set "

@@ -42,7 +42,7 @@ def check_draws(model: TextToImage, name: str) -> None:
     if generator.reads_images:
         raise UserError(
             f"{name} is a {type(generator).__name__}, which changes given pictures: use "
-            f"`imagen-pl {generator.verb} {name} picture.png`"
+            f"`imagen-pl {generator.verb} {name} {generator.verb_arguments}`"
         )
 
 

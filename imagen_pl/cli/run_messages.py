@@ -36,11 +36,12 @@ def result_lines(trainer: Trainer, model: TextToImageGAN, run: RunFolder) -> lis
     drawn = next(c for c in callbacks_of(trainer) if isinstance(c, SampleGrid)).captions
     if pictures and drawn:
         lines.append(f"Pictures: {pictures[-1]}")
-    if model.ema.generator.reads_images:
-        lines.append(f"Try it: imagen-pl {model.ema.generator.verb} {run.path} picture.png")
+    generator = model.ema.generator
+    if generator.reads_images:
+        lines.append(f"Try it: imagen-pl {generator.verb} {run.path} {generator.verb_arguments}")
     elif pictures and drawn:
         prompt = shlex.quote(drawn[0])
-        better = f" --refine {USUAL_STEPS}" if can_refine(model.ema.generator) else ""
+        better = f" --refine {USUAL_STEPS}" if can_refine(generator) else ""
         lines.append(f"Draw more: imagen-pl sample {run.path} {prompt} --num_images 4{better} --out more.png")
     return lines
 

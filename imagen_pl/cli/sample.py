@@ -78,9 +78,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--upscaler_noise",
         type=float,
-        default=UPSCALER_NOISE,
         metavar="N",
-        help="noise added before, so that faults are replaced by detail, 0 to 1 (default: %(default)s)",
+        help=f"noise added before, so that faults are replaced by detail, 0 to 1 (default: {UPSCALER_NOISE}, "
+        "or less if the upsampler was trained with less)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object per picture: file, prompt, seed"
@@ -102,7 +102,8 @@ def sample(arguments: argparse.Namespace) -> int:
     """
     check_num_images(arguments.num_images)
     check_upscaler(arguments.upscaler)
-    check_noise(arguments.upscaler_noise, "--upscaler_noise")
+    if arguments.upscaler_noise is not None:
+        check_noise(arguments.upscaler_noise, "--upscaler_noise")
     options = sampling_options(arguments)
     if arguments.prompts is None:
         _check_line(arguments)
@@ -131,7 +132,7 @@ class _Artist:
         """Pictures for pairs of a prompt and a seed."""
         drawn = draw_with_progress(self.model, pairs, self.options)
         if self.upscaler is not None:
-            noise, upscale = self.arguments.upscaler_noise, self.upscaler.upscale
+            noise, upscale = self._noise(self.upscaler), self.upscaler.upscale
             drawn = (
                 upscale(picture, prompt, noise, seed)
                 for picture, (prompt, seed) in zip(drawn, pairs, strict=True)
@@ -148,7 +149,11 @@ class _Artist:
         if self.upscaler is None:
             return about
         name = self.arguments.upscaler or UPSAMPLER
-        return {**about, "upscaler": name, "upscaler_noise": self.arguments.upscaler_noise}
+        return {**about, "upscaler": name, "upscaler_noise": self._noise(self.upscaler)}
+
+    def _noise(self, upscaler: Upscaler) -> float:
+        given: float | None = self.arguments.upscaler_noise
+        return upscaler.usual_noise if given is None else given
 
 
 def _open(arguments: argparse.Namespace, options: SamplingOptions) -> _Artist:

@@ -68,6 +68,10 @@ def upscale(arguments: argparse.Namespace) -> int:
             another, or the model does not enlarge pictures.
     """
     files = [Path(name) for name in arguments.image]
+    for file in files:
+        if not file.is_file():
+            what = "it is a folder, name its pictures" if file.is_dir() else "there is no such file"
+            raise UserError(f"{file}: {what}")
     targets = _targets(files, arguments.out)
     check_seed(arguments.seed)
     model_file(arguments.model)  # a wrong name is reported before torch is imported
@@ -76,13 +80,17 @@ def upscale(arguments: argparse.Namespace) -> int:
     from imagen_pl.inference.upscaling import check_upscaling, load_upscaler
 
     check_upscaling(arguments.noise, arguments.tile, "--")
-    pictures = [read_picture(file) for file in files]
+    for file in files:
+        read_picture(file)  # one that cannot be read is found before the first is enlarged
     upscaler = load_upscaler(arguments.model, arguments.device)
     about = {"model": arguments.model, "prompt": arguments.prompt, "noise": arguments.noise}
-    total = sum(upscaler.tiles(picture, arguments.tile) for picture in pictures)
+    if not arguments.prompt and not upscaler.model.description.get("caption_dropout"):
+        print(f"{arguments.model} was trained with captions alone: say what the picture shows by --prompt")
+    total = sum(upscaler.tiles(read_picture(file), arguments.tile) for file in files)
     lines = []
     with progress_bar("upscaling", total, " tiles") as bar:
-        for picture, target in zip(pictures, targets, strict=True):
+        for file, target in zip(files, targets, strict=True):
+            picture = read_picture(file)
             large = upscaler.upscale(
                 picture, arguments.prompt, arguments.noise, arguments.seed, arguments.tile, bar.update
             )
@@ -94,21 +102,11 @@ def upscale(arguments: argparse.Namespace) -> int:
 
 
 def read_picture(file: Path) -> Image.Image:
-    """A picture as it is shown: turned as EXIF asks.
+    """A picture as it is shown: in sRGB, and turned as EXIF asks. Raises UserError if it cannot be read."""
+    from imagen_pl.data.transforms import UNREADABLE, as_shown
 
-    Raises:
-        UserError: it is missing or cannot be read.
-    """
-    from PIL import Image, ImageOps
-
-    from imagen_pl.data.transforms import UNREADABLE, wide_grey_to_rgb
-
-    if not file.is_file():
-        raise UserError(f"{file}: there is no such file")
     try:
-        with Image.open(file) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            return wide_grey_to_rgb(picture) if picture.mode.startswith(("I", "F")) else picture.copy()
+        return as_shown(file)
     except UNREADABLE as error:
         raise UserError(f"{file} cannot be read as a picture ({type(error).__name__})") from error
 
@@ -128,7 +126,9 @@ def _targets(files: Sequence[Path], out: Path) -> list[Path]:
         if target.resolve() == file.resolve():
             raise UserError(f"--out {out} would replace {file}: name another folder or file")
     if len(set(targets)) < len(targets):
-        raise UserError(f"--out {out}: two pictures have the same name; enlarge them one by one")
+        raise UserError(
+            f"--out {out}: two of the enlarged pictures would have one name; use a folder for each of them"
+        )
     return targets
 
 

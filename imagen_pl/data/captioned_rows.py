@@ -168,7 +168,7 @@ class CaptionedRows(LightningDataModule):
             drawn,
             self.balance_groups,
         )
-        settings += () if processing.crop_from is None else (processing.crop_from,)
+        settings += () if processing.crop_from is None else (processing.crop_from, processing.seed)
         digest = hashlib.sha256(repr(settings).encode())
         add_rows(digest, self._rows.source, rows)
         return digest.hexdigest()[:16]
@@ -185,7 +185,7 @@ class CaptionedRows(LightningDataModule):
             processing.fit,
             processing.background,
         )
-        settings += () if processing.crop_from is None else (processing.crop_from,)
+        settings += () if processing.crop_from is None else (processing.crop_from, processing.seed)
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
     def version(self) -> dict[str, Any]:

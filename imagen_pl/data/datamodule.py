@@ -217,7 +217,11 @@ class CaptionedImages(CaptionedRows):
         """
         validation = self._rows.validation
         source = self._rows.source if validation else self.source
-        assert isinstance(source, Source), "a stream has validation images"
+        if not isinstance(source, Source):
+            raise UserError(
+                "the grid of samples shows held-out images, and this stream has none: set data.val_fraction, "
+                "or samples.captions to []"
+            )
         images = RowImages(source, validation or self._rows.train, self.val_processing)
         numbers = np.array(evenly_spread(range(len(images)), number), dtype=np.int64)
         return images[BatchPlan(numbers, numbers, self.run_state.growth.resolution)]

@@ -65,7 +65,9 @@ class ImageCaptionPairs(ABC):
         settings: tuple[object, ...] = (
             min(self.resolution, largest), self.smallest, self.processing.fit, self.processing.background
         )  # fmt: skip
-        settings += () if self.processing.crop_from is None else (self.processing.crop_from,)
+        settings += (
+            () if self.processing.crop_from is None else (self.processing.crop_from, self.processing.seed)
+        )
         digest = hashlib.sha256(repr(settings).encode())
         self._add_pairs(digest, number)
         return digest.hexdigest()[:32]

@@ -26,6 +26,7 @@ Fit = Literal["crop", "pad"]
 # Everything that Pillow raises for a broken file, or for a decompression bomb.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
+_TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,6 +80,26 @@ def decode(
     return pixels.permute(2, 0, 1).contiguous()
 
 
+def as_shown(image: bytes | Path) -> Image.Image:
+    """The whole picture in sRGB, turned as EXIF asks: RGB, or RGBA if it has transparency.
+
+    Raises one of UNREADABLE.
+    """
+    with _open(image) as opened:
+        profile, turn = opened.info.get("icc_profile"), exif_turn(opened)
+        opened.load()
+        clear = opened.mode in _TRANSPARENT or "transparency" in opened.info
+        picture = opened.convert("RGBA") if clear else _to_rgb(opened, (255, 255, 255))
+    if turn is not None:
+        picture = picture.transpose(turn)
+    if profile:
+        colours = _to_srgb(picture.convert("RGB"), profile)
+        if clear:
+            colours.putalpha(picture.getchannel("A"))
+        picture = colours
+    return picture
+
+
 def _open(image: bytes | Path) -> Image.Image:
     if isinstance(image, Path):
         return Image.open(image)
@@ -112,7 +133,7 @@ def _to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Ima
         return picture
     if picture.mode.startswith(("I", "F")):
         return wide_grey_to_rgb(picture)
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+    if picture.mode in _TRANSPARENT or "transparency" in picture.info:
         # Before resizing, so that the colour of fully transparent pixels does not bleed into the edges.
         layer = picture.convert("RGBA")
         below = Image.new("RGBA", layer.size, background)

@@ -20,7 +20,6 @@ from imagen_pl.inference.pipeline import TextToImage
 from imagen_pl.inference.refinement import can_refine
 from imagen_pl.inference.retrieval_captioning import AnyCaptioner
 from imagen_pl.inference.sampling_options import (
-    UPSCALER_NOISE,
     check_guidance,
     check_refine,
     check_truncation,
@@ -159,7 +158,7 @@ class Studio:
         drawn = {"truncation": truncation, "guidance": guidance, "refine": refine}
         facts = {"prompt": prompt, "seed": seed, **drawn, "model": self.name}
         if self.upscaler is not None:
-            picture = self.upscaler.upscale(picture, prompt, UPSCALER_NOISE, seed)
+            picture = self.upscaler.upscale(picture, prompt, self.upscaler.usual_noise, seed)
         save_picture(strip([picture], _SHOWN), file, facts)
         return str(file)
 
@@ -315,7 +314,7 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             second = gr.Textbox(label="To", value=examples[-1], max_length=MAX_PROMPT)
             frames = gr.Slider(4, MAX_FRAMES, 16, step=1, label="Frames each way")
             go = gr.Button("Film", variant="primary")
-            film = gr.Image(label="Film", type="filepath", interactive=False)
+            film = gr.Image(label=f"Film, {studio.model.resolution} px", type="filepath", interactive=False)
             inputs = [first, second, seed, truncation, guidance, frames]
             go.click(show_user_errors(studio.film), inputs, film, api_name="interpolate")
         if studio.captioner is not None:

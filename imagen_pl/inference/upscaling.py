@@ -17,7 +17,7 @@ from torch import Tensor
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import to_pil, to_uint8
 from imagen_pl.inference.pipeline import TextToImage, load
-from imagen_pl.inference.sampling_options import check_noise
+from imagen_pl.inference.sampling_options import UPSCALER_NOISE, check_noise
 from imagen_pl.models.generators.upsampler import Upsampler, add_noise
 from imagen_pl.types import TextFeatures
 
@@ -43,6 +43,11 @@ class Upscaler:
         self.model, self.generator = model, model.generator
 
     @property
+    def usual_noise(self) -> float:
+        """Noise for pictures that a model drew: a little, but no more than was seen in training."""
+        return min(UPSCALER_NOISE, self.generator.noise)
+
+    @property
     def factor(self) -> int:
         """How many times as large the result is."""
         return self.generator.factor
@@ -61,8 +66,9 @@ class Upscaler:
         Args:
             picture: of any size and mode. Transparency is kept: it is enlarged like a grey picture.
             prompt: what it shows; "" if that is not known.
-            noise: standard deviation of noise that is added first, 0 to 1 on the scale of -1 to 1. A little
-                of it (0.1) lets the network replace the faults of pictures that another model drew.
+            noise: standard deviation of noise that is added first, on the scale of -1 to 1; at most what was
+                seen in training, `generator.noise`. A little of it (`usual_noise`) lets the network replace
+                the faults of pictures that another model drew.
             seed: of the noise.
             tile: side of the tiles, px of the small picture; smaller ones take less memory.
             on_tile: called after each tile with 1.
@@ -71,6 +77,10 @@ class Upscaler:
             UserError: noise or tile is out of range.
         """
         check_upscaling(noise, tile)
+        if noise > self.generator.noise:
+            raise UserError(
+                f"noise {noise} is more than this upsampler has seen in training, {self.generator.noise}"
+            )
         text = self.model.text_encoder.encode([prompt], self.model.device)
         if not _is_transparent(picture):
             return to_pil(to_uint8(self._pixels(_tensor(picture), text, noise, seed, tile, on_tile)))[0]
@@ -106,12 +116,11 @@ class Upscaler:
         tile: int,
         on_tile: Callable[[int], object] | None,
     ) -> Float[Tensor, "1 3 f*h f*w"]:
-        small, level = small.to(self.model.device), torch.full((1,), noise)
-        if noise:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                small = add_noise(small.cpu(), level).to(self.model.device)
-        level, f, halo = level.to(self.model.device), self.factor, self.generator.halo
+        level = torch.full((1,), noise)
+        if noise:  # on the CPU, so that a seed gives the same noise on every device
+            small = add_noise(small, level, torch.Generator().manual_seed(seed))
+        small, level = small.to(self.model.device), level.to(self.model.device)
+        f, halo = self.factor, self.generator.halo
         h, w = small.shape[-2:]
         large = small.new_empty(1, 3, f * h, f * w)
         for top, bottom, left, right in _tiles(h, w, self._step(tile)):

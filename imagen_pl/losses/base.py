@@ -75,6 +75,7 @@ class LossTerm(nn.Module, ABC):
             captions.
         needs_groups: whether the term compares the images of a caption, so that a batch must have several:
             data.pictures_per_caption.
+        needs_plain_images: whether it gives the discriminator images of its own, one alone of each sample.
         trained_in: the step in which the term's own parameters, if any, are trained.
         generator_every: the generator step computes the term at every nth step, n times as strong.
     """
@@ -82,6 +83,7 @@ class LossTerm(nn.Module, ABC):
     name: str
     needs_pairs: bool = False
     needs_groups: bool = False
+    needs_plain_images: bool = False
     trained_in: Step = "discriminator"
     generator_every: int = 1
 

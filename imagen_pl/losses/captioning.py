@@ -83,7 +83,7 @@ class Captioning(SeparatelyTrainedLoss):
             raise UserError(f"captioning.contrast {contrast} must be 0 or more")
         self.share, self.contrast = share, contrast
         self.similar = SimilarCaptions(())
-        self.needs_features = captioner.features.needs_discriminator
+        self.needs_features = self.needs_plain_images = captioner.features.needs_discriminator
         self.captioner, self.captioner_from, self.freeze = captioner, captioner_from, freeze
         if freeze:
             captioner.requires_grad_(False)

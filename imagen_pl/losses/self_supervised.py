@@ -27,6 +27,8 @@ class SelfSupervisedTask(LossTerm):
         from_resolution: resolution, px, below which the task is skipped.
     """
 
+    needs_plain_images = True
+
     def __init__(
         self,
         share: float,

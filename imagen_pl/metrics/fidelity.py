@@ -43,7 +43,8 @@ class Fidelity(ImageMetric):
             return
         assert self._real is not None, "the real images of a batch come first"
         self._device = images.device
-        true, drawn = self._real.double(), images.double()
+        # On the CPU, since some devices have no float64.
+        true, drawn = self._real.cpu().double(), images.cpu().double()
         pairs = [(drawn, true), (luma(drawn), luma(true))]
         each = [score(*pair) for pair in pairs for score in (psnr, ssim)]
         counted = [*(values.sum() for values in each), torch.tensor(float(len(images)))]
@@ -81,11 +82,10 @@ def ssim(images: Float[Tensor, "b c h w"], true: Float[Tensor, "b c h w"]) -> Pe
     # Imported here: torchmetrics takes seconds to import.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    # Its variances are differences of large numbers, which bfloat16 would make meaningless.
-    with torch.autocast(images.device.type, enabled=False):
-        found = structural_similarity_index_measure(
-            images.double(), true.double(), data_range=255.0, reduction="none", return_full_image=True
-        )
+    # In float64, since the variances are differences of large numbers; autocast leaves it alone.
+    found = structural_similarity_index_measure(
+        images.double(), true.double(), data_range=255.0, reduction="none", return_full_image=True
+    )
     assert isinstance(found, tuple)
     margin = _WINDOW // 2
     return found[1][:, :, margin:-margin, margin:-margin].mean((1, 2, 3))

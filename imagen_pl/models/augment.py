@@ -99,15 +99,18 @@ def color(images: Images, source: torch.Generator | None = None) -> Images:
         3, images.shape[0], 1, 1, 1, device=images.device, generator=source
     )
     images = images + (brightness - 0.5)
-    grey = images.mean(1, keepdim=True) if images.shape[1] == 3 else _grey_of_each(images)
+    if images.shape[1] > 3:  # several images of each sample, joined in channels, change alike
+        return torch.cat(
+            [_saturate_and_contrast(part, saturation, contrast) for part in images.split(3, 1)], 1
+        )
+    return _saturate_and_contrast(images, saturation, contrast)
+
+
+def _saturate_and_contrast(images: Images, saturation: Tensor, contrast: Tensor) -> Images:
+    grey = images.mean(1, keepdim=True)
     images = grey + (images - grey) * (2 * saturation)
     mean = images.mean((1, 2, 3), keepdim=True)
     return mean + (images - mean) * (contrast + 0.5)
-
-
-def _grey_of_each(images: Images) -> Images:
-    """The grey of each of several images that are joined in channels."""
-    return images.unflatten(1, (-1, 3)).mean(2, keepdim=True).expand(-1, -1, 3, -1, -1).flatten(1, 2)
 
 
 def translate(images: Images, source: torch.Generator | None = None, share: float = 0.125) -> Images:

@@ -63,7 +63,11 @@ class Degradation(nn.Module):
 
     def forward(self, images: Images, factor: int) -> Small:
         """Images of 1 / `factor` of the side, in the range of the given ones, -1 to 1."""
-        images = images.float()
+        # In bfloat16, rounding would be the larger part of what the network learns to undo.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._degraded(images.float(), factor)
+
+    def _degraded(self, images: Images, factor: int) -> Small:
         if not self.training:
             return shrink(images, factor, self.filters[0])
         if self.blur:

@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import ExifTags, Image
 
+from imagen_pl import load
+from imagen_pl.cli import open_model
 from imagen_pl.cli.main import main
+from imagen_pl.inference.pipeline import TextToImage
+from imagen_pl.types import Growth
 from tests.helpers.commands import one_line_error
+from tests.helpers.fakes import TinyText
 from tests.helpers.image_files import write_photos
+from tests.helpers.networks import small_generator
 from tests.helpers.runs import REPOSITORY
 
 
@@ -95,6 +101,15 @@ def test_several_pictures_go_into_a_folder(upsampler: Path, tmp_path: Path) -> N
     assert Image.open(tmp_path / "out/a.png").mode == "RGBA"
 
 
+def test_a_picture_is_turned_as_its_exif_asks(upsampler: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (8, 4), "white").save(tmp_path / "turned.jpg", exif=exif)
+    words = ["upscale", str(upsampler), str(tmp_path / "turned.jpg"), "--out", str(tmp_path / "out.png")]
+    assert main(words) == 0
+    assert Image.open(tmp_path / "out.png").size == (16, 32)
+
+
 def test_sample_draws_and_enlarges(
     upsampler: Path, trained_once: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -124,6 +139,35 @@ def test_a_release_enlarges_as_the_run_does(upsampler: Path, tmp_path: Path) -> 
     assert np.array_equal(run, release)
 
 
+@pytest.mark.parametrize(
+    ("source", "resolution", "name", "enlarged"),
+    [
+        ("imagen_pl.data.sources.icons.IconSource", 64, None, True),
+        ("EmojiSource", 64, None, True),
+        ("imagen_pl.data.sources.icons.IconSource", 32, None, False),
+        ("imagen_pl.data.sources.folder.FolderSource", 64, None, False),
+        ("imagen_pl.data.sources.icons.IconSource", 64, "none", False),
+        ("imagen_pl.data.sources.folder.FolderSource", 64, "shipped", True),
+    ],
+)
+def test_icons_and_emoji_of_64_px_are_enlarged_by_default(
+    source: str,
+    resolution: int,
+    name: str | None,
+    enlarged: bool,
+    upsampler: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load(upsampler).save(tmp_path / "upsampler")
+    monkeypatch.setattr(open_model, "RELEASED", tmp_path)
+    given = str(tmp_path / "upsampler") if name == "shipped" else name
+    description = {"data": {"class_path": source, "init_args": {}}}
+    model = TextToImage(small_generator(), TinyText(), Growth(resolution), description)
+
+    assert (open_model.open_upscaler(given, model) is not None) is enlarged
+
+
 def test_a_transparent_picture_becomes_white_in_a_jpeg(upsampler: Path, tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     words = ["upscale", str(upsampler), str(tmp_path / "clear.png")]
@@ -135,8 +179,10 @@ def test_a_transparent_picture_becomes_white_in_a_jpeg(upsampler: Path, tmp_path
     ("words", "message"),
     [
         (["missing.png"], "missing.png: there is no such file"),
+        (["."], ".: it is a folder"),
+        (["a.png", "--noise", "0.9"], "noise 0.9 is more than this upsampler has seen in training, 0.3"),
         (["text.png"], "text.png cannot be read as a picture"),
-        (["a.png", "a.png"], "two pictures have the same name"),
+        (["a.png", "a.png"], "two of the enlarged pictures would have one name"),
         (["a.png", "--out", "a.png"], "--out a.png would replace a.png"),
         (["a.png", "--out", "."], "--out . would replace a.png"),
         (["a.png", "b.png", "--out", "c.png"], "--out c.png holds one picture"),

@@ -402,6 +402,9 @@ def test_the_same_split_has_another_fingerprint_with_squares() -> None:
     whole, squares = (CaptionedImages(WithSplits(16, side=32), crop_from=size) for size in (None, 24))
     assert whole.fingerprint != squares.fingerprint
     assert whole.training_fingerprint != squares.training_fingerprint
+    other = CaptionedImages(WithSplits(16, side=32), crop_from=24, seed=1)  # other squares
+    assert other.fingerprint != squares.fingerprint
+    assert other.training_fingerprint != squares.training_fingerprint
 
 
 def test_images_to_watch_are_spread_over_the_held_out_ones() -> None:

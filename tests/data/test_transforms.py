@@ -9,9 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
-from imagen_pl.data.transforms import UNREADABLE, decode, parse_background, quiet_pillow, read_size
+from imagen_pl.data import transforms
+from imagen_pl.data.transforms import (
+    UNREADABLE,
+    as_shown,
+    decode,
+    parse_background,
+    quiet_pillow,
+    read_size,
+)
 from imagen_pl.errors import UserError
 from tests.helpers.image_files import encoded, noise, truncated_jpeg
 
@@ -140,6 +148,24 @@ def test_srgb_profile_changes_nothing_and_a_broken_one_is_ignored() -> None:
     plain = decode(encoded(noise()), 32)
     assert torch.equal(decode(encoded(noise(), icc_profile=srgb), 32), plain)
     assert torch.equal(decode(encoded(noise(), icc_profile=b"not a profile"), 32), plain)
+
+
+def test_whole_pictures_are_srgb_turned_and_keep_their_transparency(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = as_shown(encoded(Image.new("RGB", (8, 4), "red"), exif=exif))
+    assert (turned.mode, turned.size) == ("RGB", (4, 8))
+    ramp = Image.fromarray(np.full((4, 4), 40000, np.uint16))
+    assert as_shown(encoded(ramp)).getpixel((0, 0)) == (156, 156, 156)
+
+    # A profile that swaps colours stands for one of another colour space.
+    monkeypatch.setattr(transforms, "_to_srgb", lambda picture, _: Image.merge("RGB", picture.split()[::-1]))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    clear = as_shown(encoded(Image.new("RGBA", (4, 4), (200, 10, 20, 70)), icc_profile=srgb))
+    assert clear.getpixel((0, 0)) == (20, 10, 200, 70)
+    assert as_shown(encoded(Image.new("CMYK", (4, 4)), "JPEG")).mode == "RGB"
 
 
 def test_unreadable_files_raise_what_callers_catch(tmp_path: Path) -> None:

@@ -82,6 +82,15 @@ def test_evaluation_resizes_alone() -> None:
     assert torch.equal(harsh.eval()(images, 2), shrink(images, 2, "bicubic"))
 
 
+def test_degradation_is_the_same_in_a_run_in_bfloat16() -> None:
+    images, harsh = smooth(4, 32, 32), Degradation(["bicubic", "area"], blur=2.0, jpeg=10)
+    torch.manual_seed(0)
+    expected = harsh(images, 2)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(harsh(images, 2), expected)
+
+
 def test_each_image_has_its_own_filter() -> None:
     torch.manual_seed(0)
     images = smooth(1, 32, 32).expand(16, -1, -1, -1)

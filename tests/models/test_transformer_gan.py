@@ -9,8 +9,9 @@ from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import Relativistic
 from imagen_pl.losses.base import LossInputs
-from imagen_pl.losses.gradient_penalties import FiniteDifferenceR1, FiniteDifferenceR2
+from imagen_pl.losses.gradient_penalties import R1, FiniteDifferenceR1, FiniteDifferenceR2
 from imagen_pl.losses.image_matching import PixelMatching
+from imagen_pl.losses.self_supervised import Rotation
 from imagen_pl.models.augment import color
 from imagen_pl.models.discriminators.transformer import TransformerDiscriminator
 from imagen_pl.models.generators.transformer import TransformerGenerator
@@ -123,13 +124,25 @@ def test_networks_must_agree_on_the_number_of_images() -> None:
         TextToImageGAN(generator(16), discriminator(16, 1), TinyText(), Relativistic(), adam(), adam())
 
 
-def test_saturation_is_of_each_image() -> None:
-    images = torch.rand(2, 3, 8, 8)
+def test_losses_that_make_images_of_their_own_are_refused() -> None:
+    with pytest.raises(UserError, match="Rotation gives the discriminator single images"):
+        TextToImageGAN(
+            generator(16),
+            discriminator(16),
+            TinyText(),
+            Relativistic(),
+            adam(),
+            adam(),
+            losses=[Rotation(16)],
+        )
+
+
+def test_joined_images_change_colours_as_each_would_alone() -> None:
+    images, others = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8) ** 3
     source = torch.Generator()
-    alone = color(images, source.manual_seed(0))
-    joined = color(torch.cat([images, images], 1), source.manual_seed(0))
-    torch.testing.assert_close(joined[:, :3], alone)
-    torch.testing.assert_close(joined[:, 3:], alone)
+    alone = [color(each, source.manual_seed(0)) for each in (images, others)]
+    joined = color(torch.cat([images, others], 1), source.manual_seed(0))
+    torch.testing.assert_close(joined, torch.cat(alone, 1))
 
 
 def test_rotary_products_depend_on_the_distance_alone() -> None:
@@ -157,6 +170,14 @@ def test_attention_equals_the_fused_kernel() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformer, "_MAX_TOKENS_UNFUSED", 1000)
         torch.testing.assert_close(layer(x), fused, atol=1e-5, rtol=1e-4)
+
+
+def test_gradient_penalties_work_with_many_tokens() -> None:
+    judge = TransformerDiscriminator(34, 2, 8, 1, 2, TEXT_DIM, images=1)  # 289 tokens
+    penalty = R1(1.0)(judge, torch.randn(2, 3, 34, 34), torch.randn(2, 3, 34, 34), text_features(2))
+    penalty.sum().backward()
+    assert judge.embed.weight.grad is not None
+    assert judge.embed.weight.grad.any()
 
 
 def test_norm_and_gate_equal_their_definitions() -> None:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import Relativistic
 from imagen_pl.losses.base import LossInputs, LossTerms
 from imagen_pl.losses.gradient_penalties import R1, R2
 from imagen_pl.losses.text_matching import MismatchedCaptions
-from imagen_pl.losses.translation import CycleConsistency, StyleReconstruction
+from imagen_pl.losses.translation import (
+    CycleConsistency,
+    IdentityTranslation,
+    StyleDiversity,
+    StyleReconstruction,
+)
 from imagen_pl.models.discriminators.multiscale import MultiscaleDiscriminator
 from imagen_pl.models.generators.translator import Translator
+from imagen_pl.schedules import Linear, Stage
 from imagen_pl.training.ema import GeneratorEMA
 from imagen_pl.types import EncodedBatch, Growth, TextFeatures
+from tests.helpers.training import SaveAt, assert_same, tiny_gan, train, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SIDE, BATCH, STEPS = 16, 8, 120
+SIDE, BATCH, STEPS = 16, 8, 160
 RED, BLUE = 0, 1
 
 
@@ -57,9 +66,9 @@ def test_translations_of_held_out_shapes_are_nearer_to_the_true_ones_than_the_in
     translator = Translator({8: 16, 16: 8}, text_dim=2, latent_dim=4, style_dim=16, blocks=1)
     discriminator = MultiscaleDiscriminator({4: 16, 8: 16, 16: 8}, text_dim=2, final_dim=16)
     average = GeneratorEMA(translator, halflife_kimg=0.1)
-    adversarial, penalties = Relativistic(), (R1(0.3), R2(0.3))
+    adversarial, penalties = Relativistic(), (R1(1.0), R2(1.0))
     mismatch = MismatchedCaptions()
-    terms = LossTerms([CycleConsistency(), StyleReconstruction()])
+    terms = LossTerms([CycleConsistency(), StyleReconstruction(0.3)])
     optimizers = [torch.optim.Adam(n.parameters(), 5e-3, (0.0, 0.99)) for n in (discriminator, translator)]
     source = batches(learnt, draw)
     for step in range(STEPS):
@@ -97,6 +106,32 @@ def test_translations_of_held_out_shapes_are_nearer_to_the_true_ones_than_the_in
         floor = (held_out[:, given] - true).abs().mean((1, 2, 3))
         assert (gap < floor).float().mean() > 0.8
         assert gap.mean() < 0.75 * floor.mean()
+
+
+@pytest.mark.parametrize("share_passes", [False, True])
+def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, share_passes: bool) -> None:
+    def gan() -> TextToImageGAN:
+        torch.manual_seed(0)
+        translator = Translator({8: 8, 16: 4}, text_dim=16, latent_dim=8, style_dim=8, blocks=1)
+        diversity = StyleDiversity(Linear(1.0, 0.0, kimg=0.04))
+        losses = [CycleConsistency(every=2), StyleReconstruction(), diversity, IdentityTranslation()]
+        return tiny_gan(
+            translator,
+            adversarial=Relativistic(),
+            penalties=[R1(1.0)],
+            losses=losses,
+            share_passes=share_passes,
+        )
+
+    whole, stages, stop = gan(), (Stage(16, kimg=1.0, batch_size=8),), tmp_path / "stop.ckpt"
+    train(whole, 48, [SaveAt({24: stop})], stages=stages)
+    resumed = gan()
+    train(resumed, 48, ckpt_path=stop, stages=stages)
+
+    assert whole.images_seen == resumed.images_seen == 48
+    assert_same(weights_of(whole), weights_of(resumed))
+    changed = zip(whole.ema.generator.parameters(), gan().ema.generator.parameters(), strict=True)
+    assert all(not torch.equal(after, before) for after, before in changed)
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -77,7 +77,7 @@ class ScaledBlock(nn.Module):
     def __init__(self, width: int, heads: int, side: int, layer_scale: float) -> None:
         super().__init__()
         self.first_norm, self.second_norm = (RMSNorm(width) for _ in range(2))
-        self.attention, self.gated = TokenAttention(width, heads, side), SwiGLU(width)
+        self.attention, self.gated = TokenAttention(width, heads, side, fused=False), SwiGLU(width)
         self.first_scale, self.second_scale = (
             nn.Parameter(torch.full((width,), layer_scale)) for _ in range(2)
         )

@@ -21,6 +21,7 @@ class Generator(nn.Module, ABC):
             and `for_batch` and `rows_to_show` make its input of a batch's images.
         images_per_sample: how many images `for_batch` gives of each sample in training, joined in channels.
         verb: the command of imagen-pl that draws with it.
+        verb_arguments: what follows the model's name in an example of that command.
         init_from: model whose weights a new training starts from, for the parameters that both have; None
             starts from random weights.
     """
@@ -31,6 +32,7 @@ class Generator(nn.Module, ABC):
     reads_images: bool = False
     images_per_sample: int = 1
     verb: str = "sample"
+    verb_arguments: str = "picture.png"
     init_from: str | None = None
 
     @abstractmethod

@@ -20,7 +20,8 @@ from imagen_pl.types import EncodedBatch, Growth, TextFeatures
 class TransformerGenerator(Generator):
     """Learned tokens, one for each square of pixels, through blocks that latent and caption modulate.
 
-    After each quarter of the blocks the tokens add to the image: four images, each on top of the one before.
+    After each part of the blocks, as many as `noise` is long, the tokens add to the image: four images by
+    default, each on top of the one before.
     In training the discriminator gets them all, joined in channels, each with less noise than the one before,
     and real images with the same noise. So early blocks are taught by coarse judgements, and deep stacks
     start to learn at once (the paper's multi-level noise-perturbed guidance). A share s of noise e makes

@@ -63,6 +63,7 @@ class Translator(Generator):
 
     reads_images = True
     verb = "translate"
+    verb_arguments = "picture.png --to DOMAIN"
 
     def __init__(
         self,

@@ -216,9 +216,16 @@ class ModulatedBlock(nn.Module):
         return x + self.second(y * (1 + scale) + shift)
 
 
-def add_noise(images: Small, level: Float[Tensor, " b"]) -> Small:
-    """Images with Gaussian noise of each one's level; at level 0 they stay as they are."""
-    return images + level[:, None, None, None] * torch.randn_like(images)
+def add_noise(images: Small, level: Float[Tensor, " b"], source: torch.Generator | None = None) -> Small:
+    """Images with Gaussian noise of each one's level; at level 0 they stay as they are.
+
+    Args:
+        images: -1 to 1.
+        level: standard deviation of the noise in each.
+        source: of the random numbers, on the images' device; None is torch's.
+    """
+    noise = torch.randn(images.shape, generator=source, device=images.device, dtype=images.dtype)
+    return images + level[:, None, None, None] * noise
 
 
 def _sines(level: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:

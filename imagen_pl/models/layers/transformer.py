@@ -42,7 +42,7 @@ class RotaryPositions(nn.Module):
     Args:
         side: tokens a row.
         head_dim: channels of a head; a multiple of 4.
-        base: ratio of the slowest to the fastest rotation.
+        base: ratio of the fastest to the slowest rotation.
     """
 
     cos: Tensor
@@ -67,17 +67,19 @@ class RotaryPositions(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Self-attention between tokens with unit queries and keys times a learned gain (arXiv:2302.05442).
+    """Self-attention between tokens; queries and keys are normalised and get a gain (arXiv:2302.05442).
 
     Args:
         channels: size of a token.
         heads: attention heads.
         side: tokens a row of the square.
+        fused: use torch's fused kernel for many tokens. It takes less memory but cannot be differentiated
+            twice, which R1, R2 and WGAN-GP need in a discriminator.
     """
 
-    def __init__(self, channels: int, heads: int, side: int) -> None:
+    def __init__(self, channels: int, heads: int, side: int, fused: bool = True) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.fused = heads, fused
         self.queries_keys_values = nn.Linear(channels, 3 * channels, bias=False)
         self.query_norm, self.key_norm = (RMSNorm(channels // heads) for _ in range(2))
         self.positions = RotaryPositions(side, channels // heads)
@@ -87,7 +89,7 @@ class TokenAttention(nn.Module):
         parts = self.queries_keys_values(x).chunk(3, -1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         q, k = self.positions(self.query_norm(q)), self.positions(self.key_norm(k))
-        if q.shape[2] <= _MAX_TOKENS_UNFUSED:
+        if not self.fused or q.shape[2] <= _MAX_TOKENS_UNFUSED:
             logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
             mixed = at_least_float32(logits).softmax(-1).to(v.dtype) @ v
         else:
