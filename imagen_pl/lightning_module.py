@@ -21,7 +21,7 @@ from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.schedules import RunState, Schedule
 from imagen_pl.training.ema import GeneratorEMA
 from imagen_pl.training.gradient_normalization import GradientNormalization
-from imagen_pl.training.manual_optimization import compile_each, is_trainable
+from imagen_pl.training.manual_optimization import compile_each, is_trainable, parts_to_compile
 from imagen_pl.training.seeded_steps import DISCRIMINATOR_LATENTS, GENERATOR_LATENTS
 from imagen_pl.training.validate_and_sample import ValidateAndSample
 from imagen_pl.training.validation_metrics import Validation
@@ -164,8 +164,8 @@ class TextToImageGAN(ValidateAndSample):
         if channels_last:
             self.to(memory_format=torch.channels_last)
         if compile:
-            # Block by block: the fade changes with each batch, and would recompile a whole network.
-            compile_each([*generator.blocks().values(), *discriminator.blocks().values()])
+            # Part by part: the fade changes with each batch, and would recompile a whole network.
+            compile_each([*parts_to_compile(generator), *parts_to_compile(discriminator)])
 
     # ------------------------------------------------------------------ the algorithm
 

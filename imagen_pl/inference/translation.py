@@ -60,7 +60,12 @@ def translated(
 
 
 def unknown_domain(model: TextToImage, domain: str) -> str | None:
-    """One line if a domain is none of those that the model was trained on, as far as it knows; else None."""
+    """One line if a domain is none of those that the model was trained on, as far as it knows; else None.
+
+    None for a model with class labels, whose encoder refuses other names.
+    """
+    if model.text_encoder.classes is not None:
+        return None
     known = list(dict.fromkeys(model.description.get("captions") or []))
     if not known or domain in known:
         return None

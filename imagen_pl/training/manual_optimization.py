@@ -222,6 +222,14 @@ def is_trainable(network: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in network.parameters())
 
 
+def parts_to_compile(network: Generator | Discriminator) -> list[nn.Module]:
+    """A network's blocks; of a network that does not grow, its layers, those of lists one by one."""
+    if blocks := list(network.blocks().values()):
+        return blocks
+    lists = (part if isinstance(part, nn.ModuleList) else [part] for part in network.children())
+    return [layer for layers in lists for layer in layers if any(True for _ in layer.parameters())]
+
+
 def compile_each(blocks: Iterable[nn.Module]) -> None:
     """Compile each block separately with torch.compile."""
     for block in blocks:

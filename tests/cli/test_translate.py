@@ -161,6 +161,32 @@ def test_training_starts_from_another_translator() -> None:
     assert read_state(Path("runs/more/checkpoints/last.ckpt"))["images_seen"] == 4
 
 
+@pytest.mark.usefixtures("folder")
+def test_stargan_with_class_labels(bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first StarGAN, as docs/translation.md says: one style a domain, and no losses of styles."""
+    recipe = tiny_recipe(bert)
+    labels = {
+        "class_path": "imagen_pl.models.text.labels.ClassLabels",
+        "init_args": {"classes": [FLUENT, NOTO]},
+    }
+    recipe["model"]["text_encoder"] = labels
+    recipe["model"]["generator"]["init_args"] |= {"style_from": "domain", "text_dim": 2}
+    recipe["model"]["discriminator"]["init_args"] |= {"text_dim": 2}
+    losses = ("text_matching.MismatchedCaptions", "translation.CycleConsistency")
+    recipe["model"]["losses"] = [{"class_path": f"imagen_pl.losses.{name}"} for name in losses]
+    Path("stargan.yaml").write_text(yaml.safe_dump(recipe))
+    whole = str(REPOSITORY / "configs/experiment/translator.yaml")
+    assert main(["fit", "--config", whole, "--config", "stargan.yaml", "--name", "stargan"]) == 0
+    assert "Try it: imagen-pl translate runs/stargan picture.png --to DOMAIN" in capsys.readouterr().out
+    words = ["translate", "runs/stargan", "a.png", "--to"]
+    assert main([*words, NOTO]) == 0
+    said = one_line_error([*words, NOTO, "--like", "b.png"], capsys)
+    assert "this model has one style for each domain: a reference picture has no effect" in said
+    assert "'noto stile' is none of the 2 classes of this model" in one_line_error(
+        [*words, "noto stile"], capsys
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

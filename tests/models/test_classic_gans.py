@@ -29,6 +29,7 @@ from imagen_pl.models.layers.equalized import EqualizedConv2d, EqualizedLinear, 
 from imagen_pl.models.layers.resampling import downsample, upsample
 from imagen_pl.models.layers.resnext import ResNeXtBlock
 from imagen_pl.models.layers.spectral import normalize_all
+from imagen_pl.training.manual_optimization import parts_to_compile
 from imagen_pl.types import Growth
 from tests.helpers.networks import TEXT_DIM, assert_blocks_share_nothing, awaken, text_features
 from tests.helpers.training import tiny_gan
@@ -139,6 +140,21 @@ def test_bfloat16_is_finite_and_gives_float32(pair: Pair, latents: torch.Tensor)
     assert images.dtype == logits.dtype == torch.float32
     for network in pair:
         assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+def test_parts_that_are_compiled_are_called(pair: Pair, latents: torch.Tensor) -> None:
+    for network in pair:
+        parts = parts_to_compile(network)
+        assert parts
+        called: list[nn.Module] = []
+        for part in parts:
+            part.register_forward_hook(lambda module, *_, seen=called: seen.append(module))
+        if isinstance(network, Generator):
+            network(latents, text_features())
+        else:
+            network(torch.randn(4, 3, 16, 16), text_features())
+        uncalled = [part for part in parts if part not in called]
+        assert sum(p.numel() for part in uncalled for p in part.parameters()) < 1000  # a text layer of SAGAN
 
 
 def test_unknown_resolutions_raise(pair: Pair, latents: torch.Tensor) -> None:
