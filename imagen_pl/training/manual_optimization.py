@@ -223,11 +223,13 @@ def is_trainable(network: nn.Module) -> bool:
 
 
 def parts_to_compile(network: Generator | Discriminator) -> list[nn.Module]:
-    """A network's blocks; of a network that does not grow, its layers, those of lists one by one."""
+    """A network's blocks; of a network that does not grow, its layers, those of containers one by one."""
     if blocks := list(network.blocks().values()):
         return blocks
-    lists = (part if isinstance(part, nn.ModuleList) else [part] for part in network.children())
-    return [layer for layers in lists for layer in layers if any(True for _ in layer.parameters())]
+    found: list[nn.Module] = []
+    for part in network.children():
+        found += part.children() if isinstance(part, (nn.ModuleList, nn.ModuleDict)) else [part]
+    return [layer for layer in found if any(True for _ in layer.parameters())]
 
 
 def compile_each(blocks: Iterable[nn.Module]) -> None:
