@@ -238,7 +238,7 @@ def table(scores: Sequence[TranslationScore]) -> str:
     return markdown(head, rows)
 
 
-def picture_grid(model: TextToImage, icons: Icons, sources: Sequence[str], seed: int, each: int = 3) -> Any:
+def picture_grid(model: TextToImage, icons: Icons, sources: Sequence[str], seed: int, each: int = 2) -> Any:
     """For subjects of the test split: a row of translations to every domain, and below it the true icons."""
     names = sorted(set(icons.domains))
     draw = np.random.default_rng([seed, 2])

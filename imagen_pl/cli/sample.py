@@ -28,7 +28,7 @@ from imagen_pl.cli.options import (
 )
 from imagen_pl.cli.prompt_files import Prompt, read_prompts
 from imagen_pl.errors import UserError
-from imagen_pl.inference.sampling_options import UPSCALER_NOISE, SamplingOptions, check_noise
+from imagen_pl.inference.sampling_options import SamplingOptions, check_noise
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,9 +78,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--upscaler_noise",
         type=float,
+        default=0.0,
         metavar="N",
-        help=f"noise added before, so that faults are replaced by detail, 0 to 1 (default: {UPSCALER_NOISE}, "
-        "or less if the upsampler was trained with less)",
+        help="noise added before, so that faults may be replaced by detail, 0 to 1 (default: 0)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object per picture: file, prompt, seed"
@@ -102,8 +102,7 @@ def sample(arguments: argparse.Namespace) -> int:
     """
     check_num_images(arguments.num_images)
     check_upscaler(arguments.upscaler)
-    if arguments.upscaler_noise is not None:
-        check_noise(arguments.upscaler_noise, "--upscaler_noise")
+    check_noise(arguments.upscaler_noise, "--upscaler_noise")
     options = sampling_options(arguments)
     if arguments.prompts is None:
         _check_line(arguments)
@@ -132,7 +131,7 @@ class _Artist:
         """Pictures for pairs of a prompt and a seed."""
         drawn = draw_with_progress(self.model, pairs, self.options)
         if self.upscaler is not None:
-            noise, upscale = self._noise(self.upscaler), self.upscaler.upscale
+            noise, upscale = self.arguments.upscaler_noise, self.upscaler.upscale
             drawn = (
                 upscale(picture, prompt, noise, seed)
                 for picture, (prompt, seed) in zip(drawn, pairs, strict=True)
@@ -149,11 +148,7 @@ class _Artist:
         if self.upscaler is None:
             return about
         name = self.arguments.upscaler or UPSAMPLER
-        return {**about, "upscaler": name, "upscaler_noise": self._noise(self.upscaler)}
-
-    def _noise(self, upscaler: Upscaler) -> float:
-        given: float | None = self.arguments.upscaler_noise
-        return upscaler.usual_noise if given is None else given
+        return {**about, "upscaler": name, "upscaler_noise": self.arguments.upscaler_noise}
 
 
 def _open(arguments: argparse.Namespace, options: SamplingOptions) -> _Artist:

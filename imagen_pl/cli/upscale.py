@@ -21,8 +21,8 @@ def make_parser() -> argparse.ArgumentParser:
         "upscale",
         description="Enlarge pictures of any size. Large ones are enlarged in tiles that leave no seams; "
         "transparency is kept.",
-        notes="A picture of yours needs no --noise. For one that a model drew, --noise 0.1 lets the "
-        "upsampler replace faults by detail; `imagen-pl sample --upscaler MODEL` does both in one step.",
+        notes="`imagen-pl sample --upscaler MODEL` draws and enlarges in one step. With --noise 0.05, for "
+        "example, faults of a picture that a model drew may be replaced by detail.",
     )
     add_model_argument(parser)
     parser.add_argument("image", nargs="+", help="picture files")

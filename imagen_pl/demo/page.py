@@ -158,7 +158,7 @@ class Studio:
         drawn = {"truncation": truncation, "guidance": guidance, "refine": refine}
         facts = {"prompt": prompt, "seed": seed, **drawn, "model": self.name}
         if self.upscaler is not None:
-            picture = self.upscaler.upscale(picture, prompt, self.upscaler.usual_noise, seed)
+            picture = self.upscaler.upscale(picture, prompt)
         save_picture(strip([picture], _SHOWN), file, facts)
         return str(file)
 

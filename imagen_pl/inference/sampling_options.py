@@ -10,7 +10,6 @@ from imagen_pl.errors import UserError
 MAX_GUIDANCE = 10.0
 # Refinement steps; 20 are what benchmarks/RESULTS.md measured.
 USUAL_STEPS = 20
-UPSCALER_NOISE = 0.1  # that an upscaler usually adds to a picture that a model drew
 PROJECTION_STEPS = 300  # of `imagen-pl project`
 MAX_STEPS = 200
 

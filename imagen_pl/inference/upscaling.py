@@ -17,7 +17,7 @@ from torch import Tensor
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import to_pil, to_uint8
 from imagen_pl.inference.pipeline import TextToImage, load
-from imagen_pl.inference.sampling_options import UPSCALER_NOISE, check_noise
+from imagen_pl.inference.sampling_options import check_noise
 from imagen_pl.models.generators.upsampler import Upsampler, add_noise
 from imagen_pl.types import TextFeatures
 
@@ -43,11 +43,6 @@ class Upscaler:
         self.model, self.generator = model, model.generator
 
     @property
-    def usual_noise(self) -> float:
-        """Noise for pictures that a model drew: a little, but no more than was seen in training."""
-        return min(UPSCALER_NOISE, self.generator.noise)
-
-    @property
     def factor(self) -> int:
         """How many times as large the result is."""
         return self.generator.factor
@@ -67,8 +62,8 @@ class Upscaler:
             picture: of any size and mode. Transparency is kept: it is enlarged like a grey picture.
             prompt: what it shows; "" if that is not known.
             noise: standard deviation of noise that is added first, on the scale of -1 to 1; at most what was
-                seen in training, `generator.noise`. A little of it (`usual_noise`) lets the network replace
-                the faults of pictures that another model drew.
+                seen in training, `generator.noise`. With a little of it (0.05) the network may replace faults
+                of pictures that another model drew; too much leaves a mottled ground.
             seed: of the noise.
             tile: side of the tiles, px of the small picture; smaller ones take less memory.
             on_tile: called after each tile with 1.

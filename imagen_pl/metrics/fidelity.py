@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -76,16 +77,21 @@ def psnr(images: Float[Tensor, "b c h w"], true: Float[Tensor, "b c h w"]) -> Pe
 def ssim(images: Float[Tensor, "b c h w"], true: Float[Tensor, "b c h w"]) -> PerImage:
     """Structural similarity of each image of 11 px or more, at most 1, for values of 0 to 255.
 
-    With the paper's settings, as torchmetrics computes it: a Gaussian window of 1.5 px, K 0.01 and 0.03. The
-    mean is over the windows of 11 px that lie wholly inside the image.
+    With the paper's settings (eq. 13): a Gaussian window of 11 px and 1.5 px deviation, K 0.01 and 0.03. The
+    mean is over the windows that lie wholly inside the image. torchmetrics has the same, but its window of
+    two dimensions takes ten times as long and 120 times the memory in float64.
     """
-    # Imported here: torchmetrics takes seconds to import.
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    x, y = (each.double().flatten(0, 1)[:, None] for each in (images, true))
+    places = torch.arange(_WINDOW, dtype=torch.float64, device=x.device) - _WINDOW // 2
+    weights = torch.exp(-0.5 * (places / 1.5).square())
+    weights = weights / weights.sum()
 
-    # In float64, since the variances are differences of large numbers; autocast leaves it alone.
-    found = structural_similarity_index_measure(
-        images.double(), true.double(), data_range=255.0, reduction="none", return_full_image=True
-    )
-    assert isinstance(found, tuple)
-    margin = _WINDOW // 2
-    return found[1][:, :, margin:-margin, margin:-margin].mean((1, 2, 3))
+    def mean(values: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(values, weights[None, None, :, None]), weights[None, None, None, :])
+
+    mx, my = mean(x), mean(y)
+    # In float64, since these are differences of large numbers; autocast leaves it alone.
+    vx, vy, covariance = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity = (2 * mx * my + c1) * (2 * covariance + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    return similarity.mean((1, 2, 3)).unflatten(0, images.shape[:2]).mean(1)
