@@ -125,7 +125,8 @@ def _suggestion(path: Path) -> str:
         return f"; did you mean {' or '.join(similar)}?"
     if not shipped or not is_plain_name:
         return ""
-    return f"; {' and '.join(shipped)} {'ships' if len(shipped) == 1 else 'ship'} with this package"
+    names = ", ".join(shipped[:-1]) + " and " * (len(shipped) > 1) + shipped[-1]
+    return f"; {names} {'ships' if len(shipped) == 1 else 'ship'} with this package"
 
 
 def _hub_file(name: str, with_discriminator: bool) -> Path:

@@ -61,7 +61,8 @@ def test_installed_command_writes_captions(photos: Path, tmp_path: Path) -> None
     assert done.returncode == 2
     assert (
         done.stderr
-        == "error: there is no run, checkpoint or release nowhere; emoji and icons ship with this package\n"
+        == "error: there is no run, checkpoint or release nowhere; emoji, icons and upsampler ship with this "
+        "package\n"
     )
 
 
@@ -245,7 +246,8 @@ def test_a_captioner_must_be_named(pictures: Path, capsys: pytest.CaptureFixture
     assert "the following arguments are required: --captioner" in capsys.readouterr().err
     assert main(["data", "captions", "mine", "--captioner", "nowhere"]) == 2
     assert capsys.readouterr().err == (
-        "error: there is no run, checkpoint or release nowhere; emoji and icons ship with this package\n"
+        "error: there is no run, checkpoint or release nowhere; emoji, icons and upsampler ship with this "
+        "package\n"
     )
 
 

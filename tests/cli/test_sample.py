@@ -182,5 +182,5 @@ def test_bad_input_of_sample_gives_one_line_error(
 def test_sample_without_prompts_gives_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     output = one_line_error(["sample", "nowhere", "a cat"], capsys)
     assert output.startswith(
-        "error: there is no run, checkpoint or release nowhere; emoji and icons ship with"
+        "error: there is no run, checkpoint or release nowhere; emoji, icons and upsampler ship with"
     )
