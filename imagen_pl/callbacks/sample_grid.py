@@ -15,6 +15,7 @@ from imagen_pl.callbacks.base import EveryKimg, check_interval, gan_of
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, to_pil, to_uint8
 from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.models.generators.base import ImageToImageGenerator
 
 
 class SampleGrid(EveryKimg):
@@ -58,8 +59,9 @@ class SampleGrid(EveryKimg):
         if not self.captions or not trainer.is_global_zero:
             return
         gan = gan_of(pl_module)
-        if gan.generator.reads_images:
-            images, captions = self._rows(trainer, gan)
+        generator = gan.ema.generator
+        if isinstance(generator, ImageToImageGenerator):
+            images, captions = self._rows(trainer, gan, generator)
         else:
             images, captions = gan.sample(self.captions, self.seed), self.captions
         pictures = to_pil(to_uint8(images))
@@ -71,12 +73,14 @@ class SampleGrid(EveryKimg):
             self._log(logger, pictures, captions, sheet, gan.images_seen)
 
     @torch.no_grad()
-    def _rows(self, trainer: Trainer, gan: TextToImageGAN) -> tuple[Tensor, list[str]]:
+    def _rows(
+        self, trainer: Trainer, gan: TextToImageGAN, generator: ImageToImageGenerator
+    ) -> tuple[Tensor, list[str]]:
         """What a generator makes of `columns` held-out images, in rows, and the labels."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         batch = gan.encoded(data.batch_to_watch(self.columns).to(gan.device))
         z = gan.latents_of(range(len(batch)), self.seed)
-        rows = gan.ema.generator.rows_to_show(z, batch, gan.growth)
+        rows = generator.rows_to_show(z, batch, gan.growth)
         labels = [f"{label}: {caption}" for label in rows for caption in batch.captions]
         return torch.cat(list(rows.values())), labels
 

@@ -56,9 +56,6 @@ class DCGANDiscriminator(Discriminator):
         )
         initialise_dcgan(self)
 
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
     def extract_features(
         self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None
     ) -> ImageFeatures:

@@ -46,9 +46,6 @@ class MLPDiscriminator(Discriminator):
             nn.Linear(widths[-1] + caption_dim, widths[-1]), activation(), nn.Linear(widths[-1], 1)
         )
 
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
     def extract_features(
         self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None
     ) -> ImageFeatures:

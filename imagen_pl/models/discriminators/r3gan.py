@@ -51,9 +51,6 @@ class R3GANDiscriminator(Discriminator):
         nn.init.normal_(self.weigh.weight, std=1 / sides[-1])
         nn.init.normal_(self.to_final.weight, std=widths[-1] ** -0.5)
 
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
     def extract_features(
         self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None
     ) -> ImageFeatures:

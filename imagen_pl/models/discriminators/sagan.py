@@ -56,9 +56,6 @@ class SAGANDiscriminator(Discriminator):
                 nn.init.orthogonal_(layer.weight)
         normalize_all(self)
 
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
     def extract_features(
         self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None
     ) -> ImageFeatures:

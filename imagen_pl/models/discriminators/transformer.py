@@ -51,9 +51,6 @@ class TransformerDiscriminator(Discriminator):
         self.unconditional = nn.Linear(width, 1)
         self.text = nn.Linear(text_dim, width)
 
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
     def extract_features(
         self, images: Float[Tensor, "b k r r"], growth: Growth | None = None
     ) -> ImageFeatures:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from imagen_pl.errors import UserError
 from imagen_pl.types import EncodedBatch, Growth, TextFeatures
 
 
@@ -17,8 +18,7 @@ class Generator(nn.Module, ABC):
         resolutions: every resolution it can grow through, px, from small to large.
         latent_dim: z, the size of the latent vector; entries are standard normal.
         text_dim: c, the size of the text features that it reads.
-        reads_images: whether it changes given images, as an Upsampler does; `forward` then raises UserError,
-            and `for_batch` and `rows_to_show` make its input of a batch's images.
+        reads_images: whether it changes given images, as an ImageToImageGenerator does.
         images_per_sample: how many images `for_batch` gives of each sample in training, joined in channels.
         verb: the command of imagen-pl that draws with it.
         verb_arguments: what follows the model's name in an example of that command.
@@ -76,15 +76,12 @@ class Generator(nn.Module, ABC):
         """Real images in the form of those of `for_batch`: here, as they are."""
         return images
 
-    def rows_to_show(
-        self, z: Float[Tensor, "b z"], batch: EncodedBatch, growth: Growth | None = None
-    ) -> dict[str, Float[Tensor, "b 3 r r"]]:
-        """Rows of the grid of samples by their labels, for a generator that reads images."""
-        raise NotImplementedError(f"{type(self).__name__} reads no images")
-
-    @abstractmethod
     def blocks(self) -> dict[int, nn.Module]:
-        """The block that each resolution adds, by resolution; shared layers are in none of them."""
+        """The block that each resolution adds, by resolution; shared layers are in none of them.
+
+        Empty for a generator that does not grow.
+        """
+        return {}
 
     def check_growth(self, growth: Growth | None) -> Growth:
         """`growth`, or fully grown where it is None. Raises ValueError if its resolution is unknown."""
@@ -95,3 +92,27 @@ class Generator(nn.Module, ABC):
 
     def track(self, z: Float[Tensor, "n z"]) -> None:
         """Update running statistics from the latents of all processes; called once a training step."""
+
+
+class ImageToImageGenerator(Generator):
+    """Changes given images, as an Upsampler or a Translator does; it draws nothing from a caption alone.
+
+    In training and validation, `for_batch` makes its input of the batch's images.
+    """
+
+    reads_images = True
+
+    def forward(  # type: ignore[override]  # no guidance
+        self,
+        z: Float[Tensor, "b z"],
+        text: TextFeatures,
+        growth: Growth | None = None,
+        truncation: float = 1.0,
+    ) -> Float[Tensor, "b 3 r r"]:
+        raise UserError(f"{type(self).__name__} changes given images: use imagen-pl {self.verb}")
+
+    @abstractmethod
+    def rows_to_show(
+        self, z: Float[Tensor, "b z"], batch: EncodedBatch, growth: Growth | None = None
+    ) -> dict[str, Float[Tensor, "b _c _h _w"]]:
+        """Rows of the grid of samples, by their labels."""

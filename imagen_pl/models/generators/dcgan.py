@@ -42,9 +42,6 @@ class DCGANGenerator(Generator):
         self.layers = nn.Sequential(*layers, nn.Tanh())
         initialise_dcgan(self.layers)
 
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
     def forward(  # type: ignore[override]  # no guidance
         self,
         z: Float[Tensor, "b z"],

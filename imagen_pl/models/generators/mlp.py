@@ -42,9 +42,6 @@ class MLPGenerator(Generator):
         hidden = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
         self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], 3 * resolution**2), nn.Tanh())
 
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
     def forward(  # type: ignore[override]  # no guidance
         self,
         z: Float[Tensor, "b z"],

@@ -57,9 +57,6 @@ class R3GANGenerator(Generator):
         self.to_rgb = nn.Conv2d(widths[-1], 3, 1)
         nn.init.normal_(self.to_rgb.weight, std=0.5 * widths[-1] ** -0.5)
 
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
     def forward(  # type: ignore[override]  # no guidance
         self,
         z: Float[Tensor, "b z"],

@@ -60,9 +60,6 @@ class SAGANGenerator(Generator):
         for network in (self.first_map, *self.up, *self.attention.values(), self.to_rgb):
             normalize_all(network)
 
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
     def forward(  # type: ignore[override]  # no guidance
         self,
         z: Float[Tensor, "b z"],

@@ -74,9 +74,6 @@ class TransformerGenerator(Generator):
             nn.Sequential(RMSNorm(width), nn.Linear(width, 3 * patch**2)) for _ in range(levels)
         )
 
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
     def forward(  # type: ignore[override]  # no guidance
         self,
         z: Float[Tensor, "b z"],

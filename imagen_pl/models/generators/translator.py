@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
-from imagen_pl.models.generators.base import Generator
+from imagen_pl.models.generators.base import ImageToImageGenerator
 from imagen_pl.models.layers.initialisation import SLOPE, activation, conv, linear
 from imagen_pl.models.layers.instance_norm import instance_norm
 from imagen_pl.models.layers.precision import at_least_float32
@@ -29,7 +29,7 @@ Images = Float[Tensor, "b 3 r r"]
 Styles = Float[Tensor, "b style"]
 
 
-class Translator(Generator):
+class Translator(ImageToImageGenerator):
     """Translates images to the domains of their captions, in a style from a latent or from a reference image.
 
     Instance normalization removes the source's style on the way down, and adaptive instance normalization
@@ -61,7 +61,6 @@ class Translator(Generator):
             whose moving average a new training starts; None starts from random weights.
     """
 
-    reads_images = True
     verb = "translate"
     verb_arguments = "picture.png --to DOMAIN"
 
@@ -106,18 +105,6 @@ class Translator(Generator):
         latents = latent_dim if style_from == "latent" else 0
         self.mapping = StyleHead(latents, text_dim, style_dim, mapping_layers)
         self.style_encoder = StyleEncoder(channels, text_dim, style_dim) if latents else None
-
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
-    def forward(  # type: ignore[override]  # no guidance
-        self,
-        z: Float[Tensor, "b z"],
-        text: TextFeatures,
-        growth: Growth | None = None,
-        truncation: float = 1.0,
-    ) -> Images:
-        raise UserError("this model translates images: use imagen-pl translate")
 
     # ------------------------------------------------------------------ translation
 
@@ -303,7 +290,7 @@ class StyleEncoder(nn.Module):
 
 
 class StyleHead(nn.Module):
-    """From a vector and a domain's caption to a style of variance 1: each by itself, then both joined.
+    """A style of variance 1 from a vector and a domain's caption: separate layers for both, then joint ones.
 
     Args:
         vector_dim: size of the vector; 0 for a style from the caption alone.

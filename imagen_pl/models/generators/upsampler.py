@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
 from imagen_pl.models.degradation import Degradation
-from imagen_pl.models.generators.base import Generator
+from imagen_pl.models.generators.base import ImageToImageGenerator
 from imagen_pl.models.layers.attention import CrossAttention
 from imagen_pl.models.layers.equalized import PixelNorm
 from imagen_pl.models.layers.initialisation import SLOPE, conv, linear
@@ -28,14 +28,14 @@ Large = Float[Tensor, "b 3 H W"]
 _FREQUENCIES = 8  # of the sines that encode the noise level
 
 
-class Upsampler(Generator):
+class Upsampler(ImageToImageGenerator):
     """Enlarges images of any size: a U-Net at the small size, then sub-pixel convolutions (arXiv:1609.05158).
 
     It adds detail to the bicubically enlarged image. As in cascades of diffusion models (arXiv:2106.15282,
-    section 4.2) and in GigaGAN (arXiv:2303.05511, section 3.4), it is trained on small images with noise and
-    told how much, so that it also takes images that another model drew. Every layer reads a bounded
-    neighbourhood, `halo`, and so a large image can be enlarged in tiles without seams. It draws no random
-    detail: the latent is not used.
+    section 4.2) and in GigaGAN (arXiv:2303.05511, section 3.4), small images get noise in training, and the
+    network is conditioned on its level, so that it also takes images that another model drew. Every layer
+    reads a bounded neighbourhood, `halo`, so that a large image can be enlarged in tiles without seams. It
+    draws no random detail: the latent is not used.
 
     Args:
         resolution: side of the large images in training, px; with `data.crop_from` they are squares cut from
@@ -51,7 +51,6 @@ class Upsampler(Generator):
         degradation: how small images are made; None resizes alone.
     """
 
-    reads_images = True
     verb = "upscale"
 
     def __init__(
@@ -117,18 +116,6 @@ class Upsampler(Generator):
             reach += 4 * len(stack.blocks) * side + (side if level else 0)
         reach += 2 + len(self.enlarge)
         return -(-reach // self.alignment) * self.alignment
-
-    def blocks(self) -> dict[int, nn.Module]:
-        return {}  # it does not grow
-
-    def forward(  # type: ignore[override]  # no guidance
-        self,
-        z: Float[Tensor, "b z"],
-        text: TextFeatures,
-        growth: Growth | None = None,
-        truncation: float = 1.0,
-    ) -> Large:
-        raise UserError("this model enlarges images: use imagen-pl upscale, or sample --upscaler")
 
     def for_batch(self, z: Float[Tensor, "b z"], batch: EncodedBatch, growth: Growth | None = None) -> Large:
         """The batch's images, made small and enlarged again."""
@@ -200,7 +187,7 @@ class Stack(nn.Module):
 class ModulatedBlock(nn.Module):
     """A residual block whose maps are scaled and shifted by caption and noise level (arXiv:1709.07871).
 
-    The norm is of each pixel by itself: one over the whole image would differ from tile to tile.
+    Pixel normalization has no statistics over the image, which would differ from tile to tile.
     """
 
     def __init__(self, channels: int, embedding_dim: int) -> None:
