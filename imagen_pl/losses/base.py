@@ -162,6 +162,12 @@ def check_draws_captions(term: LossTerm, generator: Generator) -> None:
         )
 
 
+def check_share(term: LossTerm, share: float) -> None:
+    """Raise ValueError unless a term's `share` of a batch is above 0 and at most 1."""
+    if not 0 < share <= 1:
+        raise ValueError(f"{type(term).__name__}.share {share} must be above 0 and at most 1")
+
+
 class SeparatelyTrainedLoss(LossTerm):
     """A term whose own network is trained on real images in a third step, and is frozen in the other two.
 

@@ -13,7 +13,7 @@ from math import ceil
 import torch
 
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, mean_of_each
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_share, mean_of_each
 from imagen_pl.losses.frozen_maps import FrozenMapsLoss
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.pretrained.backbones import Backbone
@@ -69,8 +69,7 @@ class PerceptualMatching(FrozenMapsLoss):
         share: float = 1.0,
     ) -> None:
         super().__init__(backbone, generator_weight, from_resolution)
-        if not 0 < share <= 1:
-            raise ValueError(f"PerceptualMatching.share {share} must be more than 0 and at most 1")
+        check_share(self, share)
         self.share = share
 
     def forward(

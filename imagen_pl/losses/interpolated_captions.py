@@ -11,7 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_draws_captions, check_size
+from imagen_pl.losses.base import (
+    LossInputs,
+    LossTerm,
+    PerSample,
+    check_draws_captions,
+    check_share,
+    check_size,
+)
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.kernel_ridge import KernelRidge, principal
@@ -60,8 +67,7 @@ class InterpolatedCaptionLoss(LossTerm):
         share: float = 0.25,
         from_resolution: int = 32,
     ) -> None:
-        if not 0 < share <= 1:
-            raise ValueError(f"InterpolatedCaptionLoss.share {share} must be above 0 and at most 1")
+        check_share(self, share)
         super().__init__(0.0, generator_weight, from_resolution)
         self.regression = FeatureRegression(backbone, captions, text_dim, seen_dim, sharpness, ridge)
         self.share = share

@@ -20,6 +20,7 @@ from imagen_pl.losses.base import (
     PerSample,
     Step,
     check_draws_captions,
+    check_share,
     check_size,
     mean_of_each,
 )
@@ -44,8 +45,7 @@ class ModeSeeking(LossTerm):
     def __init__(
         self, generator_weight: float | Schedule = 0.1, share: float = 0.5, from_resolution: int = 4
     ) -> None:
-        if not 0 < share <= 1:
-            raise ValueError(f"ModeSeeking.share {share} must be above 0 and at most 1")
+        check_share(self, share)
         super().__init__(0.0, generator_weight, from_resolution)
         self.share = share
 

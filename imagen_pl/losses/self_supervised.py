@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_size
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_share, check_size
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.schedules import Schedule
 
@@ -37,8 +37,7 @@ class SelfSupervisedTask(LossTerm):
         from_resolution: int = 4,
     ) -> None:
         super().__init__(discriminator_weight, generator_weight, from_resolution)
-        if not 0 < share <= 1:
-            raise ValueError(f"{type(self).__name__}.share {share} must be above 0 and at most 1")
+        check_share(self, share)
         self.share = share
 
     def selected_images(self, inputs: LossInputs) -> Float[Tensor, "n 3 r r"]:

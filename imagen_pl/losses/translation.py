@@ -23,7 +23,7 @@ import torch
 
 from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import AdversarialLoss
-from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, mean_of_each
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample, check_share, mean_of_each
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.translator import Images, Translator
@@ -145,8 +145,7 @@ class StyleDiversity(TranslationLoss):
     needs_styles = True
 
     def __init__(self, generator_weight: float | Schedule = 1.0, share: float = 1.0) -> None:
-        if not 0 < share <= 1:
-            raise ValueError(f"StyleDiversity.share {share} must be above 0 and at most 1")
+        check_share(self, share)
         super().__init__(generator_weight)
         self.share = share
 
@@ -179,8 +178,7 @@ class IdentityTranslation(TranslationLoss):
     name = "identity"
 
     def __init__(self, generator_weight: float | Schedule = 1.0, share: float = 0.5) -> None:
-        if not 0 < share <= 1:
-            raise ValueError(f"IdentityTranslation.share {share} must be above 0 and at most 1")
+        check_share(self, share)
         super().__init__(generator_weight)
         self.share = share
 

@@ -85,7 +85,7 @@ def test_share_of_the_batch_equals_the_smaller_batch() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 1.5])
 def test_share_is_above_0_and_at_most_1(share: float) -> None:
-    with pytest.raises(ValueError, match=f"share {share} must be more than 0 and at most 1"):
+    with pytest.raises(ValueError, match=f"share {share} must be above 0 and at most 1"):
         PerceptualMatching(Halves(), share=share)
 
 
