@@ -38,7 +38,13 @@ scene.convert("RGB").save("props.png", optimize=True)
 PYTHON
 
 draw sample icons "birthday cake, outline" "birthday cake, filled" --num_images 8 --out "$made/candidates.png"
-"$PYTHON" -c 'import sys; from PIL import Image; Image.open(sys.argv[1]).save("missing-icon.png", optimize=True)' "$made/candidates.png"
+"$PYTHON" - "$made/candidates.png" <<'PYTHON'
+import sys
+
+from PIL import Image
+
+Image.open(sys.argv[1]).convert("RGB").quantize(256).save("missing-icon.png", optimize=True)
+PYTHON
 
 draw sheet "$MODEL" brief.csv --out "$made/drafts.html"
 # For the same reason.
