@@ -123,6 +123,12 @@ class TextToImageGAN(ValidateAndSample):
                 "TransformerDiscriminator to the length of TransformerGenerator's `noise`, to 1 with other "
                 "generators"
             )
+        if generator.image_channels != discriminator.image_channels:
+            raise UserError(
+                f"{type(generator).__name__} gives images of {generator.image_channels} channels, but "
+                f"{type(discriminator).__name__} reads {discriminator.image_channels}: give both the same "
+                "image_channels"
+            )
         for name, value in (("discriminator_steps", discriminator_steps), ("accumulate", accumulate)):
             if value < 1:
                 raise UserError(f"model.{name} {value} must be 1 or more")
@@ -255,7 +261,7 @@ class TextToImageGAN(ValidateAndSample):
         fake_logits = self.discriminator.logits(features, batch.text)
         losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
         inputs = LossInputs(
-            finished(fake), features, batch.text, self.growth, batch.captions,
+            finished(fake, self.generator.image_channels), features, batch.text, self.growth, batch.captions,
             real_features, batch.images, self.generator, z, self.encode_others,
         )  # fmt: skip
         return losses | self._weighted("generator", inputs)
@@ -366,6 +372,6 @@ class TextToImageGAN(ValidateAndSample):
         return [*self.generator.parameters(), *self.losses.parameters_trained_in("generator")]
 
 
-def finished(images: Images) -> Float[Tensor, "b 3 r r"]:
+def finished(images: Images, channels: int) -> Images:
     """The result, where a generator gives several images of each sample, joined in channels."""
-    return images if images.shape[1] == 3 else images[:, -3:]
+    return images if images.shape[1] == channels else images[:, -channels:]

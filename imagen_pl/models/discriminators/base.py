@@ -50,6 +50,7 @@ class Discriminator(nn.Module, ABC):
         resolutions: every resolution it can grow through, px, from small to large.
         text_dim: c, the size of the text features that it reads.
         final_dim: f, the size of `ImageFeatures.final`.
+        image_channels: of one image: 3 for RGB, 4 for RGBA; of latents, those of the autoencoder.
         penalizable: whether gradient penalties can act on the gradients of `penalized_logits`.
         why_not_penalizable: the reason, for the error message, where they cannot.
         images_per_sample: how many images of each sample it reads, joined in channels.
@@ -60,6 +61,7 @@ class Discriminator(nn.Module, ABC):
     resolutions: tuple[int, ...]
     text_dim: int
     final_dim: int
+    image_channels: int = 3
     penalizable: bool = True
     why_not_penalizable: str = "reads a frozen network, whose gradients no penalty can lower"
     images_per_sample: int = 1

@@ -35,6 +35,7 @@ class MultiscaleDiscriminator(Discriminator):
             against mode collapse (arXiv:1710.10196, section 3); 0 switches it off. A batch that it does
             not divide is one group.
         text_adapter: fine-tunes the captions' features for this network; None uses them unchanged.
+        image_channels: of the images: 3 for RGB, 4 for RGBA, or those of an autoencoder's latents.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class MultiscaleDiscriminator(Discriminator):
         self_attention_at: list[int] | None = None,
         minibatch_stddev: int = 0,
         text_adapter: TextAdapter | None = None,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         check_channels(channels)
@@ -54,13 +56,18 @@ class MultiscaleDiscriminator(Discriminator):
             if not at <= channels.keys():
                 raise ValueError(f"{name} {sorted(at - channels.keys())} is not among {sorted(channels)}")
         self.resolutions, self.map_channels = tuple(channels), dict(channels)
+        self.image_channels = image_channels
         self.text_dim, self.final_dim, self.minibatch_stddev = text_dim, final_dim, minibatch_stddev
         smallest = self.resolutions[0]
         self.grown = nn.ModuleDict()  # by resolution, written in decimal
         for resolution, width in channels.items():
             after = channels[max(resolution // 2, smallest)]
             self.grown[str(resolution)] = DownBlock(
-                width, after, last=resolution == smallest, self_attention=resolution in self_at
+                width,
+                after,
+                last=resolution == smallest,
+                self_attention=resolution in self_at,
+                image_channels=image_channels,
             )
         last = channels[smallest]
         self.last_conv = conv(last + (minibatch_stddev > 0), last, 3)
@@ -76,7 +83,7 @@ class MultiscaleDiscriminator(Discriminator):
         return {int(resolution): block for resolution, block in self.grown.items()}
 
     def extract_features(
-        self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None
+        self, images: Float[Tensor, "b _c r r"], growth: Growth | None = None
     ) -> ImageFeatures:
         growth = self.check_growth(images, growth)
         x = self._block(growth.resolution).from_rgb(images)
@@ -109,15 +116,17 @@ class MultiscaleDiscriminator(Discriminator):
 
 
 class DownBlock(nn.Module):
-    """What one resolution adds: an input layer for RGB images, and a residual layer that halves the side.
+    """What one resolution adds: an input layer for images, and a residual layer that halves the side.
 
     The block of the smallest resolution keeps the side.
     """
 
-    def __init__(self, channels: int, out_channels: int, *, last: bool, self_attention: bool) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, *, last: bool, self_attention: bool, image_channels: int = 3
+    ) -> None:
         super().__init__()
         self.last = last
-        self.from_rgb = conv(3, channels, 3)
+        self.from_rgb = conv(image_channels, channels, 3)
         self.first = conv(channels, channels, 3)
         self.second = conv(channels, out_channels, 3)
         self.skip = nn.Conv2d(channels, out_channels, 1, bias=False)

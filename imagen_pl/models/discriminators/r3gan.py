@@ -25,10 +25,16 @@ class R3GANDiscriminator(Discriminator):
         text_dim: size of the text encoder's vectors.
         final_dim: f, size of the vector that summarises an image.
         blocks: residual blocks at each resolution.
+        image_channels: of the images: 3 for RGB, 4 for RGBA, or those of an autoencoder's latents.
     """
 
     def __init__(
-        self, channels: dict[int, int], text_dim: int = 384, final_dim: int = 256, blocks: int = 2
+        self,
+        channels: dict[int, int],
+        text_dim: int = 384,
+        final_dim: int = 256,
+        blocks: int = 2,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         check_channels(channels)
@@ -36,8 +42,9 @@ class R3GANDiscriminator(Discriminator):
             raise ValueError(f"R3GANDiscriminator.blocks {blocks} must be 1 or more")
         sides, widths = list(channels)[::-1], list(channels.values())[::-1]
         self.resolutions, self.text_dim, self.final_dim = (sides[0],), text_dim, final_dim
+        self.image_channels = image_channels
         self.map_channels = dict(zip(sides, widths, strict=True))
-        self.from_rgb = nn.Conv2d(3, widths[0], 1)
+        self.from_rgb = nn.Conv2d(image_channels, widths[0], 1)
         self.stages = nn.ModuleList()
         for before, width in itertools.pairwise([0, *widths]):
             layers: list[nn.Module] = [Resample(before, width, doubles=False)] if before else []
@@ -52,7 +59,7 @@ class R3GANDiscriminator(Discriminator):
         nn.init.normal_(self.to_final.weight, std=widths[-1] ** -0.5)
 
     def extract_features(
-        self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None
+        self, images: Float[Tensor, "b _c r r"], growth: Growth | None = None
     ) -> ImageFeatures:
         self.check_growth(images, growth)
         x = self.from_rgb(images)

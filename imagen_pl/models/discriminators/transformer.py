@@ -27,6 +27,7 @@ class TransformerDiscriminator(Discriminator):
         text_dim: size of the text encoder's vectors.
         images: how many images, joined in channels, a TransformerGenerator gives: the length of its `noise`.
         layer_scale: first factor of each block's output, which is trained (arXiv:2103.17239).
+        image_channels: of one image: 3 for RGB, 4 for RGBA, or those of an autoencoder's latents.
     """
 
     def __init__(
@@ -39,13 +40,14 @@ class TransformerDiscriminator(Discriminator):
         text_dim: int = 384,
         images: int = 4,
         layer_scale: float = 0.1,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         check_transformer("TransformerDiscriminator", resolution, patch, width, depth, heads)
         self.resolutions, self.text_dim, self.final_dim = (resolution,), text_dim, width
         self.side, self.images_per_sample = resolution // patch, images
-        self.map_channels = {self.side: width}
-        self.embed = nn.Conv2d(3 * images, width, patch, stride=patch)
+        self.map_channels, self.image_channels = {self.side: width}, image_channels
+        self.embed = nn.Conv2d(image_channels * images, width, patch, stride=patch)
         self.layers = nn.ModuleList(ScaledBlock(width, heads, self.side, layer_scale) for _ in range(depth))
         self.norm = RMSNorm(width)
         self.unconditional = nn.Linear(width, 1)

@@ -18,6 +18,7 @@ class Generator(nn.Module, ABC):
         resolutions: every resolution it can grow through, px, from small to large.
         latent_dim: z, the size of the latent vector; entries are standard normal.
         text_dim: c, the size of the text features that it reads.
+        image_channels: of one image: 3 for RGB, 4 for RGBA; of latents, those of the autoencoder.
         reads_images: whether it changes given images, as an ImageToImageGenerator does.
         images_per_sample: how many images `for_batch` gives of each sample in training, joined in channels.
         verb: the command of imagen-pl that draws with it.
@@ -29,6 +30,7 @@ class Generator(nn.Module, ABC):
     resolutions: tuple[int, ...]
     latent_dim: int
     text_dim: int
+    image_channels: int = 3
     reads_images: bool = False
     images_per_sample: int = 1
     verb: str = "sample"
@@ -68,7 +70,7 @@ class Generator(nn.Module, ABC):
     ) -> Float[Tensor, "b _c r r"]:
         """Images that the discriminator compares with those of the batch: here, images for its captions.
 
-        A generator may give several images of each sample, joined in channels; the last three are the result.
+        A generator may give several images of each sample, joined in channels; the last is the result.
         """
         return self(z, batch.text, growth)
 

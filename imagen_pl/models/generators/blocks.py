@@ -31,6 +31,7 @@ class BlockPlan:
     text_dim: size of the text encoder's vectors if the block has cross-attention to the caption; else None.
     self_attention: whether it has self-attention between pixels.
     noise: whether it adds learned amounts of noise in training.
+    image_channels: of the image that it adds to.
     """
 
     resolution: int
@@ -42,6 +43,7 @@ class BlockPlan:
     text_dim: int | None
     self_attention: bool
     noise: bool
+    image_channels: int = 3
 
 
 class StyleBlock(nn.Module):
@@ -64,7 +66,7 @@ class StyleBlock(nn.Module):
         )
         self.words = None if plan.text_dim is None else CrossAttention(channels, plan.text_dim)
         self.pixels = SelfAttention(channels) if plan.self_attention else None
-        self.to_rgb = ModulatedConv2d(channels, 3, 1, style_dim, demodulate=False)
+        self.to_rgb = ModulatedConv2d(channels, plan.image_channels, 1, style_dim, demodulate=False)
         nn.init.normal_(self.to_rgb.weight, std=0.5 * channels**-0.5)
 
     def forward(

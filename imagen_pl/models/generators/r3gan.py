@@ -27,6 +27,7 @@ class R3GANGenerator(Generator):
         latent_dim: size of the latent z.
         caption_dim: size of the vector that the caption becomes beside the latent.
         blocks: residual blocks at each resolution.
+        image_channels: of the images: 3 for RGB, 4 for RGBA, or those of an autoencoder's latents.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class R3GANGenerator(Generator):
         latent_dim: int = 64,
         caption_dim: int = 64,
         blocks: int = 2,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         check_channels(channels)
         if blocks < 1:
             raise ValueError(f"R3GANGenerator.blocks {blocks} must be 1 or more")
         self.resolutions, self.latent_dim, self.text_dim = (list(channels)[-1],), latent_dim, text_dim
+        self.image_channels = image_channels
         start, widths = next(iter(channels)), list(channels.values())
         self.read_caption = nn.Linear(text_dim, caption_dim)
         self.basis = nn.Parameter(torch.randn(widths[0], start, start))
@@ -54,7 +57,7 @@ class R3GANGenerator(Generator):
                 layers.append(Resample(before, width, doubles=True))
             layers += [ResNeXtBlock(width, blocks * len(widths)) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers)
-        self.to_rgb = nn.Conv2d(widths[-1], 3, 1)
+        self.to_rgb = nn.Conv2d(widths[-1], image_channels, 1)
         nn.init.normal_(self.to_rgb.weight, std=0.5 * widths[-1] ** -0.5)
 
     def forward(  # type: ignore[override]  # no guidance

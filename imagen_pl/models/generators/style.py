@@ -59,6 +59,7 @@ class StyleGenerator(Generator):
             resuming and sampling do not need it.
         text_adapter: fine-tunes the captions' features for this network; None uses them unchanged.
         prior: predicts image features from a caption; the mapping reads them beside the caption's vector.
+        image_channels: of the images: 3 for RGB, 4 for RGBA, or those of an autoencoder's latents.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class StyleGenerator(Generator):
         init_from: str | None = None,
         text_adapter: TextAdapter | None = None,
         prior: ImagePrior | None = None,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         check_channels(channels)
@@ -91,7 +93,7 @@ class StyleGenerator(Generator):
         if latent_gain <= 0:
             raise ValueError(f"latent_gain {latent_gain} must be more than 0")
         self.resolutions = tuple(channels)
-        self.latent_dim, self.text_dim = latent_dim, text_dim
+        self.latent_dim, self.text_dim, self.image_channels = latent_dim, text_dim, image_channels
         self.output, self.style_mixing, self.mean_decay = output, style_mixing, mean_decay
         self.text_noise, self.init_from = text_noise, init_from
         if text_adapter is not None:
@@ -117,6 +119,7 @@ class StyleGenerator(Generator):
                 text_dim=text_dim if resolution in text_at else None,
                 self_attention=resolution in self_at,
                 noise=noise,
+                image_channels=image_channels,
             )
             self.grown[str(resolution)] = block(plan)
             before = width

@@ -38,6 +38,7 @@ class TransformerGenerator(Generator):
         text_attention_every: every nth block attends to the caption's tokens; 0 none.
         noise: share of noise in each of the images that the discriminator gets, from the first to the last,
             which has none.
+        image_channels: of the images: 3 for RGB, 4 for RGBA, or those of an autoencoder's latents.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class TransformerGenerator(Generator):
         latent_dim: int = 64,
         text_attention_every: int = 2,
         noise: list[float] | None = None,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         check_transformer("TransformerGenerator", resolution, patch, width, depth, heads)
@@ -61,7 +63,7 @@ class TransformerGenerator(Generator):
         if depth % levels:
             raise ValueError(f"TransformerGenerator.depth {depth} must be a multiple of its {levels} images")
         self.resolutions, self.latent_dim, self.text_dim = (resolution,), latent_dim, text_dim
-        self.patch, self.side = patch, resolution // patch
+        self.patch, self.side, self.image_channels = patch, resolution // patch, image_channels
         self.tokens = nn.Parameter(torch.randn(1, self.side**2, width))
         self.read_caption = nn.Linear(text_dim, width)
         self.mapping = nn.Sequential(nn.Linear(latent_dim + width, width), nn.SiLU(), nn.Linear(width, width))
@@ -71,7 +73,7 @@ class TransformerGenerator(Generator):
             for i in range(depth)
         )
         self.to_rgb = nn.ModuleList(
-            nn.Sequential(RMSNorm(width), nn.Linear(width, 3 * patch**2)) for _ in range(levels)
+            nn.Sequential(RMSNorm(width), nn.Linear(width, image_channels * patch**2)) for _ in range(levels)
         )
 
     def forward(  # type: ignore[override]  # no guidance
