@@ -29,7 +29,7 @@ class DualEncoder(FrozenNetwork):
         name: name of the network.
     """
 
-    def images(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
+    def images(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b e"]:
         """Vectors, float32, of images (-1 to 1) of any size; differentiable in the images."""
         return self._images(self.on(images.device), images).float()
 
@@ -50,7 +50,7 @@ class DualEncoder(FrozenNetwork):
         return {}
 
     @abstractmethod
-    def _images(self, network: nn.Module, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]: ...
+    def _images(self, network: nn.Module, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b e"]: ...
 
     @abstractmethod
     def _text(self, network: nn.Module, caption: str) -> Float[Tensor, "1 e"]: ...
@@ -76,7 +76,7 @@ class TransformersDualEncoder(DualEncoder):
                 )
         return network
 
-    def _images(self, network: Any, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
+    def _images(self, network: Any, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b e"]:
         size = network.config.vision_config.image_size
         return _vectors(network.get_image_features(normalised(images, size, self._normalisation)))
 
