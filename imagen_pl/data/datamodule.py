@@ -27,7 +27,7 @@ from imagen_pl.data.splits import by_group, evenly_spread
 from imagen_pl.data.transforms import parse_background
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import RunState, Stage
-from imagen_pl.types import CaptionedBatch, Growth, width_of
+from imagen_pl.types import CaptionedBatch, Growth
 
 
 class CaptionedImages(CaptionedRows):
@@ -122,6 +122,7 @@ class CaptionedImages(CaptionedRows):
             ("num_workers", num_workers, num_workers is None or num_workers >= 0),
             ("cache_mb", cache_mb, cache_mb >= 0),
             ("crop_from", crop_from, crop_from is None or crop_from > 0),
+            ("aspect_ratio", aspect_ratio, 0.01 <= aspect_ratio <= 100),
         ):
             if not good:
                 raise UserError(f"data.{name} {value} is out of range: see imagen-pl fit --help")
@@ -133,7 +134,6 @@ class CaptionedImages(CaptionedRows):
                 f"data.background {background} has no effect with data.alpha, which keeps transparent pixels "
                 "transparent: leave it at white"
             )
-        width_of(resolution, aspect_ratio)
         if pictures_per_caption > 1 and isinstance(source, StreamSource):
             raise UserError(
                 f"data.pictures_per_caption {pictures_per_caption} needs images that can be read in any "

@@ -159,11 +159,11 @@ def check_shape(generator: Generator, processing: SampleProcessing) -> None:
         if own == wanted:
             continue
         kind = type(generator)
-        given = f"{setting} {getattr(processing, setting.removeprefix('data.'))} needs {name} {wanted:g}"
+        given = f"{setting} is {getattr(processing, setting.removeprefix('data.'))}"
         if name in inspect.signature(kind).parameters:
             raise UserError(
-                f"{given}, but model.generator has {own:g}: leave {name} out of both networks, which then "
-                f"take the data's, or change {setting}"
+                f"{given}, which needs networks of {name} {wanted:g}, but the generator's is {own:g}: leave "
+                f"it out of both networks, which then take the data's, or change {setting}"
             )
         raise UserError(
             f"{given}, but {kind.__name__} draws {'squares' if name == 'aspect_ratio' else 'RGB'} only: take "

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
+from imagen_pl.imaging.transparency import on_white
 from imagen_pl.models.pretrained.backbones import FrozenNetwork, normalisation_of, normalised
 from imagen_pl.storage.hub import from_pretrained
 
@@ -31,7 +32,7 @@ class DualEncoder(FrozenNetwork):
 
     def images(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b e"]:
         """Vectors, float32, of images (-1 to 1) of any size; differentiable in the images."""
-        return self._images(self.on(images.device), images).float()
+        return self._images(self.on(images.device), on_white(images)).float()
 
     def texts(self, captions: Sequence[str], device: torch.device) -> Float[Tensor, "b e"]:
         """Vectors, float32, of captions; each is computed once and cached."""
