@@ -18,7 +18,7 @@ from imagen_pl.data.transforms import decode
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.transparency import on_white, picture_on_white
 from imagen_pl.types import width_of
-from tests.helpers.image_files import Solid, encoded, module, noise, write_photos
+from tests.helpers.image_files import Solid, encoded, module, noise, validation_batches, write_photos
 
 LANCZOS = Image.Resampling.LANCZOS
 
@@ -136,7 +136,7 @@ def test_transparent_colours_of_a_palette_and_of_grey_are_kept() -> None:
 @pytest.mark.parametrize("cache_mb", [0.0, 1.0])
 def test_batches_have_the_shape_and_alpha(cache_mb: float) -> None:
     data = module(Badges(12, side=16), aspect_ratio=1.5, alpha=True, val_fraction=0.25, cache_mb=cache_mb)
-    for loader in (data.train_dataloader(), data.val_dataloader()):
+    for loader in (data.train_dataloader(), validation_batches(data)):
         batch = next(iter(loader))
         assert batch.images.shape[1:] == (4, 8, 12)
         assert batch.images[:, 3].min() == 0
@@ -171,10 +171,10 @@ def test_the_shorter_side_decides_which_images_are_too_small() -> None:
 
 def test_fingerprints_change_with_shape_and_alpha_only(tmp_path: Path) -> None:
     source = FolderSource(str(write_photos(tmp_path / "photos", 8)))
-    made = [
-        module(source, val_fraction=0.25, **settings)  # type: ignore[arg-type]
-        for settings in ({}, {"aspect_ratio": 1.0, "alpha": False}, {"aspect_ratio": 1.5}, {"alpha": True})
-    ]
+    shapes: list[dict[str, object]] = [
+        {}, {"aspect_ratio": 1.0, "alpha": False}, {"aspect_ratio": 1.5}, {"alpha": True}
+    ]  # fmt: skip
+    made = [module(source, val_fraction=0.25, **shape) for shape in shapes]
     for found in (
         [data.fingerprint for data in made],
         [data.training_fingerprint for data in made],
