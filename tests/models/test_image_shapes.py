@@ -80,7 +80,7 @@ def test_networks_draw_and_judge_the_shape(pair: Callable[..., Pair], ratio: flo
 def test_a_discriminator_refuses_another_shape(pair: Callable[..., Pair]) -> None:
     _, discriminator = pair(aspect_ratio=1.5)
     square = torch.randn(2, 3 * discriminator.images_per_sample, 16, 16)
-    with pytest.raises(ValueError, match=r"16 x 16 px were given at growth 16 px, aspect ratio 1.5"):
+    with pytest.raises(ValueError, match=r"images of 16 px were given at growth 16 px, aspect ratio 1.5"):
         discriminator.extract_features(square)
 
 
