@@ -5,11 +5,14 @@ Axes, here and in every file: b batch, c channels, h w pixels, t tokens, z laten
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
+
+from imagen_pl.errors import UserError
 
 
 @dataclass
@@ -68,7 +71,7 @@ class TextFeatures:
 class CaptionedBatch:
     """Images with their captions, as the data module provides them.
 
-    images: sRGB, 0 to 255.
+    images: sRGB, 0 to 255; with alpha as a fourth channel, the colours are those on white.
     captions: one an image; "" if caption dropout removed it.
     indices: number of each sample: in training its position in the endless stream of samples, in
         validation its position in the split. Validation latents are drawn from it, so that scores do not
@@ -76,7 +79,7 @@ class CaptionedBatch:
     text: the captions' features if they are cached; None if the step has to encode them.
     """
 
-    images: UInt8[Tensor, "b 3 h w"]
+    images: UInt8[Tensor, "b c h w"]
     captions: list[str]
     indices: Int64[Tensor, " b"]
     text: TextFeatures | None = None
@@ -110,7 +113,7 @@ class EncodedBatch:
     captions: the captions.
     """
 
-    images: Float[Tensor, "b 3 r r"]
+    images: Float[Tensor, "b c h w"]
     text: TextFeatures
     captions: list[str]
 
@@ -125,9 +128,30 @@ class EncodedBatch:
 class Growth:
     """How far the networks have grown.
 
-    resolution: side of the images, px.
+    resolution: height of the images, px; their width is `width_of` it and the networks' aspect ratio.
     fade: weight of the newest block's output, 0 (no effect yet) to 1 (fully grown).
     """
 
     resolution: int
     fade: float = 1.0
+
+
+def width_of(resolution: int, aspect_ratio: float) -> int:
+    """The width, px, of images of this height and aspect ratio, which is width / height.
+
+    Raises:
+        UserError: it is not a whole number from 1 up; the message names ratios that give one.
+    """
+    width = resolution * aspect_ratio
+    if math.isfinite(width) and round(width) >= 1 and abs(width - round(width)) < 1e-6 * resolution:
+        return round(width)
+    near = (
+        ""
+        if not 0 < width < 1e6
+        else ", "
+        + " or ".join(f"{n / resolution:g}" for n in sorted({max(1, math.floor(width)), math.ceil(width)}))
+    )
+    raise UserError(
+        f"aspect_ratio {aspect_ratio:g}: images of {resolution} px height would not have a whole number of "
+        f"pixels as width: use a multiple of {1 / resolution:g}{near}"
+    )

@@ -1,8 +1,9 @@
 """Sizes that follow from other settings, so that a recipe gives each only once.
 
 `text_dim` is the text encoder's, `image_dim` the discriminator's `final_dim` or `width`, `map_channels` its
-channels at `map_resolution`, `image_resolution` the discriminator's largest. A size that is set to another
-value is kept, and is reported if it does not fit.
+channels at `map_resolution`, `image_resolution` the discriminator's largest. `aspect_ratio` and
+`image_channels` are those of the data: `data.aspect_ratio`, and four channels with `data.alpha`. A size that
+is set to another value is kept, and is reported if it does not fit.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from imagen_pl.errors import UserError
 from imagen_pl.models.text.encoder import TextEncoder
 
 
-def link_sizes(model: Namespace) -> None:
+def link_sizes(model: Namespace, data: Namespace) -> None:
     """Set every linked size in a model's configuration that still has its default.
 
     Args:
         model: the section `model`, changed in place.
+        data: the section `data`.
     """
     text_dim = _text_dim(model.text_encoder)
     discriminator = _first_discriminator(model.discriminator)
@@ -35,6 +37,8 @@ def link_sizes(model: Namespace) -> None:
             "map_channels": channels.get(map_resolution),
             "finer_channels": channels.get(2 * map_resolution),
             "image_resolution": max(channels, default=None),
+            "aspect_ratio": data.aspect_ratio,
+            "image_channels": 4 if data.alpha else None,
         }
         defaults = _defaults(class_path)
         for name, value in linked.items():

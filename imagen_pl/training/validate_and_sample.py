@@ -12,7 +12,7 @@ from imagen_pl.models.layers.resampling import fade_in
 from imagen_pl.training.start_and_resume import StartAndResume
 from imagen_pl.types import CaptionedBatch, EncodedBatch, TextFeatures
 
-Images = Float[Tensor, "b 3 r r"]
+Images = Float[Tensor, "b _c h w"]
 
 
 class ValidateAndSample(StartAndResume):
@@ -33,7 +33,7 @@ class ValidateAndSample(StartAndResume):
         """A batch in the form that the networks read."""
         return EncodedBatch(self._normalized(batch.images), self.encode(batch), batch.captions)
 
-    def _normalized(self, images: UInt8[Tensor, "b 3 r r"]) -> Images:
+    def _normalized(self, images: UInt8[Tensor, "b _c h w"]) -> Images:
         """Real images, -1 to 1, faded in like the generator's images."""
         scaled = (images.float() / 127.5 - 1).contiguous(memory_format=self._memory_format)
         return fade_in(scaled, self.growth.fade)
@@ -52,7 +52,7 @@ class ValidateAndSample(StartAndResume):
     def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
         indices, encoded = batch.indices.tolist(), self.encoded(batch)
 
-        def draw(time: int) -> UInt8[Tensor, "b 3 r r"]:
+        def draw(time: int) -> UInt8[Tensor, "b _c h w"]:
             z = self.latents_of(indices, mix_seed(self.seed, time) if time else self.seed)
             return to_uint8(self.ema.generator.for_batch(z, encoded, self.growth))
 

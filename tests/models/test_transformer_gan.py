@@ -148,7 +148,7 @@ def test_joined_images_change_colours_as_each_would_alone() -> None:
 def test_rotary_products_depend_on_the_distance_alone() -> None:
     """<R(p) q, R(p') k> is a function of p' - p (arXiv:2104.09864, eq. 16)."""
     torch.manual_seed(0)
-    positions = RotaryPositions(5, 8).double()
+    positions = RotaryPositions(5, 5, 8).double()
     q, k = torch.randn(2, 8).double()
     turned = [positions(x.expand(1, 1, 25, 8))[0, 0].unflatten(0, (5, 5)) for x in (q, k)]
     products = torch.einsum("abd,xyd->abxy", *turned)
@@ -162,7 +162,7 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
 
 def test_attention_equals_the_fused_kernel() -> None:
     torch.manual_seed(0)
-    layer = TokenAttention(8, 2, 17)  # 289 tokens: fused
+    layer = TokenAttention(8, 2, 17, 17)  # 289 tokens: fused
     x = torch.randn(2, 289, 8)
     fused = layer(x)
     from imagen_pl.models.layers import transformer

@@ -19,6 +19,7 @@ class Generator(nn.Module, ABC):
         latent_dim: z, the size of the latent vector; entries are standard normal.
         text_dim: c, the size of the text features that it reads.
         image_channels: of one image: 3 for RGB, 4 for RGBA; of latents, those of the autoencoder.
+        aspect_ratio: width of the images / their height.
         reads_images: whether it changes given images, as an ImageToImageGenerator does.
         images_per_sample: how many images `for_batch` gives of each sample in training, joined in channels.
         verb: the command of imagen-pl that draws with it.
@@ -31,6 +32,7 @@ class Generator(nn.Module, ABC):
     latent_dim: int
     text_dim: int
     image_channels: int = 3
+    aspect_ratio: float = 1.0
     reads_images: bool = False
     images_per_sample: int = 1
     verb: str = "sample"
@@ -46,7 +48,7 @@ class Generator(nn.Module, ABC):
         truncation: float = 1.0,
         guidance: float = 1.0,
         unconditional_text: TextFeatures | None = None,
-    ) -> Float[Tensor, "b 3 r r"]:
+    ) -> Float[Tensor, "b _c h w"]:
         """Images, about -1 to 1, at `growth.resolution` (None: the largest, fully grown).
 
         Args:
@@ -67,14 +69,14 @@ class Generator(nn.Module, ABC):
 
     def for_batch(
         self, z: Float[Tensor, "b z"], batch: EncodedBatch, growth: Growth | None = None
-    ) -> Float[Tensor, "b _c r r"]:
+    ) -> Float[Tensor, "b _c h w"]:
         """Images that the discriminator compares with those of the batch: here, images for its captions.
 
         A generator may give several images of each sample, joined in channels; the last is the result.
         """
         return self(z, batch.text, growth)
 
-    def like_generated(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b _c r r"]:
+    def like_generated(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _c h w"]:
         """Real images in the form of those of `for_batch`: here, as they are."""
         return images
 
@@ -110,7 +112,7 @@ class ImageToImageGenerator(Generator):
         text: TextFeatures,
         growth: Growth | None = None,
         truncation: float = 1.0,
-    ) -> Float[Tensor, "b 3 r r"]:
+    ) -> Float[Tensor, "b _c h w"]:
         raise UserError(f"{type(self).__name__} changes given images: use imagen-pl {self.verb}")
 
     @abstractmethod
