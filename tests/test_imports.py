@@ -70,6 +70,7 @@ OPTIONAL = [
     "resvg_py",
     "vtracer",
     "pycocoevalcap",
+    "diffusers",
 ]
 
 

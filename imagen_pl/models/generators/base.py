@@ -21,6 +21,7 @@ class Generator(nn.Module, ABC):
         image_channels: of one image: 3 for RGB, 4 for RGBA; of latents, those of the autoencoder.
         reads_images: whether it changes given images, as an ImageToImageGenerator does.
         images_per_sample: how many images `for_batch` gives of each sample in training, joined in channels.
+        draws_latents: whether the discriminator compares latents of an autoencoder, as in a LatentGenerator.
         verb: the command of imagen-pl that draws with it.
         verb_arguments: what follows the model's name in an example of that command.
         init_from: model whose weights a new training starts from, for the parameters that both have; None
@@ -33,6 +34,7 @@ class Generator(nn.Module, ABC):
     image_channels: int = 3
     reads_images: bool = False
     images_per_sample: int = 1
+    draws_latents: bool = False
     verb: str = "sample"
     verb_arguments: str = "picture.png"
     init_from: str | None = None
@@ -74,8 +76,16 @@ class Generator(nn.Module, ABC):
         """
         return self(z, batch.text, growth)
 
-    def like_generated(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b _c r r"]:
-        """Real images in the form of those of `for_batch`: here, as they are."""
+    def like_generated(self, batch: EncodedBatch) -> Float[Tensor, "b _c _r _r"]:
+        """The batch's real images in the form of those of `for_batch`: here, as they are."""
+        return batch.images
+
+    def encode(self, images: Float[Tensor, "b _c r r"]) -> Float[Tensor, "b _k _s _s"] | None:
+        """Latents of images (-1 to 1), where it draws latents; None where it draws images."""
+        return None
+
+    def decode(self, images: Float[Tensor, "b _c _s _s"]) -> Float[Tensor, "b _k _r _r"]:
+        """Finished images of what the discriminator compares: here, as they are."""
         return images
 
     def blocks(self) -> dict[int, nn.Module]:

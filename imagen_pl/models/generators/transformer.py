@@ -108,8 +108,8 @@ class TransformerGenerator(Generator):
         found = self.images(z, batch.text)
         return self._with_noise(found) if self.training else found[-1]
 
-    def like_generated(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b k r r"]:
-        return self._with_noise([images] * len(self.noise)) if self.training else images
+    def like_generated(self, batch: EncodedBatch) -> Float[Tensor, "b k r r"]:
+        return self._with_noise([batch.images] * len(self.noise)) if self.training else batch.images
 
     def _with_noise(self, images: list[Float[Tensor, "b 3 r r"]]) -> Float[Tensor, "b k r r"]:
         mixed = [
