@@ -46,10 +46,14 @@ class Autoencoder(FrozenNetwork):
             return self._encode(network, x).contiguous(memory_format=torch.channels_last)
 
     def decode(self, latents: Latents) -> Images:
-        """Images, float32, about -1 to 1; differentiable in the latents."""
-        network = self.on(latents.device)
-        with torch.autocast(latents.device.type, enabled=False):
-            return self._decode(network, latents.float())
+        """Images, float32, about -1 to 1; differentiable in the latents.
+
+        It computes in bfloat16 where the caller does, and never in float16, in which some decoders overflow.
+        """
+        network, device = self.on(latents.device), latents.device.type
+        half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            return self._decode(network, latents.float()).float()
 
     def weights(self) -> dict[str, Tensor]:
         """The weights by name, as a checkpoint holds them."""

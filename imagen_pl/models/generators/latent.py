@@ -6,6 +6,7 @@ Axes: b batch, z latent vector, c channels of an autoencoder's latent, s its sid
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class LatentGenerator(Generator):
     def like_generated(self, batch: EncodedBatch) -> Float[Tensor, "b _c _s _s"]:
         """The latents of the batch's images."""
         latents = self.encode(batch.images) if batch.latents is None else batch.latents
-        return self.generator.like_generated(batch.with_images(latents))
+        return self.generator.like_generated(replace(batch, images=latents))
 
     def encode(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b c s s"]:
         return self.autoencoder.encode(images)

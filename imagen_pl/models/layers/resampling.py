@@ -17,7 +17,7 @@ def downsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:
     return F.avg_pool2d(x, 2)
 
 
-def fade_in(images: Float[Tensor, "b 3 h w"], fade: float) -> Float[Tensor, "b 3 h w"]:
+def fade_in(images: Float[Tensor, "b c h w"], fade: float) -> Float[Tensor, "b c h w"]:
     """Real images with the detail of a stage that fades in (arXiv:1710.10196, section 2).
 
     Blends from the images at half the resolution (fade 0) to the images themselves (fade 1).
