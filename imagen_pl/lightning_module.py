@@ -27,7 +27,7 @@ from imagen_pl.training.validate_and_sample import ValidateAndSample
 from imagen_pl.training.validation_metrics import Validation
 from imagen_pl.types import CaptionedBatch, EncodedBatch, Growth, TextFeatures
 
-Images = Float[Tensor, "b _c r r"]
+Images = Float[Tensor, "b _c h w"]
 
 
 @dataclass
@@ -129,6 +129,12 @@ class TextToImageGAN(ValidateAndSample):
                 f"{type(discriminator).__name__} reads {discriminator.image_channels}: give both the same "
                 "image_channels"
             )
+        if generator.aspect_ratio != discriminator.aspect_ratio:
+            raise UserError(
+                f"{type(generator).__name__} gives images of aspect ratio {generator.aspect_ratio:g}, but "
+                f"{type(discriminator).__name__} reads {discriminator.aspect_ratio:g}: give both the same "
+                "aspect_ratio"
+            )
         for name, value in (("discriminator_steps", discriminator_steps), ("accumulate", accumulate)):
             if value < 1:
                 raise UserError(f"model.{name} {value} must be 1 or more")
@@ -153,6 +159,8 @@ class TextToImageGAN(ValidateAndSample):
                 "penalties to [], or put it in a JointDiscriminator behind another one"
             )
         self.augment, self.gradient_normalization = augment, gradient_normalization
+        if augment is not None:
+            augment.image_channels = generator.image_channels
         self.validation = Validation(metrics or [], fid_weights)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.learning_rate_schedule, self.beta2_schedule = learning_rate_schedule, beta2_schedule

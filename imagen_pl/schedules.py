@@ -374,7 +374,7 @@ class RunState:
     stages: list[Stage] = field(default_factory=list)
     position: StagePosition | None = None
     text_lookup: Callable[[list[str]], TextFeatures] | None = None
-    latent_lookup: Callable[[NDArray[np.int64], int], Float[Tensor, "b c s s"]] | None = None
+    latent_lookup: Callable[[NDArray[np.int64], int], Float[Tensor, "b c h w"]] | None = None
 
     @property
     def stage(self) -> Stage | None:

@@ -5,11 +5,14 @@ Axes, here and in every file: b batch, c channels, h w pixels, t tokens, z laten
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
+
+from imagen_pl.errors import UserError
 
 
 @dataclass
@@ -68,7 +71,7 @@ class TextFeatures:
 class CaptionedBatch:
     """Images with their captions, as the data module provides them.
 
-    images: sRGB, 0 to 255.
+    images: sRGB, 0 to 255; with alpha as a fourth channel, the colours are those on white.
     captions: one an image; "" if caption dropout removed it.
     indices: number of each sample: in training its position in the endless stream of samples, in
         validation its position in the split. Validation latents are drawn from it, so that scores do not
@@ -77,11 +80,11 @@ class CaptionedBatch:
     latents: the images' latents, of a generator that draws latents, if they are cached; else None.
     """
 
-    images: UInt8[Tensor, "b 3 h w"]
+    images: UInt8[Tensor, "b c h w"]
     captions: list[str]
     indices: Int64[Tensor, " b"]
     text: TextFeatures | None = None
-    latents: Float[Tensor, "b c s s"] | None = None
+    latents: Float[Tensor, "b _k _h _w"] | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -115,10 +118,10 @@ class EncodedBatch:
     latents: the images' latents, faded in alike, in training with a generator that draws latents; else None.
     """
 
-    images: Float[Tensor, "b _c r r"]
+    images: Float[Tensor, "b _c h w"]
     text: TextFeatures
     captions: list[str]
-    latents: Float[Tensor, "b c s s"] | None = None
+    latents: Float[Tensor, "b _k _h _w"] | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -132,7 +135,7 @@ class EncodedBatch:
 class Growth:
     """How far the networks have grown.
 
-    resolution: side of the images, px.
+    resolution: height of the images, px; their width is `width_of` it and the networks' aspect ratio.
     fade: weight of the newest block's output, 0 (no effect yet) to 1 (fully grown).
     """
 
@@ -142,3 +145,24 @@ class Growth:
     def reduced(self, factor: int) -> Growth:
         """The same growth of latents whose side is that of the images divided by `factor`."""
         return Growth(self.resolution // factor, self.fade)
+
+
+def width_of(resolution: int, aspect_ratio: float) -> int:
+    """The width, px, of images of this height and aspect ratio, which is width / height.
+
+    Raises:
+        UserError: it is not a whole number from 1 up; the message names ratios that give one.
+    """
+    width = resolution * aspect_ratio
+    if math.isfinite(width) and round(width) >= 1 and abs(width - round(width)) < 1e-6 * resolution:
+        return round(width)
+    near = (
+        ""
+        if not 0 < width < 1e6
+        else ", "
+        + " or ".join(f"{n / resolution:g}" for n in sorted({max(1, math.floor(width)), math.ceil(width)}))
+    )
+    raise UserError(
+        f"aspect_ratio {aspect_ratio:g}: images of {resolution} px height would not have a whole number of "
+        f"pixels as width: use a multiple of {1 / resolution:g}{near}"
+    )

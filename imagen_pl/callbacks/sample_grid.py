@@ -14,6 +14,7 @@ from torch import Tensor
 from imagen_pl.callbacks.base import EveryKimg, check_interval, gan_of
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, to_pil, to_uint8
+from imagen_pl.imaging.transparency import on_white
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.models.generators.base import ImageToImageGenerator
 
@@ -21,7 +22,8 @@ from imagen_pl.models.generators.base import ImageToImageGenerator
 class SampleGrid(EveryKimg):
     """Samples the same captions with the same latents at intervals, to show the progress of training.
 
-    The images come from the generator's moving average, at the current resolution. They are saved to
+    The images come from the generator's moving average, at the current resolution, transparent ones on white.
+    They are saved to
     `samples/000123kimg.png` in the run's folder, and logged to W&B and TensorBoard if those are in use.
 
     Args:
@@ -64,7 +66,7 @@ class SampleGrid(EveryKimg):
             images, captions = self._rows(trainer, gan, generator)
         else:
             images, captions = gan.sample(self.captions, self.seed), self.captions
-        pictures = to_pil(to_uint8(images))
+        pictures = to_pil(on_white(to_uint8(images)))
         sheet = labelled_grid(pictures, captions, self.columns)
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)

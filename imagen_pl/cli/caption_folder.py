@@ -19,7 +19,7 @@ from imagen_pl.cli.counting import counted
 from imagen_pl.data.progress import print_above_bars, progress_bar
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.folder import FolderSource, captions_in
-from imagen_pl.data.transforms import UNREADABLE, decode, quiet_pillow
+from imagen_pl.data.transforms import UNREADABLE, quiet_pillow
 from imagen_pl.errors import UserError
 from imagen_pl.inference.retrieval_captioning import AnyCaptioner, load_any_captioner
 from imagen_pl.storage.atomic_files import atomic_write
@@ -93,7 +93,7 @@ def _caption(
     ):
         for i in range(0, len(pairs), _BATCH):
             part = pairs[i : i + _BATCH]
-            decoded = pool.map(lambda pair: _decode(pair[1], captioner.resolution), part)
+            decoded = pool.map(lambda pair: _decode(pair[1], captioner), part)
             good: list[tuple[Path, Path]] = []
             images: list[Tensor] = []
             for pair, image in zip(part, decoded, strict=True):
@@ -114,10 +114,10 @@ def _caption(
             bar.update(len(part))
 
 
-def _decode(image: Path, resolution: int) -> UInt8[Tensor, "3 h w"] | str:
+def _decode(image: Path, captioner: AnyCaptioner) -> UInt8[Tensor, "c h w"] | str:
     """The image's pixels, or the name of the error."""
     try:
-        return decode(image, resolution)
+        return captioner.decode(image)
     except UNREADABLE as error:
         return type(error).__name__
 

@@ -74,7 +74,7 @@ def demo(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         raise UserError("the page needs a package: pip install gradio") from None
     model = open_model(str(file), arguments.device)
-    from imagen_pl.demo.page import CSS, MAX_UPLOAD_MB, Studio, build_page, example_prompts
+    from imagen_pl.demo.page import CHECKERBOARD, CSS, MAX_UPLOAD_MB, Studio, build_page, example_prompts
 
     captioner = _captioner(arguments)
     upscaler = open_upscaler(arguments.upscaler, model, arguments.device)
@@ -88,7 +88,7 @@ def demo(arguments: argparse.Namespace) -> int:
                 share=arguments.share,
                 allowed_paths=[folder],
                 max_file_size=f"{MAX_UPLOAD_MB}mb",
-                css=CSS,
+                css=CSS + CHECKERBOARD if model.alpha else CSS,
                 quiet=True,
                 prevent_thread_lock=True,
             )

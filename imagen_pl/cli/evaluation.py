@@ -24,6 +24,7 @@ from imagen_pl.cli.open_model import check_draws
 from imagen_pl.data.progress import with_progress
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, strip, to_pil
+from imagen_pl.imaging.transparency import picture_on_white
 from imagen_pl.inference.pipeline import TextToImage, load
 from imagen_pl.inference.sampling_options import SamplingOptions
 from imagen_pl.metrics.clip_score import ClipScore
@@ -132,8 +133,8 @@ def _draw(model: TextToImage, real_set: RealSet, options: SamplingOptions) -> Ge
     return GeneratedSet(images[: len(pairs)], images[len(pairs) :], each)
 
 
-def _pixels(picture: Image.Image) -> UInt8[Tensor, "3 r r"]:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+def _pixels(picture: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    return torch.from_numpy(np.array(picture_on_white(picture))).permute(2, 0, 1)
 
 
 def _features(extractor: Extractor, images: Images, what: str) -> Float[Tensor, "n f"]:

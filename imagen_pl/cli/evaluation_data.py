@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from imagen_pl.data.sample_processing import SampleProcessing
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.splits import by_group, held_out, read_stream
-from imagen_pl.data.transforms import UNREADABLE, parse_background
+from imagen_pl.data.transforms import UNREADABLE
 from imagen_pl.errors import UserError
 from imagen_pl.inference.networks import build
 from imagen_pl.inference.pipeline import TextToImage
 
-Images = UInt8[Tensor, "n 3 r r"]
+Images = UInt8[Tensor, "n 3 h w"]
 
 # Computing features of training images takes most of the time; using more of them changes scores little.
 _LEAST_TRAIN, _TRAIN_PER_PICTURE = 1000, 5
@@ -50,7 +50,7 @@ class RealSet:
 
 
 def read_real_set(arguments: argparse.Namespace, model: TextToImage) -> RealSet:
-    """The images to compare a model with, held out and cut to squares as in its training.
+    """The images to compare a model with, held out and decoded as in its training.
 
     Raises:
         UserError: the data is not available, or has no images to compare with.
@@ -59,9 +59,8 @@ def read_real_set(arguments: argparse.Namespace, model: TextToImage) -> RealSet:
     fraction = arguments.val_fraction
     if fraction is None:
         fraction = trained.get("val_fraction")
-    processing = SampleProcessing(
-        trained.get("fit", "crop"), parse_background(trained.get("background", "white"))
-    )
+    # With alpha, images are scored as they look on white.
+    processing = replace(model.processing, alpha=False)
     split, source, rows, train = _rows(
         _source(arguments, model), arguments, _VAL_FRACTION if fraction is None else fraction
     )

@@ -134,7 +134,7 @@ class CaptionerCLI(OneLineCLI):
             "format": _FORMAT,
             "imagen_pl": imagen_pl.__version__,
             "captioner": settings["model"]["captioner"],
-            "resolution": settings["data"]["resolution"],
+            **{name: settings["data"][name] for name in ("resolution", "aspect_ratio", "alpha")},
         }
 
     def fit(self) -> None:

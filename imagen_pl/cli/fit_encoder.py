@@ -82,9 +82,13 @@ def fit_encoder(arguments: argparse.Namespace) -> int:
     generator = projectable(model.generator)
     captions = given if given is not None else _captions(model)
     torch.manual_seed(arguments.seed)
-    encoder = StyleEncoder(model.resolution, len(generator.resolutions), generator.first_map.in_features).to(
-        model.device
-    )
+    encoder = StyleEncoder(
+        model.resolution,
+        len(generator.resolutions),
+        generator.first_map.in_features,
+        aspect_ratio=generator.aspect_ratio,
+        image_channels=generator.image_channels,
+    ).to(model.device)
     teacher = network("efficientnet_lite0", model.resolution)
     steps = max(1, round(1000 * arguments.kimg / BATCH))
     training = StyleEncoderFit(

@@ -1,9 +1,10 @@
 """Sizes that follow from other settings, so that a recipe gives each only once.
 
 `text_dim` is the text encoder's, `image_dim` the discriminator's `final_dim` or `width`, `map_channels` its
-channels at `map_resolution`, `image_resolution` the discriminator's largest. With an autoencoder,
-`image_channels` is its `latent_channels`, and `downsampling` is its own. A size that is set to another value
-is kept, and is reported if it does not fit.
+channels at `map_resolution`, `image_resolution` the discriminator's largest. `aspect_ratio` and
+`image_channels` are those of the data: `data.aspect_ratio`, and four channels with `data.alpha`. With an
+autoencoder, `image_channels` is its `latent_channels`, and `downsampling` is its own. A size that is set to
+another value is kept, and is reported if it does not fit.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from imagen_pl.models.autoencoders.base import Autoencoder
 from imagen_pl.models.text.encoder import TextEncoder
 
 
-def link_sizes(model: Namespace) -> None:
+def link_sizes(model: Namespace, data: Namespace) -> None:
     """Set every linked size in a model's configuration that still has its default.
 
     Args:
         model: the section `model`, changed in place.
+        data: the section `data`.
     """
     text_dim = _text_dim(model.text_encoder)
     autoencoder = _autoencoder(model.generator)
@@ -38,6 +40,8 @@ def link_sizes(model: Namespace) -> None:
             "map_channels": channels.get(map_resolution),
             "finer_channels": channels.get(2 * map_resolution),
             "image_resolution": max(channels, default=None),
+            "aspect_ratio": data.aspect_ratio,
+            "image_channels": 4 if data.alpha else None,
         }
         if autoencoder is not None:
             linked["image_channels"] = autoencoder.latent_channels

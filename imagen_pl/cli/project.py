@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
         "then draws it with other words.",
     )
     add_model_argument(parser)
-    parser.add_argument("image", nargs="+", help="picture files; the centre square is used")
+    parser.add_argument("image", nargs="+", help="picture files, cut like the training images")
     parser.add_argument(
         "--prompt", required=True, metavar="TEXT", help='what the pictures show, for example "bell, outline"'
     )
@@ -137,18 +137,16 @@ def check_projection(arguments: argparse.Namespace, files: Sequence[Path]) -> No
                 raise UserError(f"--{option} {written} is a picture to project: name another file")
 
 
-def read_pictures(model: TextToImage, files: Sequence[Path]) -> Float[Tensor, "b 3 r r"]:
-    """Pictures at the model's resolution, -1 to 1, cut to squares like its training images."""
+def read_pictures(model: TextToImage, files: Sequence[Path]) -> Float[Tensor, "b _c h w"]:
+    """Pictures at the model's size, -1 to 1, decoded like its training images."""
     import torch
 
-    from imagen_pl.data.transforms import UNREADABLE, Fit, decode, parse_background
+    from imagen_pl.data.transforms import UNREADABLE
 
-    fit: Fit = model.description.get("fit") or "crop"
-    background = parse_background(model.description.get("background") or "white")
     read = []
     for file in files:
         try:
-            read.append(decode(file, model.resolution, fit, background))
+            read.append(model.processing.decode(file, model.resolution))
         except UNREADABLE as error:
             raise UserError(f"{file} cannot be read as a picture ({type(error).__name__})") from error
     return torch.stack(read).to(model.device).float() / 127.5 - 1
@@ -179,7 +177,7 @@ class Projected:
 
 def project_pictures(
     model: TextToImage,
-    pictures: Float[Tensor, "b 3 r r"],
+    pictures: Float[Tensor, "b _c h w"],
     prompt: str,
     arguments: argparse.Namespace,
     filmed: bool = False,
@@ -230,7 +228,7 @@ def project_pictures(
 def _search(
     model: TextToImage,
     generator: StyleGenerator,
-    pictures: Float[Tensor, "b 3 r r"],
+    pictures: Float[Tensor, "b _c h w"],
     text: TextFeatures,
     arguments: argparse.Namespace,
     on_step: Callable[[int, Tensor], object],

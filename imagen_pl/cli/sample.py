@@ -69,7 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--transparent",
         action="store_true",
-        help="make the white background transparent; PNG or WebP",
+        help="make the white background transparent; PNG or WebP. Models trained with data.alpha draw "
+        "transparency without it",
     )
     parser.add_argument(
         "--singles", metavar="DIR", help="also write each picture to a file of its own in this folder"
@@ -136,7 +137,7 @@ class _Artist:
                 upscale(picture, prompt, noise, seed)
                 for picture, (prompt, seed) in zip(drawn, pairs, strict=True)
             )
-        if not self.arguments.transparent:
+        if not self.arguments.transparent or self.model.alpha:
             return drawn
         from imagen_pl.imaging.background_removal import remove_background
 
@@ -177,7 +178,7 @@ def _check_line(arguments: argparse.Namespace) -> None:
 
 
 def _grid(artist: _Artist, arguments: argparse.Namespace) -> None:
-    from imagen_pl.imaging.grids import labelled_grid, strip
+    from imagen_pl.imaging.grids import labelled_grid, size_text, strip
 
     out = Path(arguments.out or "sample.png")
     pairs = [(p, arguments.seed + k) for p in arguments.prompt for k in range(arguments.num_images)]
@@ -188,10 +189,12 @@ def _grid(artist: _Artist, arguments: argparse.Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     about = artist.about()
     prompts = "\n".join(arguments.prompt)
-    sheet = pictures[0] if _is_svg(out) else labelled_grid(rows, labels, columns=1)
+    sheet = pictures[0] if _is_svg(out) else labelled_grid(rows, labels, columns=1, transparent=True)
     _save(sheet, out, {"prompt": prompts, "seed": arguments.seed, **about})
     printer = ResultPrinter(arguments.json)
-    printer.line(f"{out}: {_count(len(pictures))} of {pictures[0].width} px, seeds from {arguments.seed}")
+    printer.line(
+        f"{out}: {_count(len(pictures))} of {size_text(pictures[0].size)}, seeds from {arguments.seed}"
+    )
     if arguments.singles:
         folder = Path(arguments.singles)
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,6 +228,8 @@ def _check_file(arguments: argparse.Namespace) -> tuple[list[Prompt], Path]:
 
 
 def _folder(artist: _Artist, prompts: list[Prompt], out: Path, arguments: argparse.Namespace) -> None:
+    from imagen_pl.imaging.grids import size_text
+
     n = arguments.num_images
     seeds = row_seeds(prompts, arguments.seed, n)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
@@ -237,7 +242,7 @@ def _folder(artist: _Artist, prompts: list[Prompt], out: Path, arguments: argpar
             printer.picture(out / name, text, seed)
             row = {"file_name": name, "prompt": text, "seed": seed, **prompts[i // n].fields}
             metadata.write(json.dumps(row, ensure_ascii=False) + "\n")
-    printer.line(f"{out}: {_count(len(pairs))} of {picture.width} px and metadata.jsonl")
+    printer.line(f"{out}: {_count(len(pairs))} of {size_text(picture.size)} and metadata.jsonl")
 
 
 # ---------------------------------------------------------------------- shared by both

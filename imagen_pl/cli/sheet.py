@@ -39,7 +39,7 @@ p {{ margin: 0; }}
 .drafts {{ display: flex; flex-wrap: wrap; gap: .5rem; }}
 figure {{ margin: 0; }}
 figcaption {{ color: #555; font-size: 13px; }}
-img {{ width: 128px; height: 128px; image-rendering: pixelated; }}
+img {{ height: 128px; image-rendering: pixelated; }}
 code {{ color: #555; font-size: 13px; overflow-wrap: anywhere; }}
 </style>
 </head>
@@ -91,6 +91,7 @@ def sheet(arguments: argparse.Namespace) -> int:
     options = sampling_options(arguments)
     prompts = read_prompts(arguments.brief)
     seeds = row_seeds(prompts, options.seed, n)
+    from imagen_pl.imaging.grids import size_text
     from imagen_pl.imaging.pdf_sheet import Drafts, write_pdf
     from imagen_pl.storage.atomic_files import atomic_write
 
@@ -114,7 +115,7 @@ def sheet(arguments: argparse.Namespace) -> int:
         else:
             file.write(html_sheet(title, rows).encode())
     drafts, prompt_count = counted(len(pairs), "draft"), counted(len(rows), "prompt")
-    print(f"{out}: {drafts} of {model.resolution} px for {prompt_count}")
+    print(f"{out}: {drafts} of {size_text(pictures[0].size)} for {prompt_count}")
     return 0
 
 

@@ -195,7 +195,7 @@ class TrainingCLI(OneLineCLI):
 
     def before_instantiate_classes(self) -> None:
         self._identify()
-        link_sizes(self.settings.model)
+        link_sizes(self.settings.model, self.settings.data)
         trainer = self.settings.trainer
         trainer.default_root_dir = str(self.run_folder.path)
         if self.config.get("subcommand") in _SCORING:

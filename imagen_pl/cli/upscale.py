@@ -136,9 +136,9 @@ def _savable(picture: Image.Image, target: Path) -> Image.Image:
     """A JPEG cannot be transparent: it gets a white background."""
     if picture.mode != "RGBA" or target.suffix.lower() not in (".jpg", ".jpeg"):
         return picture
-    from PIL import Image
+    from imagen_pl.imaging.transparency import picture_on_white
 
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture_on_white(picture)
 
 
 def _size(picture: Image.Image) -> str:

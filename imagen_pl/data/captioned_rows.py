@@ -27,6 +27,7 @@ from imagen_pl.data.splits import (
     smallest_side,
 )
 from imagen_pl.schedules import RunState, Stage
+from imagen_pl.types import width_of
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ class CaptionedRows(LightningDataModule):
 
     def _smallest(self) -> int:
         """Shortest side of an image that is used, px."""
-        return smallest_side(self._final_resolution(), self.min_size)
+        final = self._final_resolution()
+        return smallest_side(min(final, width_of(final, self.val_processing.aspect_ratio)), self.min_size)
 
     def _final_resolution(self) -> int:
         return self.stages[-1].resolution
@@ -161,14 +163,8 @@ class CaptionedRows(LightningDataModule):
         """
         rows, processing = self._rows.validation, self.val_processing
         drawn = None if self.val_samples is None else (self.val_samples, processing.seed)
-        settings: tuple[object, ...] = (
-            len(rows),
-            processing.fit,
-            processing.background,
-            drawn,
-            self.balance_groups,
-        )
-        settings += () if processing.crop_from is None else (processing.crop_from, processing.seed)
+        fit, background, *more = processing.settings()
+        settings = (len(rows), fit, background, drawn, self.balance_groups, *more)
         digest = hashlib.sha256(repr(settings).encode())
         add_rows(digest, self._rows.source, rows)
         return digest.hexdigest()[:16]
@@ -179,13 +175,7 @@ class CaptionedRows(LightningDataModule):
         if self.val_split == "train":
             return None
         processing = self.val_processing
-        settings: tuple[object, ...] = (
-            self.version()["digest"],
-            self._smallest(),
-            processing.fit,
-            processing.background,
-        )
-        settings += () if processing.crop_from is None else (processing.crop_from, processing.seed)
+        settings = (self.version()["digest"], self._smallest(), *processing.settings())
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
     def version(self) -> dict[str, Any]:

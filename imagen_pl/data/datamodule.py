@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -34,15 +35,20 @@ class CaptionedImages(CaptionedRows):
 
     Args:
         source: where images and captions come from, as imagen_pl.data.sources.folder.FolderSource.
-        resolution: side of the images, px, where no growth is set up; the growth stages replace it.
+        resolution: height of the images, px, where no growth is set up; the growth stages replace it.
         batch_size: images a step over all processes, where no growth is set up.
         num_workers: processes that load images; None takes none if all training images fit the
             cache, else one less than the CPU cores that each training process has, at most 8.
-        fit: "crop" keeps the middle square of an image; "pad" keeps it whole and fills up the sides.
-        crop_from: decode images at this side, px, and give a random square of each to the networks, as an
-            Upsampler learns; validation too has squares, the same each time. None gives whole images. Smaller
+        fit: "crop" keeps the largest centred part of an image that has the aspect ratio; "pad" keeps it whole
+            and fills up the sides.
+        crop_from: decode images at this height, px, and give a random part of each to the networks, as an
+            Upsampler learns; validation too has parts, the same each time. None gives whole images. Smaller
             images are then skipped, unless `min_size` is set.
         background: colour behind transparent pixels and at padded sides: a name, or #rrggbb.
+        aspect_ratio: width of the images / their height, as 1.5 for 48 x 32 px; resolutions are heights.
+            `fit` says how images of another shape get it. It sets `aspect_ratio` of the networks.
+        alpha: keep the transparency of images as a fourth channel, so that the model draws with transparency.
+            It sets `image_channels` of the networks. Padded sides are transparent then.
         pictures_per_caption: number of training images with the same caption in each batch, for captions that
             have so many. Set `minibatch_stddev` of the discriminator to the same number: it then compares the
             variation within a caption, which prevents mode collapse. 1 samples images independently; sources
@@ -66,7 +72,7 @@ class CaptionedImages(CaptionedRows):
             stream 1,000.
         val_batch_size: images a step of validation on each process.
         min_size: shorter side, px, below which images are skipped; None takes `crop_from`, or without it half
-            of the largest resolution trained.
+            of the shorter side of the largest images trained.
         cache_mb: keep decoded images in memory, as long as a resolution's fit in this many MB. Each
             worker keeps its own.
         balance_groups: train on each group of near-alike images as often as on a single image, and score the
@@ -83,6 +89,8 @@ class CaptionedImages(CaptionedRows):
         fit: Literal["crop", "pad"] = "crop",
         crop_from: int | None = None,
         background: str = "white",
+        aspect_ratio: float = 1.0,
+        alpha: bool = False,
         pictures_per_caption: int = 1,
         own_captions: float = 0.0,
         shared_attributes: float = 0.0,
@@ -114,11 +122,18 @@ class CaptionedImages(CaptionedRows):
             ("num_workers", num_workers, num_workers is None or num_workers >= 0),
             ("cache_mb", cache_mb, cache_mb >= 0),
             ("crop_from", crop_from, crop_from is None or crop_from > 0),
+            ("aspect_ratio", aspect_ratio, 0.01 <= aspect_ratio <= 100),
         ):
             if not good:
                 raise UserError(f"data.{name} {value} is out of range: see imagen-pl fit --help")
         if resolution < 4 or resolution & (resolution - 1):
             raise UserError(f"data.resolution {resolution} is not a power of two from 4 up")
+        colour = parse_background(background)
+        if alpha and colour != (255, 255, 255):
+            raise UserError(
+                f"data.background {background} has no effect with data.alpha, which keeps transparent pixels "
+                "transparent: leave it at white"
+            )
         if pictures_per_caption > 1 and isinstance(source, StreamSource):
             raise UserError(
                 f"data.pictures_per_caption {pictures_per_caption} needs images that can be read in any "
@@ -151,11 +166,11 @@ class CaptionedImages(CaptionedRows):
         self.run_state = RunState(Growth(resolution))
         self.only_stage = Stage(resolution=resolution, kimg=math.inf, batch_size=batch_size)
         self._shared: RowImages | None = None
-        self.train_processing = SampleProcessing(
-            fit, parse_background(background), horizontal_flip, caption_dropout, seed, crop_from
-        )
         self.val_processing = SampleProcessing(
-            fit, parse_background(background), seed=seed, crop_from=crop_from
+            fit, colour, seed=seed, crop_from=crop_from, aspect_ratio=aspect_ratio, alpha=alpha
+        )
+        self.train_processing = replace(
+            self.val_processing, horizontal_flip=horizontal_flip, caption_dropout=caption_dropout
         )
 
     # ------------------------------------------------------------------ the run
@@ -319,8 +334,8 @@ class CaptionedImages(CaptionedRows):
         return self._workers(self._fit_the_cache(self._rows.train))
 
     def _fit_the_cache(self, rows: list[Row]) -> bool:
-        side = self.train_processing.side(self._final_resolution())
-        return len(rows) * 3 * side**2 <= self.cache_bytes
+        shape = self.train_processing.shape(self._final_resolution())
+        return len(rows) * math.prod(shape) <= self.cache_bytes
 
     def _share(self, dataset: RowImages) -> None:
         """Share the list of broken images, so that each is reported once, and the decoded images.

@@ -6,6 +6,7 @@ Axes: b batch, h w pixels, n rows.
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class RowImages(Dataset[CaptionedBatch]):
         self.latent_lookup = latent_lookup
         # Shared with the workers, so that each broken image is reported once.
         self.broken = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
-        self._cache: OrderedDict[int, _Cache] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int, int], _Cache] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,10 +70,10 @@ class RowImages(Dataset[CaptionedBatch]):
     def __getitem__(self, plan: BatchPlan) -> CaptionedBatch:
         assert plan.rows is not None
         rows = torch.from_numpy(plan.rows)
-        side = self.processing.side(plan.resolution)
-        cache = self._cache_for(side)
+        shape = self.processing.shape(plan.resolution)
+        cache = self._cache_for(shape)
         if cache is None:
-            images = torch.empty(len(rows), 3, side, side, dtype=torch.uint8)
+            images = torch.empty(len(rows), *shape, dtype=torch.uint8)
             with quiet_pillow():
                 for i, row in enumerate(rows.tolist()):
                     images[i] = self._image(row, plan.resolution)
@@ -109,7 +110,7 @@ class RowImages(Dataset[CaptionedBatch]):
                         cache.images[row] = self._image(row, resolution)
                         cache.filled[row] = True
 
-    def _image(self, row: int, resolution: int) -> UInt8[Tensor, "3 h w"]:
+    def _image(self, row: int, resolution: int) -> UInt8[Tensor, "c h w"]:
         while True:
             row = self._stand_in(row)  # raises when none is left
             try:
@@ -129,23 +130,22 @@ class RowImages(Dataset[CaptionedBatch]):
                 return (row + step) % len(self.rows)
         raise UserError(f"{self.source.path}: none of its {len(self.rows)} images can be decoded")
 
-    def _cache_for(self, resolution: int) -> _Cache | None:
-        size = len(self.rows) * 3 * resolution * resolution
-        if size > self.cache_bytes:
+    def _cache_for(self, shape: tuple[int, int, int]) -> _Cache | None:
+        if len(self.rows) * math.prod(shape) > self.cache_bytes:
             return None
-        if resolution not in self._cache:
+        if shape not in self._cache:
             if self._cache:
                 self._cache.clear()  # a growth stage that has ended does not return
-            self._cache[resolution] = _Cache(
-                torch.empty(len(self.rows), 3, resolution, resolution, dtype=torch.uint8),
+            self._cache[shape] = _Cache(
+                torch.empty(len(self.rows), *shape, dtype=torch.uint8),
                 torch.zeros(len(self.rows), dtype=torch.bool),
             )
-        return self._cache[resolution]
+        return self._cache[shape]
 
 
 @dataclass
 class _Cache:
-    images: UInt8[Tensor, "n 3 h w"]
+    images: UInt8[Tensor, "n c h w"]
     filled: Tensor
 
 
@@ -212,7 +212,7 @@ class StreamImages(Dataset[CaptionedBatch]):
 
     def _batch(
         self,
-        found: list[tuple[UInt8[Tensor, "3 h w"], tuple[str, ...]]],
+        found: list[tuple[UInt8[Tensor, "c h w"], tuple[str, ...]]],
         numbers: Integers,
         resolution: int,
     ) -> CaptionedBatch:
@@ -222,7 +222,7 @@ class StreamImages(Dataset[CaptionedBatch]):
 
     def _decoded(
         self, rows: Iterator[tuple[Row, bytes]], resolution: int
-    ) -> Iterator[tuple[UInt8[Tensor, "3 h w"], tuple[str, ...]]]:
+    ) -> Iterator[tuple[UInt8[Tensor, "c h w"], tuple[str, ...]]]:
         for row, data in rows:
             try:
                 image = self.processing.decode(data, resolution)

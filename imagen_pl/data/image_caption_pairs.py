@@ -31,7 +31,7 @@ class ImageCaptionPairs(ABC):
 
     Args:
         processing: how images are decoded.
-        resolution: largest side of the images, px.
+        resolution: largest height of the images, px.
         smallest: images with a shorter side are skipped, px.
     """
 
@@ -62,12 +62,7 @@ class ImageCaptionPairs(ABC):
         Images in separate files count by size and time of change, and a stream by its shards and its first 16
         images, so that no more than an index is read of large sets.
         """
-        settings: tuple[object, ...] = (
-            min(self.resolution, largest), self.smallest, self.processing.fit, self.processing.background
-        )  # fmt: skip
-        settings += (
-            () if self.processing.crop_from is None else (self.processing.crop_from, self.processing.seed)
-        )
+        settings = (min(self.resolution, largest), self.smallest, *self.processing.settings())
         digest = hashlib.sha256(repr(settings).encode())
         self._add_pairs(digest, number)
         return digest.hexdigest()[:32]

@@ -30,6 +30,7 @@ _SHEET_IMAGES = 30
 _SHEET_COLUMNS = 6
 _SHEET_SIZE = 128
 _LONG_CAPTION = 50
+_NEAR = 0.13  # how far an image's ratio of width to height may be from the common one, relatively
 _KEPT = 0.75  # share of an image; if the centre crop keeps less, the report counts it
 
 
@@ -83,6 +84,12 @@ class Report:
             if cut:
                 note = "lose over a quarter to the centre crop: --data.fit pad keeps them whole"
                 yield f"           {cut:,} {note}"
+            ratio = common_shape(list(zip(self.widths, self.heights, strict=True)))
+            if ratio != 1:
+                yield (
+                    f"           most are about {ratio:g} times as wide as high: --data.aspect_ratio "
+                    f"{ratio:g} trains on that shape"
+                )
         if self.caption_words:
             each = max(self.captions_per_image)
             yield (
@@ -243,6 +250,17 @@ def _write_sheet(pictures: Sequence[tuple[Tensor, str]], out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out, "PNG")
     return out
+
+
+def common_shape(sizes: Sequence[tuple[int, int]]) -> float:
+    """Width / height, a multiple of 1/4, that at least half of the images are near to; 1 where there is none.
+
+    Networks that start at 4 px can have such a ratio.
+    """
+    ratios = [width / height for width, height in sizes]
+    common = max(round(4 * statistics.median(ratios)), 1) / 4
+    near = sum(abs(ratio / common - 1) < _NEAR for ratio in ratios)
+    return common if 2 * near >= len(ratios) else 1.0
 
 
 def _spread(values: Sequence[int]) -> str:

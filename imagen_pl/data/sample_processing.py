@@ -24,7 +24,7 @@ from imagen_pl.data.batch_samplers import (
 )
 from imagen_pl.data.transforms import Fit, decode
 from imagen_pl.errors import UserError
-from imagen_pl.types import CaptionedBatch, TextFeatures
+from imagen_pl.types import CaptionedBatch, TextFeatures, width_of
 
 TextLookup = Callable[[list[str]], TextFeatures]
 LatentLookup = Callable[[Integers, int], Tensor]  # rows and a resolution, px
@@ -40,9 +40,25 @@ class SampleProcessing:
     caption_dropout: float = 0.0
     seed: int = 0
     crop_from: int | None = None
+    aspect_ratio: float = 1.0
+    alpha: bool = False
 
-    def side(self, resolution: int) -> int:
-        """Side of decoded images, px, where the networks are given `resolution` px."""
+    def shape(self, resolution: int) -> tuple[int, int, int]:
+        """Channels, height and width of decoded images, where the networks are given `resolution` px."""
+        height = self._height(resolution)
+        return (4 if self.alpha else 3, height, width_of(height, self.aspect_ratio))
+
+    def settings(self) -> tuple[object, ...]:
+        """What decides how images are decoded, for fingerprints; what has its default is left out."""
+        named: tuple[object, ...] = (self.fit, self.background)
+        if self.crop_from is not None:
+            named += (self.crop_from, self.seed)
+        if self.aspect_ratio != 1 or self.alpha:
+            named += (f"aspect ratio {self.aspect_ratio}, alpha {self.alpha}",)
+        return named
+
+    def _height(self, resolution: int) -> int:
+        """Height of decoded images, px."""
         if self.crop_from is None:
             return resolution
         if self.crop_from < resolution:
@@ -51,30 +67,32 @@ class SampleProcessing:
             )
         return self.crop_from
 
-    def decode(self, image: bytes | object, resolution: int) -> UInt8[Tensor, "3 h w"]:
-        """A decoded image with sides of `side(resolution)`."""
-        return decode(image, self.side(resolution), self.fit, self.background)  # type: ignore[arg-type]
+    def decode(self, image: bytes | object, resolution: int) -> UInt8[Tensor, "c h w"]:
+        """A decoded image of `shape(resolution)`."""
+        height, how = self._height(resolution), (self.fit, self.background, self.aspect_ratio, self.alpha)
+        return decode(image, height, *how)  # type: ignore[arg-type]
 
     def crop(
-        self, images: UInt8[Tensor, "b 3 h w"], numbers: Integers, resolution: int
-    ) -> UInt8[Tensor, "b 3 r r"]:
-        """A random square of each image; the images as they are without `crop_from`."""
-        room = images.shape[-1] - resolution
-        if room == 0:
+        self, images: UInt8[Tensor, "b c h w"], numbers: Integers, resolution: int
+    ) -> UInt8[Tensor, "b c _r _s"]:
+        """A random part of each image; the images as they are without `crop_from`."""
+        if images.shape[-2] == resolution:
             return images
+        width = width_of(resolution, self.aspect_ratio)
         lefts, tops = (
-            (uniform(self.seed, axis, numbers) * (room + 1)).astype(int) for axis in (CROP_X, CROP_Y)
+            (uniform(self.seed, axis, numbers) * (room + 1)).astype(int)
+            for axis, room in ((CROP_X, images.shape[-1] - width), (CROP_Y, images.shape[-2] - resolution))
         )
         return torch.stack(
             [
-                image[:, top : top + resolution, left : left + resolution]
+                image[:, top : top + resolution, left : left + width]
                 for image, left, top in zip(images, lefts, tops, strict=True)
             ]
         )
 
     def collate(
         self,
-        images: UInt8[Tensor, "b 3 h w"],
+        images: UInt8[Tensor, "b c h w"],
         choices: list[tuple[str, ...]],
         numbers: Integers,
         text_lookup: TextLookup | None,

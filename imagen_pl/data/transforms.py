@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageCms, ImageColor
 from torch import Tensor
 
 from imagen_pl.errors import UserError
+from imagen_pl.types import width_of
 
 Fit = Literal["crop", "pad"]
 
@@ -27,6 +28,12 @@ Fit = Literal["crop", "pad"]
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+_SIDEWAYS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -57,27 +64,46 @@ def decode(
     resolution: int,
     fit: Fit = "crop",
     background: tuple[int, int, int] = (255, 255, 255),
-) -> UInt8[Tensor, "3 h w"]:
-    """Decode straight to `resolution` x `resolution` px, antialiased.
+    aspect_ratio: float = 1.0,
+    alpha: bool = False,
+) -> UInt8[Tensor, "c h w"]:
+    """Decode straight to the size of training, antialiased.
 
-    "crop" keeps the centre square; "pad" keeps the whole image and fills up with `background`, which
-    also replaces transparent pixels. EXIF rotation is applied; 16-bit greys keep their range;
-    colours with an RGB profile are converted to sRGB. Raises one of UNREADABLE.
+    EXIF rotation is applied; 16-bit greys keep their range; colours with an RGB profile are converted to
+    sRGB.
+
+    Args:
+        image: the encoded image, or its file.
+        resolution: height of the result, px.
+        fit: "crop" keeps the largest centred part of the wanted shape; "pad" keeps the whole image and fills
+            up with `background`.
+        background: also replaces transparent pixels.
+        aspect_ratio: width / height of the result.
+        alpha: give a fourth channel, alpha. Padded sides are transparent then. The colours are those on
+            `background`, which should be white (imagen_pl.imaging.transparency).
+
+    Raises:
+        One of UNREADABLE.
     """
+    size = (width_of(resolution, aspect_ratio), resolution)
     with _open(image) as opened:
-        # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target keeps the antialiasing exact.
-        opened.draft(None, (2 * resolution, 2 * resolution))
-        profile = opened.info.get("icc_profile")
         turn = exif_turn(opened)
+        if turn in _SIDEWAYS:
+            size = size[::-1]
+        # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target keeps the antialiasing exact.
+        opened.draft(None, (2 * size[0], 2 * size[1]))
+        profile = opened.info.get("icc_profile")
         opened.load()
         picture = _to_rgb(opened, background)
-    picture = _fit(picture, resolution, fit, background)
-    if turn is not None:
-        picture = picture.transpose(turn)  # after the centred crop: the same result, and cheaper
+        # Resized apart from the colours, which Pillow would divide by it.
+        opacity = _alpha(opened) if alpha else None
+    picture = _turned(_fit(picture, size, fit, background), turn)
     if profile:
         picture = _to_srgb(picture, profile)
-    pixels = torch.from_numpy(np.array(picture, dtype=np.uint8))
-    return pixels.permute(2, 0, 1).contiguous()
+    pixels = np.array(picture, dtype=np.uint8)
+    if opacity is not None:
+        pixels = np.dstack([pixels, np.asarray(_turned(_fit(opacity, size, fit, 0), turn))])
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def as_shown(image: bytes | Path) -> Image.Image:
@@ -153,17 +179,34 @@ def wide_grey_to_rgb(picture: Image.Image) -> Image.Image:
     return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
-def _fit(picture: Image.Image, resolution: int, fit: Fit, background: tuple[int, int, int]) -> Image.Image:
+def _alpha(picture: Image.Image) -> Image.Image:
+    """How opaque each pixel is, 0 to 255."""
+    clear = picture.mode in _TRANSPARENT or "transparency" in picture.info
+    if not clear or picture.mode.startswith(("I", "F")):
+        return Image.new("L", picture.size, 255)
+    return picture.convert("RGBA").getchannel("A")
+
+
+def _turned(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    """The picture as EXIF asks; after a centred crop this gives the same result, and is cheaper."""
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _fit(
+    picture: Image.Image, wanted: tuple[int, int], fit: Fit, background: tuple[int, int, int] | int
+) -> Image.Image:
     width, height = picture.size
     if fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        return _resize(picture, (resolution, resolution), (left, top, left + side, top + side))
-    scale = resolution / max(width, height)
+        kept: tuple[float, float] = (width, width * wanted[1] / wanted[0])
+        if kept[1] > height:
+            kept = (height * wanted[0] / wanted[1], height)
+        left, top = (width - kept[0]) / 2, (height - kept[1]) / 2
+        return _resize(picture, wanted, (left, top, left + kept[0], top + kept[1]))
+    scale = min(wanted[0] / width, wanted[1] / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = _resize(picture, size, (0, 0, width, height))
-    padded = Image.new("RGB", (resolution, resolution), background)
-    padded.paste(small, ((resolution - size[0]) // 2, (resolution - size[1]) // 2))
+    padded = Image.new(picture.mode, wanted, background)
+    padded.paste(small, ((wanted[0] - size[0]) // 2, (wanted[1] - size[1]) // 2))
     return padded
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from imagen_pl.data.sources.declaration import declaration_of
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.animation import write_animation
-from imagen_pl.imaging.grids import save_picture, strip
+from imagen_pl.imaging.grids import save_picture, size_text, strip
 from imagen_pl.imaging.svg import save_svg
 from imagen_pl.inference.interpolation import interpolate
 from imagen_pl.inference.pipeline import TextToImage
@@ -39,6 +39,11 @@ CSS = """
 @media (max-width: 640px) { .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
 /* Gradio cuts a gallery at 55% of the window's height, which hides half of the second row. */
 .grid-wrap { max-height: none !important; }
+"""
+# Behind transparent pictures, as image viewers show them.
+CHECKERBOARD = """
+.grid-wrap img, .preview img, .thumbnail-item img
+  { background: repeating-conic-gradient(#ddd 0 25%, #fff 0 50%) 0 0 / 16px 16px; }
 """
 _EXAMPLES = ("red heart, fluent style", "grinning face, noto style", "blue square, twemoji style")
 
@@ -66,9 +71,11 @@ class Studio:
         self.upscaler = upscaler
 
     @property
-    def side(self) -> int:
-        """Side of the images, px, enlarged if there is an upscaler."""
-        return self.model.resolution * (1 if self.upscaler is None else self.upscaler.factor)
+    def size(self) -> tuple[int, int]:
+        """Width and height of the images, px, enlarged if there is an upscaler."""
+        factor = 1 if self.upscaler is None else self.upscaler.factor
+        width, height = self.model.size
+        return width * factor, height * factor
 
     def draw(
         self,
@@ -104,8 +111,7 @@ class Studio:
             with Image.open(shown) as picture:
                 facts = {str(name): fact for name, fact in picture.info.items() if isinstance(fact, str)}
                 # Without an upscaler the page repeats each pixel.
-                size = (self.side, self.side)
-                original = picture.convert("RGB").resize(size, Image.Resampling.NEAREST)
+                original = picture.resize(self.size, Image.Resampling.NEAREST)
             files.append(self._file(".svg"))
             save_svg(original, files[-1], facts)
         return [str(file) for file in files]
@@ -253,7 +259,7 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
     def new_seed() -> int:
         return secrets.randbelow(2**31)
 
-    size = f"{studio.side} px"
+    size = size_text(studio.size)
     with gr.Blocks(title="imagen_pl", analytics_enabled=False) as page:
         gr.Markdown(f"# imagen_pl\n\n{studio.name}, {size}. A picture is decided by its prompt and its seed.")
         with gr.Row():
@@ -314,7 +320,8 @@ def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
             second = gr.Textbox(label="To", value=examples[-1], max_length=MAX_PROMPT)
             frames = gr.Slider(4, MAX_FRAMES, 16, step=1, label="Frames each way")
             go = gr.Button("Film", variant="primary")
-            film = gr.Image(label=f"Film, {studio.model.resolution} px", type="filepath", interactive=False)
+            label = f"Film, {size_text(studio.model.size)}"
+            film = gr.Image(label=label, type="filepath", interactive=False)
             inputs = [first, second, seed, truncation, guidance, frames]
             go.click(show_user_errors(studio.film), inputs, film, api_name="interpolate")
         if studio.captioner is not None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import strip
+from imagen_pl.imaging.transparency import picture_on_white
 from imagen_pl.storage.atomic_files import atomic_write
 
 SUFFIXES = (".gif", ".webp", ".mp4")
@@ -34,7 +35,7 @@ def write_animation(frames: Iterable[Image.Image], file: Path, fps: float, loop:
     """Write an animation; small frames are enlarged without smoothing.
 
     Args:
-        frames: one or more images of equal size.
+        frames: one or more images of equal size; transparent ones are shown on white.
         file: the output file; its suffix selects the format: .gif, .webp or .mp4.
         fps: frames a second. GIF rounds durations to 0.01 seconds.
         loop: repeat endlessly, if the format supports it (GIF and WebP).
@@ -46,7 +47,7 @@ def write_animation(frames: Iterable[Image.Image], file: Path, fps: float, loop:
         UserError: see `check_animation`.
     """
     check_animation(file, fps)
-    shown = [strip([frame], _MIN_WIDTH) for frame in frames]
+    shown = [strip([picture_on_white(frame)], _MIN_WIDTH) for frame in frames]
     with atomic_write(file) as opened:
         opened.write(_mp4(shown, fps) if file.suffix.lower() == ".mp4" else _animated(shown, file, fps, loop))
     return len(shown)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from imagen_pl.imaging.transparency import picture_on_white, straight
+
 if TYPE_CHECKING:  # torch takes seconds to import, and the command line checks its arguments first
     from jaxtyping import Float, UInt8
     from torch import Tensor
@@ -20,14 +22,21 @@ _MARGIN = 6
 _LABEL_LINES = 3
 
 
-def to_uint8(images: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+def to_uint8(images: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
     """Convert images from the range -1 to 1 to the range 0 to 255."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte()
 
 
-def to_pil(images: UInt8[Tensor, "b 3 h w"]) -> list[Image.Image]:
-    """Convert images of 0 to 255 to PIL images."""
+def to_pil(images: UInt8[Tensor, "b c h w"]) -> list[Image.Image]:
+    """Convert images of 0 to 255 to PIL images: RGB, or of four channels RGBA with straight alpha."""
+    images = straight(images) if images.shape[1] == 4 else images
     return [Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()) for image in images]
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """A width and height for messages: "32 px" of a square, else such as "48 x 32 px"."""
+    width, height = size
+    return f"{width} px" if width == height else f"{width} x {height} px"
 
 
 def strip(images: Sequence[Image.Image], min_width: int = 96) -> Image.Image:
@@ -52,7 +61,11 @@ def _blank(mode: str, size: tuple[int, int]) -> Image.Image:
 
 
 def labelled_grid(
-    pictures: Sequence[Image.Image], labels: Sequence[str], columns: int, min_width: int = 96
+    pictures: Sequence[Image.Image],
+    labels: Sequence[str],
+    columns: int,
+    min_width: int = 96,
+    transparent: bool = False,
 ) -> Image.Image:
     """A grid of images, each with its label below.
 
@@ -61,10 +74,12 @@ def labelled_grid(
         labels: one an image, wrapped to up to three lines; "" leaves the space empty.
         columns: images a row.
         min_width: smallest width of an image, px.
+        transparent: if the images have transparency, the grid has it too; else they are shown on white.
     """
     if len(pictures) != len(labels):
         raise ValueError(f"{len(pictures)} pictures but {len(labels)} labels")
-    cells = [strip([picture], min_width) for picture in pictures]
+    shown = pictures if transparent else [picture_on_white(picture) for picture in pictures]
+    cells = [strip([picture], min_width) for picture in shown]
     width, height = cells[0].size
     size = 11 if width < 160 else 13
     face, line_height = font(size), size + 4
@@ -90,7 +105,7 @@ def save_picture(picture: Image.Image, file: Path, metadata: Mapping[str, object
     """Save an image with metadata about its origin.
 
     Args:
-        picture: an image in a mode that the file format supports.
+        picture: RGB, or RGBA, which a JPEG file gets on white.
         file: the output file. .png stores each fact in a text chunk; .webp and .jpg store them as JSON in
             EXIF's ImageDescription.
         metadata: the metadata, for example prompt, seed and model.
@@ -101,6 +116,8 @@ def save_picture(picture: Image.Image, file: Path, metadata: Mapping[str, object
             chunks.add_itxt(name, str(value))
         picture.save(file, pnginfo=chunks)
         return
+    if file.suffix.lower() in (".jpg", ".jpeg"):
+        picture = picture_on_white(picture)
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = json.dumps(dict(metadata))
     # exact: keep the colour of transparent pixels, which filtered textures blend in.

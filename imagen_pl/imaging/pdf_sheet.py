@@ -96,19 +96,21 @@ class _Block:
             for line in wrap(text, 10 * width, ImageFont.truetype(font, 10 * size), _MAX_LINES)
         ]
         self.image_rows = -(-len(row.pictures) // columns)
-        self.image_row_height = _SIDE + _SMALL * _LEADING + 3
+        image_width, image_height = row.pictures[0].size
+        self.side = _SIDE * image_height / image_width
+        self.image_row_height = self.side + _SMALL * _LEADING + 3
         text_height = sum(size * _LEADING for _, size, _ in self.lines)
         self.height = self.image_rows * self.image_row_height + text_height
 
     def draw(self, page: Figure, left: float, top: float) -> None:
         for k, picture in enumerate(self.row.pictures):
             x, y = left + k % self.columns * (_SIDE + _GAP), top + k // self.columns * self.image_row_height
-            box = (x / _WIDTH, 1 - (y + _SIDE) / _HEIGHT, _SIDE / _WIDTH, _SIDE / _HEIGHT)
+            box = (x / _WIDTH, 1 - (y + self.side) / _HEIGHT, _SIDE / _WIDTH, self.side / _HEIGHT)
             axes = page.add_axes(box)
             # Enlarged here, since PDF viewers blur small images.
             axes.imshow(strip([picture], min_width=256), interpolation="none", aspect="auto")
             axes.set_axis_off()
-            _write(page, x, y + _SIDE + 2, f"seed {self.row.seed + k}", _SMALL, "#555555")
+            _write(page, x, y + self.side + 2, f"seed {self.row.seed + k}", _SMALL, "#555555")
         below = top + self.image_rows * self.image_row_height
         for line, size, colour in self.lines:
             _write(page, left, below, line, size, colour)

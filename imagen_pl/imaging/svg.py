@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from imagen_pl.errors import UserError
+from imagen_pl.imaging.transparency import picture_on_white
 
-_TRACED_PX = 512  # side to which pictures are enlarged
+_TRACED_PX = 512  # longer side to which pictures are enlarged
 _MAX_ERROR = 8.0  # mean difference of the reduced picture, levels of 255
 _WRONG, _MAX_WRONG = 72, 0.01  # and at most this share of its pixels may differ by more levels than this
 _COLOURS = (2, 3, 4, 6, 8)
@@ -35,8 +36,9 @@ def trace(picture: Image.Image) -> str:
         import vtracer
     except ImportError:
         raise UserError("writing SVG needs vtracer: pip install 'imagen_pl[svg]'") from None
-    flat = _on_white(picture)
-    large = flat.resize((_scaled(flat.width), _scaled(flat.height)), Image.Resampling.BICUBIC)
+    flat = picture_on_white(picture)
+    factor = max(1, _TRACED_PX // max(flat.size))
+    large = flat.resize((factor * flat.width, factor * flat.height), Image.Resampling.BICUBIC)
     for colours in _COLOURS:
         reduced = _reduced(large, colours)
         if _shows(reduced, flat):
@@ -69,18 +71,6 @@ def save_svg(picture: Image.Image, file: Path, metadata: Mapping[str, object]) -
     about = "; ".join(f"{name}: {value}" for name, value in metadata.items())
     start, end = trace(picture).split("\n", 1)
     file.write_text(f"{start}\n<desc>{escape(about)}</desc>\n{end}", encoding="utf-8")
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    if picture.mode in ("RGBA", "LA", "P"):
-        rgba = picture.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _scaled(side: int) -> int:
-    return side * max(1, _TRACED_PX // side)
 
 
 def _reduced(picture: Image.Image, colours: int) -> Image.Image:

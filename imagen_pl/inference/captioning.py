@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from imagen_pl.data.transforms import decode
+from imagen_pl.data.sample_processing import SampleProcessing
 from imagen_pl.errors import UserError
 from imagen_pl.inference.networks import build, default_device, fill, stored_config
 from imagen_pl.models.captioner.model import Captioner
@@ -33,18 +33,26 @@ class CaptioningPipeline:
         captioner: the network.
         growth: resolution and fade of its last training images.
         discriminator: the network whose feature maps it reads, if it reads those.
+        aspect_ratio: width of its training images / their height.
+        alpha: whether they had alpha.
     """
 
     def __init__(
-        self, captioner: Captioner, growth: Growth, discriminator: Discriminator | None = None
+        self,
+        captioner: Captioner,
+        growth: Growth,
+        discriminator: Discriminator | None = None,
+        aspect_ratio: float = 1.0,
+        alpha: bool = False,
     ) -> None:
         self.captioner = captioner.eval().requires_grad_(False)
         self.growth = growth
+        self.processing = SampleProcessing(aspect_ratio=aspect_ratio, alpha=alpha)
         self.discriminator = None if discriminator is None else discriminator.eval().requires_grad_(False)
 
     @property
     def resolution(self) -> int:
-        """Side of its input images, px."""
+        """Height of its input images, px."""
         return self.growth.resolution
 
     @property
@@ -59,7 +67,7 @@ class CaptioningPipeline:
         return self
 
     @torch.no_grad()
-    def extract_features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b m d"]:
+    def extract_features(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b m d"]:
         """What the captioner remembers of images of its resolution."""
         shown = images.to(self.device).float() / 127.5 - 1
         seen = None
@@ -71,9 +79,13 @@ class CaptioningPipeline:
         """The likeliest caption of a picture, encoded or in a file. Raises one of UNREADABLE."""
         return self.captioner.caption(self._open(image), num_beams)[0]
 
-    def caption_batch(self, images: UInt8[Tensor, "b 3 h w"], num_beams: int = 1) -> list[str]:
-        """The likeliest caption of each of several images of its resolution, as `decode` gives them."""
+    def caption_batch(self, images: UInt8[Tensor, "b c h w"], num_beams: int = 1) -> list[str]:
+        """The likeliest caption of each of several images, as `decode` gives them."""
         return self.captioner.caption(self.extract_features(images), num_beams)
+
+    def decode(self, image: bytes | Path) -> UInt8[Tensor, "c h w"]:
+        """A picture as `caption_batch` takes it. Raises one of UNREADABLE."""
+        return self.processing.decode(image, self.resolution)
 
     def draw(self, image: bytes | Path, num_captions: int, seed: int = 0) -> list[str]:
         """Captions drawn at random; the k-th depends on the picture and `seed + k` alone."""
@@ -85,7 +97,7 @@ class CaptioningPipeline:
         return drawn
 
     def _open(self, image: bytes | Path) -> Float[Tensor, "b m d"]:
-        return self.extract_features(decode(image, self.resolution)[None])
+        return self.extract_features(self.decode(image)[None])
 
 
 def load_captioner(path: str | Path, device: str | torch.device | None = None) -> CaptioningPipeline:
@@ -117,7 +129,8 @@ def _from_folder(folder: Path) -> CaptioningPipeline:
         raise UserError(f"captioner {folder}: {DESCRIPTION} cannot be read ({reason})") from error
     captioner = build(Captioner, wanted, folder, "captioner")
     load_weights(captioner, folder)
-    return CaptioningPipeline(captioner, Growth(resolution))
+    shape = (description.get("aspect_ratio", 1.0), description.get("alpha", False))
+    return CaptioningPipeline(captioner, Growth(resolution), None, *shape)
 
 
 def _from_checkpoint(path: Path) -> CaptioningPipeline:
@@ -142,4 +155,6 @@ def _from_checkpoint(path: Path) -> CaptioningPipeline:
         growth = Growth(checkpoint["growth_resolution"], checkpoint["growth_fade"])
     else:  # of a captioner's own run
         growth = Growth(config["data"]["resolution"])
-    return CaptioningPipeline(captioner, growth, discriminator)
+    data = config.get("data") or {}
+    shape = (data.get("aspect_ratio", 1.0), data.get("alpha", False))
+    return CaptioningPipeline(captioner, growth, discriminator, *shape)

@@ -34,7 +34,7 @@ _USE = """# Drawing with this export
 These files draw without refinement (`imagen-pl sample --refine 0`): they hold the generator and the text
 encoder, not the optimisation that `imagen-pl sample` runs by default where the generator has a prior.
 
-`images` are float32, -1 to 1. `z` is standard normal, {latent_dim} wide. Captions become tokens by
+`images` are float32, -1 to 1.{channels} `z` is standard normal, {latent_dim} wide. Captions become tokens by
 `tokenizer/`, at most {max_tokens}.
 
 ```python
@@ -58,7 +58,8 @@ attention_mask = np.array([w.attention_mask for w in words], np.int64)
 tokens, mask, pooled = reader.run(None, {{"ids": ids, "attention_mask": attention_mask}})
 z = np.random.default_rng(7).standard_normal((len(ids), {latent_dim})).astype(np.float32)
 (images,) = drawer.run(None, {{"z": z, "tokens": tokens, "mask": mask, "pooled": pooled}})
-Image.fromarray(((images[0].transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)).save("heart.png")"""
+pixels = (images[0].transpose(1, 2, 0) + 1) * 127.5{straight}
+Image.fromarray(pixels.round().astype(np.uint8)).save("heart.png")"""
 _CODE_TORCH = """import torch
 from torchvision.transforms.functional import to_pil_image
 from transformers import AutoTokenizer
@@ -73,7 +74,18 @@ words = tokenizer(
 tokens, mask, pooled = reader(words.input_ids, words.attention_mask)
 z = torch.randn(1, {latent_dim}, generator=torch.Generator().manual_seed(7))
 images = drawer(z, tokens, mask, pooled)
-to_pil_image((images[0] + 1) / 2).save("heart.png")"""
+pixels = (images[0] + 1) / 2{straight}
+to_pil_image(pixels).save("heart.png")"""
+# Of images with alpha: the networks' colours are those on white, a file's are straight.
+_CHANNELS = " The fourth channel is alpha; the others are the colours as they look on white."
+_STRAIGHT_ONNX = """
+alpha = pixels[..., 3:]
+colours = (255 - (255 - pixels[..., :3]) * 255 / alpha.clip(1)).clip(0, 255)
+pixels = np.concatenate([colours, alpha], 2)"""
+_STRAIGHT_TORCH = """
+alpha = pixels[3:]
+colours = (1 - (1 - pixels[:3]) / alpha.clamp(1 / 255)).clamp(0, 1)
+pixels = torch.cat([colours, alpha])"""
 
 
 class Drawer(nn.Module):
@@ -89,7 +101,7 @@ class Drawer(nn.Module):
         tokens: Float[Tensor, "b t c"],
         mask: Bool[Tensor, "b t"],
         pooled: Float[Tensor, "b c"],
-    ) -> Float[Tensor, "b 3 r r"]:
+    ) -> Float[Tensor, "b _c h w"]:
         images: Tensor = self.generator(z, TextFeatures(tokens, mask, pooled), self.growth)
         return images.clamp(-1, 1)
 
@@ -162,9 +174,11 @@ def export_graphs(model: TextToImage, out: Path, kind: str) -> float:
         files = {name: write(program, out, name) for name, program in programs.items()}
     encoder.save_tokenizer(out / "tokenizer")
     numbers = {"latent_dim": model.generator.latent_dim, "max_tokens": encoder.max_tokens}
-    code = (_CODE_ONNX if kind == "onnx" else _CODE_TORCH).format(**numbers)
+    code, straight = (_CODE_ONNX, _STRAIGHT_ONNX) if kind == "onnx" else (_CODE_TORCH, _STRAIGHT_TORCH)
+    code = code.format(**numbers, straight=straight if model.alpha else "")
+    channels = _CHANNELS if model.alpha else ""
     with atomic_write(out / "README.md") as file:
-        file.write(_USE.format(code=code, **numbers).encode())
+        file.write(_USE.format(code=code, channels=channels, **numbers).encode())
     with atomic_write(out / "config.json") as file:
         file.write((json.dumps({**model.description, **numbers}, indent=2) + "\n").encode())
     read, drawn = opened(files["text_encoder"]), opened(files["generator"])

@@ -11,10 +11,12 @@ import yaml
 
 from imagen_pl.data.sources.declaration import declaration_of
 from imagen_pl.errors import UserError
+from imagen_pl.imaging.grids import size_text
 from imagen_pl.metrics.distances import FEW
 from imagen_pl.metrics.evaluation import Evaluation
 from imagen_pl.metrics.extractors import name_in_scores
 from imagen_pl.metrics.report import bias_of_few, score_table
+from imagen_pl.types import width_of
 
 _USE = """```python
 from imagen_pl import load
@@ -67,8 +69,7 @@ def model_card(
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {name.rpartition('/')[2]}",
-        f"A text-to-image GAN of {description['resolution']} px, trained with imagen_pl "
-        f"{description['imagen_pl']}.",
+        f"A text-to-image GAN of {_size(description)}, trained with imagen_pl {description['imagen_pl']}.",
         *([f"![Samples]({samples})"] if samples else []),
         _USE.format(name=name, prompt=prompt),
         f"## Data\n\n{_data(description)}",
@@ -96,6 +97,13 @@ def read_evaluation(file: Path) -> dict[str, Any]:
             f"({type(error).__name__}): evaluate again"
         ) from error
     return found
+
+
+def _size(description: Mapping[str, Any]) -> str:
+    arguments = description["generator"].get("init_args") or {}
+    height = description["resolution"]
+    size = size_text((width_of(height, arguments.get("aspect_ratio", 1.0)), height))
+    return f"{size} with transparency" if description.get("alpha") else size
 
 
 def _data(description: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 import imagen_pl
+from imagen_pl.data.sample_processing import SampleProcessing
+from imagen_pl.data.transforms import parse_background
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import to_pil, to_uint8
 from imagen_pl.inference.networks import build, default_device, fill, stored_config
@@ -37,7 +40,7 @@ from imagen_pl.storage.model_files import (
     save_release,
 )
 from imagen_pl.storage.model_paths import WEIGHTS, model_file
-from imagen_pl.types import Growth, TextFeatures
+from imagen_pl.types import Growth, TextFeatures, width_of
 
 if TYPE_CHECKING:
     from imagen_pl.lightning_module import TextToImageGAN
@@ -82,18 +85,39 @@ class TextToImage:
             "images_seen": module.images_seen,
             "teacher_networks": module.teacher_networks(),
             "captions": list(module.example_captions),
+            "alpha": module.alpha,
         }
         return cls(module.ema.generator, module.text_encoder, module.growth, description)
 
     @property
     def resolution(self) -> int:
-        """Side of the pictures, px."""
+        """Height of the pictures, px."""
         return self.growth.resolution
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the pictures, px."""
+        return width_of(self.resolution, self.generator.aspect_ratio), self.resolution
+
+    @property
+    def alpha(self) -> bool:
+        """Whether the pictures have transparency: RGBA instead of RGB."""
+        return bool(self.description.get("alpha"))
 
     @property
     def at_once(self) -> int:
         """Pictures that are drawn as one batch."""
-        return max(1, min(64, _PIXELS_A_BATCH // self.resolution**2))
+        return max(1, min(64, _PIXELS_A_BATCH // math.prod(self.size)))
+
+    @property
+    def processing(self) -> SampleProcessing:
+        """How the images that it was trained on were decoded."""
+        return SampleProcessing(
+            self.description.get("fit") or "crop",
+            parse_background(self.description.get("background") or "white"),
+            aspect_ratio=self.generator.aspect_ratio,
+            alpha=self.alpha,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -274,7 +298,7 @@ def load(
             on the Hugging Face hub as "owner/name", or "icons" or "emoji", which ship with
             this package.
         device: where to draw; None takes the first CUDA device if there is one.
-        resolution: side of the pictures, px, one of the generator's; None takes the size that training has
+        resolution: height of the pictures, px, one of the generator's; None takes the size that training has
             grown to. Blocks that training has not reached draw as their first weights do.
         module: for a .ckpt of one's own Trainer, which does not say how its networks are built: the
             TextToImageGAN, built as for training. The checkpoint's weights are loaded into it.
@@ -317,9 +341,10 @@ def _from_checkpoint(path: Path) -> TextToImage:
         "teacher_networks": checkpoint.get("teacher_networks", []),
         "data": data.get("source"),
         "caption_dropout": data.get("caption_dropout", 0.0),
-        # How the real images that it is compared with are cut to squares, and which of them were held out.
+        # How the real images that it is compared with are decoded, and which of them were held out.
         "fit": data.get("fit", "crop"),
         "background": data.get("background", "white"),
+        "alpha": data.get("alpha", False),
         "val_fraction": data.get("val_fraction"),
         "captions": checkpoint.get("captions", []),
     }

@@ -3,7 +3,7 @@
 As in StyleGAN2 (arXiv:1912.04958, appendix D), with one style for all resolutions or one for each
 (Image2StyleGAN, arXiv:1904.03189).
 
-Axes: b batch, n resolutions, or 1 for one style at all of them, r pixels.
+Axes: b batch, n resolutions, or 1 for one style at all of them, h w pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PIXEL_WEIGHT = 5.0
 _TOGETHER = 0.5  # share of the steps in which all resolutions have one style
 
 Styles = Float[Tensor, "b n style"]
-Images = Float[Tensor, "b 3 r r"]
+Images = Float[Tensor, "b _c h w"]
 
 
 def projectable(generator: Generator) -> StyleGenerator:
@@ -142,7 +142,7 @@ def reworded(
 @torch.no_grad()
 def drawn_with(
     generator: StyleGenerator, styles: Styles, text: TextFeatures, growth: Growth
-) -> Float[Tensor, "b 3 r r"]:
+) -> Float[Tensor, "b _c h w"]:
     """The images of styles, -1 to 1."""
     return _as_saved(generator.draw(_one_or_all(styles), text, growth))
 

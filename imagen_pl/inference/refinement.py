@@ -3,7 +3,7 @@
 On the emoji, twenty steps brought pictures nearer to the real images of their captions, measured with another
 network of the same family, most of all after short trainings (benchmarks/RESULTS.md).
 
-Axes: b batch, r pixels.
+Axes: b batch, h w pixels.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def refined(
     growth: Growth,
     steps: int,
     on_step: Callable[[int], object] | None = None,
-) -> Float[Tensor, "b 3 r r"]:
+) -> Float[Tensor, "b _c h w"]:
     """Pictures of styles that are first optimised, each on its own, towards what the prior predicts.
 
     Latent optimisation as in StyleCLIP (arXiv:2103.17249, section 4), with the prior in place of CLIP.

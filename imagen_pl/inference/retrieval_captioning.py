@@ -58,7 +58,7 @@ class RetrievalCaptioner:
 
     @classmethod
     def fit(
-        cls, captions: Sequence[str], images: UInt8[Tensor, "n 3 r r"], components: int = 128, side: int = 128
+        cls, captions: Sequence[str], images: UInt8[Tensor, "n 3 h w"], components: int = 128, side: int = 128
     ) -> RetrievalCaptioner:
         """Compute features of captioned images; more components make a larger file.
 
@@ -93,19 +93,23 @@ class RetrievalCaptioner:
 
     def caption(self, image: bytes | Path, num_beams: int = 1) -> str:
         """The caption of the nearest training image. `num_beams` has no effect. Raises one of UNREADABLE."""
-        return self.caption_batch(decode(image, self.resolution)[None])[0]
+        return self.caption_batch(self.decode(image)[None])[0]
 
-    def caption_batch(self, images: UInt8[Tensor, "b 3 h w"], num_beams: int = 1) -> list[str]:
+    def decode(self, image: bytes | Path) -> UInt8[Tensor, "c h w"]:
+        """A picture as `caption_batch` takes it. Raises one of UNREADABLE."""
+        return decode(image, self.resolution)
+
+    def caption_batch(self, images: UInt8[Tensor, "b c h w"], num_beams: int = 1) -> list[str]:
         """The same for each of several images of its resolution. `num_beams` has no effect."""
         return [self.captions[row] for row in self._similarity(images).argmax(1).tolist()]
 
     def draw(self, image: bytes | Path, num_captions: int, seed: int = 0) -> list[str]:
         """The captions of the nearest training images, nearest first; the seed has no effect."""
-        order = self._similarity(decode(image, self.resolution)[None])[0].argsort(descending=True)
+        order = self._similarity(self.decode(image)[None])[0].argsort(descending=True)
         return list(dict.fromkeys(self.captions[row] for row in order.tolist()))[:num_captions]
 
     @torch.no_grad()
-    def _similarity(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
+    def _similarity(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b n"]:
         features = self._network(images.to(self.features.device))
         return F.normalize((features - self.mean) @ self.components, dim=1) @ self.features.T
 

@@ -6,7 +6,7 @@
 A term's own parameters, such as a projection head, are trained in the discriminator step, or in the step that
 it says (`trained_in`).
 
-Axes: b batch, r pixels, z latent.
+Axes: b batch, h w pixels, z latent.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class LossInputs:
     encode: encodes other captions of the training set; None where there is no encoder.
     """
 
-    images: Float[Tensor, "b _c _r _r"]
+    images: Float[Tensor, "b _c _h _w"]
     features: ImageFeatures
     text: TextFeatures
     growth: Growth
     captions: list[str] = field(default_factory=list)
     real_features: ImageFeatures | None = None
-    real_images: Float[Tensor, "b 3 r r"] | None = None
+    real_images: Float[Tensor, "b _c h w"] | None = None
     generator: Generator | None = None
     latents: Float[Tensor, "b z"] | None = None
     encode: Callable[[list[str]], TextFeatures] | None = None

@@ -1,6 +1,6 @@
 """A pretext task on colour: predict the colours of a greyscale image.
 
-Axes: b images of the step, n sampled images, r pixels, m places of a feature map.
+Axes: b images of the step, n sampled images, h w pixels, m places of a feature map.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Colorization(SelfSupervisedTask):
 
     Args:
         map_channels: channels of the discriminator's feature map.
-        map_resolution: resolution of the discriminator's feature map, px; colours are predicted at as many
-            places a side.
+        map_resolution: resolution of the discriminator's feature map, px; colours are predicted at each of
+            its places.
         share: share of the images that are sampled, above 0 to 1: each costs another forward pass.
         discriminator_weight: factor in the discriminator's loss, on real images: a number, or a schedule of
             images seen; 0 skips the task.
@@ -61,10 +61,12 @@ class Colorization(SelfSupervisedTask):
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
-        grey, colours = opponents(self.selected_images(inputs))
-        seen = discriminator.extract_features(grey.expand(-1, 3, -1, -1), inputs.growth)
+        images = self.selected_images(inputs)
+        grey, colours = opponents(images[:, :3])
+        grey = torch.cat([grey.expand(-1, 3, -1, -1), images[:, 3:].float()], 1)  # alpha stays as it is
+        seen = discriminator.extract_features(grey, inputs.growth)
         predicted = self.head(seen.maps[self.map_resolution]).float()
-        true = F.adaptive_avg_pool2d(colours, self.map_resolution)
+        true = F.adaptive_avg_pool2d(colours, predicted.shape[-2:])
         error = (predicted - true).abs().mean((1, 2, 3))
         unknowing = (true - true.mean((0, 2, 3), keepdim=True)).abs().mean()
         # 1: no better than the batch's mean colour everywhere; 0: every colour is predicted exactly.
@@ -73,8 +75,8 @@ class Colorization(SelfSupervisedTask):
 
 
 def opponents(
-    images: Float[Tensor, "n 3 r r"],
-) -> tuple[Float[Tensor, "n 1 r r"], Float[Tensor, "n 2 r r"]]:
+    images: Float[Tensor, "n 3 h w"],
+) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n 2 h w"]]:
     """Grey, -1 to 1, and the colour axes blue-yellow and red-cyan, each -1 to 1 (YCbCr of ITU-R BT.601)."""
     images = images.float()
     grey = (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)

@@ -3,7 +3,7 @@
 They suit data where each caption describes one image only. Where a caption fits many images, these losses
 pull towards their mean and reduce diversity: lower the weight by a schedule, or do without them.
 
-Axes: b batch, r pixels.
+Axes: b batch, h w pixels.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from imagen_pl.losses.base import LossInputs, PerSample, check_size
 from imagen_pl.losses.self_supervised import SelfSupervisedTask
 from imagen_pl.models.augment import Augment, DiffAugment
 from imagen_pl.models.discriminators.base import Discriminator
+from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.layers.initialisation import activation, linear
 from imagen_pl.schedules import Schedule
 
@@ -67,6 +68,9 @@ class InstanceDiscrimination(SelfSupervisedTask):
     def check(self, discriminator: Discriminator) -> None:
         right = discriminator.final_dim
         check_size(self, "image_dim", self.first.in_features, right, "the discriminator's final_dim")
+
+    def check_generator(self, generator: Generator) -> None:
+        self.augment.image_channels = generator.image_channels
 
     def forward(
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs

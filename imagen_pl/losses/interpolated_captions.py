@@ -1,6 +1,6 @@
 """A generator loss for captions interpolated between those of the batch, which have no training image.
 
-Axes: b batch, n images, f features of the backbone, d targets (the same), k principal components, r pixels.
+Axes: b batch, n images, f features of the backbone, d targets (the same), k principal components, h w pixels.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class FeatureRegression(KernelRidge):
 
     configured_by = "InterpolatedCaptionLoss"
 
-    def targets(self, images: Float[Tensor, "b 3 r r"], means: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
+    def targets(self, images: Float[Tensor, "b _c h w"], means: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
         return means.float()
 
     def fit_weights(

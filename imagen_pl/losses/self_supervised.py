@@ -1,6 +1,6 @@
 """The base class of the self-supervised pretext tasks, and the prediction of an image's rotation.
 
-Axes: b images of the step, n sampled images, r pixels.
+Axes: b images of the step, n sampled images, h w pixels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SelfSupervisedTask(LossTerm):
         check_share(self, share)
         self.share = share
 
-    def selected_images(self, inputs: LossInputs) -> Float[Tensor, "n 3 r r"]:
+    def selected_images(self, inputs: LossInputs) -> Float[Tensor, "n _c h w"]:
         """The sampled images, at least one: the batch's first rows, which are in random order already."""
         return inputs.images[: max(round(self.share * len(inputs.images)), 1)]
 
@@ -64,6 +64,8 @@ class SelfSupervisedTask(LossTerm):
 
 class Rotation(SelfSupervisedTask):
     """Predict by which of four rotations an image was turned (SSGAN, arXiv:1811.11212, section 3).
+
+    Images that are not square are turned by 0 or 180 degrees, which keeps their shape.
 
     The discriminator is trained on rotated real images, so that its features keep describing whole shapes
     while the generator changes; the generator is trained to make images whose rotation can be predicted as
@@ -102,8 +104,10 @@ class Rotation(SelfSupervisedTask):
         n, device = len(images), images.device
         # All four rotations as equally often as possible, in random order.
         turns = (torch.randperm(n, device=device) + torch.randint(4, (), device=device)) % 4
-        all_turns = torch.stack([images.rot90(k, (2, 3)) for k in range(4)])  # (4, n, 3, r, r)
-        turned = all_turns[turns, torch.arange(n, device=device)]
+        step = 1 if images.shape[2] == images.shape[3] else 2
+        turns = turns // step * step
+        all_turns = torch.stack([images.rot90(k, (2, 3)) for k in range(0, 4, step)])  # (4 or 2, n, c, h, w)
+        turned = all_turns[turns // step, torch.arange(n, device=device)]
         logits = self.head(discriminator.extract_features(turned, inputs.growth).final).float()
         self.note("accuracy", (logits.argmax(1) == turns).float().mean())
         return F.cross_entropy(logits, turns, reduction="none")

@@ -25,9 +25,14 @@ class Augment(nn.Module, ABC):
         target: ADA's target for the mean sign of the discriminator's logits of real images; None
             keeps `probability` fixed. The paper uses 0.6.
         adapt_kimg: thousands of images in which the probability can go from 0 to 1.
+
+    Attributes:
+        image_channels: of one image, where a sample is several images, joined in channels; set by the run. Of
+            four, the last is alpha.
     """
 
     probability: Tensor
+    image_channels: int = 3
 
     def __init__(
         self, probability: float = 1.0, target: float | None = None, adapt_kimg: float = 500.0
@@ -77,7 +82,7 @@ class DiffAugment(Augment):
         adapt_kimg: float = 500.0,
     ) -> None:
         super().__init__(probability, target, adapt_kimg)
-        changes = {"color": color, "translation": translate, "cutout": cutout}
+        changes = {"color": self._color, "translation": translate, "cutout": cutout}
         self.policy = list(policy) if policy is not None else list(changes)
         unknown = [name for name in self.policy if name not in changes]
         if unknown:
@@ -92,18 +97,25 @@ class DiffAugment(Augment):
             images = torch.where(draws < self.probability, change(images, source), images)
         return images
 
+    def _color(self, images: Images, source: torch.Generator | None) -> Images:
+        return color(images, source, self.image_channels)
 
-def color(images: Images, source: torch.Generator | None = None) -> Images:
-    """Add -0.5 to 0.5 to the brightness; multiply saturation by 0 to 2 and contrast by 0.5 to 1.5."""
+
+def color(images: Images, source: torch.Generator | None = None, channels: int = 3) -> Images:
+    """Add -0.5 to 0.5 to the brightness; multiply saturation by 0 to 2 and contrast by 0.5 to 1.5.
+
+    Several images of each sample, joined in channels, change alike. Alpha, the fourth of an image's
+    `channels`, stays as it is.
+    """
     brightness, saturation, contrast = torch.rand(
         3, images.shape[0], 1, 1, 1, device=images.device, generator=source
     )
-    images = images + (brightness - 0.5)
-    if images.shape[1] > 3:  # several images of each sample, joined in channels, change alike
-        return torch.cat(
-            [_saturate_and_contrast(part, saturation, contrast) for part in images.split(3, 1)], 1
-        )
-    return _saturate_and_contrast(images, saturation, contrast)
+    brighter = (images + (brightness - 0.5)).split(channels, 1)
+    changed = [_saturate_and_contrast(each[:, :3], saturation, contrast) for each in brighter]
+    if channels > 3:
+        pairs = zip(changed, images.split(channels, 1), strict=True)
+        changed = [torch.cat([colours, each[:, 3:]], 1) for colours, each in pairs]
+    return changed[0] if len(changed) == 1 else torch.cat(changed, 1)
 
 
 def _saturate_and_contrast(images: Images, saturation: Tensor, contrast: Tensor) -> Images:
@@ -114,11 +126,11 @@ def _saturate_and_contrast(images: Images, saturation: Tensor, contrast: Tensor)
 
 
 def translate(images: Images, source: torch.Generator | None = None, share: float = 0.125) -> Images:
-    """Shift by up to an eighth of the side; the edge pixels are repeated, so that no border shows."""
+    """Shift by up to an eighth of each side; the edge pixels are repeated, so that no border shows."""
     b, _, h, w = images.shape
-    reach = max(int(h * share + 0.5), 1)
-    padded = F.pad(images, [reach] * 4, mode="replicate")
-    down, right = torch.randint(0, 2 * reach + 1, (2, b, 1, 1), device=images.device, generator=source)
+    up, left = (max(int(side * share + 0.5), 1) for side in (h, w))
+    padded = F.pad(images, [left, left, up, up], mode="replicate")
+    down, right = _two_draws(2 * up + 1, 2 * left + 1, images, source)
     rows = torch.arange(h, device=images.device).view(1, h, 1) + down
     columns = torch.arange(w, device=images.device).view(1, 1, w) + right
     sample = torch.arange(b, device=images.device).view(b, 1, 1)
@@ -126,13 +138,28 @@ def translate(images: Images, source: torch.Generator | None = None, share: floa
 
 
 def cutout(images: Images, source: torch.Generator | None = None, share: float = 0.5) -> Images:
-    """Set a square of half the side to mid grey; its centre is anywhere, so it may cross the border."""
-    b, _, h, w = images.shape
-    side = int(h * share + 0.5)
+    """Set a square of half the shorter side to mid grey; its centre is anywhere: it may cross the border."""
+    _, _, h, w = images.shape
+    side = int(min(h, w) * share + 0.5)
     # The centre of an even side lies between pixels, so it has one more possible position.
-    middle = torch.randint(0, h + 1 - side % 2, (2, b, 1, 1), device=images.device, generator=source)
-    top, left = middle - side // 2
+    more = 1 - side % 2
+    top, left = (middle - side // 2 for middle in _two_draws(h + more, w + more, images, source))
     rows = torch.arange(h, device=images.device).view(1, h, 1)
     columns = torch.arange(w, device=images.device).view(1, 1, w)
     hole = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
     return images * (~hole)[:, None]
+
+
+def _two_draws(
+    rows: int, columns: int, images: Images, source: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Random whole numbers for each image, from 0 to below `rows` and `columns`: two tensors (b, 1, 1)."""
+    b, device = len(images), images.device
+    if rows == columns:
+        # One draw for both, so that square images are changed as they always were.
+        down, right = torch.randint(0, rows, (2, b, 1, 1), device=device, generator=source)
+        return down, right
+    down, right = (
+        torch.randint(0, count, (b, 1, 1), device=device, generator=source) for count in (rows, columns)
+    )
+    return down, right

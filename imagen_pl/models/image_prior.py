@@ -1,7 +1,7 @@
 """Predicts features of a caption's image from the training images of similar captions.
 
 Axes: b batch, n images, c channels of a caption's vector, f features of the backbone, d targets, k predicted
-numbers, r pixels.
+numbers, h w pixels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from imagen_pl.imaging.transparency import on_white
 from imagen_pl.models.kernel_ridge import KernelRidge, principal
 from imagen_pl.models.pretrained.backbones import Backbone
 
@@ -68,8 +69,8 @@ class ImagePrior(KernelRidge):
         """Predictions, float32; each part has a mean square of one over the captions of the regression."""
         return self.predict(pooled)
 
-    def targets(self, images: Float[Tensor, "b 3 r r"], means: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
-        thumbnails = F.adaptive_avg_pool2d(images, _THUMBNAIL).flatten(1)
+    def targets(self, images: Float[Tensor, "b _c h w"], means: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
+        thumbnails = F.adaptive_avg_pool2d(on_white(images), _THUMBNAIL).flatten(1)
         return torch.cat([means.float(), thumbnails], dim=1)
 
     def fit_weights(

@@ -1,7 +1,7 @@
 """Kernel ridge regression from captions to features of their images: fitted in closed form before training.
 
 Axes: b batch, n examples, m captions at most, c channels of a caption's vector, f features of the backbone, d
-targets, k predicted numbers, r pixels.
+targets, k predicted numbers, h w pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.models.pretrained.backbones import Backbone
 
 # Batches of the captions' pooled vectors and their images.
-Pairs = Iterable[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]
+Pairs = Iterable[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b _c h w"]]]
 
 
 class KernelRidge(nn.Module, ABC):
@@ -88,7 +88,7 @@ class KernelRidge(nn.Module, ABC):
             return (self.sharpness * (cosines - 1)).exp() @ self.weights.float()
 
     def cosine_distance(
-        self, images: Float[Tensor, "b 3 r r"], pooled: Float[Tensor, "b c"]
+        self, images: Float[Tensor, "b _c h w"], pooled: Float[Tensor, "b c"]
     ) -> Float[Tensor, " b"]:
         """1 - cos between the features of images and those predicted for captions, 0 to 2.
 
@@ -99,7 +99,7 @@ class KernelRidge(nn.Module, ABC):
         return self.distance_to_prediction(images, self.predict(pooled))
 
     def distance_to_prediction(
-        self, images: Float[Tensor, "b 3 r r"], predicted: Float[Tensor, "b k"]
+        self, images: Float[Tensor, "b _c h w"], predicted: Float[Tensor, "b k"]
     ) -> Float[Tensor, " b"]:
         """`cosine_distance` for captions whose predictions are computed already."""
         means = self.means(images)
@@ -137,7 +137,7 @@ class KernelRidge(nn.Module, ABC):
         fit_together([self], pairs)
 
     @abstractmethod
-    def targets(self, images: Float[Tensor, "b 3 r r"], means: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
+    def targets(self, images: Float[Tensor, "b _c h w"], means: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
         """The numbers that are regressed, before `fit_weights` reduces them.
 
         Args:
@@ -170,7 +170,7 @@ class KernelRidge(nn.Module, ABC):
             setattr(self, name, own.new_zeros(found.shape))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def means(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b f"]:
+    def means(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b f"]:
         """The backbone's features: the spatial mean of each channel of its maps."""
         return torch.cat([each.mean((2, 3)) for each in self.backbone(images)], dim=1)
 

@@ -2,12 +2,13 @@
 
 As in pSp (arXiv:2008.00951): one style for each resolution, as a difference from a mean style.
 
-Axes: b batch, n resolutions, r pixels.
+Axes: b batch, n resolutions, h w pixels.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from pathlib import Path
 
@@ -21,33 +22,45 @@ from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.models.layers.initialisation import SLOPE, conv, linear
 from imagen_pl.models.layers.resampling import downsample
 from imagen_pl.storage.atomic_files import atomic_write
+from imagen_pl.types import width_of
 
 
 class StyleEncoder(nn.Module):
     """Predicts the styles of pictures, given the mean style of their captions.
 
     Args:
-        resolution: side of the pictures, px; a power of two.
+        resolution: height of the pictures, px; a power of two.
         styles: number of styles, that is of the generator's resolutions.
         style_dim: size of a style.
         width: feature maps at the full resolution; up to eight times as many at lower ones.
+        aspect_ratio: width of the pictures / their height.
+        image_channels: of the pictures: 3 for RGB, 4 for RGBA.
     """
 
-    def __init__(self, resolution: int, styles: int, style_dim: int, width: int = 32) -> None:
+    def __init__(
+        self,
+        resolution: int,
+        styles: int,
+        style_dim: int,
+        width: int = 32,
+        aspect_ratio: float = 1.0,
+        image_channels: int = 3,
+    ) -> None:
         super().__init__()
         self.resolution, self.styles, self.style_dim, self.width = resolution, styles, style_dim, width
-        self.first = conv(3, width, 3)
+        self.aspect_ratio, self.image_channels = aspect_ratio, image_channels
+        self.first = conv(image_channels, width, 3)
         self.down = nn.ModuleList()
         side, maps = resolution, width
         while side > 4:
             more = min(2 * maps, 8 * width)
             self.down.append(EncoderBlock(maps, more))
             side, maps = side // 2, more
-        self.hidden = linear(maps * side**2, 512)
+        self.hidden = linear(maps * side * width_of(side, aspect_ratio), 512)
         self.out = linear(512, styles * style_dim, zero=True)
 
     def forward(
-        self, images: Float[Tensor, "b 3 r r"], mean_style: Float[Tensor, "b style"]
+        self, images: Float[Tensor, "b _c h w"], mean_style: Float[Tensor, "b style"]
     ) -> Float[Tensor, "b n style"]:
         """Styles of mean 0 and variance 1; the images are -1 to 1."""
         x = F.leaky_relu(self.first(images), SLOPE)
@@ -84,7 +97,7 @@ def save_encoder(encoder: StyleEncoder, file: Path, generator: StyleGenerator) -
     """Write the weights, with their sizes and the generator's fingerprint, in half precision."""
     from safetensors.torch import save
 
-    sizes = {name: getattr(encoder, name) for name in ("resolution", "styles", "style_dim", "width")}
+    sizes = {name: getattr(encoder, name) for name in inspect.signature(StyleEncoder).parameters}
     about = {"sizes": json.dumps(sizes), "generator": fingerprint(generator), "format": "pt"}
     weights = {name: each.half().cpu().contiguous() for name, each in encoder.state_dict().items()}
     with atomic_write(file) as opened:

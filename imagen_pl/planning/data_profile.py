@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from imagen_pl.data.inspect import guess_source
+from imagen_pl.data.inspect import common_shape, guess_source
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.splits import by_group, held_out
@@ -40,6 +40,7 @@ class DataProfile:
     images_per_caption: mean number of images per caption.
     shared: share of the images whose captions belong to other images as well, 0 to 1.
     cropped: share of the images that lose over a quarter to the middle square, 0 to 1.
+    shape: width / height that most images are near to; 1 where there is none.
     validates: images are held out for validation, by the source or by `data.val_fraction`.
     is_stream: the images are in shards, and the counts are estimated from the first ones.
     sample: rows from all over the set, for measuring the speed.
@@ -56,6 +57,7 @@ class DataProfile:
     images_per_caption: float
     shared: float
     cropped: float
+    shape: float = 1.0
     validates: bool = True
     is_stream: bool = False
     held_out: int = 0
@@ -202,6 +204,7 @@ def _of_sizes(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     return {
         "side": statistics.median_low(min(size) for size in sizes),
         "cropped": sum(min(size) < _CUT * max(size) for size in sizes) / len(sizes),
+        "shape": common_shape(sizes),
     }
 
 

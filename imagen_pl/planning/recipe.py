@@ -208,6 +208,8 @@ def _data(plan: Plan) -> Block:
         f'"crop" keeps the middle square: {data.cropped:.0%} of the images lose over a quarter. '
         '"pad" keeps the whole image and fills the sides.'
     )
+    if data.shape != 1:
+        why += f" aspect_ratio: {data.shape:g} would train on the shape that most have."
     found.append(Setting("fit", "crop", why))
     if plan.design.long_run:
         why = "Share of captions replaced by an empty one, so that guidance works."

@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 
 from imagen_pl.errors import UserError
 
-Images = Float[Tensor, "b c r r"]
+Images = Float[Tensor, "b c h w"]
 
 
 class GradientNormalization(nn.Module):

@@ -121,7 +121,7 @@ class KernelRidgeFit:
 
     def _pairs(
         self, number: int, size: int, on_read: Callable[[int], object]
-    ) -> Iterator[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b 3 r r"]]]:
+    ) -> Iterator[tuple[Float[Tensor, "b c"], UInt8[Tensor, "b _c h w"]]]:
         for batch in self.data.pairs.batches(number, largest=size):
             text = batch.text or self.text_encoder.encode(batch.captions, self.device)
             yield text.pooled, batch.images

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
 from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.data.sample_processing import SampleProcessing
+from imagen_pl.errors import UserError
 from imagen_pl.losses.base import LossTerms
 from imagen_pl.models.discriminators.base import Discriminator
+from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.kernel_ridge import KernelRidge
 from imagen_pl.models.pretrained.backbones import frozen_names
 from imagen_pl.models.text.encoder import TextEncoder
@@ -36,6 +40,7 @@ class StartAndResume(SeededSteps):
         example_captions: captions of the training set; a checkpoint keeps them for guidance when sampling.
         earlier_teacher_networks: frozen networks that were used to train the model whose weights this one
             starts from.
+        alpha: whether the images have alpha, as the data says; a checkpoint keeps it.
 
     Attributes, set by the subclass:
         generator, discriminator: the networks.
@@ -55,6 +60,7 @@ class StartAndResume(SeededSteps):
         super().__init__(run_state, accumulate, gradient_clip)
         self.example_captions: list[str] = []
         self.earlier_teacher_networks: list[str] = []
+        self.alpha = False
 
     def setup(self, stage: str) -> None:
         """Prepare the metrics, and share the run's state with the data module."""
@@ -62,6 +68,8 @@ class StartAndResume(SeededSteps):
         exclude_from_ddp(self)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, CaptionedImages):
+            self.alpha = data.val_processing.alpha
+            check_shape(self.generator, data.val_processing)
             data.follow(self.run_state)
             if stage == "fit":
                 for term in self.losses:
@@ -128,12 +136,14 @@ class StartAndResume(SeededSteps):
         checkpoint["images_seen"] = self.images_seen
         checkpoint["growth_resolution"] = self.growth.resolution
         checkpoint["growth_fade"] = self.growth.fade
+        checkpoint["alpha"] = self.alpha
         checkpoint["teacher_networks"] = self.teacher_networks()
         checkpoint["captions"] = self.example_captions  # for guidance when sampling
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
         self.growth = Growth(checkpoint["growth_resolution"], checkpoint["growth_fade"])
+        self.alpha = checkpoint.get("alpha", False)
         self.earlier_teacher_networks = checkpoint.get("teacher_networks", [])
         self.validation.warn_of_teacher_scores(self.teacher_networks())
 
@@ -141,3 +151,28 @@ class StartAndResume(SeededSteps):
         """Frozen networks that this model or an earlier one was trained with: none of them may score it."""
         taught = frozen_names(self.generator, self.discriminator, self.losses)
         return sorted({*taught, *self.earlier_teacher_networks})
+
+
+def check_shape(generator: Generator, processing: SampleProcessing) -> None:
+    """Raise UserError unless the generator draws images of the data's aspect ratio and channels.
+
+    The discriminator's are the generator's already.
+    """
+    channels = 4 if processing.alpha else 3
+    for name, own, wanted, setting in (
+        ("aspect_ratio", generator.aspect_ratio, processing.aspect_ratio, "data.aspect_ratio"),
+        ("image_channels", generator.drawn_channels, channels, "data.alpha"),
+    ):
+        if own == wanted:
+            continue
+        kind = type(generator)
+        given = f"{setting} is {getattr(processing, setting.removeprefix('data.'))}"
+        if name in inspect.signature(kind).parameters:
+            raise UserError(
+                f"{given}, which needs networks of {name} {wanted:g}, but the generator's is {own:g}: leave "
+                f"it out of both networks, which then take the data's, or change {setting}"
+            )
+        raise UserError(
+            f"{given}, but {kind.__name__} draws {'squares' if name == 'aspect_ratio' else 'RGB'} only: take "
+            f"StyleGenerator, R3GANGenerator or TransformerGenerator, or leave out {setting}"
+        )

@@ -12,7 +12,7 @@ from imagen_pl.models.layers.resampling import fade_in
 from imagen_pl.training.start_and_resume import StartAndResume
 from imagen_pl.types import CaptionedBatch, EncodedBatch, TextFeatures
 
-Images = Float[Tensor, "b 3 r r"]
+Images = Float[Tensor, "b _c h w"]
 
 
 class ValidateAndSample(StartAndResume):
@@ -53,7 +53,7 @@ class ValidateAndSample(StartAndResume):
     def validation_step(self, batch: CaptionedBatch, batch_idx: int) -> None:
         indices, encoded = batch.indices.tolist(), self.encoded(batch)
 
-        def draw(time: int) -> UInt8[Tensor, "b 3 r r"]:
+        def draw(time: int) -> UInt8[Tensor, "b _c h w"]:
             z = self.latents_of(indices, mix_seed(self.seed, time) if time else self.seed)
             return to_uint8(self.ema.generator.for_batch(z, encoded, self.growth))
 

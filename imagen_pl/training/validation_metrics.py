@@ -12,6 +12,7 @@ from torch import Tensor
 
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.progress import with_progress
+from imagen_pl.imaging.transparency import on_white
 from imagen_pl.metrics.base import ExtendedImageMetric, ImageMetric
 from imagen_pl.metrics.extractors import InceptionV3
 from imagen_pl.metrics.frechet import FrechetDistance
@@ -96,7 +97,7 @@ class Validation:
             if number:
                 batches = data.pairs.batches(number, resolution, one_a_group=False)
                 for batch in with_progress(batches, "features of training images", size=len):
-                    metric.update_training(batch.images.to(trainer.strategy.root_device))
+                    metric.update_training(on_white(batch.images.to(trainer.strategy.root_device)))
 
     @property
     def _extended(self) -> list[ExtendedImageMetric]:
@@ -105,23 +106,24 @@ class Validation:
     def update(
         self,
         batch: CaptionedBatch,
-        fake: UInt8[Tensor, "b 3 r r"],
-        draw: Callable[[int], UInt8[Tensor, "b 3 r r"]],
+        fake: UInt8[Tensor, "b _c h w"],
+        draw: Callable[[int], UInt8[Tensor, "b _c h w"]],
     ) -> None:
-        """Add a batch and the images generated for its captions.
+        """Add a batch and the images generated for its captions; metrics see images with alpha on white.
 
         Args:
             batch: real images and captions.
             fake: one generated image for each caption.
             draw: draw(k) generates a further image for each caption, the k-th.
         """
+        real, fake = on_white(batch.images), on_white(fake)
         for metric, needs_real in zip(self.metrics, self._needs_real, strict=True):
             if needs_real:
-                metric.update(batch.images, batch.captions, real=True)
+                metric.update(real, batch.captions, real=True)
             metric.update(fake, batch.captions, real=False)
         further = [(metric, metric.further_images_needed()) for metric in self._extended]
         for k in range(1, max((number for _, number in further), default=0) + 1):
-            again = draw(k)
+            again = on_white(draw(k))
             for extended, number in further:
                 if k <= number:
                     extended.update_further(again)

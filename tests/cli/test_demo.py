@@ -52,7 +52,7 @@ def test_images_are_enlarged_and_traced_at_that_size(trained_once: Path, tmp_pat
 
     drawn = studio.draw("a red heart", 7, 1, 1, 2)
 
-    assert studio.side == 32
+    assert studio.size == (32, 32)
     for (file, _), picture in zip(drawn, model.sample("a red heart", 7, 2), strict=True):
         expected = upscaler.upscale(picture, "a red heart")
         with Image.open(file) as found:

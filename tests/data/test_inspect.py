@@ -10,7 +10,7 @@ from PIL import Image
 
 from imagen_pl.cli.data import run as main
 from imagen_pl.data.build_emoji import SHIPPED
-from imagen_pl.data.inspect import guess_source, inspect_source
+from imagen_pl.data.inspect import common_shape, guess_source, inspect_source
 from imagen_pl.data.sources.folder import FolderSource
 from imagen_pl.data.splits import check_rows, held_out, smallest_side
 from imagen_pl.errors import UserError
@@ -152,3 +152,29 @@ def test_help_names_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
         assert stop.value.code == 0
         text = capsys.readouterr().out
         assert all(word in text for word in words)
+
+
+def test_a_shape_that_most_images_have_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = write_photos(tmp_path / "photos", 3)
+    for i in range(5):
+        Image.new("RGB", (96 + i, 64), "red").save(photos / f"wide{i}.png")
+        (photos / f"wide{i}.txt").write_text("a wide picture")
+    assert main(["inspect", str(photos)]) == 0
+    assert (
+        "           most are about 1.5 times as wide as high: --data.aspect_ratio 1.5 trains on that shape\n"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ratio"),
+    [
+        ([(64, 64)] * 3, 1.0),
+        ([(1600, 900)] * 3 + [(8, 8)] * 2, 1.75),
+        ([(30, 40)] * 3, 0.75),
+        ([(200, 100), (150, 100), (100, 100), (100, 150), (100, 200)], 1.0),
+        ([(1, 400)] * 2, 1.0),
+    ],
+)
+def test_a_common_shape_is_a_multiple_of_a_quarter(sizes: list[tuple[int, int]], ratio: float) -> None:
+    assert common_shape(sizes) == ratio

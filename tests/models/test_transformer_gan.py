@@ -58,7 +58,7 @@ def test_training_gives_all_images_with_less_and_less_noise(latents: torch.Tenso
 def test_real_images_get_the_same_noise_and_form() -> None:
     network = generator()
     real = torch.rand(8, 3, 16, 16) * 2 - 1
-    joined = network.like_generated(real)
+    joined = network.like_generated(batch(real))
     assert joined.shape == (8, 9, 16, 16)
     assert torch.equal(joined[:, -3:], real)
     for level, share in enumerate(NOISE[:-1]):
@@ -72,7 +72,7 @@ def test_scoring_and_drawing_see_the_last_image_alone(latents: torch.Tensor) -> 
     drawn = network.for_batch(latents, batch(torch.zeros(4, 3, 16, 16)))
     assert torch.equal(drawn, network(latents, text_features()))
     real = torch.rand(2, 3, 16, 16)
-    assert network.like_generated(real) is real
+    assert network.like_generated(batch(real)) is real
 
 
 def test_early_blocks_learn_from_their_own_image(latents: torch.Tensor) -> None:
@@ -148,7 +148,7 @@ def test_joined_images_change_colours_as_each_would_alone() -> None:
 def test_rotary_products_depend_on_the_distance_alone() -> None:
     """<R(p) q, R(p') k> is a function of p' - p (arXiv:2104.09864, eq. 16)."""
     torch.manual_seed(0)
-    positions = RotaryPositions(5, 8).double()
+    positions = RotaryPositions(5, 5, 8).double()
     q, k = torch.randn(2, 8).double()
     turned = [positions(x.expand(1, 1, 25, 8))[0, 0].unflatten(0, (5, 5)) for x in (q, k)]
     products = torch.einsum("abd,xyd->abxy", *turned)
@@ -162,7 +162,7 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
 
 def test_attention_equals_the_fused_kernel() -> None:
     torch.manual_seed(0)
-    layer = TokenAttention(8, 2, 17)  # 289 tokens: fused
+    layer = TokenAttention(8, 2, 17, 17)  # 289 tokens: fused
     x = torch.randn(2, 289, 8)
     fused = layer(x)
     from imagen_pl.models.layers import transformer

@@ -19,6 +19,7 @@ from imagen_pl.losses.text_matching import ImageTextContrastive, MismatchedCapti
 from imagen_pl.models.augment import DiffAugment
 from imagen_pl.models.autoencoders.base import Autoencoder
 from imagen_pl.models.autoencoders.convolutional import ConvAutoencoder
+from imagen_pl.models.discriminators.base import ImageFeatures
 from imagen_pl.models.discriminators.latent import LatentDiscriminator
 from imagen_pl.models.discriminators.multiscale import MultiscaleDiscriminator
 from imagen_pl.models.discriminators.transformer import TransformerDiscriminator
@@ -96,10 +97,20 @@ def test_an_autoencoder_that_changes_nothing_trains_as_pixels_do(share_passes: b
     assert torch.equal(wrapped.sample(captions, 1), plain.sample(captions, 1))
 
 
-def test_the_discriminator_compares_latents_and_samples_are_decoded(autoencoder: ConvAutoencoder) -> None:
+def test_the_discriminator_compares_latents_and_samples_are_decoded(
+    autoencoder: ConvAutoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gan = latent_gan(autoencoder)
     seen: list[tuple[int, ...]] = []
-    gan.discriminator.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    inner = gan.discriminator.discriminator
+    assert isinstance(inner, MultiscaleDiscriminator)
+    whole = inner.extract_features
+
+    def extract_features(images: Tensor, growth: Growth | None = None) -> ImageFeatures:
+        seen.append(images.shape)
+        return whole(images, growth)
+
+    monkeypatch.setattr(inner, "extract_features", extract_features)
     train(gan, 32, stages=STAGES)
     assert set(seen) == {(8, 2, 4, 4), (8, 2, 8, 8)}
     assert gan.generator.resolutions == gan.discriminator.resolutions == (16, 32)
@@ -128,7 +139,7 @@ def test_the_autoencoder_has_no_gradient_no_optimizer_and_is_in_memory_once(
 
 
 def test_no_encoder_runs_in_the_steps_where_latents_are_cached(
-    autoencoder: ConvAutoencoder, monkeypatch: pytest.MonkeyPatch
+    autoencoder: ConvAutoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Equal training but for the rounding of half precision; a second run encodes nothing."""
     encoded: list[int] = []
@@ -139,6 +150,7 @@ def test_no_encoder_runs_in_the_steps_where_latents_are_cached(
         return whole(self, images)
 
     monkeypatch.setattr(ConvAutoencoder, "encode", encode)
+    monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path / "cache"))
     given: list[Tensor] = []
     for cache, images in ((True, 24 * 2), (True, 0), (False, 48)):
         encoded.clear()

@@ -1,6 +1,6 @@
 """The interface of an autoencoder, in whose latents a GAN can be trained.
 
-Axes: b batch, r pixels, c channels of a latent, s its side.
+Axes: b batch, c channels of a latent, h w its places.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from imagen_pl.models.pretrained.backbones import FrozenNetwork
 
-Images = Float[Tensor, "b _k _r _r"]
-Latents = Float[Tensor, "b c s s"]
+Images = Float[Tensor, "b _k _h _w"]
+Latents = Float[Tensor, "b c h w"]
 
 
 class Autoencoder(FrozenNetwork):
@@ -29,12 +29,14 @@ class Autoencoder(FrozenNetwork):
     Attributes, set by the subclass:
         latent_channels: c, of its latents.
         downsampling: side of an image divided by that of its latents.
+        image_channels: of the images: 3 for RGB.
         in_checkpoints: whether checkpoints and releases hold its weights; if not, they hold its settings, and
             the weights are read again by name.
     """
 
     latent_channels: int
     downsampling: int
+    image_channels: int = 3
     in_checkpoints: bool = True
 
     @torch.no_grad()

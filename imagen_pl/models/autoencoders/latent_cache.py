@@ -1,6 +1,6 @@
 """Training images are encoded once and their latents cached on disk: training then runs no encoder.
 
-Axes: b batch, n rows, c channels of a latent, s its side.
+Axes: b batch, c channels of a latent, h w its places.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from imagen_pl.data.fingerprint import add_images
 from imagen_pl.errors import UserError
 from imagen_pl.models.autoencoders.base import Autoencoder
 from imagen_pl.storage.atomic_files import atomic_write, cache_dir
+from imagen_pl.types import width_of
 
 # Increase it whenever a change of the code gives the same images other latents.
 _VERSION = 1
@@ -40,7 +41,7 @@ class LatentCache:
         self.files = files
         self._opened: dict[int, NDArray[np.float16]] = {}
 
-    def __call__(self, rows: NDArray[np.int64], resolution: int) -> Float16[Tensor, "b c s s"]:
+    def __call__(self, rows: NDArray[np.int64], resolution: int) -> Float16[Tensor, "b c h w"]:
         """Latents of rows, on the CPU.
 
         Raises:
@@ -72,7 +73,10 @@ def latent_file(
         folder: of the files; None takes the package's cache folder.
     """
     processing = images.processing
-    settings = (_VERSION, autoencoder.fingerprint(), resolution, processing.fit, processing.background)
+    settings = (
+        _VERSION, autoencoder.fingerprint(), resolution, processing.fit, processing.background,
+        processing.aspect_ratio,
+    )  # fmt: skip
     digest = hashlib.sha256(repr(settings).encode())
     digest.update(repr([row.name for row in images.rows]).encode())
     add_images(digest, images.source, images.rows)
@@ -100,8 +104,9 @@ def write_latents(
     Raises:
         UserError: no image can be decoded, or the disk is full.
     """
-    side = resolution // autoencoder.downsampling
-    shape = (len(images), autoencoder.latent_channels, side, side)
+    height = resolution // autoencoder.downsampling
+    width = width_of(height, images.processing.aspect_ratio)
+    shape = (len(images), autoencoder.latent_channels, height, width)
     with atomic_write(file) as opened:
         header = {"descr": "<f2", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(opened, header)  # type: ignore[no-untyped-call]

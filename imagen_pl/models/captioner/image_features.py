@@ -31,7 +31,7 @@ class CaptionFeatures(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, images: Float[Tensor, "b 3 r r"], discriminator_maps: Mapping[int, Tensor] | None = None
+        self, images: Float[Tensor, "b _c h w"], discriminator_maps: Mapping[int, Tensor] | None = None
     ) -> list[Float[Tensor, "b c h w"]]:
         """Maps, differentiable with regard to the images.
 
@@ -54,7 +54,7 @@ class BackboneFeatures(CaptionFeatures):
         self.channels = self.backbone.channels
 
     def forward(
-        self, images: Float[Tensor, "b 3 r r"], discriminator_maps: Mapping[int, Tensor] | None = None
+        self, images: Float[Tensor, "b _c h w"], discriminator_maps: Mapping[int, Tensor] | None = None
     ) -> list[Float[Tensor, "b c h w"]]:
         return self.backbone(images)
 
@@ -89,7 +89,7 @@ class DiscriminatorFeatures(CaptionFeatures):
             )
 
     def forward(
-        self, images: Float[Tensor, "b 3 r r"], discriminator_maps: Mapping[int, Tensor] | None = None
+        self, images: Float[Tensor, "b _c h w"], discriminator_maps: Mapping[int, Tensor] | None = None
     ) -> list[Float[Tensor, "b c h w"]]:
         if discriminator_maps is None:
             raise UserError(

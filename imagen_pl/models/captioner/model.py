@@ -74,7 +74,7 @@ class Captioner(nn.Module):
             self.tokens.fit(captions())
 
     def extract_features(
-        self, images: Float[Tensor, "b 3 r r"], discriminator_maps: Mapping[int, Tensor] | None = None
+        self, images: Float[Tensor, "b _c h w"], discriminator_maps: Mapping[int, Tensor] | None = None
     ) -> Float[Tensor, "b m d"]:
         """Vectors of all positions of the images' maps, for the decoder's cross-attention.
 

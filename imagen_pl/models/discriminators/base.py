@@ -11,19 +11,19 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imagen_pl.types import Growth, TextFeatures
+from imagen_pl.types import Growth, TextFeatures, width_of
 
 
 @dataclass
 class ImageFeatures:
     """A discriminator's features of a batch of images, which do not depend on the captions.
 
-    maps: feature maps (b, c, r, r) by their resolution r, from large to small.
+    maps: feature maps (b, c, h, w) by their height h, from large to small.
     final: one vector an image.
     frozen: feature maps of its frozen backbone, fine to coarse; empty where it has none.
     """
 
-    maps: dict[int, Float[Tensor, "b c r r"]]
+    maps: dict[int, Float[Tensor, "b c h w"]]
     final: Float[Tensor, "b f"]
     frozen: list[Float[Tensor, "b _c _h _w"]] = field(default_factory=list, kw_only=True)
 
@@ -51,6 +51,7 @@ class Discriminator(nn.Module, ABC):
         text_dim: c, the size of the text features that it reads.
         final_dim: f, the size of `ImageFeatures.final`.
         image_channels: of one image: 3 for RGB, 4 for RGBA; of latents, those of the autoencoder.
+        aspect_ratio: width of the images / their height.
         penalizable: whether gradient penalties can act on the gradients of `penalized_logits`.
         why_not_penalizable: the reason, for the error message, where they cannot.
         images_per_sample: how many images of each sample it reads, joined in channels.
@@ -62,6 +63,7 @@ class Discriminator(nn.Module, ABC):
     text_dim: int
     final_dim: int
     image_channels: int = 3
+    aspect_ratio: float = 1.0
     penalizable: bool = True
     why_not_penalizable: str = "reads a frozen network, whose gradients no penalty can lower"
     images_per_sample: int = 1
@@ -70,7 +72,7 @@ class Discriminator(nn.Module, ABC):
 
     @abstractmethod
     def extract_features(
-        self, images: Float[Tensor, "b _c r r"], growth: Growth | None = None
+        self, images: Float[Tensor, "b _c h w"], growth: Growth | None = None
     ) -> ImageFeatures:
         """Features of images (-1 to 1) at `growth.resolution` (None: the largest, fully grown)."""
 
@@ -79,22 +81,26 @@ class Discriminator(nn.Module, ABC):
         """Logits, one column a head: larger means more real and a better fit to the caption."""
 
     def forward(
-        self, images: Float[Tensor, "b _c r r"], text: TextFeatures, growth: Growth | None = None
+        self, images: Float[Tensor, "b _c h w"], text: TextFeatures, growth: Growth | None = None
     ) -> Float[Tensor, "b k"]:
         """`extract_features`, then `logits`."""
         return self.logits(self.extract_features(images, growth), text)
 
     def penalized_logits(
-        self, images: Float[Tensor, "b _c r r"], text: TextFeatures, growth: Growth | None = None
+        self, images: Float[Tensor, "b _c h w"], text: TextFeatures, growth: Growth | None = None
     ) -> Float[Tensor, "b k"]:
         """The logits that gradient penalties differentiate: all, unless a part reads frozen features."""
         return self(images, text, growth)
 
-    def check_growth(self, images: Float[Tensor, "b _c r r"], growth: Growth | None) -> Growth:
+    def check_growth(self, images: Float[Tensor, "b _c h w"], growth: Growth | None) -> Growth:
         """`growth`, or fully grown where it is None. Raises ValueError unless the images have that size."""
         growth = growth or Growth(self.resolutions[-1])
-        if images.shape[-1] != growth.resolution:
-            raise ValueError(f"images of {images.shape[-1]} px were given at growth {growth.resolution} px")
+        height, width = images.shape[-2:]
+        if (height, width) != (growth.resolution, width_of(growth.resolution, self.aspect_ratio)):
+            raise ValueError(
+                f"images of {width} x {height} px were given at growth {growth.resolution} px, aspect ratio "
+                f"{self.aspect_ratio:g}"
+            )
         if growth.resolution not in self.resolutions:
             raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
         return growth

@@ -1,6 +1,6 @@
 """Several discriminators combined into one.
 
-Axes: b batch, r pixels, k heads.
+Axes: b batch, h w pixels, k heads.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class JointDiscriminator(Discriminator):
             )
         first = discriminators[0]
         for i, other in enumerate(discriminators):
-            for name in ("resolutions", "text_dim"):
+            for name in ("resolutions", "text_dim", "image_channels", "aspect_ratio"):
                 own, firsts = getattr(other, name), getattr(first, name)
                 if own != firsts:
                     raise UserError(
@@ -62,6 +62,7 @@ class JointDiscriminator(Discriminator):
         self.parts, self.shares = nn.ModuleList(discriminators), list(shares)
         self.resolutions, self.text_dim = first.resolutions, first.text_dim
         self.final_dim, self.map_channels = first.final_dim, first.map_channels
+        self.image_channels, self.aspect_ratio = first.image_channels, first.aspect_ratio
         self.penalizable = first.penalizable
         self.frozen_channels = next(
             (part.frozen_channels for part in discriminators if part.frozen_channels), ()
@@ -79,7 +80,7 @@ class JointDiscriminator(Discriminator):
         return self.first.blocks()
 
     def extract_features(
-        self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None
+        self, images: Float[Tensor, "b _c h w"], growth: Growth | None = None
     ) -> JointFeatures:
         seen = [part.extract_features(images, growth) for part in self.discriminators]
         frozen = next((features.frozen for features in seen if features.frozen), [])
@@ -97,6 +98,6 @@ class JointDiscriminator(Discriminator):
         return torch.cat(repeated, dim=1)
 
     def penalized_logits(
-        self, images: Float[Tensor, "b 3 r r"], text: TextFeatures, growth: Growth | None = None
+        self, images: Float[Tensor, "b _c h w"], text: TextFeatures, growth: Growth | None = None
     ) -> Float[Tensor, "b k"]:
         return self.first.penalized_logits(images, text, growth)

@@ -1,6 +1,6 @@
 """A discriminator of an autoencoder's latents.
 
-Axes: b batch, r pixels, s side of a latent, k heads.
+Axes: b batch, h w places of a latent, k heads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LatentDiscriminator(Discriminator):
         self.discriminator, self.downsampling = discriminator, downsampling
         self.resolutions = tuple(downsampling * side for side in discriminator.resolutions)
         self.text_dim, self.final_dim = discriminator.text_dim, discriminator.final_dim
-        self.image_channels = discriminator.image_channels
+        self.image_channels, self.aspect_ratio = discriminator.image_channels, discriminator.aspect_ratio
         self.penalizable = discriminator.penalizable
         self.why_not_penalizable = discriminator.why_not_penalizable
         self.images_per_sample = discriminator.images_per_sample
@@ -44,7 +44,7 @@ class LatentDiscriminator(Discriminator):
         return {self.downsampling * side: block for side, block in self.discriminator.blocks().items()}
 
     def extract_features(
-        self, images: Float[Tensor, "b _c s s"], growth: Growth | None = None
+        self, images: Float[Tensor, "b _c h w"], growth: Growth | None = None
     ) -> ImageFeatures:
         return self.discriminator.extract_features(images, self._of_latents(growth))
 
@@ -52,7 +52,7 @@ class LatentDiscriminator(Discriminator):
         return self.discriminator.logits(features, text)
 
     def penalized_logits(
-        self, images: Float[Tensor, "b _c s s"], text: TextFeatures, growth: Growth | None = None
+        self, images: Float[Tensor, "b _c h w"], text: TextFeatures, growth: Growth | None = None
     ) -> Float[Tensor, "b k"]:
         return self.discriminator.penalized_logits(images, text, self._of_latents(growth))
 

@@ -18,7 +18,7 @@ from imagen_pl.models.layers.precision import at_least_float32
 from imagen_pl.models.layers.resampling import downsample
 from imagen_pl.models.layers.widths import check_channels
 from imagen_pl.models.text.adapter import TextAdapter
-from imagen_pl.types import Growth, TextFeatures
+from imagen_pl.types import Growth, TextFeatures, width_of
 
 
 class MultiscaleDiscriminator(Discriminator):
@@ -36,6 +36,7 @@ class MultiscaleDiscriminator(Discriminator):
             not divide is one group.
         text_adapter: fine-tunes the captions' features for this network; None uses them unchanged.
         image_channels: of the images: 3 for RGB, 4 for RGBA, or those of an autoencoder's latents.
+        aspect_ratio: width of the images / their height; the width is whole at every resolution.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class MultiscaleDiscriminator(Discriminator):
         minibatch_stddev: int = 0,
         text_adapter: TextAdapter | None = None,
         image_channels: int = 3,
+        aspect_ratio: float = 1.0,
     ) -> None:
         super().__init__()
         check_channels(channels)
@@ -56,7 +58,7 @@ class MultiscaleDiscriminator(Discriminator):
             if not at <= channels.keys():
                 raise ValueError(f"{name} {sorted(at - channels.keys())} is not among {sorted(channels)}")
         self.resolutions, self.map_channels = tuple(channels), dict(channels)
-        self.image_channels = image_channels
+        self.image_channels, self.aspect_ratio = image_channels, aspect_ratio
         self.text_dim, self.final_dim, self.minibatch_stddev = text_dim, final_dim, minibatch_stddev
         smallest = self.resolutions[0]
         self.grown = nn.ModuleDict()  # by resolution, written in decimal
@@ -71,7 +73,7 @@ class MultiscaleDiscriminator(Discriminator):
             )
         last = channels[smallest]
         self.last_conv = conv(last + (minibatch_stddev > 0), last, 3)
-        self.to_final = linear(last * smallest**2, final_dim)
+        self.to_final = linear(last * smallest * width_of(smallest, aspect_ratio), final_dim)
         self.main_head = ProjectionHead(final_dim, text_dim)
         self.extra_heads = nn.ModuleDict({str(r): MapHead(channels[r], text_dim) for r in sorted(heads)})
         self.activation = activation()
@@ -83,7 +85,7 @@ class MultiscaleDiscriminator(Discriminator):
         return {int(resolution): block for resolution, block in self.grown.items()}
 
     def extract_features(
-        self, images: Float[Tensor, "b _c r r"], growth: Growth | None = None
+        self, images: Float[Tensor, "b _c h w"], growth: Growth | None = None
     ) -> ImageFeatures:
         growth = self.check_growth(images, growth)
         x = self._block(growth.resolution).from_rgb(images)
@@ -135,8 +137,8 @@ class DownBlock(nn.Module):
         self.activation, self.activation_in_place = activation(), activation(inplace=True)
 
     def forward(
-        self, x: Float[Tensor, "b c r r"]
-    ) -> tuple[Float[Tensor, "b o s s"], Float[Tensor, "b c r r"]]:
+        self, x: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b o _s _t"], Float[Tensor, "b c h w"]]:
         """The map for the next block, and this resolution's own."""
         h = self.first(self.activation(x))
         if self.pixels is not None:
@@ -168,7 +170,7 @@ class MapHead(nn.Module):
         self.conv = conv(channels, channels, 1)
         self.head = ProjectionHead(channels, text_dim)
 
-    def forward(self, x: Float[Tensor, "b c r r"], pooled: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    def forward(self, x: Float[Tensor, "b c h w"], pooled: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         # The head is linear after the activation, so averaging the positions first gives the same logit.
         return self.head(F.leaky_relu(self.conv(x), SLOPE).mean((2, 3)), pooled)
 

@@ -4,7 +4,7 @@ The maps of a backbone are mixed by fixed random convolutions, across channels a
 so that no single feature is easy to fool. Each mixed map has a small head, which reads the caption by
 projection as in StyleGAN-T (arXiv:2301.09515).
 
-Axes: b batch, c channels, h w positions in a map, r s pixels.
+Axes: b batch, c channels, h w positions in a map, or pixels, s pixels.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class ProjectedDiscriminator(Discriminator):
             (arXiv:1710.10196, section 3); 0 switches it off. With data.pictures_per_caption the groups are
             images of one caption.
         seed: of the fixed mixing, which is saved with the weights.
+        image_channels: of the images: 3, or 4 for RGBA, which the backbone sees on white.
+        aspect_ratio: width of the images / their height; the backbone sees them stretched to its square.
     """
 
     penalizable = False
@@ -69,8 +71,15 @@ class ProjectedDiscriminator(Discriminator):
         spectral_norm: bool = True,
         minibatch_stddev: int = 0,
         seed: int = 0,
+        image_channels: int = 3,
+        aspect_ratio: float = 1.0,
     ) -> None:
         super().__init__()
+        if image_channels not in (3, 4):
+            raise ValueError(
+                f"ProjectedDiscriminator.image_channels {image_channels} must be 3, or 4 for RGBA"
+            )
+        self.image_channels, self.aspect_ratio = image_channels, aspect_ratio
         if not resolutions or sorted(set(resolutions)) != list(resolutions):
             raise ValueError(f"resolutions {resolutions} must be those of the run, from small to large")
         self.backbone = backbone  # no module: its weights are not ours
@@ -95,7 +104,7 @@ class ProjectedDiscriminator(Discriminator):
         return {}
 
     def extract_features(
-        self, images: Float[Tensor, "b 3 r r"], growth: Growth | None = None
+        self, images: Float[Tensor, "b _c h w"], growth: Growth | None = None
     ) -> ProjectedFeatures:
         self.check_growth(images, growth)
         frozen = self.backbone(images)

@@ -1,6 +1,6 @@
 """The discriminator of GAT, a GAN of transformers (arXiv:2509.24935), here with captions.
 
-Axes: b batch, n tokens, c channels of a token, r pixels, k channels of all images of a sample.
+Axes: b batch, n tokens, c channels of a token, h w pixels, k channels of all images of a sample.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class TransformerDiscriminator(Discriminator):
     """A vision transformer; its mean token is scored with the caption by projection (arXiv:1802.05637).
 
     Args:
-        resolution: side of the images, px.
+        resolution: height of the images, px.
         patch: side of a token's square, px.
         width: channels of a token.
         depth: blocks.
@@ -28,6 +28,7 @@ class TransformerDiscriminator(Discriminator):
         images: how many images, joined in channels, a TransformerGenerator gives: the length of its `noise`.
         layer_scale: first factor of each block's output, which is trained (arXiv:2103.17239).
         image_channels: of one image: 3 for RGB, 4 for RGBA, or those of an autoencoder's latents.
+        aspect_ratio: width of the images / their height; both are whole numbers of patches.
     """
 
     def __init__(
@@ -41,28 +42,31 @@ class TransformerDiscriminator(Discriminator):
         images: int = 4,
         layer_scale: float = 0.1,
         image_channels: int = 3,
+        aspect_ratio: float = 1.0,
     ) -> None:
         super().__init__()
-        check_transformer("TransformerDiscriminator", resolution, patch, width, depth, heads)
+        self.grid = check_transformer(
+            "TransformerDiscriminator", resolution, aspect_ratio, patch, width, depth, heads
+        )
         self.resolutions, self.text_dim, self.final_dim = (resolution,), text_dim, width
-        self.side, self.images_per_sample = resolution // patch, images
-        self.map_channels, self.image_channels = {self.side: width}, image_channels
+        self.images_per_sample, self.image_channels = images, image_channels
+        self.map_channels, self.aspect_ratio = {self.grid[0]: width}, aspect_ratio
         self.embed = nn.Conv2d(image_channels * images, width, patch, stride=patch)
-        self.layers = nn.ModuleList(ScaledBlock(width, heads, self.side, layer_scale) for _ in range(depth))
+        self.layers = nn.ModuleList(ScaledBlock(width, heads, self.grid, layer_scale) for _ in range(depth))
         self.norm = RMSNorm(width)
         self.unconditional = nn.Linear(width, 1)
         self.text = nn.Linear(text_dim, width)
 
     def extract_features(
-        self, images: Float[Tensor, "b k r r"], growth: Growth | None = None
+        self, images: Float[Tensor, "b k h w"], growth: Growth | None = None
     ) -> ImageFeatures:
         self.check_growth(images, growth)
         x = self.embed(images).flatten(2).transpose(1, 2)
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)
-        tokens = x.transpose(1, 2).unflatten(2, (self.side, self.side))
-        return ImageFeatures({self.side: tokens}, x.mean(1))
+        tokens = x.transpose(1, 2).unflatten(2, self.grid)
+        return ImageFeatures({self.grid[0]: tokens}, x.mean(1))
 
     def logits(self, features: ImageFeatures, text: TextFeatures) -> Float[Tensor, "b 1"]:
         x = features.final
@@ -73,10 +77,10 @@ class TransformerDiscriminator(Discriminator):
 class ScaledBlock(nn.Module):
     """Attention and a gated layer, each with a factor for every channel (LayerScale, arXiv:2103.17239)."""
 
-    def __init__(self, width: int, heads: int, side: int, layer_scale: float) -> None:
+    def __init__(self, width: int, heads: int, grid: tuple[int, int], layer_scale: float) -> None:
         super().__init__()
         self.first_norm, self.second_norm = (RMSNorm(width) for _ in range(2))
-        self.attention, self.gated = TokenAttention(width, heads, side, fused=False), SwiGLU(width)
+        self.attention, self.gated = TokenAttention(width, heads, *grid, fused=False), SwiGLU(width)
         self.first_scale, self.second_scale = (
             nn.Parameter(torch.full((width,), layer_scale)) for _ in range(2)
         )

@@ -19,6 +19,7 @@ class Generator(nn.Module, ABC):
         latent_dim: z, the size of the latent vector; entries are standard normal.
         text_dim: c, the size of the text features that it reads.
         image_channels: of one image: 3 for RGB, 4 for RGBA; of latents, those of the autoencoder.
+        aspect_ratio: width of the images / their height.
         reads_images: whether it changes given images, as an ImageToImageGenerator does.
         images_per_sample: how many images `for_batch` gives of each sample in training, joined in channels.
         draws_latents: whether the discriminator compares latents of an autoencoder, as in a LatentGenerator.
@@ -32,6 +33,7 @@ class Generator(nn.Module, ABC):
     latent_dim: int
     text_dim: int
     image_channels: int = 3
+    aspect_ratio: float = 1.0
     reads_images: bool = False
     images_per_sample: int = 1
     draws_latents: bool = False
@@ -48,7 +50,7 @@ class Generator(nn.Module, ABC):
         truncation: float = 1.0,
         guidance: float = 1.0,
         unconditional_text: TextFeatures | None = None,
-    ) -> Float[Tensor, "b 3 r r"]:
+    ) -> Float[Tensor, "b _c h w"]:
         """Images, about -1 to 1, at `growth.resolution` (None: the largest, fully grown).
 
         Args:
@@ -67,24 +69,29 @@ class Generator(nn.Module, ABC):
             ValueError: the resolution is unknown, or guidance is not 1 and `unconditional_text` is missing.
         """
 
+    @property
+    def drawn_channels(self) -> int:
+        """Channels of a finished image."""
+        return self.image_channels
+
     def for_batch(
         self, z: Float[Tensor, "b z"], batch: EncodedBatch, growth: Growth | None = None
-    ) -> Float[Tensor, "b _c r r"]:
+    ) -> Float[Tensor, "b _c h w"]:
         """Images that the discriminator compares with those of the batch: here, images for its captions.
 
         A generator may give several images of each sample, joined in channels; the last is the result.
         """
         return self(z, batch.text, growth)
 
-    def like_generated(self, batch: EncodedBatch) -> Float[Tensor, "b _c _r _r"]:
+    def like_generated(self, batch: EncodedBatch) -> Float[Tensor, "b _c _h _w"]:
         """The batch's real images in the form of those of `for_batch`: here, as they are."""
         return batch.images
 
-    def encode(self, images: Float[Tensor, "b _c r r"]) -> Float[Tensor, "b _k _s _s"] | None:
+    def encode(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _k _h _w"] | None:
         """Latents of images (-1 to 1), where it draws latents; None where it draws images."""
         return None
 
-    def decode(self, images: Float[Tensor, "b _c _s _s"]) -> Float[Tensor, "b _k _r _r"]:
+    def decode(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _k _h _w"]:
         """Finished images of what the discriminator compares: here, as they are."""
         return images
 
@@ -120,7 +127,7 @@ class ImageToImageGenerator(Generator):
         text: TextFeatures,
         growth: Growth | None = None,
         truncation: float = 1.0,
-    ) -> Float[Tensor, "b 3 r r"]:
+    ) -> Float[Tensor, "b _c h w"]:
         raise UserError(f"{type(self).__name__} changes given images: use imagen-pl {self.verb}")
 
     @abstractmethod

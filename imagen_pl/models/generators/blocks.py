@@ -71,7 +71,7 @@ class StyleBlock(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b i h w"], style: Float[Tensor, "b style"], text: TextFeatures
-    ) -> Float[Tensor, "b c r r"]:
+    ) -> Float[Tensor, "b c _r _s"]:
         x = self.narrow(x)  # before upsampling: the same result for a quarter of the work
         if self.upsampled:
             x = upsample(x)

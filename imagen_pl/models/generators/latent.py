@@ -1,6 +1,6 @@
 """A generator that draws the latents of an autoencoder, which decodes them to images.
 
-Axes: b batch, z latent vector, c channels of an autoencoder's latent, s its side, r pixels.
+Axes: b batch, z latent vector, c channels of an autoencoder's latent, h w pixels.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class LatentGenerator(Generator):
         self.resolutions = tuple(autoencoder.downsampling * side for side in generator.resolutions)
         self.latent_dim, self.text_dim = generator.latent_dim, generator.text_dim
         self.image_channels, self.images_per_sample = generator.image_channels, generator.images_per_sample
+        self.aspect_ratio = generator.aspect_ratio
         self.draws_latents = True
 
     def forward(
@@ -73,7 +74,7 @@ class LatentGenerator(Generator):
         truncation: float = 1.0,
         guidance: float = 1.0,
         unconditional_text: TextFeatures | None = None,
-    ) -> Float[Tensor, "b 3 r r"]:
+    ) -> Float[Tensor, "b 3 h w"]:
         own = self._of_latents(growth)
         if guidance == 1:
             return self.decode(self.generator(z, text, own, truncation))
@@ -81,22 +82,26 @@ class LatentGenerator(Generator):
             raise UserError(f"{type(self.generator).__name__} has no guidance: leave it at 1")
         return self.decode(self.generator(z, text, own, truncation, guidance, unconditional_text))
 
+    @property
+    def drawn_channels(self) -> int:
+        return self.autoencoder.image_channels
+
     def for_batch(
         self, z: Float[Tensor, "b z"], batch: EncodedBatch, growth: Growth | None = None
-    ) -> Float[Tensor, "b _c _s _s"]:
+    ) -> Float[Tensor, "b _c _h _w"]:
         """In training, latents; in evaluation mode, images."""
         latents = self.generator.for_batch(z, batch, self._of_latents(growth))
         return latents if self.training else self.decode(latents)
 
-    def like_generated(self, batch: EncodedBatch) -> Float[Tensor, "b _c _s _s"]:
+    def like_generated(self, batch: EncodedBatch) -> Float[Tensor, "b _c _h _w"]:
         """The latents of the batch's images."""
         latents = self.encode(batch.images) if batch.latents is None else batch.latents
         return self.generator.like_generated(replace(batch, images=latents))
 
-    def encode(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b c s s"]:
+    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c _h _w"]:
         return self.autoencoder.encode(images)
 
-    def decode(self, images: Float[Tensor, "b c s s"]) -> Float[Tensor, "b _k _r _r"]:
+    def decode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b _k _h _w"]:
         return self.autoencoder.decode(images)
 
     def blocks(self) -> dict[int, nn.Module]:

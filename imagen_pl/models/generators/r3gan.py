@@ -12,22 +12,23 @@ from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.layers.precision import at_least_float32
 from imagen_pl.models.layers.resnext import Resample, ResNeXtBlock
 from imagen_pl.models.layers.widths import check_channels
-from imagen_pl.types import Growth, TextFeatures
+from imagen_pl.types import Growth, TextFeatures, width_of
 
 
 class R3GANGenerator(Generator):
     """Residual blocks of grouped convolutions without normalization, noise or styles.
 
-    Latent and caption together weight the maps of a learned basis of 4 x 4 px; the blocks read nothing else.
+    Latent and caption together weight the maps of a learned basis, 4 px high; the blocks read nothing else.
 
     Args:
         channels: feature maps at each resolution, smallest first, each twice the one before. The last key is
-            the side of the images.
+            the height of the images.
         text_dim: size of the text encoder's vectors.
         latent_dim: size of the latent z.
         caption_dim: size of the vector that the caption becomes beside the latent.
         blocks: residual blocks at each resolution.
         image_channels: of the images: 3 for RGB, 4 for RGBA, or those of an autoencoder's latents.
+        aspect_ratio: width of the images / their height; the width is whole at every resolution.
     """
 
     def __init__(
@@ -38,16 +39,17 @@ class R3GANGenerator(Generator):
         caption_dim: int = 64,
         blocks: int = 2,
         image_channels: int = 3,
+        aspect_ratio: float = 1.0,
     ) -> None:
         super().__init__()
         check_channels(channels)
         if blocks < 1:
             raise ValueError(f"R3GANGenerator.blocks {blocks} must be 1 or more")
         self.resolutions, self.latent_dim, self.text_dim = (list(channels)[-1],), latent_dim, text_dim
-        self.image_channels = image_channels
+        self.image_channels, self.aspect_ratio = image_channels, aspect_ratio
         start, widths = next(iter(channels)), list(channels.values())
         self.read_caption = nn.Linear(text_dim, caption_dim)
-        self.basis = nn.Parameter(torch.randn(widths[0], start, start))
+        self.basis = nn.Parameter(torch.randn(widths[0], start, width_of(start, aspect_ratio)))
         self.weights = nn.Linear(latent_dim + caption_dim, widths[0], bias=False)
         for layer in (self.read_caption, self.weights):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
@@ -66,7 +68,7 @@ class R3GANGenerator(Generator):
         text: TextFeatures,
         growth: Growth | None = None,
         truncation: float = 1.0,
-    ) -> Float[Tensor, "b 3 r r"]:
+    ) -> Float[Tensor, "b _c h w"]:
         self.check_growth(growth)
         weights = self.weights(torch.cat([truncation * z, self.read_caption(text.pooled)], dim=1))
         x = weights[:, :, None, None] * self.basis

@@ -24,11 +24,13 @@ from imagen_pl.models.layers.precision import at_least_float32
 from imagen_pl.models.layers.resampling import upsample
 from imagen_pl.models.layers.widths import check_channels
 from imagen_pl.models.text.adapter import TextAdapter
-from imagen_pl.types import Growth, TextFeatures
+from imagen_pl.types import Growth, TextFeatures, width_of
 
 
 class StyleGenerator(Generator):
     """Generates images for captions, from 4 px up to any power of two.
+
+    Resolutions are heights, px.
 
     Args:
         channels: feature maps at each resolution, smallest first, each twice the one before. Its
@@ -60,6 +62,7 @@ class StyleGenerator(Generator):
         text_adapter: fine-tunes the captions' features for this network; None uses them unchanged.
         prior: predicts image features from a caption; the mapping reads them beside the caption's vector.
         image_channels: of the images: 3 for RGB, 4 for RGBA, or those of an autoencoder's latents.
+        aspect_ratio: width of the images / their height; the width is whole at every resolution.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class StyleGenerator(Generator):
         text_adapter: TextAdapter | None = None,
         prior: ImagePrior | None = None,
         image_channels: int = 3,
+        aspect_ratio: float = 1.0,
     ) -> None:
         super().__init__()
         check_channels(channels)
@@ -94,6 +98,7 @@ class StyleGenerator(Generator):
             raise ValueError(f"latent_gain {latent_gain} must be more than 0")
         self.resolutions = tuple(channels)
         self.latent_dim, self.text_dim, self.image_channels = latent_dim, text_dim, image_channels
+        self.aspect_ratio = aspect_ratio
         self.output, self.style_mixing, self.mean_decay = output, style_mixing, mean_decay
         self.text_noise, self.init_from = text_noise, init_from
         if text_adapter is not None:
@@ -105,7 +110,7 @@ class StyleGenerator(Generator):
         self.mapping = Mapping(latent_dim, words_dim, style_dim, mapping_layers, latent_gain)
         start = self.resolutions[0]
         # The first map is a linear function of the style, as in DCGAN (arXiv:1511.06434).
-        self.first_map = linear(style_dim, channels[start] * start**2)
+        self.first_map = linear(style_dim, channels[start] * start * width_of(start, aspect_ratio))
         self.grown = nn.ModuleDict()  # by resolution, written in decimal
         before = channels[start]
         for resolution, width in channels.items():
@@ -137,7 +142,7 @@ class StyleGenerator(Generator):
         truncation: float = 1.0,
         guidance: float = 1.0,
         unconditional_text: TextFeatures | None = None,
-    ) -> Float[Tensor, "b 3 r r"]:
+    ) -> Float[Tensor, "b _c h w"]:
         text, words = self._read(text)
         style = self._style(z, words, truncation, guidance, unconditional_text)
         mixed, crossover = self._mixed_style(style, words)
@@ -160,7 +165,7 @@ class StyleGenerator(Generator):
         style: Float[Tensor, "b style"] | Float[Tensor, "b n style"],
         text: TextFeatures,
         growth: Growth | None = None,
-    ) -> Float[Tensor, "b 3 r r"]:
+    ) -> Float[Tensor, "b _c h w"]:
         """The second half of `forward`: images, about -1 to 1.
 
         Args:
@@ -200,11 +205,11 @@ class StyleGenerator(Generator):
 
     def _draw(
         self, styles: Sequence[Float[Tensor, "b style"]], text: TextFeatures, growth: Growth | None
-    ) -> Float[Tensor, "b 3 r r"]:
+    ) -> Float[Tensor, "b _c h w"]:
         """Images of one style for each resolution."""
         growth = self.check_growth(growth)
         start = self.resolutions[0]
-        x = self.first_map(styles[0]).unflatten(1, (-1, start, start))
+        x = self.first_map(styles[0]).unflatten(1, (-1, start, width_of(start, self.aspect_ratio)))
         rgb: Tensor | None = None
         for resolution, style in zip(self.resolutions, styles, strict=True):
             if resolution > growth.resolution:

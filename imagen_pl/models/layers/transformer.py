@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.models.layers.precision import at_least_float32
+from imagen_pl.types import width_of
 
 # Up to this many tokens the plain product is faster on a CPU than the fused kernel.
 _MAX_TOKENS_UNFUSED = 256
@@ -35,12 +36,13 @@ class RMSNorm(nn.RMSNorm):
 
 
 class RotaryPositions(nn.Module):
-    """Rotates queries and keys by their place in a square of tokens (arXiv:2104.09864, in two dimensions).
+    """Rotates queries and keys by their place in rows of tokens (arXiv:2104.09864, in two dimensions).
 
     Half of a head's channels turn with the row, half with the column.
 
     Args:
-        side: tokens a row.
+        rows: rows of tokens.
+        columns: tokens a row.
         head_dim: channels of a head; a multiple of 4.
         base: ratio of the fastest to the slowest rotation.
     """
@@ -48,15 +50,14 @@ class RotaryPositions(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, side: int, head_dim: int, base: float = 100.0) -> None:
+    def __init__(self, rows: int, columns: int, head_dim: int, base: float = 100.0) -> None:
         super().__init__()
         if head_dim % 4:
             raise ValueError(f"a head's channels, {head_dim}, must be a multiple of 4")
         speeds = base ** -torch.linspace(0, 1, head_dim // 4)
-        places = torch.arange(side).float()
-        rows = (places[:, None] * speeds)[:, None].expand(-1, side, -1)
-        columns = (places[:, None] * speeds)[None].expand(side, -1, -1)
-        angles = torch.cat([rows, columns], -1).flatten(0, 1)  # (n, d / 2)
+        down, right = (torch.arange(count).float()[:, None] * speeds for count in (rows, columns))
+        angles = torch.cat([down[:, None].expand(-1, columns, -1), right[None].expand(rows, -1, -1)], -1)
+        angles = angles.flatten(0, 1)  # (n, d / 2)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
@@ -72,17 +73,18 @@ class TokenAttention(nn.Module):
     Args:
         channels: size of a token.
         heads: attention heads.
-        side: tokens a row of the square.
+        rows: rows of tokens.
+        columns: tokens a row.
         fused: use torch's fused kernel for many tokens. It takes less memory but cannot be differentiated
             twice, which R1, R2 and WGAN-GP need in a discriminator.
     """
 
-    def __init__(self, channels: int, heads: int, side: int, fused: bool = True) -> None:
+    def __init__(self, channels: int, heads: int, rows: int, columns: int, fused: bool = True) -> None:
         super().__init__()
         self.heads, self.fused = heads, fused
         self.queries_keys_values = nn.Linear(channels, 3 * channels, bias=False)
         self.query_norm, self.key_norm = (RMSNorm(channels // heads) for _ in range(2))
-        self.positions = RotaryPositions(side, channels // heads)
+        self.positions = RotaryPositions(rows, columns, channels // heads)
         self.out = nn.Linear(channels, channels, bias=False)
 
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
@@ -111,20 +113,28 @@ class SwiGLU(nn.Module):
         return self.out(F.silu(gate) * value)
 
 
-def check_transformer(name: str, resolution: int, patch: int, width: int, depth: int, heads: int) -> None:
-    """Raise ValueError if the sizes of a transformer do not fit each other.
+def check_transformer(
+    name: str, resolution: int, aspect_ratio: float, patch: int, width: int, depth: int, heads: int
+) -> tuple[int, int]:
+    """Rows of tokens, and tokens a row.
 
     Args:
         name: of the class, for the message.
-        resolution: side of the images, px.
+        resolution: height of the images, px.
+        aspect_ratio: their width / their height.
         patch: side of a token's square, px.
         width: channels of a token.
         depth: number of blocks.
         heads: attention heads.
+
+    Raises:
+        ValueError: the sizes do not fit each other.
     """
     if patch < 1 or resolution % patch:
         raise ValueError(f"{name}.patch {patch} must divide the resolution, {resolution}")
+    columns = width_of(resolution // patch, aspect_ratio)
     if heads < 1 or width % (4 * heads):
         raise ValueError(f"{name}.width {width} must be a multiple of 4 times its {heads} heads")
     if depth < 1:
         raise ValueError(f"{name}.depth {depth} must be 1 or more")
+    return resolution // patch, columns

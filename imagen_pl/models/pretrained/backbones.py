@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
+from imagen_pl.imaging.transparency import on_white
 from imagen_pl.models.pretrained.batch_norm_folding import fold_batch_norms
 from imagen_pl.models.pretrained.efficientnet_lite import (
     MAP_CHANNELS,
@@ -113,7 +114,7 @@ class Backbone(FrozenNetwork):
         """Channels of each map; this reads the network. Raises UserError if it is not available."""
         return self._channels(self._network)
 
-    def __call__(self, images: Float[Tensor, "b 3 r r"]) -> list[Float[Tensor, "b _c _h _w"]]:
+    def __call__(self, images: Float[Tensor, "b _c h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
         """Feature maps, float32, of images (-1 to 1) of any size; differentiable in the images."""
         network = self.on(images.device)
         x = normalised(images, self.size, self._normalisation)
@@ -262,15 +263,18 @@ def normalisation_of(name: str) -> Normalisation:
 
 
 def normalised(
-    images: Float[Tensor, "b 3 r r"], size: int, normalisation: Normalisation
+    images: Float[Tensor, "b _c h w"], size: int, normalisation: Normalisation
 ) -> Float[Tensor, "b 3 s s"]:
-    """Images (-1 to 1), resized and normalised for a network, in float32 and channels_last."""
-    x = resized((as_shown(images.float()) + 1) / 2, size)
+    """Images (-1 to 1), resized and normalised for a network, in float32 and channels_last.
+
+    The network sees images with alpha on white, and those that are not square stretched to a square.
+    """
+    x = resized((on_white(as_shown(images.float())) + 1) / 2, size)
     mean, std = (x.new_tensor(values)[:, None, None] for values in normalisation)
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def as_shown(images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b 3 r r"]:
+def as_shown(images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _c h w"]:
     """Clamp images to -1 to 1, the colours that a file stores; gradients that lead back inside pass.
 
     Frozen networks were not trained on other colours, and a generator would drift into them.

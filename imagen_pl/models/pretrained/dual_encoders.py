@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen_pl.errors import UserError
+from imagen_pl.imaging.transparency import on_white
 from imagen_pl.models.pretrained.backbones import FrozenNetwork, normalisation_of, normalised
 from imagen_pl.storage.hub import from_pretrained
 
@@ -29,9 +30,9 @@ class DualEncoder(FrozenNetwork):
         name: name of the network.
     """
 
-    def images(self, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
+    def images(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b e"]:
         """Vectors, float32, of images (-1 to 1) of any size; differentiable in the images."""
-        return self._images(self.on(images.device), images).float()
+        return self._images(self.on(images.device), on_white(images)).float()
 
     def texts(self, captions: Sequence[str], device: torch.device) -> Float[Tensor, "b e"]:
         """Vectors, float32, of captions; each is computed once and cached."""
@@ -50,7 +51,7 @@ class DualEncoder(FrozenNetwork):
         return {}
 
     @abstractmethod
-    def _images(self, network: nn.Module, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]: ...
+    def _images(self, network: nn.Module, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b e"]: ...
 
     @abstractmethod
     def _text(self, network: nn.Module, caption: str) -> Float[Tensor, "1 e"]: ...
@@ -76,7 +77,7 @@ class TransformersDualEncoder(DualEncoder):
                 )
         return network
 
-    def _images(self, network: Any, images: Float[Tensor, "b 3 r r"]) -> Float[Tensor, "b e"]:
+    def _images(self, network: Any, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b e"]:
         size = network.config.vision_config.image_size
         return _vectors(network.get_image_features(normalised(images, size, self._normalisation)))
 
