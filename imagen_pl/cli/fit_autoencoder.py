@@ -86,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="W",
         help="factor of the KL divergence: more gives smoother latents, less sharper images (default: 1e-4)",
     )
-    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam (default: 1e-3)")
+    parser.add_argument("--lr", type=float, default=1e-2, help="learning rate of Muon (default: 1e-2)")
     parser.add_argument(
         "--batch_size", type=int, default=32, metavar="N", help="squares a step (default: 32)"
     )
@@ -213,10 +213,7 @@ def _train(training: AutoencoderFit, data: CaptionedImages, limits: _Limits) -> 
 
     images = 0
     limits.began = time.monotonic()
-    by_time = limits.images is None
-    total, unit = (limits.time_s, " s") if by_time else (limits.images, " images")
-    assert total is not None
-    with progress_bar("training the autoencoder", round(total), unit) as bar:
+    with progress_bar("training the autoencoder", 1) as bar:
         try:
             for batch in data.train_dataloader():
                 share = limits.share(images)
@@ -224,9 +221,9 @@ def _train(training: AutoencoderFit, data: CaptionedImages, limits: _Limits) -> 
                     break
                 parts = training.step(batch.images, share)
                 images += len(batch)
-                done = int(limits.share(images) * total) if by_time else images
+                bar.total = round(images / max(limits.share(images), 1e-6))  # as far as can be told yet
                 bar.set_postfix({name: f"{value:.3f}" for name, value in parts.items()}, refresh=False)
-                bar.update(done - bar.n)
+                bar.update(len(batch))
         except KeyboardInterrupt:
             if not images:
                 raise

@@ -35,7 +35,7 @@ class LatentGenerator(Generator):
         cache_latents: encode each training image once, before the first batch, and keep the latents on the
             disk. False encodes in every step, as is done for streams, flipped and randomly cropped images.
         init_from: an earlier run, checkpoint or release of such a generator, whose weights a new training
-            starts from; None starts from random weights.
+            starts from, those of its autoencoder among them; None starts from random weights.
     """
 
     def __init__(
