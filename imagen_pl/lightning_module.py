@@ -262,7 +262,7 @@ class TextToImageGAN(ValidateAndSample):
         losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
         result = finished(fake, self.generator.image_channels)
         if self.losses.need_pixels(self.images_seen, self.growth.resolution):
-            result = self.generator.decode(result)
+            result = self.generator.from_latents(result)
         inputs = LossInputs(
             result, features, batch.text, self.growth, batch.captions,
             real_features, batch.images, self.generator, z, self.encode_others,

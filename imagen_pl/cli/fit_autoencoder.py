@@ -160,7 +160,8 @@ def fit_autoencoder(arguments: argparse.Namespace) -> int:
     )
     whole = _data(arguments, crop=False)
     whole.setup()
-    held_out = [batch.images for batch in whole.val_dataloader()]
+    loader: Any = whole.val_dataloader()  # an empty list where nothing is held out
+    held_out = [batch.images for batch in loader]
     scores = training.scores(held_out)
     about = {"resolution": arguments.resolution, "images_seen": images_seen, **scores}
     save_autoencoder(network, sizes, out, about)

@@ -34,7 +34,7 @@ class ValidateAndSample(StartAndResume):
         images = (batch.images.float() / 127.5 - 1).contiguous(memory_format=self._memory_format)
         latents, fade = batch.latents, self.growth.fade
         if latents is None and self.training:  # scores need no latents of real images
-            latents = self.generator.encode(images)
+            latents = self.generator.to_latents(images)
         if latents is not None:
             latents = fade_in(latents.float().contiguous(memory_format=self._memory_format), fade)
         return EncodedBatch(fade_in(images, fade), self.encode(batch), batch.captions, latents)

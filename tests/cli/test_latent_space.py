@@ -13,7 +13,7 @@ from PIL import Image
 
 from imagen_pl import load
 from imagen_pl.cli.main import main
-from imagen_pl.models.autoencoders.convolutional import ConvAutoencoder
+from imagen_pl.models.autoencoders.convolutional import AutoencoderNetwork, ConvAutoencoder
 from imagen_pl.models.generators.latent import LatentGenerator
 from imagen_pl.training.autoencoder_fit import AutoencoderFit
 from tests.helpers.autoencoders import write_autoencoder, write_diffusers_autoencoder
@@ -89,6 +89,7 @@ def test_the_autoencoder_is_scored_and_shown(trained: Path) -> None:
     with Image.open(trained / "runs/autoencoder/reconstructions.png") as sheet:
         assert sheet.height > 2 * 96
     network = ConvAutoencoder(str(trained / "runs/autoencoder")).on(torch.device("cpu"))
+    assert isinstance(network, AutoencoderNetwork)
     assert network.std.min() > 0
     assert not torch.equal(network.std, torch.ones_like(network.std))
 

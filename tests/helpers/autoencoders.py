@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from imagen_pl.models.autoencoders.convolutional import (
 
 def write_autoencoder(folder: Path, seed: int = 0, **sizes: object) -> Path:
     """The folder of an untrained one; by default latents have 2 channels and a quarter of the side."""
-    chosen: dict = {"latent_channels": 2, "channels": [4, 4], **sizes}
+    chosen: Any = {"latent_channels": 2, "channels": [4, 4], **sizes}
     torch.manual_seed(seed)
     network = AutoencoderNetwork(AutoencoderSizes(**chosen))
     with torch.no_grad():
@@ -30,8 +31,9 @@ def write_diffusers_autoencoder(folder: Path) -> Path:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    AutoencoderKL(
+    blocks: Any = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    network: Any = AutoencoderKL(
         block_out_channels=[4, 4], norm_num_groups=2, latent_channels=2, scaling_factor=0.5, **blocks
-    ).save_pretrained(folder)
+    )
+    network.save_pretrained(folder)
     return folder

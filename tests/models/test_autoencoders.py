@@ -17,7 +17,7 @@ from imagen_pl.data.batch_samplers import BatchPlan
 from imagen_pl.data.dataset import RowImages
 from imagen_pl.data.sample_processing import SampleProcessing
 from imagen_pl.errors import UserError
-from imagen_pl.models.autoencoders.convolutional import ConvAutoencoder
+from imagen_pl.models.autoencoders.convolutional import AutoencoderNetwork, ConvAutoencoder
 from imagen_pl.models.autoencoders.diffusers import DiffusersAutoencoder
 from imagen_pl.models.autoencoders.latent_cache import LatentCache, latent_file, write_latents
 from imagen_pl.models.pretrained.backbones import frozen_names
@@ -47,6 +47,7 @@ def test_latents_are_scaled_by_what_was_measured_and_decoded_back(images: Tensor
     autoencoder = ConvAutoencoder(str(write_autoencoder(tmp_path)))
     latents = autoencoder.encode(images)
     network = autoencoder.on(torch.device("cpu"))
+    assert isinstance(network, AutoencoderNetwork)
     raw = network.posterior(images)[0]
     torch.testing.assert_close(latents, (raw - network.mean) / network.std)
     torch.testing.assert_close(autoencoder.decode(latents), network.decode(raw))
@@ -84,7 +85,9 @@ def test_weights_of_other_sizes_are_not_used(images: Tensor, tmp_path: Path) -> 
 
 def test_the_network_that_taught_it_must_not_score_a_model(tmp_path: Path) -> None:
     module = torch.nn.Module()
-    module.autoencoder = ConvAutoencoder(str(write_autoencoder(tmp_path, teacher_networks=["tiny"])))
+    module.__dict__["autoencoder"] = ConvAutoencoder(
+        str(write_autoencoder(tmp_path, teacher_networks=["tiny"]))
+    )
     assert "tiny" in frozen_names(module)
 
 

@@ -27,7 +27,7 @@ from imagen_pl.models.generators.latent import LatentGenerator
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.models.generators.transformer import TransformerGenerator
 from imagen_pl.schedules import Stage
-from imagen_pl.types import Growth
+from imagen_pl.types import CaptionedBatch, Growth
 from tests.helpers.autoencoders import write_autoencoder
 from tests.helpers.fakes import IdentityAutoencoder
 from tests.helpers.training import (
@@ -152,9 +152,15 @@ def test_no_encoder_runs_in_the_steps_where_latents_are_cached(
     monkeypatch.setattr(ConvAutoencoder, "encode", encode)
     monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path / "cache"))
     given: list[Tensor] = []
+
+    def keep(gan: TextToImageGAN, batch: CaptionedBatch) -> None:
+        latents = gan.encoded(batch).latents
+        assert latents is not None
+        given.append(latents.clone())
+
     for cache, images in ((True, 24 * 2), (True, 0), (False, 48)):
         encoded.clear()
-        looks = AtEachBatch(after=lambda gan, batch: given.append(gan.encoded(batch).latents.clone()))
+        looks = AtEachBatch(after=keep)
         gan = latent_gan(autoencoder, cache)
         train(gan, 48, [looks] if not cache or not images else [], stages=STAGES)
         assert sum(encoded) == (images if cache else 2 * images)  # once in the step, once in the look

@@ -109,7 +109,7 @@ def write_latents(
     shape = (len(images), autoencoder.latent_channels, height, width)
     with atomic_write(file) as opened:
         header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(opened, header)  # type: ignore[no-untyped-call]
+        np.lib.format.write_array_header_1_0(opened, header)
         for start in range(0, len(images), _BATCH):
             rows = np.arange(start, min(start + _BATCH, len(images)), dtype=np.int64)
             batch = images[BatchPlan(rows, rows, resolution)].images.to(device)

@@ -87,11 +87,11 @@ class Generator(nn.Module, ABC):
         """The batch's real images in the form of those of `for_batch`: here, as they are."""
         return batch.images
 
-    def encode(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _k _h _w"] | None:
+    def to_latents(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _k _h _w"] | None:
         """Latents of images (-1 to 1), where it draws latents; None where it draws images."""
         return None
 
-    def decode(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _k _h _w"]:
+    def from_latents(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _k _h _w"]:
         """Finished images of what the discriminator compares: here, as they are."""
         return images
 

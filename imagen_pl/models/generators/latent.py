@@ -77,10 +77,10 @@ class LatentGenerator(Generator):
     ) -> Float[Tensor, "b 3 h w"]:
         own = self._of_latents(growth)
         if guidance == 1:
-            return self.decode(self.generator(z, text, own, truncation))
+            return self.from_latents(self.generator(z, text, own, truncation))
         if "guidance" not in inspect.signature(self.generator.forward).parameters:
             raise UserError(f"{type(self.generator).__name__} has no guidance: leave it at 1")
-        return self.decode(self.generator(z, text, own, truncation, guidance, unconditional_text))
+        return self.from_latents(self.generator(z, text, own, truncation, guidance, unconditional_text))
 
     @property
     def drawn_channels(self) -> int:
@@ -91,17 +91,17 @@ class LatentGenerator(Generator):
     ) -> Float[Tensor, "b _c _h _w"]:
         """In training, latents; in evaluation mode, images."""
         latents = self.generator.for_batch(z, batch, self._of_latents(growth))
-        return latents if self.training else self.decode(latents)
+        return latents if self.training else self.from_latents(latents)
 
     def like_generated(self, batch: EncodedBatch) -> Float[Tensor, "b _c _h _w"]:
         """The latents of the batch's images."""
-        latents = self.encode(batch.images) if batch.latents is None else batch.latents
+        latents = self.to_latents(batch.images) if batch.latents is None else batch.latents
         return self.generator.like_generated(replace(batch, images=latents))
 
-    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c _h _w"]:
+    def to_latents(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c _h _w"]:
         return self.autoencoder.encode(images)
 
-    def decode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b _k _h _w"]:
+    def from_latents(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b _k _h _w"]:
         return self.autoencoder.decode(images)
 
     def blocks(self) -> dict[int, nn.Module]:
