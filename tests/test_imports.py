@@ -14,7 +14,8 @@ PACKAGE = Path(imagen_pl.__file__).parent
 
 # From the bottom up. A part imports itself and parts below it; parts of one row do not import each other.
 LAYERS: list[set[str]] = [
-    {"errors", "types"},
+    {"errors"},
+    {"types"},
     {"schedules"},
     {"storage"},
     {"imaging"},

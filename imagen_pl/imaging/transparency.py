@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
-if TYPE_CHECKING:  # torch takes seconds to import, and the command line checks its arguments first
+if TYPE_CHECKING:  # networks need no Pillow, and torch takes seconds to import
     from jaxtyping import UInt8
+    from PIL import Image
     from torch import Tensor
 
 
@@ -50,6 +49,8 @@ def straight(images: UInt8[Tensor, "b 4 h w"]) -> UInt8[Tensor, "b 4 h w"]:
 
 def picture_on_white(picture: Image.Image) -> Image.Image:
     """A picture of any mode as RGB, with white behind transparent pixels."""
+    from PIL import Image
+
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")

@@ -54,10 +54,10 @@ def test_cache_holds_at_most_cache_mb() -> None:
     data = module(Solid(10), val_fraction=0, cache_mb=10 * 3 * 8 * 8 / 2**20)
     loader = data.train_dataloader()
     list(loader)
-    assert list(loader.dataset._cache) == [8]  # type: ignore[attr-defined]
+    assert list(loader.dataset._cache) == [(3, 8, 8)]  # type: ignore[attr-defined]
     data.run_state.stages = [Stage(16, 1, 4)]
     list(loader)
-    assert list(loader.dataset._cache) == [8]  # type: ignore[attr-defined]
+    assert list(loader.dataset._cache) == [(3, 8, 8)]  # type: ignore[attr-defined]
 
 
 def test_caption_dropout_and_flips_are_functions_of_the_number() -> None:

@@ -12,6 +12,7 @@ from imagen_pl.losses.adversarial import NonSaturating
 from imagen_pl.losses.base import LossInputs
 from imagen_pl.losses.colorization import Colorization
 from imagen_pl.losses.image_matching import PerceptualMatching, PixelMatching
+from imagen_pl.losses.instance_discrimination import InstanceDiscrimination
 from imagen_pl.losses.reconstruction import Reconstruction
 from imagen_pl.losses.self_supervised import Rotation, SelfSupervisedTask
 from imagen_pl.models.augment import DiffAugment, color, cutout, translate
@@ -128,11 +129,11 @@ def test_colour_changes_leave_alpha_alone(images: Tensor) -> None:
 
 def test_the_run_says_how_many_channels_an_image_has() -> None:
     networks = small_generator(image_channels=4), small_discriminator(image_channels=4)
-    augment, term = DiffAugment(), tiny_task("instance")
+    augment, term = DiffAugment(), InstanceDiscrimination(image_dim=8)
     TextToImageGAN(
         *networks, TinyText(TEXT_DIM), NonSaturating(), adam(), adam(), losses=[term], augment=augment
     )
-    assert augment.image_channels == term.augment.image_channels == 4  # type: ignore[attr-defined]
+    assert augment.image_channels == term.augment.image_channels == 4
 
 
 def test_translation_moves_alpha_with_the_colours(images: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -33,23 +34,24 @@ SHAPES = pytest.mark.parametrize(("ratio", "channels"), [(1.5, 3), (0.75, 4), (2
 Pair = tuple[Generator, Discriminator]
 
 
-def style(**shape: object) -> Pair:
+def style(**shape: Any) -> Pair:
     return small_generator(**shape), small_discriminator(**shape)
 
 
-def r3gan(**shape: object) -> Pair:
+def r3gan(**shape: Any) -> Pair:
     channels = {4: 32, 8: 32, 16: 16}
     return (
-        R3GANGenerator(channels, TEXT_DIM, 5, 8, 1, **shape),  # type: ignore[arg-type]
-        R3GANDiscriminator(channels, TEXT_DIM, 8, 1, **shape),  # type: ignore[arg-type]
+        R3GANGenerator(channels, TEXT_DIM, 5, 8, 1, **shape),
+        R3GANDiscriminator(channels, TEXT_DIM, 8, 1, **shape),
     )
 
 
-def transformer(**shape: object) -> Pair:
-    sizes = {"resolution": 16, "patch": 4, "width": 16, "depth": 2, "heads": 2, "text_dim": TEXT_DIM}
+def transformer(**shape: Any) -> Pair:
+    sizes: dict[str, Any] = {"resolution": 16, "patch": 4, "width": 16, "depth": 2, "heads": 2}
+    sizes["text_dim"] = TEXT_DIM
     return (
-        TransformerGenerator(**sizes, latent_dim=5, noise=[0.5, 0.0], **shape),  # type: ignore[arg-type]
-        TransformerDiscriminator(**sizes, images=2, **shape),  # type: ignore[arg-type]
+        TransformerGenerator(**sizes, latent_dim=5, noise=[0.5, 0.0], **shape),
+        TransformerDiscriminator(**sizes, images=2, **shape),
     )
 
 
@@ -78,7 +80,7 @@ def test_networks_draw_and_judge_the_shape(pair: Callable[..., Pair], ratio: flo
 def test_a_discriminator_refuses_another_shape(pair: Callable[..., Pair]) -> None:
     _, discriminator = pair(aspect_ratio=1.5)
     square = torch.randn(2, 3 * discriminator.images_per_sample, 16, 16)
-    with pytest.raises(ValueError, match=r"16 x 16 px were given at growth 16 px, aspect ratio 1.5"):
+    with pytest.raises(ValueError, match=r"images of 16 px were given at growth 16 px, aspect ratio 1.5"):
         discriminator.extract_features(square)
 
 
@@ -147,7 +149,8 @@ def test_a_projected_discriminator_reads_alpha_and_any_shape() -> None:
     assert images.grad is not None
     assert images.grad[:, 3].any()  # alpha is judged too
     for name, value in (("image_channels", 3), ("aspect_ratio", 1.0)):
-        other = small_discriminator(**{"image_channels": 4, "aspect_ratio": 1.5, name: value})
+        shape: dict[str, Any] = {"image_channels": 4, "aspect_ratio": 1.5, name: value}
+        other = small_discriminator(**shape)
         with pytest.raises(UserError, match=rf"discriminators\[1\].{name} is {value}"):
             JointDiscriminator([first, other])
 

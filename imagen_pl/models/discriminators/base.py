@@ -97,10 +97,9 @@ class Discriminator(nn.Module, ABC):
         growth = growth or Growth(self.resolutions[-1])
         height, width = images.shape[-2:]
         if (height, width) != (growth.resolution, width_of(growth.resolution, self.aspect_ratio)):
-            raise ValueError(
-                f"images of {width} x {height} px were given at growth {growth.resolution} px, aspect ratio "
-                f"{self.aspect_ratio:g}"
-            )
+            size = f"{height}" if width == height else f"{width} x {height}"
+            ratio = "" if self.aspect_ratio == 1 else f", aspect ratio {self.aspect_ratio:g}"
+            raise ValueError(f"images of {size} px were given at growth {growth.resolution} px{ratio}")
         if growth.resolution not in self.resolutions:
             raise ValueError(f"resolution {growth.resolution} is not one of {self.resolutions}")
         return growth
