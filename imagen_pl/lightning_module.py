@@ -152,15 +152,7 @@ class TextToImageGAN(ValidateAndSample):
         self.text_encoder, self.adversarial = text_encoder, adversarial
         self.penalties = list(penalties or [])
         self.losses = LossTerms(losses or [])
-        for term in self.losses:
-            term.check(discriminator)
-            term.check_generator(generator)
-            if term.needs_plain_images and discriminator.images_per_sample > 1:
-                raise UserError(
-                    f"model.losses: {type(term).__name__} gives the discriminator single images, but "
-                    f"{type(discriminator).__name__} reads {discriminator.images_per_sample} of each sample: "
-                    "leave the term out, or set the generator's noise to [0.0] and images to 1"
-                )
+        self.losses.check(generator, discriminator)
         if self.penalties and not discriminator.penalizable:
             raise UserError(
                 f"model.penalties: {type(discriminator).__name__} {discriminator.why_not_penalizable}: set "
@@ -209,7 +201,7 @@ class TextToImageGAN(ValidateAndSample):
         with self.toggled_optimizer(optimizer):
             for rows, share, sync in self.microbatches(len(batch)):
                 part = batch[rows]
-                real, text = self.generator.like_generated(part.images), part.text
+                real, text = self.generator.like_generated(part), part.text
                 with torch.no_grad():
                     fake = self._fake(z[rows], part, shared)
                 fake = fake.detach()
@@ -265,11 +257,14 @@ class TextToImageGAN(ValidateAndSample):
         """
         images = self._normalizing(fake)
         features = self.discriminator.extract_features(self._augmented(images, seed), self.growth)
-        real_features, real_logits = self._real_features(batch.images, batch.text, seed, shared)
+        real_features, real_logits = self._real_features(batch, seed, shared)
         fake_logits = self.discriminator.logits(features, batch.text)
         losses = {"g_loss": self.adversarial.generator(fake_logits, real_logits)}
+        result = finished(fake, self.generator.image_channels)
+        if self.losses.need_pixels(self.images_seen, self.growth.resolution):
+            result = self.generator.from_latents(result)
         inputs = LossInputs(
-            finished(fake, self.generator.image_channels), features, batch.text, self.growth, batch.captions,
+            result, features, batch.text, self.growth, batch.captions,
             real_features, batch.images, self.generator, z, self.encode_others,
         )  # fmt: skip
         return losses | self._weighted("generator", inputs)
@@ -285,7 +280,7 @@ class TextToImageGAN(ValidateAndSample):
                 features = ImageFeatures({}, part.images.new_zeros(len(part), 0))
                 if term.needs_features:
                     with torch.no_grad():
-                        real = self.generator.like_generated(part.images)
+                        real = self.generator.like_generated(part)
                         features = self.discriminator.extract_features(real, self.growth)
                 inputs = LossInputs(part.images, features, part.text, self.growth, part.captions)
                 loss = term.training_loss(inputs)
@@ -329,7 +324,7 @@ class TextToImageGAN(ValidateAndSample):
 
     @torch.no_grad()
     def _real_features(
-        self, real: Images, text: TextFeatures, seed: int, shared: SharedPasses | None
+        self, batch: EncodedBatch, seed: int, shared: SharedPasses | None
     ) -> tuple[ImageFeatures | None, Float[Tensor, "b k"] | None]:
         """Features and logits of the real images, if a generator loss needs them; else None."""
         needed = self.losses.need_pairs(self.images_seen, self.growth.resolution)
@@ -337,9 +332,9 @@ class TextToImageGAN(ValidateAndSample):
             return None, None
         if shared is not None and shared.real is not None:
             return shared.real
-        augmented = self._augmented(self.generator.like_generated(real), seed)
+        augmented = self._augmented(self.generator.like_generated(batch), seed)
         features = self.discriminator.extract_features(augmented, self.growth)
-        return features, self.discriminator.logits(features, text)
+        return features, self.discriminator.logits(features, batch.text)
 
     def _penalty(self, penalty: Penalty, real: Images, fake: Images, text: TextFeatures) -> PerSample:
         seed = self.augmentation_seed(slice(0, None)) if penalty.compares else None

@@ -10,6 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
 from imagen_pl.errors import UserError
 from imagen_pl.types import Growth, TextFeatures
 
@@ -360,6 +365,8 @@ class RunState:
     position: the stage of the current batch, and how far it has faded in; None before the first.
     growth: how far the networks have grown; after loading a checkpoint, the growth of the checkpoint.
     text_lookup: gives the features of captions encoded before the run; None encodes captions in each step.
+    latent_lookup: gives the latents of training rows at a resolution, encoded before the run; None encodes
+        images in each step, where the generator draws latents.
     """
 
     growth: Growth
@@ -367,6 +374,7 @@ class RunState:
     stages: list[Stage] = field(default_factory=list)
     position: StagePosition | None = None
     text_lookup: Callable[[list[str]], TextFeatures] | None = None
+    latent_lookup: Callable[[NDArray[np.int64], int], Float[Tensor, "b c h w"]] | None = None
 
     @property
     def stage(self) -> Stage | None:

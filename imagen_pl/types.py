@@ -77,12 +77,14 @@ class CaptionedBatch:
         validation its position in the split. Validation latents are drawn from it, so that scores do not
         depend on the number of processes.
     text: the captions' features if they are cached; None if the step has to encode them.
+    latents: the images' latents, of a generator that draws latents, if they are cached; else None.
     """
 
     images: UInt8[Tensor, "b c h w"]
     captions: list[str]
     indices: Int64[Tensor, " b"]
     text: TextFeatures | None = None
+    latents: Float[Tensor, "b _k _h _w"] | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -93,6 +95,7 @@ class CaptionedBatch:
             images=self.images.to(device, non_blocking=non_blocking),
             indices=self.indices.to(device, non_blocking=non_blocking),
             text=None if self.text is None else self.text.to(device, non_blocking=non_blocking),
+            latents=None if self.latents is None else self.latents.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> CaptionedBatch:
@@ -101,6 +104,7 @@ class CaptionedBatch:
             images=self.images.pin_memory(),
             indices=self.indices.pin_memory(),
             text=None if self.text is None else self.text.pin_memory(),
+            latents=None if self.latents is None else self.latents.pin_memory(),
         )
 
 
@@ -111,17 +115,20 @@ class EncodedBatch:
     images: -1 to 1, faded in like the generator's newest block.
     text: the captions' features.
     captions: the captions.
+    latents: the images' latents, faded in alike, in training with a generator that draws latents; else None.
     """
 
-    images: Float[Tensor, "b c h w"]
+    images: Float[Tensor, "b _c h w"]
     text: TextFeatures
     captions: list[str]
+    latents: Float[Tensor, "b _k _h _w"] | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, rows: slice) -> EncodedBatch:
-        return EncodedBatch(self.images[rows], self.text[rows], self.captions[rows])
+        latents = None if self.latents is None else self.latents[rows]
+        return EncodedBatch(self.images[rows], self.text[rows], self.captions[rows], latents)
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,10 @@ class Growth:
 
     resolution: int
     fade: float = 1.0
+
+    def reduced(self, factor: int) -> Growth:
+        """The same growth of latents whose side is that of the images divided by `factor`."""
+        return Growth(self.resolution // factor, self.fade)
 
 
 def width_of(resolution: int, aspect_ratio: float) -> int:

@@ -71,6 +71,7 @@ OPTIONAL = [
     "resvg_py",
     "vtracer",
     "pycocoevalcap",
+    "diffusers",
 ]
 
 

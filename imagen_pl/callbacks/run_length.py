@@ -16,6 +16,7 @@ from imagen_pl.callbacks.base import callbacks_of, gan_of
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
 from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
+from imagen_pl.models.generators.latent import LatentGenerator
 from imagen_pl.models.generators.style import StyleGenerator
 from imagen_pl.schedules import Cosine, Linear, RunShare, begin_of, position
 
@@ -214,7 +215,7 @@ class RunLength(Callback):
         if schedule is not None:
             rate = f" (the learning rates at {schedule(gan.images_seen):.2g} times their settings)"
         another = ""
-        if isinstance(gan.generator, StyleGenerator):
+        if isinstance(gan.generator, (StyleGenerator, LatentGenerator)):
             another = (
                 " For new schedules start another run from this one: leave out --ckpt_path, and give --name "
                 "and --model.generator.init_from"

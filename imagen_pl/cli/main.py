@@ -41,6 +41,7 @@ VERBS = (
     "data",
     "caption",
     "fit-captioner",
+    "fit-autoencoder",
 )
 HELP = """\
 usage: imagen-pl VERB ...
@@ -48,28 +49,29 @@ usage: imagen-pl VERB ...
 Text-to-image GANs: from a folder of captioned images to a trained model.
 
 verbs:
-  plan           write a configuration for your data, your time and this machine
-  fit            train a model from a configuration file
-  validate       score a checkpoint of a run on its validation images
-  test           score a checkpoint of a run on its test images
-  predict        draw pictures for held-out captions, or for a file of prompts
-  sample         draw pictures for prompts
-  sheet          draw pictures for a file of prompts, as a PDF or HTML sheet
-  variants       draw a subject in every style, side by side
-  interpolate    write an animation from one prompt to the next (GIF, WebP, MP4)
-  upscale        enlarge pictures with a trained upsampler
-  translate      translate pictures to other domains, such as another icon set
-  edit           draw the same latents, or a picture of yours, with another prompt
-  project        find the styles with which a model draws your picture
-  fit-encoder    train an encoder, with which `project` needs a shorter search
-  demo           serve a web page to try a model
-  evaluate       score a model: distances, precision and recall, retrieval, memorisation
-  grow-report    write an HTML report of a run: loss curves and samples over time
-  export         write a model as safetensors, ONNX or torch.export
-  push           upload a model with its card to the Hugging Face hub
-  data           inspect a data set, caption its images, write shards, build the emoji set
-  caption        caption pictures
-  fit-captioner  train a standalone captioner
+  plan             write a configuration for your data, your time and this machine
+  fit              train a model from a configuration file
+  validate         score a checkpoint of a run on its validation images
+  test             score a checkpoint of a run on its test images
+  predict          draw pictures for held-out captions, or for a file of prompts
+  sample           draw pictures for prompts
+  sheet            draw pictures for a file of prompts, as a PDF or HTML sheet
+  variants         draw a subject in every style, side by side
+  interpolate      write an animation from one prompt to the next (GIF, WebP, MP4)
+  upscale          enlarge pictures with a trained upsampler
+  translate        translate pictures to other domains, such as another icon set
+  edit             draw the same latents, or a picture of yours, with another prompt
+  project          find the styles with which a model draws your picture
+  fit-encoder      train an encoder, with which `project` needs a shorter search
+  demo             serve a web page to try a model
+  evaluate         score a model: distances, precision and recall, retrieval, memorisation
+  grow-report      write an HTML report of a run: loss curves and samples over time
+  export           write a model as safetensors, ONNX or torch.export
+  push             upload a model with its card to the Hugging Face hub
+  data             inspect a data set, caption its images, write shards, build the emoji set
+  caption          caption pictures
+  fit-captioner    train a standalone captioner
+  fit-autoencoder  train an autoencoder, for a GAN of its latents
 
 examples:
 {examples}

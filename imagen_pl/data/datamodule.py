@@ -192,8 +192,9 @@ class CaptionedImages(CaptionedRows):
         rows = self._rows.train
         workers = self._training_workers()
         dataset = RowImages(
-            self.source, rows, self.train_processing, self.cache_bytes, self.run_state.text_lookup
-        )
+            self.source, rows, self.train_processing, self.cache_bytes, self.run_state.text_lookup,
+            self.run_state.latent_lookup,
+        )  # fmt: skip
         self._share(dataset)
         seed = self.train_processing.seed
         order: Shuffle | CaptionGroups
@@ -251,6 +252,13 @@ class CaptionedImages(CaptionedRows):
             return StreamPairs(self._stream(self.source, self.val_processing), final)
         rows = self._rows.train
         return RowPairs(self.source, rows, self.val_processing, final, self._smallest(), self._open_pairs)
+
+    def fixed_images(self, resolution: int) -> RowImages | None:
+        """All training images by row, where each is always the same; None of streams, flips and crops."""
+        processing = self.train_processing
+        if not isinstance(self.source, Source) or processing.horizontal_flip or processing.crop_from:
+            return None
+        return self._open_pairs(self.source, self._rows.train, resolution)
 
     def _open_pairs(self, source: Source, rows: list[Row], resolution: int) -> RowImages:
         # The training loader will need these images too, if it works in this process and at this resolution.

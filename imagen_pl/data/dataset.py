@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from imagen_pl.data.batch_samplers import BatchPlan, Integers
-from imagen_pl.data.sample_processing import SampleProcessing, TextLookup
+from imagen_pl.data.sample_processing import LatentLookup, SampleProcessing, TextLookup
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.splits import skip_reason
@@ -42,6 +42,7 @@ class RowImages(Dataset[CaptionedBatch]):
         processing: how samples are decoded, captioned and flipped.
         cache_bytes: memory limit of the cache of decoded images; it is used if all rows of a resolution fit.
         text_lookup: features of captions, from a cache.
+        latent_lookup: latents of rows, from a cache.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class RowImages(Dataset[CaptionedBatch]):
         processing: SampleProcessing,
         cache_bytes: int = 0,
         text_lookup: TextLookup | None = None,
+        latent_lookup: LatentLookup | None = None,
     ) -> None:
         self.source = source
         self.rows = rows
         self.processing = processing
         self.cache_bytes = cache_bytes
         self.text_lookup = text_lookup
+        self.latent_lookup = latent_lookup
         # Shared with the workers, so that each broken image is reported once.
         self.broken = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
         self._cache: OrderedDict[tuple[int, int, int], _Cache] = OrderedDict()
@@ -86,7 +89,10 @@ class RowImages(Dataset[CaptionedBatch]):
             for i, row in enumerate(rows.tolist()):
                 if self.broken[row]:
                     choices[i] = self.rows[self._stand_in(row)].captions
-        return self.processing.collate(images, choices, plan.numbers, self.text_lookup, deciding)
+        batch = self.processing.collate(images, choices, plan.numbers, self.text_lookup, deciding)
+        if self.latent_lookup is not None:
+            batch.latents = self.latent_lookup(plan.rows, plan.resolution)
+        return batch
 
     def share(self, other: RowImages) -> None:
         """Use the list of broken images and the decoded images of another data set with the same rows."""

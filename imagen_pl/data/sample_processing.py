@@ -27,6 +27,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.types import CaptionedBatch, TextFeatures, width_of
 
 TextLookup = Callable[[list[str]], TextFeatures]
+LatentLookup = Callable[[Integers, int], Tensor]  # rows and a resolution, px
 
 
 @dataclass(frozen=True)

@@ -333,7 +333,7 @@ def _from_checkpoint(path: Path) -> TextToImage:
     description = {
         "format": RELEASE_FORMAT,
         "imagen_pl": imagen_pl.__version__,
-        "generator": _without_init_from(config["model"]["generator"]),
+        "generator": _without_paths(config["model"]["generator"]),
         "text_encoder": config["model"]["text_encoder"],
         "resolution": checkpoint["growth_resolution"],
         "fade": checkpoint["growth_fade"],
@@ -351,9 +351,15 @@ def _from_checkpoint(path: Path) -> TextToImage:
     return _build(description, weights, path)
 
 
-def _without_init_from(generator: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where its first weights came from: drawing does not need it, and other machines lack it."""
+def _without_paths(generator: dict[str, Any]) -> dict[str, Any]:
+    """Leave out where its first weights came from: drawing does not need it, and other machines lack it.
+
+    The same goes for the folder of an autoencoder whose weights are among the generator's.
+    """
     arguments = {n: v for n, v in generator.get("init_args", {}).items() if n != "init_from"}
+    autoencoder = arguments.get("autoencoder")
+    if isinstance(autoencoder, dict) and autoencoder.get("init_args", {}).get("sizes"):
+        arguments["autoencoder"] = {**autoencoder, "init_args": {**autoencoder["init_args"], "path": None}}
     return {**generator, "init_args": arguments}
 
 

@@ -45,6 +45,7 @@ class AttributeClassifier(LossTerm):
     """
 
     name = "attributes"
+    reads_pixels = False
 
     def __init__(
         self,

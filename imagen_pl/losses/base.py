@@ -35,7 +35,8 @@ Step = Literal["discriminator", "generator"]
 class LossInputs:
     """What a term computes its loss from: real images in the discriminator step, else generated ones.
 
-    images: -1 to 1, before augmentation, faded like the newest block.
+    images: -1 to 1, before augmentation, faded like the newest block; of a generator of latents, decoded if a
+        term of the step `reads_pixels`.
     features: the discriminator's features of the augmented images.
     text: the features of their captions.
     growth: how far the networks have grown.
@@ -48,7 +49,7 @@ class LossInputs:
     encode: encodes other captions of the training set; None where there is no encoder.
     """
 
-    images: Float[Tensor, "b _c h w"]
+    images: Float[Tensor, "b _c _h _w"]
     features: ImageFeatures
     text: TextFeatures
     growth: Growth
@@ -76,6 +77,8 @@ class LossTerm(nn.Module, ABC):
         needs_groups: whether the term compares the images of a caption, so that a batch must have several:
             data.pictures_per_caption.
         needs_plain_images: whether it gives the discriminator images of its own, one alone of each sample.
+        reads_pixels: whether it reads `inputs.images` in the generator step; where no term does, a generator
+            of latents need not decode them.
         trained_in: the step in which the term's own parameters, if any, are trained.
         generator_every: the generator step computes the term at every nth step, n times as strong.
     """
@@ -84,6 +87,7 @@ class LossTerm(nn.Module, ABC):
     needs_pairs: bool = False
     needs_groups: bool = False
     needs_plain_images: bool = False
+    reads_pixels: bool = True
     trained_in: Step = "discriminator"
     generator_every: int = 1
 
@@ -240,6 +244,30 @@ class LossTerms(nn.ModuleList):
     def need_pairs(self, images_seen: int, resolution: int) -> bool:
         """Whether the generator step must compute the discriminator's features of the real images."""
         return any(term.needs_pairs and term.weight("generator", images_seen, resolution) for term in self)
+
+    def need_pixels(self, images_seen: int, resolution: int) -> bool:
+        """Whether a term reads the generated images themselves in the generator step."""
+        return any(term.reads_pixels and term.weight("generator", images_seen, resolution) for term in self)
+
+    def check(self, generator: Generator, discriminator: Discriminator) -> None:
+        """Raise ValueError or UserError if a term does not fit the networks."""
+        for term in self:
+            term.check(discriminator)
+            term.check_generator(generator)
+            if not term.needs_plain_images:
+                continue
+            name, reader = type(term).__name__, type(discriminator).__name__
+            if generator.draws_latents:
+                raise UserError(
+                    f"model.losses: {name} gives the discriminator images, but it reads latents of an "
+                    "autoencoder: leave the term out"
+                )
+            if discriminator.images_per_sample > 1:
+                raise UserError(
+                    f"model.losses: {name} gives the discriminator single images, but {reader} reads "
+                    f"{discriminator.images_per_sample} of each sample: leave the term out, or set the "
+                    "generator's noise to [0.0] and images to 1"
+                )
 
     def weighted(
         self,

@@ -60,7 +60,7 @@ class EnergyMatching(FrozenMapsLoss):
         self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
     ) -> PerSample:
         generated, real = self.maps(inputs)
-        ids = caption_ids(inputs).to(inputs.images.device)
+        ids = caption_ids(inputs).to(generated[0].device)
         equal = ids[:, None] == ids
         paired = self.paired(inputs.captions, equal)
         losses = [

@@ -97,6 +97,7 @@ class BackboneGuidance(ImageTextContrastive):
             size, text_dim, embed_dim, temperature, discriminator_weight, generator_weight, negatives
         )
         self.backbone = backbone  # not registered as a submodule: its weights are not trained or saved
+        self.reads_pixels = backbone is not None
         self.from_resolution = from_resolution
 
     def check(self, discriminator: Discriminator) -> None:

@@ -30,6 +30,7 @@ class FrozenMapsLoss(LossTerm):
         super().__init__(0.0, generator_weight, from_resolution)
         self.backbone = backbone  # not registered as a submodule: its weights are not trained or saved
         self.needs_pairs = backbone is None
+        self.reads_pixels = backbone is not None
 
     def check(self, discriminator: Discriminator) -> None:
         if self.backbone is None and not frozen_names(discriminator):

@@ -80,6 +80,7 @@ class LatentContrastive(LossTerm):
     """
 
     name = "latent_contrastive"
+    reads_pixels = False
     trained_in: Step = "generator"
 
     def __init__(

@@ -54,6 +54,7 @@ class MismatchedCaptions(LossTerm):
     """
 
     name = "mismatch"
+    reads_pixels = False
 
     def __init__(
         self,
@@ -141,6 +142,7 @@ class ImageTextContrastive(LossTerm):
     """
 
     name = "contrastive"
+    reads_pixels = False
 
     def __init__(
         self,
@@ -250,6 +252,7 @@ class FeatureMatching(LossTerm):
     """
 
     name = "feature_matching"
+    reads_pixels = False
     needs_pairs = True
 
     def __init__(self, generator_weight: float | Schedule = 1.0) -> None:

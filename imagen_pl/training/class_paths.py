@@ -8,6 +8,7 @@ import pkgutil
 # Packages whose classes YAML names.
 _FAMILIES = (
     "models",
+    "models.autoencoders",
     "models.generators",
     "models.discriminators",
     "models.text",

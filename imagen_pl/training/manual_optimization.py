@@ -228,7 +228,10 @@ def parts_to_compile(network: Generator | Discriminator) -> list[nn.Module]:
         return blocks
     found: list[nn.Module] = []
     for part in network.children():
-        found += part.children() if isinstance(part, (nn.ModuleList, nn.ModuleDict)) else [part]
+        if isinstance(part, (Generator, Discriminator)):  # within one that reads or draws latents
+            found += parts_to_compile(part)
+        else:
+            found += part.children() if isinstance(part, (nn.ModuleList, nn.ModuleDict)) else [part]
     return [layer for layer in found if any(True for _ in layer.parameters())]
 
 

@@ -18,6 +18,7 @@ from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.schedules import RunState
 from imagen_pl.training.ema import GeneratorEMA
 from imagen_pl.training.kernel_ridge_fit import exclude_from_ddp, kernel_ridge_modules
+from imagen_pl.training.latent_preparation import cache_latents
 from imagen_pl.training.preparation import Preparation
 from imagen_pl.training.seeded_steps import SeededSteps
 from imagen_pl.training.validation_metrics import Validation
@@ -102,6 +103,7 @@ class StartAndResume(SeededSteps):
         """Encode the captions; before a new training, load the weights of `init_from` and fit the prior."""
         if self.images_seen:
             self._preparation().run()
+            self._cache_latents()
             return
         fitted: list[list[KernelRidge]] = [[regression] for regression in kernel_ridge_modules(self.losses)]
         if self.generator.init_from is not None:
@@ -109,6 +111,11 @@ class StartAndResume(SeededSteps):
         elif priors := kernel_ridge_modules(self.generator, self.ema):
             fitted.insert(0, priors)
         self._preparation().run(fitted)
+        self._cache_latents()
+
+    def _cache_latents(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        cache_latents(self.trainer, self.generator, data, self.run_state)
 
     def _preparation(self) -> Preparation:
         data = getattr(self.trainer, "datamodule", None)
@@ -154,7 +161,7 @@ def check_shape(generator: Generator, processing: SampleProcessing) -> None:
     channels = 4 if processing.alpha else 3
     for name, own, wanted, setting in (
         ("aspect_ratio", generator.aspect_ratio, processing.aspect_ratio, "data.aspect_ratio"),
-        ("image_channels", generator.image_channels, channels, "data.alpha"),
+        ("image_channels", generator.drawn_channels, channels, "data.alpha"),
     ):
         if own == wanted:
             continue

@@ -31,12 +31,13 @@ class ValidateAndSample(StartAndResume):
 
     def encoded(self, batch: CaptionedBatch) -> EncodedBatch:
         """A batch in the form that the networks read."""
-        return EncodedBatch(self._normalized(batch.images), self.encode(batch), batch.captions)
-
-    def _normalized(self, images: UInt8[Tensor, "b _c h w"]) -> Images:
-        """Real images, -1 to 1, faded in like the generator's images."""
-        scaled = (images.float() / 127.5 - 1).contiguous(memory_format=self._memory_format)
-        return fade_in(scaled, self.growth.fade)
+        images = (batch.images.float() / 127.5 - 1).contiguous(memory_format=self._memory_format)
+        latents, fade = batch.latents, self.growth.fade
+        if latents is None and self.training:  # scores need no latents of real images
+            latents = self.generator.to_latents(images)
+        if latents is not None:
+            latents = fade_in(latents.float().contiguous(memory_format=self._memory_format), fade)
+        return EncodedBatch(fade_in(images, fade), self.encode(batch), batch.captions, latents)
 
     def encode_others(self, captions: list[str]) -> TextFeatures:
         """Features of captions of the training set, from the cache if the run has one."""

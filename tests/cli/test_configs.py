@@ -19,6 +19,7 @@ from imagen_pl.data.build_icons import build_icons
 from imagen_pl.data.image_caption_pairs import ImageCaptionPairs
 from imagen_pl.schedules import Stage, check_stages
 from imagen_pl.training import kernel_ridge_fit
+from tests.helpers.autoencoders import write_autoencoder
 from tests.helpers.icon_packages import write_icon_packages
 from tests.helpers.image_files import COLOURS, encoded, noise, write_coco, write_photos, write_tar
 from tests.helpers.runs import REPOSITORY
@@ -86,13 +87,19 @@ def small(base: dict[str, Any], growth: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_of(network: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a network, or of the first of several discriminators."""
+    """Settings of a network, of the first of several discriminators, or of the one within one of latents."""
+    for within in ("generator", "discriminator"):
+        if within in network["init_args"]:
+            return first_of(network["init_args"][within])
     found: dict[str, Any] = network["init_args"].get("discriminators", [network])[0]["init_args"]
     return found
 
 
 def narrow(network: dict[str, Any]) -> dict[str, Any]:
     """The setting that gives its layers 8 units or feature maps at most."""
+    for within in ("generator", "discriminator"):
+        if within in network["init_args"]:
+            return {within: {"init_args": narrow(network["init_args"][within])}}
     settings = first_of(network)
     if "widths" in settings:
         return {"widths": [8 for _ in settings["widths"]]}
@@ -106,7 +113,9 @@ def narrow(network: dict[str, Any]) -> dict[str, Any]:
 def resolutions_of(network: dict[str, Any]) -> set[int]:
     settings = first_of(network)
     by_resolution = isinstance(settings.get("channels"), dict)
-    return set(settings["channels"]) if by_resolution else {settings["resolution"]}
+    found = set(settings["channels"]) if by_resolution else {settings["resolution"]}
+    is_latent = not {"generator", "discriminator"}.isdisjoint(network["init_args"])
+    return {4 * side for side in found} if is_latent else found  # the autoencoders of the recipes
 
 
 def has_prior(file: str) -> bool:
@@ -240,6 +249,8 @@ def test_every_config_trains(
     if "crop_from" in merged["data"]:
         changes["data"]["min_size"] = 1
     generator = merged["model"]["generator"]
+    if "autoencoder" in generator.get("init_args", {}):
+        write_autoencoder(tmp_path / "runs/autoencoder", latent_channels=4)
     prior = {"captions": 16, "backbone": {"init_args": {"size": 32}}}
     if generator.get("class_path", DRAWER) == DRAWER and any(has_prior(file) for file in files):
         changes["model"]["generator"]["init_args"]["prior"] = {"init_args": prior}

@@ -132,7 +132,7 @@ def test_fit_captioner_explains_its_settings(capsys: pytest.CaptureFixture[str])
 
 ARGPARSE_VERBS = (
     "plan", "sample", "sheet", "variants", "interpolate", "edit", "demo", "evaluate", "grow_report", "export",
-    "push", "caption",
+    "push", "caption", "fit_autoencoder",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from imagen_pl.metrics.base import ImageMetric
 from imagen_pl.metrics.extractors import Extractor
 from imagen_pl.metrics.feature_scores import FeatureScore
 from imagen_pl.models.augment import Augment
+from imagen_pl.models.autoencoders.base import Autoencoder
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.pretrained.backbones import Backbone
@@ -44,8 +45,8 @@ EXAMPLES = dict(
     )
 )
 FAMILIES = (
-    AdversarialLoss, Augment, Backbone, Discriminator, DualEncoder, Extractor, FeatureScore, Generator,
-    ImageMetric, Penalty, Source, StreamSource, LossTerm, TextEncoder,
+    AdversarialLoss, Augment, Autoencoder, Backbone, Discriminator, DualEncoder, Extractor, FeatureScore,
+    Generator, ImageMetric, Penalty, Source, StreamSource, LossTerm, TextEncoder,
 )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ SHORTER = {
     "make quickstart": "MINUTES=0.05",
     "make test": "TESTS='tests/cli/test_help.py -q'",
     "imagen-pl data icons --size 256": FEW_ICONS,
+    "imagen-pl data icons --size 128": FEW_ICONS,
     "imagen-pl data icons --out icon_sets/": FEW_ICONS,
     "imagen-pl data icons": "--size 32 --packages packages --jobs 1",
     "imagen-pl evaluate runs/photos": "--val_fraction 0.2 --train_images 8 --distractors 2",
@@ -55,6 +56,12 @@ SHORTER = {
     "imagen-pl project": "--steps 4",
     "imagen-pl edit icons": "--steps 4",
     "imagen-pl fit-encoder": "--kimg 0.064",
+    "imagen-pl fit-autoencoder": "--kimg 0.016 --resolution 32 --crop 32 --channels 8 8 --batch_size 4",
+    "imagen-pl fit --config configs/experiment/icons128_latent.yaml": SMALL.replace(
+        "resolution: 8", "resolution: 32"
+    )
+    + " --model.generator.init_args.generator.init_args.channels '{4: 8, 8: 8}' "
+    "--model.discriminator.init_args.discriminator.init_args.channels '{4: 8, 8: 8}'",
     "imagen-pl fit --config configs/experiment/folder64.yaml --config configs/data/webdataset.yaml": (
         f"{SMALL} --data.num_workers 1 --data.val_fraction 0.2 --existing move"
     ),

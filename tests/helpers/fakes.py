@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from imagen_pl.metrics.base import ImageMetric, Images
+from imagen_pl.models.autoencoders.base import Autoencoder
 from imagen_pl.models.pretrained.backbones import IMAGENET, Backbone, Normalisation
 from imagen_pl.models.pretrained.dual_encoders import DualEncoder
 from imagen_pl.models.text.encoder import TextEncoder
@@ -132,3 +133,18 @@ class MeanColour(ImageMetric):
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(sums)
         return sums[:3] / sums[3]
+
+
+class IdentityAutoencoder(Autoencoder):
+    """Images are their own latents."""
+
+    name, latent_channels, downsampling = "identity", 3, 1
+
+    def _read(self) -> nn.Module:
+        return nn.Linear(1, 1)
+
+    def _encode(self, network: nn.Module, images: Tensor) -> Tensor:
+        return images
+
+    def _decode(self, network: nn.Module, latents: Tensor) -> Tensor:
+        return latents

@@ -58,7 +58,7 @@ def test_training_gives_all_images_with_less_and_less_noise(latents: torch.Tenso
 def test_real_images_get_the_same_noise_and_form() -> None:
     network = generator()
     real = torch.rand(8, 3, 16, 16) * 2 - 1
-    joined = network.like_generated(real)
+    joined = network.like_generated(batch(real))
     assert joined.shape == (8, 9, 16, 16)
     assert torch.equal(joined[:, -3:], real)
     for level, share in enumerate(NOISE[:-1]):
@@ -72,7 +72,7 @@ def test_scoring_and_drawing_see_the_last_image_alone(latents: torch.Tensor) -> 
     drawn = network.for_batch(latents, batch(torch.zeros(4, 3, 16, 16)))
     assert torch.equal(drawn, network(latents, text_features()))
     real = torch.rand(2, 3, 16, 16)
-    assert network.like_generated(real) is real
+    assert network.like_generated(batch(real)) is real
 
 
 def test_early_blocks_learn_from_their_own_image(latents: torch.Tensor) -> None:

@@ -192,7 +192,7 @@ def test_each_caption_draws_its_own_picture_after_training(make: Callable[[], Re
 
     batch = EncodedBatch(pictures[rows], text, [])
     for i in range(1, recipe.steps + 1):
-        real = generator.like_generated(batch.images)
+        real = generator.like_generated(batch)
         fake = generator.for_batch(latents(), batch).detach()
         seen = discriminator.extract_features(real)
         loss = adversarial.discriminator(discriminator.logits(seen, text), discriminator(fake, text))

@@ -22,6 +22,7 @@ class Generator(nn.Module, ABC):
         aspect_ratio: width of the images / their height.
         reads_images: whether it changes given images, as an ImageToImageGenerator does.
         images_per_sample: how many images `for_batch` gives of each sample in training, joined in channels.
+        draws_latents: whether the discriminator compares latents of an autoencoder, as in a LatentGenerator.
         verb: the command of imagen-pl that draws with it.
         verb_arguments: what follows the model's name in an example of that command.
         init_from: model whose weights a new training starts from, for the parameters that both have; None
@@ -35,6 +36,7 @@ class Generator(nn.Module, ABC):
     aspect_ratio: float = 1.0
     reads_images: bool = False
     images_per_sample: int = 1
+    draws_latents: bool = False
     verb: str = "sample"
     verb_arguments: str = "picture.png"
     init_from: str | None = None
@@ -67,6 +69,11 @@ class Generator(nn.Module, ABC):
             ValueError: the resolution is unknown, or guidance is not 1 and `unconditional_text` is missing.
         """
 
+    @property
+    def drawn_channels(self) -> int:
+        """Channels of a finished image."""
+        return self.image_channels
+
     def for_batch(
         self, z: Float[Tensor, "b z"], batch: EncodedBatch, growth: Growth | None = None
     ) -> Float[Tensor, "b _c h w"]:
@@ -76,8 +83,16 @@ class Generator(nn.Module, ABC):
         """
         return self(z, batch.text, growth)
 
-    def like_generated(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _c h w"]:
-        """Real images in the form of those of `for_batch`: here, as they are."""
+    def like_generated(self, batch: EncodedBatch) -> Float[Tensor, "b _c _h _w"]:
+        """The batch's real images in the form of those of `for_batch`: here, as they are."""
+        return batch.images
+
+    def to_latents(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _k _h _w"] | None:
+        """Latents of images (-1 to 1), where it draws latents; None where it draws images."""
+        return None
+
+    def from_latents(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _k _h _w"]:
+        """Finished images of what the discriminator compares: here, as they are."""
         return images
 
     def blocks(self) -> dict[int, nn.Module]:

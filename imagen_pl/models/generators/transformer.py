@@ -114,8 +114,8 @@ class TransformerGenerator(Generator):
         found = self.images(z, batch.text)
         return self._with_noise(found) if self.training else found[-1]
 
-    def like_generated(self, images: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b k h w"]:
-        return self._with_noise([images] * len(self.noise)) if self.training else images
+    def like_generated(self, batch: EncodedBatch) -> Float[Tensor, "b k h w"]:
+        return self._with_noise([batch.images] * len(self.noise)) if self.training else batch.images
 
     def _with_noise(self, images: list[Float[Tensor, "b _c h w"]]) -> Float[Tensor, "b k h w"]:
         mixed = [

@@ -44,9 +44,11 @@ class FrozenNetwork(ABC):
 
     Attributes, set by the subclass:
         name: name of the network, for example "efficientnet_lite0".
+        teacher_networks: names of the frozen networks that it was trained with.
     """
 
     name: str
+    teacher_networks: tuple[str, ...] = ()
 
     def load(self) -> None:
         """Read the weights now. Raises UserError if they are not available."""
@@ -78,7 +80,8 @@ class FrozenNetwork(ABC):
 def frozen_names(*modules: nn.Module) -> list[str]:
     """Names of the frozen networks in modules: a model must not be scored on features that trained it."""
     held = (value for top in modules for module in top.modules() for value in vars(module).values())
-    return sorted({value.name for value in held if isinstance(value, FrozenNetwork)})
+    found = [value for value in held if isinstance(value, FrozenNetwork)]
+    return sorted({name for network in found for name in (network.name, *network.teacher_networks)})
 
 
 class Backbone(FrozenNetwork):
