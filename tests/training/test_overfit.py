@@ -161,7 +161,7 @@ def _transformer() -> Recipe:
         TransformerDiscriminator(8, 4, 32, 2, 2, TEXT_DIM, images=2),
         Relativistic(),
         [FiniteDifferenceR1(0.1), FiniteDifferenceR2(0.1)],
-        rates=(5e-3, 5e-3),
+        rates=(3e-3, 3e-3),
         steps=400,
     )
 
