@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from imagen_pl.errors import UserError
+from imagen_pl.schedules import Schedule
+
 Images = Float[Tensor, "b c h w"]
 
 
@@ -25,6 +28,8 @@ class Augment(nn.Module, ABC):
         target: ADA's target for the mean sign of the discriminator's logits of real images; None
             keeps `probability` fixed. The paper uses 0.6.
         adapt_kimg: thousands of images in which the probability can go from 0 to 1.
+        schedule: the probability by images seen, in place of `probability`, as in R3GAN (arXiv:2501.05441);
+            None leaves it as it is.
 
     Attributes:
         image_channels: of one image, where a sample is several images, joined in channels; set by the run. Of
@@ -35,12 +40,18 @@ class Augment(nn.Module, ABC):
     image_channels: int = 3
 
     def __init__(
-        self, probability: float = 1.0, target: float | None = None, adapt_kimg: float = 500.0
+        self,
+        probability: float = 1.0,
+        target: float | None = None,
+        adapt_kimg: float = 500.0,
+        schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= probability <= 1:
             raise ValueError(f"probability {probability} is not between 0 and 1")
-        self.target, self.adapt_kimg = target, adapt_kimg
+        if target is not None and schedule is not None:
+            raise UserError("model.augment: set target or schedule, not both: each sets the probability")
+        self.target, self.adapt_kimg, self.schedule = target, adapt_kimg, schedule
         self.register_buffer("probability", torch.tensor(float(probability)))
 
     @abstractmethod
@@ -51,6 +62,11 @@ class Augment(nn.Module, ABC):
             images: -1 to 1.
             seed: the same seed augments two batches alike; None draws from torch's global generator.
         """
+
+    def follow_schedule(self, images_seen: int) -> None:
+        """Set the probability to that of the schedule, if there is one."""
+        if self.schedule is not None:
+            self.probability.fill_(min(max(self.schedule(images_seen), 0.0), 1.0))
 
     def adapt(self, confidence: float, batch_size: int) -> None:
         """Step the probability towards the target (arXiv:2006.06676, section 3.1).
@@ -72,6 +88,7 @@ class DiffAugment(Augment):
         probability: share of images that each change is applied to, 0 to 1; the first value if adaptive.
         target: ADA's target (0.6 in the paper); None keeps `probability` fixed.
         adapt_kimg: thousands of images in which the probability can go from 0 to 1.
+        schedule: the probability by images seen, in place of `probability`; None leaves it as it is.
     """
 
     def __init__(
@@ -80,8 +97,9 @@ class DiffAugment(Augment):
         probability: float = 1.0,
         target: float | None = None,
         adapt_kimg: float = 500.0,
+        schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(probability, target, adapt_kimg)
+        super().__init__(probability, target, adapt_kimg, schedule)
         changes = {"color": self._color, "translation": translate, "cutout": cutout}
         self.policy = list(policy) if policy is not None else list(changes)
         unknown = [name for name in self.policy if name not in changes]

@@ -51,6 +51,8 @@ class SeededSteps(ManualOptimization):
     def seed_step(self) -> None:
         """Seed noise and augmentation by seed, clock and rank, so that a resumed run repeats them."""
         torch.manual_seed(mix_seed(self.seed, self.images_seen, _STEP + self.global_rank))
+        if self.augment is not None:
+            self.augment.follow_schedule(self.images_seen)
 
     def augmentation_seed(self, rows: slice) -> int:
         return mix_seed(self.seed, self.images_seen, self.global_rank, rows.start)

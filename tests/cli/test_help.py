@@ -125,7 +125,7 @@ def test_fit_captioner_explains_its_settings(capsys: pytest.CaptureFixture[str])
     for setting, explained in {
         "--existing {error,move,resume}": "move it out of the way",
         "--model.kimg KIMG": "length of the training, thousands of images",
-        "--data.resolution RESOLUTION": "side of the images, px",
+        "--data.resolution RESOLUTION": "height of the images, px",
     }.items():
         assert explained in output.split(setting, 1)[1][:400], setting
 

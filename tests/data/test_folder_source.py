@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -21,7 +22,7 @@ from tests.helpers.image_files import (
 )
 
 
-def load(path: Path, **settings: str) -> dict[str, dict[str, tuple[str, ...]]]:
+def load(path: Path, **settings: Any) -> dict[str, dict[str, tuple[str, ...]]]:
     splits = FolderSource(str(path), **settings).load(SkippedImages())
     return {split: {row.name: row.captions for row in rows} for split, rows in splits.items()}
 
@@ -34,6 +35,31 @@ def test_captions_are_read_from_text_files_beside_the_images(tmp_path: Path) -> 
     assert load(tmp_path) == {
         "train": {"a.png": ("a red cat", "the same cat"), "c.PNG": ("a bird",), "deep/er/b.png": ("a dog",)}
     }
+
+
+def test_names_of_folders_are_captions_and_splits_are_not(tmp_path: Path) -> None:
+    write_images(tmp_path, ["train/red_fox/a.png", "train/cat/b.png", "val/cat/c.png"])
+    (tmp_path / "train/cat/b.txt").write_text("not read")
+    assert load(tmp_path, folder_captions=True) == {
+        "train": {"train/cat/b.png": ("cat",), "train/red_fox/a.png": ("red fox",)},
+        "validation": {"val/cat/c.png": ("cat",)},
+    }
+
+
+@pytest.mark.parametrize("name", ["a.png", "train/a.png"])
+def test_an_image_outside_the_folders_of_classes_gives_one_line_error(name: str, tmp_path: Path) -> None:
+    write_images(tmp_path, ["cat/b.png", name])
+    with pytest.raises(
+        UserError, match=r"a\.png: folder_captions needs each image in a folder of its class, as "
+    ):
+        load(tmp_path, folder_captions=True)
+
+
+def test_one_caption_for_all_images(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "deep/b.png"])
+    assert load(tmp_path, caption="a  face") == {"train": {"a.png": ("a face",), "deep/b.png": ("a face",)}}
+    with pytest.raises(UserError, match="set folder_captions or caption, not both"):
+        load(tmp_path, caption="a face", folder_captions=True)
 
 
 def test_metadata_jsonl_with_splits_by_folder(tmp_path: Path) -> None:

@@ -154,7 +154,10 @@ def test_help_names_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
         assert all(word in text for word in words)
 
 
-def test_a_shape_that_most_images_have_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shape_that_most_images_have_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the contact sheet goes
     photos = write_photos(tmp_path / "photos", 3)
     for i in range(5):
         Image.new("RGB", (96 + i, 64), "red").save(photos / f"wide{i}.png")

@@ -145,6 +145,19 @@ def test_data_sets_are_read_from_files_and_from_disk(tmp_path: Path) -> None:
     }
 
 
+def test_names_of_class_labels_are_captions(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "sea lion"])}
+    )
+    images = [Image.new("RGB", (16, 16), (level,) * 3) for level in (1, 2, 3)]
+    table = datasets.Dataset.from_dict({"img": images, "label": [1, 0, None]}, features=features)
+    datasets.DatasetDict({"train": table}).save_to_disk(str(tmp_path / "saved"))
+    source = HuggingFaceSource(str(tmp_path / "saved"), image_column="img", caption_column="label")
+    assert served(source) == {"train": {1: ("sea lion",), 2: ("cat",), 3: ()}}
+
+
 @pytest.mark.usefixtures("quiet_hub")
 def test_unreadable_data_sets_give_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"datasets cannot open nobody/nothing: \S+"):

@@ -72,6 +72,19 @@ def write_images(folder: Path, names: Iterable[str], side: int = 32) -> list[Pat
     return paths
 
 
+def write_coco(folder: Path, side: int = 32) -> Path:
+    """COCO's layout: eight training and four validation images, each with five captions."""
+    for part, count in (("train2017", 8), ("val2017", 4)):
+        names = [f"{i:06}.jpg" for i in range(count)]
+        write_images(folder / part, names, side)
+        images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+        captions = [{"image_id": i % count, "caption": f"a wall, view {i}"} for i in range(5 * count)]
+        annotations = folder / f"annotations/captions_{part}.json"
+        annotations.parent.mkdir(exist_ok=True)
+        annotations.write_text(json.dumps({"images": images, "annotations": captions}))
+    return folder
+
+
 def write_photos(folder: Path, count: int = 10, side: int = 32) -> Path:
     """Pictures with a .txt beside each."""
     for i, path in enumerate(write_images(folder, [f"{i:03}.png" for i in range(count)], side)):

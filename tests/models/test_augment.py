@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imagen_pl.errors import UserError
 from imagen_pl.models.augment import DiffAugment, color, cutout, translate
+from imagen_pl.schedules import Linear
+from tests.helpers.training import tiny_gan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CHANGES = pytest.mark.parametrize("change", [color, translate, cutout])
@@ -180,6 +183,35 @@ def test_without_a_target_the_probability_stays() -> None:
     augment.adapt(1.0, batch_size=1000)
 
     assert float(augment.probability) == 0.5
+
+
+def test_the_probability_follows_its_schedule_from_0_to_1_at_most() -> None:
+    augment = DiffAugment(probability=0.3, schedule=Linear(start=0.0, end=2.0, kimg=1.0))
+
+    found = []
+    for images_seen in (0, 250, 500, 900):
+        augment.follow_schedule(images_seen)
+        found.append(float(augment.probability))
+    plain = DiffAugment(probability=0.3)
+    plain.follow_schedule(900)
+
+    assert found == [0.0, 0.5, 1.0, 1.0]
+    assert float(plain.probability) == pytest.approx(0.3)
+
+
+def test_a_training_step_sets_the_probability_of_its_schedule() -> None:
+    augment = DiffAugment(schedule=Linear(start=0.2, end=1.2, kimg=1.0))
+    gan = tiny_gan(augment=augment)
+    gan.images_seen = 100
+
+    gan.seed_step()
+
+    assert float(augment.probability) == pytest.approx(0.3)
+
+
+def test_target_and_schedule_exclude_each_other() -> None:
+    with pytest.raises(UserError, match="set target or schedule, not both"):
+        DiffAugment(target=0.6, schedule=Linear(start=0.0, end=1.0, kimg=1.0))
 
 
 def test_the_probability_is_saved() -> None:

@@ -1,4 +1,4 @@
-"""What all generators and discriminators of the recipes do: MLP, DCGAN, SAGAN, ProGAN, R3GAN, transformer."""
+"""What all generators and discriminators do: MLP, DCGAN, SAGAN, ProGAN, DF-GAN, R3GAN, transformer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.losses.gradient_penalties import R1
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.discriminators.dcgan import DCGANDiscriminator
+from imagen_pl.models.discriminators.df_gan import DFGANDiscriminator, HalvingBlock
 from imagen_pl.models.discriminators.mlp import MLPDiscriminator
 from imagen_pl.models.discriminators.progan import ProGANDiscriminator
 from imagen_pl.models.discriminators.r3gan import R3GANDiscriminator
@@ -20,6 +21,7 @@ from imagen_pl.models.discriminators.sagan import SAGANDiscriminator
 from imagen_pl.models.discriminators.transformer import TransformerDiscriminator
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.dcgan import DCGANGenerator
+from imagen_pl.models.generators.df_gan import Affine, DFGANGenerator, FusionBlock
 from imagen_pl.models.generators.mlp import MLPGenerator
 from imagen_pl.models.generators.progan import ProGANGenerator
 from imagen_pl.models.generators.r3gan import R3GANGenerator
@@ -48,6 +50,7 @@ PAIRS: dict[str, Callable[[], tuple[Generator, Discriminator]]] = {
         SAGANGenerator(NARROW, TEXT_DIM, latent_dim=5, self_attention_at=[8]),
         SAGANDiscriminator(NARROW, TEXT_DIM, self_attention_at=[8]),
     ),
+    "df_gan": lambda: (DFGANGenerator(NARROW, TEXT_DIM, latent_dim=5), DFGANDiscriminator(NARROW, TEXT_DIM)),
     "r3gan": lambda: (
         R3GANGenerator(NARROW, TEXT_DIM, latent_dim=5, caption_dim=8, blocks=1),
         R3GANDiscriminator(NARROW, TEXT_DIM, final_dim=8, blocks=1),
@@ -268,3 +271,32 @@ def test_blocks_of_progan_share_nothing_and_the_others_do_not_grow() -> None:
             else:
                 assert network.blocks() == {}
                 assert network.resolutions == (16,)
+
+
+def test_caption_and_latent_scale_and_shift_each_map_of_df_gan() -> None:
+    torch.manual_seed(0)
+    layer, x, condition = Affine(3, 7), torch.randn(2, 3, 4, 4), torch.randn(2, 7)
+    assert torch.equal(layer(x, condition), x)  # at first
+
+    awaken(layer)
+    gain, shift = (each(condition)[:, :, None, None] for each in (layer.gain, layer.shift))
+    torch.testing.assert_close(layer(x, condition), gain * x + shift)
+    assert gain.std(0).min() > 0
+
+
+def test_blocks_of_df_gan_double_and_halve_the_side_and_keep_what_they_add_to() -> None:
+    torch.manual_seed(0)
+    x, condition = torch.randn(2, 8, 4, 4), torch.randn(2, 7)
+    up, down = FusionBlock(8, 8, 7), HalvingBlock(8, 8)
+    for parameter in up.second.parameters():
+        nn.init.zeros_(parameter)
+
+    assert torch.equal(up(x, condition), F.interpolate(x, scale_factor=2))
+    assert torch.equal(down(x), downsample(x))
+    nn.init.ones_(down.share)
+    torch.testing.assert_close(down(x), downsample(x) + down.layers(x))
+
+
+def test_discriminator_of_df_gan_needs_two_resolutions() -> None:
+    with pytest.raises(ValueError, match="must have two resolutions or more"):
+        DFGANDiscriminator({4: 8})

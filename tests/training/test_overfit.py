@@ -17,12 +17,14 @@ from imagen_pl.losses.gradient_penalties import (
     R2,
     FiniteDifferenceR1,
     FiniteDifferenceR2,
+    MatchingAwarePenalty,
     Penalty,
     WassersteinPenalty,
 )
 from imagen_pl.losses.text_matching import MismatchedCaptions
 from imagen_pl.models.discriminators.base import Discriminator
 from imagen_pl.models.discriminators.dcgan import DCGANDiscriminator
+from imagen_pl.models.discriminators.df_gan import DFGANDiscriminator
 from imagen_pl.models.discriminators.mlp import MLPDiscriminator
 from imagen_pl.models.discriminators.progan import ProGANDiscriminator
 from imagen_pl.models.discriminators.r3gan import R3GANDiscriminator
@@ -30,6 +32,7 @@ from imagen_pl.models.discriminators.sagan import SAGANDiscriminator
 from imagen_pl.models.discriminators.transformer import TransformerDiscriminator
 from imagen_pl.models.generators.base import Generator
 from imagen_pl.models.generators.dcgan import DCGANGenerator
+from imagen_pl.models.generators.df_gan import DFGANGenerator
 from imagen_pl.models.generators.mlp import MLPGenerator
 from imagen_pl.models.generators.progan import ProGANGenerator
 from imagen_pl.models.generators.r3gan import R3GANGenerator
@@ -127,6 +130,19 @@ def _progan() -> Recipe:
     )
 
 
+def _df_gan() -> Recipe:
+    channels = {4: 32, 8: 32}
+    return Recipe(
+        DFGANGenerator(channels, TEXT_DIM, latent_dim=5),
+        DFGANDiscriminator(channels, TEXT_DIM),
+        Hinge(),
+        [MatchingAwarePenalty(4.0)],
+        rates=(2e-3, 2e-3),
+        betas=(0.0, 0.9),
+        steps=400,
+    )
+
+
 def _r3gan() -> Recipe:
     channels = {4: 32, 8: 32}
     return Recipe(
@@ -150,7 +166,7 @@ def _transformer() -> Recipe:
     )
 
 
-@pytest.mark.parametrize("make", [_style, _mlp, _dcgan, _sagan, _progan, _r3gan, _transformer])
+@pytest.mark.parametrize("make", [_style, _mlp, _dcgan, _sagan, _progan, _df_gan, _r3gan, _transformer])
 def test_each_caption_draws_its_own_picture_after_training(make: Callable[[], Recipe]) -> None:
     pictures, captions = _eight_pictures(), _eight_captions()
     torch.manual_seed(0)

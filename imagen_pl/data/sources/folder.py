@@ -26,7 +26,8 @@ from imagen_pl.errors import UserError
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _HOW = (
     'write metadata.jsonl there, one line an image, as {"file_name": "cat.jpg", "text": "a cat"}, '
-    "or put cat.txt beside cat.jpg"
+    "or put cat.txt beside cat.jpg; where folders are classes, set folder_captions to true; for a GAN "
+    "without captions, set caption"
 )
 
 
@@ -36,20 +37,40 @@ class FolderSource(Source):
     Captions are in metadata.jsonl or metadata.csv (columns file_name and a caption; the layout of
     Hugging Face's imagefolder), in the folder itself or in subfolders; or in a .txt file beside each
     image, one caption a line. Top folders named train, validation (val, valid, dev) and test are splits.
+    With `folder_captions` or `caption` no captions are read.
 
     Args:
         path: the folder.
         caption_column: column of the metadata with the caption, or with a list of captions; None
             takes the first of caption, captions, text, prompt, description, sentences.
+        folder_captions: the caption of an image is the name of its folder, as "red fox" of
+            train/red_fox/0001.jpg (the layout of torchvision's ImageFolder).
+        caption: one caption for all images, as for a GAN without captions.
     """
 
-    def __init__(self, path: str, caption_column: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        caption_column: str | None = None,
+        folder_captions: bool = False,
+        caption: str | None = None,
+    ) -> None:
         self.path = path
         self.caption_column = caption_column
+        self.folder_captions = folder_captions
+        self.caption = caption
 
     def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
         root = existing(self.path)
+        if self.folder_captions and self.caption is not None:
+            raise UserError(
+                f"{self.path}: set folder_captions or caption, not both: each says what the captions are"
+            )
         images, captions = self.images()
+        if self.folder_captions:
+            captions = {image: self._folder_caption(image, root) for image in images}
+        elif self.caption is not None:
+            captions = dict.fromkeys(images, as_captions(self.caption))
         for image in images - captions.keys():
             text = image.with_suffix(".txt")
             if text.is_file():
@@ -67,6 +88,15 @@ class FolderSource(Source):
                 split = SPLITS.get(name.split("/")[0].lower(), "train") if "/" in name else "train"
                 splits.setdefault(split, []).append(Row(name, captions[file], str(file)))
         return splits
+
+    def _folder_caption(self, image: Path, root: Path) -> tuple[str, ...]:
+        folders = image.relative_to(root).parts[:-1]
+        if not folders or (len(folders) == 1 and folders[0].lower() in SPLITS):
+            raise UserError(
+                f"{image}: folder_captions needs each image in a folder of its class, as "
+                f"{root}/train/cat/{image.name}"
+            )
+        return as_captions(folders[-1].replace("_", " "))
 
     def image(self, row: Row) -> Path:
         return Path(row.place)

@@ -21,8 +21,9 @@ class HuggingFaceSource(Source):
         data_files: files to read, for a file format as `path`; wild cards are allowed.
         revision: branch, tag or commit on the hub.
         image_column: the column of images.
-        caption_column: the column of captions, strings or lists of them; None takes the first of
-            caption, captions, text, prompt, description, sentences.
+        caption_column: the column of captions, strings or lists of them, or of class labels, whose names are
+            then the captions; None takes the first of caption, captions, text, prompt, description,
+            sentences.
     """
 
     def __init__(
@@ -58,8 +59,11 @@ class HuggingFaceSource(Source):
                 self.image_column, datasets.Image(decode=False)
             )
             rows = splits.setdefault(SPLITS.get(split, split), [])
+            feature = table.features[column]
+            names = feature.names if isinstance(feature, datasets.ClassLabel) else None
             for i, cell in enumerate(table.select_columns([column])[column]):
-                rows.append(Row(f"{split}[{i}]", as_captions(cell), (split, i)))
+                caption = cell if names is None or cell is None else names[cell]
+                rows.append(Row(f"{split}[{i}]", as_captions(caption), (split, i)))
         return splits
 
     def image(self, row: Row) -> bytes | Path:
