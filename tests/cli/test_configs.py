@@ -251,6 +251,7 @@ def test_every_config_trains(
     generator = merged["model"]["generator"]
     if "autoencoder" in generator.get("init_args", {}):
         write_autoencoder(tmp_path / "runs/autoencoder", latent_channels=4)
+        changes["data"]["min_size"] = 1  # icons of 32 px
     prior = {"captions": 16, "backbone": {"init_args": {"size": 32}}}
     if generator.get("class_path", DRAWER) == DRAWER and any(has_prior(file) for file in files):
         changes["model"]["generator"]["init_args"]["prior"] = {"init_args": prior}
