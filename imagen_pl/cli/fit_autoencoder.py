@@ -86,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="W",
         help="factor of the KL divergence: more gives smoother latents, less sharper images (default: 1e-4)",
     )
-    parser.add_argument("--lr", type=float, default=1e-2, help="learning rate of Muon (default: 1e-2)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam (default: 1e-3)")
     parser.add_argument(
         "--batch_size", type=int, default=32, metavar="N", help="squares a step (default: 32)"
     )
