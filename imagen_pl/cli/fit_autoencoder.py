@@ -222,7 +222,7 @@ def _train(training: AutoencoderFit, data: CaptionedImages, limits: _Limits) -> 
                     break
                 parts = training.step(batch.images, share)
                 images += len(batch)
-                bar.total = round(images / max(limits.share(images), 1e-6))  # as far as can be told yet
+                bar.total = round(images / max(limits.share(images), 1e-6))  # an estimate
                 bar.set_postfix({name: f"{value:.3f}" for name, value in parts.items()}, refresh=False)
                 bar.update(len(batch))
         except KeyboardInterrupt:
