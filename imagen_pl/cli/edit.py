@@ -6,15 +6,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from imagen_pl.cli.cascade import open_cascade
 from imagen_pl.cli.drawing import (
     check_num_images,
     check_picture_path,
     check_prompts,
-    draw_with_progress,
-    provenance,
 )
-from imagen_pl.cli.open_model import open_model
-from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
+from imagen_pl.cli.options import (
+    add_model_argument,
+    add_sampling_options,
+    add_upscaler_argument,
+    sampling_options,
+    verb_parser,
+)
 from imagen_pl.cli.project import add_projection_options, check_projection, project_pictures, read_pictures
 from imagen_pl.errors import UserError
 from imagen_pl.inference.sampling_options import SamplingOptions
@@ -47,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         "draw that with the changed prompts",
     )
     add_projection_options(parser, given="with --image: ")
+    add_upscaler_argument(parser)
     add_sampling_options(parser)
     return parser
 
@@ -72,13 +77,13 @@ def edit(arguments: argparse.Namespace) -> int:
         return _edit_picture(arguments, options, out)
     from imagen_pl.imaging.grids import labelled_grid, save_picture
 
-    model = open_model(arguments.model, options.device, arguments.resolution)
+    cascade = open_cascade(arguments, options)
     pairs = [(prompt, options.seed + k) for k in range(arguments.num_images) for prompt in prompts]
-    pictures = list(draw_with_progress(model, pairs, options))
+    pictures = list(cascade.draw(pairs))
     grid = labelled_grid(pictures, [prompt for prompt, _ in pairs], columns=len(prompts))
     drawn = {"prompt": arguments.prompt, "to": "\n".join(arguments.to), "seed": options.seed}
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_picture(grid, out, {**drawn, **provenance(model, arguments.model, options)})
+    save_picture(grid, out, {**drawn, **cascade.about()})
     print(f"{out}: one row per latent, seeds from {options.seed}; the first column is {arguments.prompt!r}")
     return 0
 
@@ -100,7 +105,8 @@ def _edit_picture(arguments: argparse.Namespace, options: SamplingOptions, out: 
     """A row: the picture, what the model draws in its place, and that with each changed prompt."""
     file = Path(arguments.image)
     check_projection(arguments, [file])
-    model = open_model(arguments.model, options.device, arguments.resolution)
+    cascade = open_cascade(arguments, options)
+    model = cascade.model
     found = project_pictures(model, read_pictures(model, [file]), arguments.prompt, arguments)
     from imagen_pl.imaging.grids import labelled_grid, save_picture, to_pil, to_uint8
     from imagen_pl.inference.projection import drawn_with, reworded
@@ -110,10 +116,12 @@ def _edit_picture(arguments: argparse.Namespace, options: SamplingOptions, out: 
         text = model.text_encoder.encode([prompt], model.device)
         styles = reworded(found.generator, found.styles, found.text, text, options.seed)
         pictures += to_pil(to_uint8(drawn_with(found.generator, styles, text, model.growth)))
+    shown = [arguments.prompt, arguments.prompt, *arguments.to]
+    pictures = list(cascade.enlarge(pictures, [(prompt, options.seed) for prompt in shown]))
     grid = labelled_grid(pictures, [file.name, arguments.prompt, *arguments.to], columns=len(pictures))
     out.parent.mkdir(parents=True, exist_ok=True)
     edited = {"image": file.name, "prompt": arguments.prompt, "to": "\n".join(arguments.to)}
     about = {"model": arguments.model, "steps": arguments.steps, "space": arguments.space}
-    save_picture(grid, out, {**edited, **about, "seed": options.seed})
+    save_picture(grid, out, {**edited, **about, **cascade.enlarged(), "seed": options.seed})
     print(f"{out}: {file.name}, what the model draws ({found.psnr[0]:.1f} dB), and that with other words")
     return 0

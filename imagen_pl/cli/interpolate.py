@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 
+from imagen_pl.cli.cascade import open_cascade
 from imagen_pl.cli.drawing import check_prompts, with_refinement_progress
-from imagen_pl.cli.open_model import open_model
-from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
+from imagen_pl.cli.options import (
+    add_model_argument,
+    add_sampling_options,
+    add_upscaler_argument,
+    sampling_options,
+    verb_parser,
+)
 from imagen_pl.errors import UserError
 
 
@@ -32,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", default="film.gif", metavar="FILE", help=".gif, .webp or .mp4 (default: film.gif)"
     )
+    add_upscaler_argument(parser)
     add_sampling_options(parser, refine=0)
     return parser
 
@@ -60,7 +68,7 @@ def interpolate_prompts(arguments: argparse.Namespace) -> int:
     from imagen_pl.imaging.animation import check_animation, write_animation
 
     check_animation(out, arguments.fps)
-    model = open_model(arguments.model, options.device, arguments.resolution)
+    cascade = open_cascade(arguments, options)
     from imagen_pl.inference.interpolation import interpolate
 
     total = (
@@ -69,12 +77,19 @@ def interpolate_prompts(arguments: argparse.Namespace) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     frames = with_refinement_progress(
         lambda on_step: interpolate(
-            model, keyframes, arguments.frames, arguments.loop, **options.drawing(), on_step=on_step
+            cascade.model,
+            keyframes,
+            arguments.frames,
+            arguments.loop,
+            **options.drawing(),
+            on_step=on_step,
         ),
         total,
-        model.refine_steps(options.refine),
+        cascade.model.refine_steps(options.refine),
         " frames",
     )
-    count = write_animation(frames, out, arguments.fps, arguments.loop)
+    # Without a caption, since frames show something between two prompts.
+    large = cascade.enlarge(frames, repeat(("", options.seed)))
+    count = write_animation(large, out, arguments.fps, arguments.loop)
     print(f"{out}: {count} frames, {count / arguments.fps:.1f} s")
     return 0

@@ -5,20 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagen_pl.cli.cascade import Cascade, open_cascade
 from imagen_pl.cli.drawing import (
     PICTURE_SUFFIXES,
     check_num_images,
     check_picture_path,
     check_prompts,
-    draw_with_progress,
-    provenance,
     row_seeds,
 )
-from imagen_pl.cli.open_model import UPSAMPLER, check_upscaler, open_model, open_upscaler
 from imagen_pl.cli.options import (
     add_model_argument,
     add_sampling_options,
@@ -32,9 +29,6 @@ from imagen_pl.inference.sampling_options import SamplingOptions, check_noise
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from imagen_pl.inference.pipeline import TextToImage
-    from imagen_pl.inference.upscaling import Upscaler
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -102,7 +96,6 @@ def sample(arguments: argparse.Namespace) -> int:
         UserError: arguments contradict each other, or a file is missing or malformed.
     """
     check_num_images(arguments.num_images)
-    check_upscaler(arguments.upscaler)
     check_noise(arguments.upscaler_noise, "--upscaler_noise")
     options = sampling_options(arguments)
     if arguments.prompts is None:
@@ -114,48 +107,20 @@ def sample(arguments: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class _Artist:
-    """The opened models, and how they draw.
-
-    model: draws.
-    upscaler: enlarges what it draws, if wanted.
-    options, arguments: of the command line.
-    """
-
-    model: TextToImage
-    upscaler: Upscaler | None
-    options: SamplingOptions
-    arguments: argparse.Namespace
-
-    def draw(self, pairs: list[tuple[str, int]]) -> Iterator[Image.Image]:
-        """Pictures for pairs of a prompt and a seed."""
-        drawn = draw_with_progress(self.model, pairs, self.options)
-        if self.upscaler is not None:
-            noise, upscale = self.arguments.upscaler_noise, self.upscaler.upscale
-            drawn = (
-                upscale(picture, prompt, noise, seed)
-                for picture, (prompt, seed) in zip(drawn, pairs, strict=True)
-            )
-        if not self.arguments.transparent or self.model.alpha:
-            return drawn
-        from imagen_pl.imaging.background_removal import remove_background
-
-        return map(remove_background, drawn)
-
-    def about(self) -> dict[str, object]:
-        """Where the pictures come from, for their files."""
-        about = provenance(self.model, self.arguments.model, self.options)
-        if self.upscaler is None:
-            return about
-        name = self.arguments.upscaler or UPSAMPLER
-        return {**about, "upscaler": name, "upscaler_noise": self.arguments.upscaler_noise}
+def _open(arguments: argparse.Namespace, options: SamplingOptions) -> Cascade:
+    return open_cascade(arguments, options, arguments.upscaler_noise)
 
 
-def _open(arguments: argparse.Namespace, options: SamplingOptions) -> _Artist:
-    model = open_model(arguments.model, arguments.device, arguments.resolution)
-    upscaler = open_upscaler(arguments.upscaler, model, arguments.device)
-    return _Artist(model, upscaler, options, arguments)
+def _draw(
+    cascade: Cascade, pairs: list[tuple[str, int]], arguments: argparse.Namespace
+) -> Iterator[Image.Image]:
+    """Pictures for pairs of a prompt and a seed, without their background if that is wanted."""
+    drawn = cascade.draw(pairs)
+    if not arguments.transparent or cascade.model.alpha:
+        return drawn
+    from imagen_pl.imaging.background_removal import remove_background
+
+    return map(remove_background, drawn)
 
 
 # ---------------------------------------------------------------------- prompts on the line
@@ -177,17 +142,17 @@ def _check_line(arguments: argparse.Namespace) -> None:
     _check_transparent(arguments, out.suffix)
 
 
-def _grid(artist: _Artist, arguments: argparse.Namespace) -> None:
+def _grid(cascade: Cascade, arguments: argparse.Namespace) -> None:
     from imagen_pl.imaging.grids import labelled_grid, size_text, strip
 
     out = Path(arguments.out or "sample.png")
     pairs = [(p, arguments.seed + k) for p in arguments.prompt for k in range(arguments.num_images)]
-    pictures = list(artist.draw(pairs))
+    pictures = list(_draw(cascade, pairs, arguments))
     n = arguments.num_images
     rows = [strip(pictures[i : i + n], min_width=128) for i in range(0, len(pictures), n)]
     labels = [""] * len(rows) if arguments.plain else arguments.prompt
     out.parent.mkdir(parents=True, exist_ok=True)
-    about = artist.about()
+    about = cascade.about()
     prompts = "\n".join(arguments.prompt)
     sheet = pictures[0] if _is_svg(out) else labelled_grid(rows, labels, columns=1, transparent=True)
     _save(sheet, out, {"prompt": prompts, "seed": arguments.seed, **about})
@@ -227,7 +192,7 @@ def _check_file(arguments: argparse.Namespace) -> tuple[list[Prompt], Path]:
     return read_prompts(arguments.prompts), out
 
 
-def _folder(artist: _Artist, prompts: list[Prompt], out: Path, arguments: argparse.Namespace) -> None:
+def _folder(cascade: Cascade, prompts: list[Prompt], out: Path, arguments: argparse.Namespace) -> None:
     from imagen_pl.imaging.grids import size_text
 
     n = arguments.num_images
@@ -235,8 +200,9 @@ def _folder(artist: _Artist, prompts: list[Prompt], out: Path, arguments: argpar
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
     out.mkdir(parents=True, exist_ok=True)
     with (out / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-        about, printer = artist.about(), ResultPrinter(arguments.json)
-        for i, (picture, (text, seed)) in enumerate(zip(artist.draw(pairs), pairs, strict=True)):
+        about, printer = cascade.about(), ResultPrinter(arguments.json)
+        drawn = _draw(cascade, pairs, arguments)
+        for i, (picture, (text, seed)) in enumerate(zip(drawn, pairs, strict=True)):
             name = _file_name(i // n, i % n, n, arguments.format)
             _save(picture, out / name, {"prompt": text, "seed": seed, **about})
             printer.picture(out / name, text, seed)

@@ -12,10 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagen_pl.cli.cascade import Cascade, open_cascade
 from imagen_pl.cli.counting import counted
-from imagen_pl.cli.drawing import check_num_images, draw_with_progress, row_seeds
-from imagen_pl.cli.open_model import open_model
-from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
+from imagen_pl.cli.drawing import check_num_images, row_seeds
+from imagen_pl.cli.options import (
+    add_model_argument,
+    add_sampling_options,
+    add_upscaler_argument,
+    sampling_options,
+    verb_parser,
+)
 from imagen_pl.cli.prompt_files import Prompt, read_prompts
 from imagen_pl.errors import UserError
 from imagen_pl.inference.sampling_options import SamplingOptions
@@ -39,7 +45,8 @@ p {{ margin: 0; }}
 .drafts {{ display: flex; flex-wrap: wrap; gap: .5rem; }}
 figure {{ margin: 0; }}
 figcaption {{ color: #555; font-size: 13px; }}
-img {{ height: 128px; image-rendering: pixelated; }}
+img {{ height: 128px; }}
+.small {{ image-rendering: pixelated; }}
 code {{ color: #555; font-size: 13px; overflow-wrap: anywhere; }}
 </style>
 </head>
@@ -69,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", default="drafts.pdf", metavar="FILE", help=".pdf or .html (default: drafts.pdf)"
     )
+    add_upscaler_argument(parser)
     add_sampling_options(parser)
     return parser
 
@@ -95,16 +103,16 @@ def sheet(arguments: argparse.Namespace) -> int:
     from imagen_pl.imaging.pdf_sheet import Drafts, write_pdf
     from imagen_pl.storage.atomic_files import atomic_write
 
-    model = open_model(arguments.model, options.device, arguments.resolution)
+    cascade = open_cascade(arguments, options)
     pairs = [(p.text, seed + k) for p, seed in zip(prompts, seeds, strict=True) for k in range(n)]
-    pictures = list(draw_with_progress(model, pairs, options))
+    pictures = list(cascade.draw(pairs))
     rows = [
         Drafts(
             prompt.text,
             pictures[i * n : (i + 1) * n],
             seed,
             _fields(prompt),
-            _command(arguments.model, prompt.text, seed, n, options),
+            _command(cascade, arguments.upscaler, prompt.text, seed, n),
         )
         for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
@@ -129,13 +137,17 @@ def _fields(prompt: Prompt) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text.strip()}
 
 
-def _command(model: str, prompt: str, seed: int, num_images: int, options: SamplingOptions) -> str:
+def _command(cascade: Cascade, upscaler: str | None, prompt: str, seed: int, num_images: int) -> str:
     """The command that draws a row's drafts again."""
-    words = ["imagen-pl", "sample", model, prompt, "--num_images", str(num_images), "--seed", str(seed)]
+    options = cascade.options
+    words = ["imagen-pl", "sample", cascade.name, prompt]
+    words += ["--num_images", str(num_images), "--seed", str(seed)]
     defaults: dict[str, object] = {**SamplingOptions().drawing()}
     for name, value in options.drawing().items():
         if value != defaults[name]:
             words += [f"--{name}", str(value)]
+    if upscaler is not None:
+        words += ["--upscaler", upscaler]
     return shlex.join(words)
 
 
@@ -146,7 +158,8 @@ def html_sheet(title: str, rows: Sequence[Drafts]) -> str:
 
 def _section(row: Drafts) -> str:
     figures = "".join(
-        f'<figure><img alt="{html.escape(row.prompt)}" src="data:image/png;base64,{_png(picture)}">'
+        f'<figure><img{_small(picture)} alt="{html.escape(row.prompt)}" src="data:image/png;base64,'
+        f'{_png(picture)}">'
         f"<figcaption>seed {row.seed + k}</figcaption></figure>"
         for k, picture in enumerate(row.pictures)
     )
@@ -155,6 +168,11 @@ def _section(row: Drafts) -> str:
         f'<section><div class="drafts">{figures}</div><h2>{html.escape(row.prompt)}</h2>{fields}'
         f"<code>{html.escape(row.command)}</code></section>"
     )
+
+
+def _small(picture: Image.Image) -> str:
+    """Pictures of fewer pixels than are shown are not blurred."""
+    return ' class="small"' if picture.height < 128 else ""
 
 
 def _png(picture: Image.Image) -> str:

@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagen_pl.cli.cascade import open_cascade
 from imagen_pl.cli.drawing import (
     check_num_images,
     check_picture_path,
     check_prompts,
-    draw_with_progress,
-    provenance,
 )
-from imagen_pl.cli.open_model import open_model
-from imagen_pl.cli.options import add_model_argument, add_sampling_options, sampling_options, verb_parser
+from imagen_pl.cli.options import (
+    add_model_argument,
+    add_sampling_options,
+    add_upscaler_argument,
+    sampling_options,
+    verb_parser,
+)
 from imagen_pl.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", default="variants.png", metavar="FILE", help=".png, .webp or .jpg (default: variants.png)"
     )
+    add_upscaler_argument(parser)
     add_sampling_options(parser)
     return parser
 
@@ -75,8 +80,8 @@ def variants(arguments: argparse.Namespace) -> int:
             raise UserError(f'--wording "{arguments.wording}" must contain {part}')
     from imagen_pl.imaging.grids import labelled_grid, save_picture
 
-    model = open_model(arguments.model, options.device, arguments.resolution)
-    styles = arguments.styles or _styles_of(model)
+    cascade = open_cascade(arguments, options)
+    styles = arguments.styles or _styles_of(cascade.model)
     prompts = [
         # Not format(): a subject may hold braces, and so may the wording.
         arguments.wording.replace("{style}", style).replace("{subject}", subject)
@@ -85,13 +90,13 @@ def variants(arguments: argparse.Namespace) -> int:
     ]
     seeds = range(options.seed, options.seed + n)
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
-    pictures = list(draw_with_progress(model, pairs, options))
+    pictures = list(cascade.draw(pairs))
     labels, side = [f"seed {seed}" for seed in seeds], math.ceil(math.sqrt(n))
     cells = [labelled_grid(pictures[i : i + n], labels, side) for i in range(0, len(pictures), n)]
     grid = labelled_grid(cells, prompts, columns=len(styles))
     out.parent.mkdir(parents=True, exist_ok=True)
     drawn = {"prompt": "\n".join(prompts), "seed": options.seed}
-    save_picture(grid, out, {**drawn, **provenance(model, arguments.model, options)})
+    save_picture(grid, out, {**drawn, **cascade.about()})
     print(f"{out}: one row per subject; columns {', '.join(styles)}; seeds from {options.seed}")
     return 0
 

@@ -15,6 +15,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import AdversarialLoss
 from imagen_pl.losses.base import LossInputs, PerSample, SeparatelyTrainedLoss
 from imagen_pl.losses.similar_captions import SimilarCaptions
+from imagen_pl.models.augment import Augment
 from imagen_pl.models.captioner.model import Captioner, evaluating
 from imagen_pl.models.captioner.weights import load_weights
 from imagen_pl.models.discriminators.base import Discriminator
@@ -56,6 +57,10 @@ class Captioning(SeparatelyTrainedLoss):
             set that differs from w in one word, as "bell off" from "bell" (similar_captions.py); v is drawn
             anew in each step. 0 turns it off. train/g_caption_ce_prefers_own is the share of generated
             images for which w is likelier than v.
+        augment: changes the images that the captioner reads, real and generated, as NoisyViews does; the
+            captioner must have been trained so. Generated images are read in `copies`, whose gradients are
+            averaged, so that changes that every copy shows remain. None leaves images as they are.
+        copies: of each generated image, each changed in its own way; needs `augment` if more than 1.
     """
 
     name = "caption_ce"
@@ -73,6 +78,8 @@ class Captioning(SeparatelyTrainedLoss):
         captioner_from: str | None = None,
         freeze: bool = False,
         contrast: float = 0.0,
+        augment: Augment | None = None,
+        copies: int = 1,
     ) -> None:
         super().__init__(optimizer, generator_weight, from_resolution, every)
         if freeze and captioner_from is None:
@@ -81,7 +88,11 @@ class Captioning(SeparatelyTrainedLoss):
             raise UserError(f"captioning.share {share} must be above 0 and at most 1")
         if contrast < 0:
             raise UserError(f"captioning.contrast {contrast} must be 0 or more")
-        self.share, self.contrast = share, contrast
+        if copies < 1 or (copies > 1 and augment is None):
+            raise UserError(f"captioning.copies {copies} must be 1, or more together with captioning.augment")
+        if augment is not None and captioner.features.needs_discriminator:
+            raise UserError("captioning.augment needs a captioner with image features of its own")
+        self.share, self.contrast, self.augment, self.copies = share, contrast, augment, copies
         self.similar = SimilarCaptions(())
         self.needs_features = self.needs_plain_images = captioner.features.needs_discriminator
         self.captioner, self.captioner_from, self.freeze = captioner, captioner_from, freeze
@@ -117,12 +128,12 @@ class Captioning(SeparatelyTrainedLoss):
     ) -> PerSample:
         self._warn_if_it_teaches_nothing()
         with evaluating(self.captioner):
-            memory, captions = self._image_features(inputs)
+            memory, captions = self._image_features(inputs, self.copies)
             loss = self.captioner.cross_entropy(memory, captions)
             self.note("unweighted", loss.mean())
             if self.contrast:
                 loss = loss + self.contrast * self._contrast(memory, captions)
-        return loss
+        return loss.view(self.copies, -1).mean(0)
 
     def _contrast(self, memory: Float[Tensor, "b m d"], captions: list[str]) -> PerSample:
         """log(1 + p(v | x) / p(w | x)) of each image x, with v a similar caption; 0 where there is none."""
@@ -138,11 +149,16 @@ class Captioning(SeparatelyTrainedLoss):
         self.note("prefers_own", (own > other)[has].float().mean())
         return F.softplus(other - own) * has
 
-    def _image_features(self, inputs: LossInputs) -> tuple[Float[Tensor, "n m d"], list[str]]:
-        """The captioner's features of the first `share` of the images, and their captions."""
+    def _image_features(
+        self, inputs: LossInputs, copies: int = 1
+    ) -> tuple[Float[Tensor, "n m d"], list[str]]:
+        """The captioner's features of the first `share` of the images, and their captions, copy by copy."""
         rows = slice(max(round(self.share * len(inputs.images)), 1))
         maps = {resolution: found[rows] for resolution, found in inputs.features.maps.items()}
-        return self.captioner.extract_features(inputs.images[rows], maps), inputs.captions[rows]
+        images, captions = inputs.images[rows], inputs.captions[rows]
+        if self.augment is not None:
+            images = self.augment(images.repeat(copies, 1, 1, 1))
+        return self.captioner.extract_features(images, maps), captions * copies
 
     @torch.no_grad()
     def _measure(self, memory: Float[Tensor, "b m d"], captions: list[str], own: PerSample) -> None:

@@ -89,17 +89,19 @@ def shrink(images: Images, factor: int, how: Filter = "area") -> Small:
     return F.interpolate(images, size=size, mode=how, align_corners=False, antialias=True)
 
 
-def gaussian_blur(images: Images, deviation: Float[Tensor, " b"]) -> Images:
+def gaussian_blur(
+    images: Float[Tensor, "b c h w"], deviation: Float[Tensor, " b"]
+) -> Float[Tensor, "b c h w"]:
     """Each image blurred with its own standard deviation, px; 0 leaves it as it is."""
+    b, c, h, w = images.shape
     reach = max(1, math.ceil(3 * float(deviation.max())))
-    reach = min(reach, min(images.shape[-2:]) - 1)  # reflection needs more pixels than that
+    reach = min(reach, min(h, w) - 1)  # reflection needs more pixels than that
     offsets = torch.arange(-reach, reach + 1, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / deviation.clamp_min(1e-3)[:, None]).square())
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None, :]
-    b, _, h, w = images.shape
-    flat = F.pad(images, [reach] * 4, mode="reflect").reshape(1, 3 * b, h + 2 * reach, w + 2 * reach)
-    flat = F.conv2d(flat, kernel[:, :, :, None], groups=3 * b)
-    return F.conv2d(flat, kernel[:, :, None, :], groups=3 * b).reshape(b, 3, h, w)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(c, 0)[:, None, :]
+    flat = F.pad(images, [reach] * 4, mode="reflect").reshape(1, c * b, h + 2 * reach, w + 2 * reach)
+    flat = F.conv2d(flat, kernel[:, :, :, None], groups=c * b)
+    return F.conv2d(flat, kernel[:, :, None, :], groups=c * b).reshape(b, c, h, w)
 
 
 def jpeg(images: Images, quality: Float[Tensor, " b"] | Tensor) -> Images:

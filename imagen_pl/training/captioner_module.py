@@ -18,6 +18,7 @@ from torch import Tensor
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.progress import print_above_bars, progress_bar
 from imagen_pl.errors import TrainingStopped, UserError
+from imagen_pl.models.augment import Augment
 from imagen_pl.models.captioner.model import Captioner
 from imagen_pl.models.captioner.weights import save_weights
 from imagen_pl.models.latents import mix_seed
@@ -36,7 +37,9 @@ class CaptionerTraining(ClockedModule):
         optimizer: makes the captioner's optimizer, for example `torch.optim.AdamW`.
         kimg: length of the training, thousands of images.
         learning_rate_schedule: factor on the learning rate by images seen; None keeps it constant.
-        seed: seed of dropout; together with the clock it determines every random number.
+        augment: changes the training images, as NoisyViews for a captioner that will teach a generator; None
+            leaves them as they are.
+        seed: seed of dropout and of `augment`; together with the clock it determines every random number.
 
     Attributes:
         images_seen: the clock, images over all processes.
@@ -52,6 +55,7 @@ class CaptionerTraining(ClockedModule):
         optimizer: OptimizerCallable,
         kimg: float = 100.0,
         learning_rate_schedule: Schedule | None = None,
+        augment: Augment | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -63,7 +67,7 @@ class CaptionerTraining(ClockedModule):
                 "leave features out, or use BackboneFeatures"
             )
         self.captioner, self.optimizer, self.kimg = captioner, optimizer, kimg
-        self.learning_rate_schedule, self.seed = learning_rate_schedule, seed
+        self.learning_rate_schedule, self.augment, self.seed = learning_rate_schedule, augment, seed
         self.register_buffer("best", torch.tensor(torch.inf))
         self.run_state = RunState(Growth(4))  # replaced by the data module's growth in setup()
         self.scores: dict[str, float] = {}
@@ -124,7 +128,10 @@ class CaptionerTraining(ClockedModule):
         self.images_seen = checkpoint["images_seen"]
 
     def _image_features(self, batch: CaptionedBatch) -> Float[Tensor, "b m d"]:
-        return self.captioner.extract_features(batch.images.float() / 127.5 - 1)
+        images = batch.images.float() / 127.5 - 1
+        if self.augment is not None and self.training:
+            images = self.augment(images)
+        return self.captioner.extract_features(images)
 
     def _factor(self) -> float:
         return 1.0 if self.learning_rate_schedule is None else self.learning_rate_schedule(self.images_seen)

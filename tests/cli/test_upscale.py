@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 
@@ -127,6 +129,41 @@ def test_sample_draws_and_enlarges(
     assert main(["upscale", str(upsampler), str(tmp_path / "small/000000-1.png"), "--prompt", "a red heart",
                  "--out", str(tmp_path / "again.png")]) == 0  # fmt: skip
     assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), np.asarray(large))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["edit", "MODEL", "a red heart", "--to", "a blue heart", "--num_images", "1"],
+        ["variants", "MODEL", "heart", "--styles", "red", "blue", "--num_images", "1"],
+        ["interpolate", "MODEL", "a red heart", "a blue heart", "--frames", "2"],
+        ["sheet", "MODEL", "BRIEF", "--num_images", "1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_verb_that_draws_can_enlarge(
+    words: list[str], upsampler: Path, trained_once: Path, tmp_path: Path
+) -> None:
+    brief = tmp_path / "brief.txt"
+    brief.write_text("a red heart\n")
+    stands_for = {"MODEL": str(trained_once / "runs/tiny"), "BRIEF": str(brief)}
+    words = [stands_for.get(word, word) for word in words]
+    name = {"interpolate": "out.gif", "sheet": "out.html"}.get(words[0], "out.png")
+    sizes = []
+    for more in ([], ["--upscaler", str(upsampler)]):
+        out = tmp_path / name
+        assert main([*words, "--out", str(out), *more]) == 0
+        if name == "out.html":
+            page = out.read_text()
+            picture = base64.b64decode(page.split("base64,")[1].split('"')[0])
+            assert ("--upscaler" in page) is bool(more)
+            sizes.append(Image.open(io.BytesIO(picture)).width)
+        elif name == "out.png":
+            assert Image.open(out).info.get("upscaler") == (str(upsampler) if more else None)
+        else:  # films are shown at 256 px in any case
+            frame = np.asarray(Image.open(out).convert("RGB"))
+            sizes.append(8 if (frame == frame[::32, ::32].repeat(32, 0).repeat(32, 1)).all() else 32)
+    assert sizes in ([], [8, 32])
 
 
 def test_a_release_enlarges_as_the_run_does(upsampler: Path, tmp_path: Path) -> None:
