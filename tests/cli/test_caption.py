@@ -16,6 +16,7 @@ from lightning.pytorch import Callback
 from imagen_pl.cli.main import main
 from imagen_pl.data import progress
 from imagen_pl.inference.captioning import load_captioner
+from imagen_pl.models.noisy_views import NoisyViews
 from imagen_pl.storage.model_paths import CAPTIONER_WEIGHTS as WEIGHTS
 from tests.helpers.commands import one_line_error
 from tests.helpers.image_files import noise
@@ -109,6 +110,22 @@ def test_captioner_is_trained_and_saved(
     held = {n.removeprefix("captioner."): t for n, t in checkpoint["state_dict"].items()}
     own = load_captioner(run, "cpu").captioner.state_dict()
     assert_same({name: held[name] for name in own}, dict(own))
+
+
+def test_augment_changes_the_training_images_alone(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    changed: list[int] = []
+    forward = NoisyViews.forward
+
+    def counted(self: NoisyViews, images: torch.Tensor, seed: int | None = None) -> torch.Tensor:
+        changed.append(len(images))
+        return forward(self, images, seed)
+
+    monkeypatch.setattr(NoisyViews, "forward", counted)
+    name = "imagen_pl.models.noisy_views.NoisyViews"
+    assert main(["fit-captioner", *words, "--model.augment", name, "--model.augment.noise", "0.2"]) == 0
+    assert sum(changed) == 96  # no image of the two validations
+    augment = yaml.safe_load(Path("runs/reader/config.yaml").read_text())["model"]["augment"]
+    assert augment["init_args"]["noise"] == 0.2
 
 
 def test_resumed_captioner_equals_uninterrupted_to_the_bit(words: list[str], photos: Path) -> None:

@@ -1,8 +1,6 @@
-"""A captioner that reads changed copies of a sample, and image features that are trained with it."""
+"""A captioner that reads changed copies of a sample."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +10,9 @@ from imagen_pl.errors import UserError
 from imagen_pl.losses.adversarial import NonSaturating
 from imagen_pl.losses.captioning import Captioning
 from imagen_pl.models.augment import Augment
-from imagen_pl.models.captioner.image_features import DiscriminatorFeatures, TrainedFeatures
-from imagen_pl.models.captioner.weights import save_weights
+from imagen_pl.models.captioner.image_features import DiscriminatorFeatures
 from tests.helpers.captioners import tiny_captioner, tiny_captioning
 from tests.helpers.networks import small_discriminator
-from tests.helpers.training import tiny_gan, train, weights_of
 from tests.losses.test_captioning import inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,30 +61,3 @@ def test_settings_that_cannot_work_are_refused() -> None:
         tiny_captioning(augment=Redder(), copies=0)
     with pytest.raises(UserError, match=r"augment needs a captioner with image features of its own"):
         tiny_captioning(tiny_captioner(features=DiscriminatorFeatures(8)), augment=Redder())
-
-
-def test_trained_features_give_two_maps_and_learn() -> None:
-    features = TrainedFeatures(widths=(4, 8, 12))
-    maps = features(torch.randn(2, 3, 16, 16))
-    assert [tuple(each.shape) for each in maps] == [(2, 8, 4, 4), (2, 12, 2, 2)]
-    assert features.channels == (8, 12)
-    sum(each.square().mean() for each in maps).backward()
-    assert all(parameter.grad is not None for parameter in features.parameters())
-    with pytest.raises(UserError, match="needs two blocks at least"):
-        TrainedFeatures(widths=(4,))
-
-
-def test_frozen_features_keep_the_statistics_of_their_norms(tmp_path: Path) -> None:
-    def captioner() -> Captioning:
-        return tiny_captioning(
-            tiny_captioner(features=TrainedFeatures((4, 8))), captioner_from=str(tmp_path), freeze=True
-        )
-
-    first = tiny_captioner(features=TrainedFeatures((4, 8)))
-    first.prepare(lambda: ["number one", "number two"])
-    save_weights(first, tmp_path)
-    term = captioner()
-    train(tiny_gan(losses=[term]), 16)
-    found, expected = weights_of(term.captioner), weights_of(first)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
