@@ -39,6 +39,14 @@ def find_unused_parameters(strategy: Strategy) -> None:
         strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
 
+def has_comm_hook(strategy: Strategy) -> bool:
+    """Whether the user gave DDP a communication hook; it takes only one.
+
+    Lightning's DDPStrategy has no public attribute for the argument `ddp_comm_hook`.
+    """
+    return isinstance(strategy, DDPStrategy) and strategy._ddp_comm_hook is not None
+
+
 def dump_checkpoint(trainer: Trainer) -> dict[str, Any]:
     """The state of a run as a checkpoint, collected without waiting for other processes.
 

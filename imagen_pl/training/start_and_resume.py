@@ -17,6 +17,7 @@ from imagen_pl.models.pretrained.backbones import frozen_names
 from imagen_pl.models.text.encoder import TextEncoder
 from imagen_pl.schedules import RunState
 from imagen_pl.training.ema import GeneratorEMA
+from imagen_pl.training.gradient_exchange import exchange_own_gradients
 from imagen_pl.training.kernel_ridge_fit import exclude_from_ddp, kernel_ridge_modules
 from imagen_pl.training.latent_preparation import cache_latents
 from imagen_pl.training.preparation import Preparation
@@ -98,6 +99,9 @@ class StartAndResume(SeededSteps):
                 "minibatch_stddev %s of the discriminator should divide data.pictures_per_caption %d: its "
                 "groups mix captions", ", ".join(map(str, sorted(groups))), pictures,
             )  # fmt: skip
+
+    def on_train_start(self) -> None:
+        exchange_own_gradients(self.trainer.strategy)
 
     def on_fit_start(self) -> None:
         """Encode the captions; before a new training, load the weights of `init_from` and fit the prior."""

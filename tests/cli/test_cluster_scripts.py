@@ -1,4 +1,4 @@
-"""The scripts of configs/cluster: torchrun and SLURM."""
+"""The files of configs/cluster: torchrun, SLURM, Kubernetes and SkyPilot."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from kubeflow_trainer_api import models
 
 from tests.helpers.runs import REPOSITORY, Tiny
 
@@ -68,3 +70,52 @@ def test_slurm_trains_with_its_numbers_and_queues_again_when_stopped(tmp_path: P
         assert "imagen-pl fit --config a.yaml --name my run --existing resume" in log
         assert "--trainer.num_nodes 4 --trainer.devices 8" in log
         assert log.count("scontrol requeue 77") == queued
+
+
+def test_kubernetes_objects_fit_their_schemas_and_each_other() -> None:
+    """Every field is known to Kubeflow's own classes, which leave out what they do not know."""
+    kinds = {
+        "PersistentVolumeClaim": models.IoK8sApiCoreV1PersistentVolumeClaim,
+        "TrainingRuntime": models.TrainerV1alpha1TrainingRuntime,
+        "TrainJob": models.TrainerV1alpha1TrainJob,
+    }
+    found = list(yaml.safe_load_all((CLUSTER / "kubeflow.yaml").read_text()))
+    assert [each["kind"] for each in found] == list(kinds)
+    for each in found:
+        read = kinds[each["kind"]].from_dict(each)
+        assert read is not None
+        assert read.to_dict() == each
+    claim, runtime, job = found
+    pod = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
+    trainer = job["spec"]["trainer"]
+    assert f"--trainer.num_nodes={trainer['numNodes']}" in trainer["args"]
+    assert f"--trainer.devices={trainer['numProcPerNode']}" in trainer["args"]
+
+
+def test_skypilot_trains_with_the_numbers_of_its_nodes(tmp_path: Path) -> None:
+    """With a stub of torchrun."""
+    torchrun = tmp_path / ".venv/bin/torchrun"
+    torchrun.parent.mkdir(parents=True)
+    torchrun.write_text('#!/usr/bin/env bash\necho "$@"\n')
+    torchrun.chmod(0o755)
+    task = yaml.safe_load((CLUSTER / "skypilot.yaml").read_text())
+    environment = {
+        "PATH": os.environ["PATH"],
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+        "SKYPILOT_NUM_NODES": "2",
+        "SKYPILOT_NUM_GPUS_PER_NODE": "8",
+        "SKYPILOT_NODE_RANK": "1",
+        "ARGUMENTS": "--config a.yaml --name coco",
+    }
+    words = ["bash", "-euc", task["run"]]
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        *"--nnodes 2 --nproc_per_node 8 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500".split(),
+        *"-m imagen_pl.cli.main fit --config a.yaml --name coco --runs_dir /runs --existing resume".split(),
+        *"--trainer.num_nodes 2 --trainer.devices 8".split(),
+    ]
+    assert list(task["file_mounts"]) == ["/runs"]
+    assert subprocess.run(["bash", "-nc", task["setup"]]).returncode == 0

@@ -120,3 +120,11 @@ def test_non_finite_loss_in_one_process_stops_both(ranks: Ranks) -> None:
         assert outcome["stopped"].startswith("d_loss became nan at 48 images seen (16 px)")
         assert outcome["images_seen"] == 48
         assert all(value.isfinite().all() for value in outcome["final"].values())
+
+
+@pytest.mark.parametrize("name", ["generator", "discriminator"])
+def test_a_step_sends_the_gradients_of_its_own_network(ranks: Ranks, name: str) -> None:
+    """All of them, and of the other network only what is in one bucket with them."""
+    for outcome in ranks("sent"):
+        own = outcome["sizes"][name] * outcome["batches"]
+        assert own <= outcome["sent"][name] < 1.1 * own

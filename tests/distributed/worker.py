@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, distributed
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from imagen_pl.callbacks.block_policies import Alternate, BlockPolicy, FreezeOldBlocks
 from imagen_pl.callbacks.blockwise_training import BlockwiseTraining
@@ -193,6 +195,25 @@ def run(
     }
 
 
+def sent_bytes() -> dict[str, Any]:
+    """Bytes of gradients that the steps of each network send, with buckets of few parameters each."""
+    gan, average = uncoupled(), default_hooks.allreduce_hook
+    sent = {"generator": 0, "discriminator": 0}
+
+    def counted(group: Any, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+        steps = "generator" if any(p.requires_grad for p in gan.generator.parameters()) else "discriminator"
+        sent[steps] += bucket.buffer().numel() * bucket.buffer().element_size()
+        return average(group, bucket)
+
+    default_hooks.allreduce_hook = counted  # type: ignore[assignment]
+    strategy = DDPStrategy(find_unused_parameters=True, bucket_cap_mb=0.001)
+    trainer = tiny_trainer(32, [], STAGES[-1:], strategy=strategy, devices=2)
+    trainer.fit(gan, tiny_data(count=40, val_fraction=0.3))
+    default_hooks.allreduce_hook = average
+    sizes = {name: sum(4 * p.numel() for p in getattr(gan, name).parameters()) for name in sent}
+    return {"sent": sent, "sizes": sizes, "batches": trainer.global_step // 2}
+
+
 def runs(folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
     checkpoint = folder / "middle.ckpt"
     return {
@@ -200,6 +221,7 @@ def runs(folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
         "accumulated": lambda: run(uncoupled(accumulate=2), END),
         "everything": lambda: run(everything(), END, save={MIDDLE_OF_A_FADE: checkpoint}),
         "resumed": lambda: run(everything(), END, ckpt_path=checkpoint),
+        "sent": sent_bytes,
         "stopped": lambda: run(tiny_gan(adversarial=NotANumber()), END),
         **{name: partial(run, everything(), END, policy=policy) for name, policy in POLICIES.items()},
     }
