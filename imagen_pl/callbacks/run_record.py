@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
 from imagen_pl.callbacks.base import is_dry_run
 from imagen_pl.storage.atomic_files import atomic_write
@@ -38,9 +38,12 @@ class RunRecord(Callback):
         if stage != "fit" or not trainer.is_global_zero:
             return
         origin = {"git": git_state(), "versions": versions(), "precision": trainer.precision}
+        resumed = bool(RunFolder(trainer.default_root_dir).read_record().get("starts"))
         if not is_dry_run(trainer):
             self._write(RunFolder(trainer.default_root_dir), origin)
         for logger in trainer.loggers:
+            if isinstance(logger, MLFlowLogger) and resumed:
+                continue  # MLflow keeps the settings of the first start, and refuses others
             logger.log_hyperparams({**(yaml.safe_load(self.config) or {}), **origin})
             if isinstance(logger, WandbLogger):
                 images_on_x_axis(logger)

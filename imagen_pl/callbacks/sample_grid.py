@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
-from imagen_pl.callbacks.base import EveryKimg, check_interval, gan_of
+from imagen_pl.callbacks.base import EveryKimg, check_interval, gan_of, is_dry_run
+from imagen_pl.callbacks.picture_logging import log_pictures, log_table
+from imagen_pl.callbacks.stage_table import StageTable
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import labelled_grid, to_pil, to_uint8
 from imagen_pl.imaging.transparency import on_white
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.models.generators.base import ImageToImageGenerator
+from imagen_pl.schedules import position
 
 
 class SampleGrid(EveryKimg):
@@ -24,7 +26,8 @@ class SampleGrid(EveryKimg):
 
     The images come from the generator's moving average, at the current resolution, transparent ones on white.
     They are saved to
-    `samples/000123kimg.png` in the run's folder, and logged to W&B and TensorBoard if those are in use.
+    `samples/000123kimg.png` in the run's folder, and logged to W&B, TensorBoard and MLflow if those are in
+    use. In a run that grows, `samples/stages/table.png` shows each caption at the end of every stage.
 
     Args:
         captions: the captions, for a generator that draws from captions alone; one that is listed twice is
@@ -57,22 +60,53 @@ class SampleGrid(EveryKimg):
             self.captions = data.captions_to_watch()
         gan_of(pl_module).text_encoder.check(self.captions or [])
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        state = gan_of(pl_module).run_state
+        if len(state.stages) > 1 and state.position is not None:
+            following = position(state.stages, state.images_seen)
+            if following.index != state.position.index:
+                self._record_stage(trainer, gan_of(pl_module))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if len(gan_of(pl_module).run_state.stages) > 1:
+            self._record_stage(trainer, gan_of(pl_module))
+
     def at_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.captions or not trainer.is_global_zero:
             return
         gan = gan_of(pl_module)
+        pictures, captions = self._drawn(trainer, gan)
+        sheet = labelled_grid(pictures, captions, self.columns)
+        folder = samples_folder(trainer)
+        sheet.save(folder / f"{self._kimg(gan.images_seen)}kimg.png")
+        for logger in trainer.loggers:
+            log_pictures(logger, "samples", pictures, captions, sheet, gan.images_seen)
+
+    def _record_stage(self, trainer: Trainer, gan: TextToImageGAN) -> None:
+        """Add what the networks draw now to the table of stages."""
+        stage = gan.run_state.position
+        if not self.captions or stage is None or not trainer.is_global_zero or is_dry_run(trainer):
+            return
+        pictures, captions = self._drawn(trainer, gan)
+        table = StageTable(samples_folder(trainer) / "stages")
+        table.record(stage.index, gan.growth.resolution, pictures)
+        columns = table.columns(len(captions))
+        sheet = table.sheet(captions, columns)
+        for logger in trainer.loggers:
+            log_table(logger, "samples_by_stage", captions, columns, sheet, gan.images_seen)
+
+    def _drawn(self, trainer: Trainer, gan: TextToImageGAN) -> tuple[list[Image.Image], list[str]]:
+        """Pictures at the current resolution, on white, and the label of each."""
         generator = gan.ema.generator
         if isinstance(generator, ImageToImageGenerator):
             images, captions = self._rows(trainer, gan, generator)
         else:
-            images, captions = gan.sample(self.captions, self.seed), self.captions
-        pictures = to_pil(on_white(to_uint8(images)))
-        sheet = labelled_grid(pictures, captions, self.columns)
-        folder = Path(trainer.default_root_dir) / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        sheet.save(folder / f"{self._kimg(gan.images_seen)}kimg.png")
-        for logger in trainer.loggers:
-            self._log(logger, pictures, captions, sheet, gan.images_seen)
+            images, captions = gan.sample(self.captions or [], self.seed), self.captions or []
+        return to_pil(on_white(to_uint8(images))), captions
 
     @torch.no_grad()
     def _rows(
@@ -90,20 +124,9 @@ class SampleGrid(EveryKimg):
         """For example 000123, or 000000.5 if grids are drawn more often than every thousand images."""
         return f"{images_seen // 1000:06d}" if self.every_kimg >= 1 else f"{images_seen / 1000:08.1f}"
 
-    def _log(
-        self,
-        logger: Logger,
-        pictures: list[Image.Image],
-        captions: list[str],
-        sheet: Image.Image,
-        images_seen: int,
-    ) -> None:
-        if isinstance(logger, WandbLogger):
-            import wandb
 
-            images = [wandb.Image(p, caption=c) for p, c in zip(pictures, captions, strict=True)]
-            logger.experiment.log({"samples": images, "images_seen": images_seen})
-        elif isinstance(logger, TensorBoardLogger):
-            import numpy as np
-
-            logger.experiment.add_image("samples", np.asarray(sheet), images_seen, dataformats="HWC")
+def samples_folder(trainer: Trainer) -> Path:
+    """The folder `samples` of the run; it is made if there is none."""
+    folder = Path(trainer.default_root_dir) / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

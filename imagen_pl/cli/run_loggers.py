@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -10,7 +11,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from imagen_pl.cli.lightning_cli import one_line
 from imagen_pl.errors import UserError
-from imagen_pl.storage.run_folder import RunFolder
+from imagen_pl.storage.run_folder import RunFolder, is_main_process
+
+_OUR_ID = "imagen_pl_run"  # tag of MLflow's runs
 
 
 def loggers_of_run(loggers: Any, run: RunFolder, name: str, run_id: str) -> Any:
@@ -38,9 +41,42 @@ def loggers_of_run(loggers: Any, run: RunFolder, name: str, run_id: str) -> Any:
             if not any(arguments.get(way) for way in ("resume", "resume_from", "fork_from")):
                 # The parser passes wandb.init's default null, which would overwrite a known id.
                 arguments["resume"] = "allow"
+        elif kind == "MLFlowLogger":
+            _name_mlflow_run(arguments, name, run_id)
         elif kind in ("TensorBoardLogger", "CSVLogger"):
             arguments["name"], arguments["version"] = "", kind.removesuffix("Logger").lower()
     return loggers
+
+
+def _name_mlflow_run(arguments: Namespace, name: str, run_id: str) -> None:
+    """Give a run of MLflow our run's name; it continues the one that an earlier start of our run made.
+
+    MLflow makes its own ids, so ours is a tag.
+
+    Raises:
+        UserError: the package is missing, or the store cannot be opened.
+    """
+    try:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+    except ModuleNotFoundError:
+        raise UserError("trainer.logger: MLFlowLogger needs a package: pip install mlflow") from None
+    arguments["run_name"] = arguments.get("run_name") or name
+    arguments["tags"] = {**(arguments.get("tags") or {}), _OUR_ID: run_id}
+    if arguments.get("run_id") or not is_main_process():
+        return
+    store = arguments.get("tracking_uri") or f"file:{arguments['save_dir']}"
+    if store.startswith("sqlite:///"):
+        Path(store.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        client = MlflowClient(store)
+        experiment = client.get_experiment_by_name(arguments["experiment_name"])
+        if experiment is not None:
+            wanted = f"tags.{_OUR_ID} = '{run_id}'"
+            earlier = client.search_runs([experiment.experiment_id], wanted, max_results=1)
+            arguments["run_id"] = earlier[0].info.run_id if earlier else None
+    except MlflowException as error:
+        raise UserError(f"MLflow, {store}: {one_line(str(error))}") from error
 
 
 def open_wandb(loggers: Iterable[Logger]) -> None:

@@ -112,10 +112,10 @@ def test_skypilot_trains_with_the_numbers_of_its_nodes(tmp_path: Path) -> None:
     words = ["bash", "-euc", task["run"]]
     done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [
-        *"--nnodes 2 --nproc_per_node 8 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500".split(),
-        *"-m imagen_pl.cli.main fit --config a.yaml --name coco --runs_dir /runs --existing resume".split(),
-        *"--trainer.num_nodes 2 --trainer.devices 8".split(),
-    ]
+    assert done.stdout.strip() == (
+        "--nnodes 2 --nproc_per_node 8 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500 "
+        "-m imagen_pl.cli.main fit --config a.yaml --name coco --runs_dir /runs --existing resume "
+        "--trainer.num_nodes 2 --trainer.devices 8"
+    )
     assert list(task["file_mounts"]) == ["/runs"]
     assert subprocess.run(["bash", "-nc", task["setup"]]).returncode == 0

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from imagen_pl.callbacks.run_record import git_state
 from imagen_pl.cli.main import main
@@ -95,6 +97,39 @@ def test_tensorboard_gets_numbers_and_grids_over_images_seen(tiny: Tiny) -> None
     assert set(events.Tags()["scalars"]) >= NEEDED | {"val/mean_colour"}
     assert [e.step for e in events.Scalars("train/d_loss")] == [*range(4, 68, 4), *range(72, 168, 8)]
     assert [e.step for e in events.Images("samples")] == [104, 160]
+
+
+def test_mlflow_gets_numbers_and_grids_and_a_resumed_run_continues(tiny: Tiny) -> None:
+    settings = {"experiment_name": "test", "artifact_location": "files"}
+    words = [*tiny.words, *add_logger("MLFlowLogger", tracking_uri="sqlite:///mlflow.db", **settings)]
+    assert main(["fit", *words, "--max_images", "96"]) == 0
+    assert main(["fit", *words, "--ckpt_path", "last"]) == 0
+    client = MlflowClient("sqlite:///mlflow.db")
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.run_name == "tiny"
+    history = client.get_metric_history(found.info.run_id, "train/d_loss")
+    assert sorted(each.step for each in history) == [*range(4, 68, 4), *range(72, 168, 8)]
+    grids = [file.name for file in Path("files").rglob("samples+step+*.png")]
+    assert {name.split("+")[2] for name in grids} >= {"104", "160"}
+
+
+def test_captions_are_shown_at_the_end_of_every_stage(tiny: Tiny) -> None:
+    """As files, as a table of W&B, and as pictures of TensorBoard; two of the grid's captions are equal."""
+    done = fit([*tiny.words, *add_logger("WandbLogger", project="test", offline=True)])
+    assert done.returncode == 0, done.stderr
+    stages = sorted(each for each in (tiny.run / "samples/stages").iterdir() if each.is_dir())
+    sizes = [Image.open(stage / "000.png").width for stage in stages]
+    assert [stage.name for stage in stages] == [f"{i + 1}-{size}px" for i, size in enumerate(sizes)]
+    assert sizes == [4, 8]
+    assert [len(list(stage.glob("*.png"))) for stage in stages] == [3, 3]
+    sheet = Image.open(tiny.run / "samples/stages/table.png")
+    assert sheet.width > 2 * 96
+    tables = tiny.run.glob("wandb/offline-run-*/files/media/table/samples_by_stage_*.table.json")
+    kept = max((json.loads(table.read_text()) for table in tables), key=lambda table: len(table["columns"]))
+    assert kept["columns"] == ["caption", "1: 4 px", "2: 8 px"]
+    assert [row[0] for row in kept["data"]] == ["a red heart", "a cat, fluent style", "a red heart"]
 
 
 def test_csv_logger_writes_into_the_run_folder(tiny: Tiny) -> None:

@@ -1,0 +1,76 @@
+"""A table of the same captions at the end of every growth stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from imagen_pl.imaging.grids import labelled_grid
+
+_SHOWN = 96  # px, the least width of a picture in the table
+
+
+class StageTable:
+    """Keeps the pictures of each stage as files, so that a resumed run goes on with the same table.
+
+    Args:
+        folder: it gets `table.png`, and for example `2-64px/` with the pictures of the second stage in the
+            order of the captions.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def record(self, index: int, resolution: int, pictures: Sequence[Image.Image]) -> None:
+        """Keep the pictures that a stage ends with; what was kept of it before is replaced.
+
+        Args:
+            index: of the stage, from 0.
+            resolution: of the stage, px.
+            pictures: one for each caption.
+        """
+        stage = self.folder / f"{index + 1}-{resolution}px"
+        stage.mkdir(parents=True, exist_ok=True)
+        for i, picture in enumerate(pictures):
+            picture.save(stage / f"{i:03d}.png")
+
+    def columns(self, count: int) -> dict[str, list[Image.Image]]:
+        """Pictures by stage, for example "2: 64 px"; stages that were kept with other captions are left out.
+
+        Args:
+            count: number of captions.
+        """
+        found = {}
+        stages = [each for each in self.folder.iterdir() if each.is_dir()]
+        for stage in sorted(stages, key=lambda each: int(each.name.split("-")[0])):
+            number, _, size = stage.name.partition("-")
+            files = sorted(stage.glob("*.png"))
+            if len(files) == count:
+                found[f"{number}: {size.removesuffix('px')} px"] = [_opened(file) for file in files]
+        return found
+
+    def sheet(self, captions: Sequence[str], columns: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
+        """The table as a picture, one row a caption; it is saved as `table.png` too."""
+        size = max(picture.width for pictures in columns.values() for picture in pictures)
+        width = max(size, _SHOWN)
+        cells, labels = [], []
+        for row, caption in enumerate(captions):
+            for name, pictures in columns.items():
+                cells.append(_enlarged(pictures[row], width))
+                labels.append(f"{caption} ({name})")
+        sheet = labelled_grid(cells, labels, len(columns))
+        sheet.save(self.folder / "table.png")
+        return sheet
+
+
+def _enlarged(picture: Image.Image, width: int) -> Image.Image:
+    """A picture of that width, pixel by pixel."""
+    height = round(picture.height * width / picture.width)
+    return picture.resize((width, height), Image.Resampling.NEAREST)
+
+
+def _opened(file: Path) -> Image.Image:
+    with Image.open(file) as picture:
+        return picture.convert("RGB")
