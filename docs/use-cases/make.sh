@@ -12,7 +12,22 @@ made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 draw() { "$PYTHON" -m imagen_pl.cli.main "$@"; }
 
+# save FILE NAME: as a small PNG of at most 1050 px width and 256 colours, without what the file says of the model: where it
+# lies on this machine is nobody's business.
+save() {
+    "$PYTHON" - "$1" "$2" <<'PYTHON'
+import sys
+
+from PIL import Image
+
+picture = Image.open(sys.argv[1]).convert("RGB")
+picture.thumbnail((1050, 1300), Image.Resampling.LANCZOS)
+picture.quantize(256).save(sys.argv[2], optimize=True)
+PYTHON
+}
+
 draw variants "$MODEL" "red heart" "cupcake" --num_images 4 --out "$made/variants.png"
+save "$made/variants.png" variants.png
 
 draw sample "$MODEL" "red heart, fluent style" "crown, noto style" "rocket, noto style" \
     --num_images 2 --transparent --plain --out "$made/grid.png" --singles "$made/props"
@@ -25,8 +40,6 @@ from PIL import Image, ImageDraw
 from imagen_pl.imaging.grids import strip
 
 made = Path(sys.argv[1])
-# Saved again without what they say of the model: where it lies on this machine is nobody's business.
-Image.open(made / "variants.png").save("variants.png", optimize=True)
 props = strip([Image.open(file) for file in sorted((made / "props").glob("*.png"))], min_width=128)
 scene = Image.new("RGBA", props.size, "#28406e")
 draw = ImageDraw.Draw(scene)
@@ -34,21 +47,17 @@ for y in range(0, props.height, 16):
     for x in range(y % 32, props.width, 32):
         draw.rectangle((x, y, x + 15, y + 15), fill="#1c2c4e")
 scene.alpha_composite(props)
-scene.convert("RGB").save("props.png", optimize=True)
+scene.convert("RGB").save(made / "scene.png")
 PYTHON
+save "$made/scene.png" props.png
 
 draw sample icons "birthday cake, outline" "birthday cake, filled" --num_images 8 --out "$made/candidates.png"
-"$PYTHON" - "$made/candidates.png" <<'PYTHON'
-import sys
-
-from PIL import Image
-
-Image.open(sys.argv[1]).convert("RGB").quantize(256).save("missing-icon.png", optimize=True)
-PYTHON
+save "$made/candidates.png" missing-icon.png
 
 draw sheet "$MODEL" brief.csv --out "$made/drafts.html"
-# For the same reason.
+# Not where the model lies.
 sed -i "s#$MODEL#emoji#g" "$made/drafts.html"
 "$CHROMIUM" --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=620,1240 \
-    --screenshot="$PWD/drafts.png" "file://$made/drafts.html" 2>/dev/null
+    --screenshot="$made/drafts.png" "file://$made/drafts.html" 2>/dev/null
+save "$made/drafts.png" drafts.png
 ls -l ./*.png
