@@ -19,6 +19,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.storage.run_folder import is_main_process
 
 VERBS = (
+    "new",
     "plan",
     "fit",
     "validate",
@@ -49,6 +50,7 @@ usage: imagen-pl VERB ...
 Text-to-image GANs: from a folder of captioned images to a trained model.
 
 verbs:
+  new              write a project of your own that uses imagen_pl as a library
   plan             write a configuration for your data, your time and this machine
   fit              train a model from a configuration file
   validate         score a checkpoint of a run on its validation images

@@ -8,6 +8,7 @@ import textwrap
 from imagen_pl.inference.sampling_options import USUAL_STEPS, SamplingOptions
 
 EXAMPLES = """\
+imagen-pl new my_project
 imagen-pl plan my_photos/ --hours 8
 imagen-pl plan emoji --hours 0.13 --out configs/my_emoji.yaml
 imagen-pl fit --config configs/experiment/quickstart.yaml
