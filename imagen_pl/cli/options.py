@@ -34,6 +34,7 @@ imagen-pl project icons my_bell.png --prompt "bell, outline" --film search.gif
 imagen-pl fit-encoder icons --out encoder.safetensors
 imagen-pl project icons my_bell.png --prompt "bell, outline" --encoder encoder.safetensors --steps 50
 imagen-pl demo emoji
+imagen-pl demo runs/quickstart --export-space my_space/
 imagen-pl evaluate runs/quickstart --out evaluation/
 imagen-pl evaluate runs/photos --extractors inception_v3 --clip openai/clip-vit-base-patch32
 imagen-pl grow-report runs/quickstart

@@ -91,19 +91,14 @@ def write_release(
             be used; or the disk is full.
     """
     chosen = check_prompts(model, prompts)
-    # Unless the source declares that they may be published, its settings (which hold a path) and example
-    # captions are left out.
-    source, own = model.description.get("data"), copy.copy(model)
-    if not declaration_of(source).captions_may_be_published:
-        own.description = {**own.description, "data": None, "captions": []}
-    own.save(folder, dtype, with_discriminator)
+    write_weights(model, folder, with_discriminator, dtype)
     sheet = samples(model, chosen, images)
     if sheet is not None:
         sheet.save(folder / SAMPLES)
     generator = model.generator
     card = model_card(
         name,
-        {**json.loads((folder / DESCRIPTION).read_text()), "data": source},
+        {**json.loads((folder / DESCRIPTION).read_text()), "data": model.description.get("data")},
         licence=licence,
         evaluations=evaluations,
         samples=None if sheet is None else SAMPLES,
@@ -117,6 +112,20 @@ def write_release(
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
+
+
+def write_weights(
+    model: TextToImage, folder: Path, with_discriminator: bool = False, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write weights and config.json without what may not be published.
+
+    Unless the source declares that they may be published, its settings (which hold a path) and example
+    captions are left out. Arguments and errors are those of `write_release`.
+    """
+    own = copy.copy(model)
+    if not declaration_of(model.description.get("data")).captions_may_be_published:
+        own.description = {**own.description, "data": None, "captions": []}
+    own.save(folder, dtype, with_discriminator)
 
 
 def samples(model: TextToImage, prompts: Sequence[str], images: Sequence[Path] = ()) -> Image.Image | None:
