@@ -70,7 +70,7 @@ verbs:
   grow-report      write an HTML report of a run: loss curves and samples over time
   export           write a model as safetensors, ONNX or torch.export
   push             upload a model with its card to the Hugging Face hub
-  data             inspect a data set, caption its images, write shards, build the emoji set
+  data             inspect a data set, caption its images, write shards, build and push icons
   caption          caption pictures
   fit-captioner    train a standalone captioner
   fit-autoencoder  train an autoencoder, for a GAN of its latents

@@ -49,6 +49,7 @@ imagen-pl data shards coco/ --out shards/ --shrink 256 --size_mb 200
 imagen-pl data emoji --size 256 --out emoji256.parquet
 imagen-pl data icons --out icons64/
 imagen-pl data icons --sets tabler ph mdi --size 128 --out icons128/
+imagen-pl data push icons64/ owner/icons64
 imagen-pl fit-captioner --config configs/experiment/captioner.yaml
 imagen-pl caption runs/captioner picture.png
 imagen-pl fit-autoencoder icons128/ --out runs/autoencoder --max_time 00:00:08:00

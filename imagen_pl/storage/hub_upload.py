@@ -21,14 +21,19 @@ def check_hub(hub_id: str) -> None:
     Raises:
         UserError: the name is malformed, nobody is logged in, or the hub cannot be reached.
     """
-    if not re.fullmatch(HUB_ID, hub_id):
-        raise UserError(f"{hub_id} is not a name on the hub: give OWNER/NAME")
+    check_hub_name(hub_id)
     from huggingface_hub import HfApi
 
     if not hub_has_address():
         raise _unreachable(hub_id, "its address is not found")
     with _hub_errors(hub_id):
         HfApi().whoami()
+
+
+def check_hub_name(hub_id: str) -> None:
+    """Raise UserError if a name cannot be one on the hub."""
+    if not re.fullmatch(HUB_ID, hub_id):
+        raise UserError(f"{hub_id} is not a name on the hub: give OWNER/NAME")
 
 
 def upload(
