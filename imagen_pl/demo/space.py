@@ -36,10 +36,11 @@ port = os.environ.get("GRADIO_SERVER_PORT", "{port}")
 words = {words}
 sys.exit(main(["demo", *words, "--server_name", server_name, "--port", port]))
 '''
+# The page also traces pictures as SVG.
 _REQUIREMENTS = """\
 # Where no package index has imagen_pl, name the repository of your clone instead:
-# imagen_pl[demo] @ git+https://HOST/OWNER/imagen_pl
-imagen_pl[demo]=={version}
+# imagen_pl[demo,svg] @ git+https://HOST/OWNER/imagen_pl
+imagen_pl[demo,svg]=={version}
 """
 _DOCKERFILE = """\
 # Serves the same page on any machine with Docker:

@@ -96,7 +96,7 @@ def test_front_matter_requirements_and_dockerfile(trained: Tiny, hub: Path) -> N
     data = SpaceCard.load("space/README.md").data
     assert (data.title, data.sdk, data.app_file, data.models) == ("tiny", "gradio", "app.py", ["me/tiny"])
     requirements = Path("space/requirements.txt").read_text().splitlines()
-    assert f"imagen_pl[demo]=={imagen_pl.__version__}" in requirements
+    assert f"imagen_pl[demo,svg]=={imagen_pl.__version__}" in requirements
     docker = Path("space/Dockerfile").read_text()
     lines = [line.split(maxsplit=1) for line in docker.splitlines() if not line.startswith("#")]
     assert [instruction for instruction, _ in lines] == [
