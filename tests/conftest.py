@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.typecheck import check_calls
 
-pytest_plugins = ["tests.helpers.runs"]
+pytest_plugins = ["tests.helpers.runs", "tests.helpers.hub"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")

@@ -29,6 +29,7 @@ LAYERS: list[set[str]] = [
     {"planning"},
     {"demo"},
     {"cli"},
+    {"project_template"},  # a project of a user's own
 ]
 
 

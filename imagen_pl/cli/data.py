@@ -1,4 +1,4 @@
-"""`imagen-pl data ...`: inspect a data set, caption its images, write it as shards, build emoji and icons."""
+"""`imagen-pl data ...`: inspect a data set, caption it, write shards, build emoji and icons, push icons."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_shards(verbs)
     _add_emoji(verbs)
     _add_icons(verbs)
+    _add_push(verbs)
     return parser
 
 
@@ -208,6 +209,24 @@ def _add_icons(verbs: Verbs) -> None:
     icons.set_defaults(run=_icons)
 
 
+def _add_push(verbs: Verbs) -> None:
+    push = verbs.add_parser(
+        "push",
+        help="upload built icons as a data set to the Hugging Face hub",
+        description="Upload a folder that `imagen-pl data icons` wrote to the Hugging Face hub: Parquet "
+        "files by split, a card with columns and licences, and ATTRIBUTION.md.",
+        epilog=examples_of("data push"),
+        formatter_class=KeptLines,
+    )
+    push.add_argument("folder", type=Path, help="the folder that `imagen-pl data icons` wrote")
+    push.add_argument("hub_id", metavar="OWNER/NAME", help="the data set's name on the hub")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+    push.add_argument(
+        "--out", type=Path, metavar="DIR", help="write the files to this new folder, and upload nothing"
+    )
+    push.set_defaults(run=_push)
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -268,6 +287,29 @@ def _emoji(arguments: argparse.Namespace) -> int:
     print(f"{counts.total()} images of {arguments.size} px in {arguments.out}")
     for line in missing_drawings(counts, arguments.size):
         print(line)
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    import tempfile
+
+    from imagen_pl.data.icons_for_hub import check_icons, prepare_icons
+    from imagen_pl.storage.hub_upload import check_hub, check_hub_name, upload
+
+    check_icons(arguments.folder)
+    if arguments.out is not None:
+        check_hub_name(arguments.hub_id)
+        for line in prepare_icons(arguments.folder, arguments.out, arguments.hub_id).lines():
+            print(line)
+        print(f"written to {arguments.out}; nothing was uploaded")
+        return 0
+    check_hub(arguments.hub_id)
+    with tempfile.TemporaryDirectory() as folder:
+        done = prepare_icons(arguments.folder, Path(folder), arguments.hub_id)
+        upload(Path(folder), arguments.hub_id, arguments.private, "dataset")
+    for line in done.lines():
+        print(line)
+    print(f'uploaded as {arguments.hub_id}: load_dataset("{arguments.hub_id}") opens it')
     return 0
 
 

@@ -49,6 +49,11 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="give the page a public address for three days, through Gradio's server",
     )
+    parser.add_argument(
+        "--export-space",
+        metavar="DIR",
+        help="write a folder that serves the page as a Gradio Space or with Docker, and stop",
+    )
     add_device_argument(parser)
     return parser
 
@@ -66,6 +71,8 @@ def demo(arguments: argparse.Namespace) -> int:
     """
     file = model_file(arguments.model)  # a wrong name is reported before gradio and torch are imported
     check_upscaler(arguments.upscaler)
+    if arguments.export_space is not None:
+        return export_space(arguments, file)
     # Gradio sends no usage data.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     past_proxies(arguments.server_name)
@@ -103,6 +110,32 @@ def demo(arguments: argparse.Namespace) -> int:
             page.block_thread()
         finally:
             page.close(verbose=False)
+    return 0
+
+
+def export_space(arguments: argparse.Namespace, file: Path) -> int:
+    """Write the folder of --export-space.
+
+    Raises:
+        UserError: it exists and is not empty, or a captioner is named, which is not copied.
+    """
+    if arguments.captioner is not None:
+        raise UserError("--export-space copies no captioner: leave --captioner out")
+    from imagen_pl.demo.space import can_be_named, write_space
+
+    model, name = open_model(str(file), "cpu"), arguments.upscaler
+    upscaler = None if name is None or can_be_named(name) else open_upscaler(name, model, "cpu")
+    folder = Path(arguments.export_space)
+    files = write_space(
+        folder,
+        arguments.model,
+        model,
+        arguments.examples or (),
+        name,
+        None if upscaler is None else upscaler.model,
+    )
+    print(f"{folder}: {', '.join(files)}")
+    print(f"Try it: python {folder / 'app.py'}")
     return 0
 
 

@@ -117,6 +117,12 @@ def one_line(message: str) -> str:
     message = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(line for line in lines if line))
     # For optional settings, "Expected a NoneType" is noise: keep the other reason.
     message = re.sub(r"Does not validate .*? Errors: (.*?) Expected a <class 'NoneType'>.*", r"\1", message)
+    # Lightning's loggers check for their package when they are made.
+    if missing := re.findall(r"Requirement '([\w-]+)[^']*' not met", message):
+        place = re.search(r"given class_path '([\w.]+)'", message)
+        return (
+            f"{place[1].rpartition('.')[2] if place else 'this'} needs a package: pip install {missing[-1]}"
+        )
     if message.startswith("the following arguments are required"):
         return "name a configuration with --config, as configs/experiment/quickstart.yaml; " + message
     if message.startswith("unrecognized arguments"):

@@ -19,6 +19,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.storage.run_folder import is_main_process
 
 VERBS = (
+    "new",
     "plan",
     "fit",
     "validate",
@@ -49,6 +50,7 @@ usage: imagen-pl VERB ...
 Text-to-image GANs: from a folder of captioned images to a trained model.
 
 verbs:
+  new              write a project of your own that uses imagen_pl as a library
   plan             write a configuration for your data, your time and this machine
   fit              train a model from a configuration file
   validate         score a checkpoint of a run on its validation images
@@ -68,7 +70,7 @@ verbs:
   grow-report      write an HTML report of a run: loss curves and samples over time
   export           write a model as safetensors, ONNX or torch.export
   push             upload a model with its card to the Hugging Face hub
-  data             inspect a data set, caption its images, write shards, build the emoji set
+  data             inspect a data set, caption its images, write shards, build and push icons
   caption          caption pictures
   fit-captioner    train a standalone captioner
   fit-autoencoder  train an autoencoder, for a GAN of its latents

@@ -8,6 +8,7 @@ import textwrap
 from imagen_pl.inference.sampling_options import USUAL_STEPS, SamplingOptions
 
 EXAMPLES = """\
+imagen-pl new my_project
 imagen-pl plan my_photos/ --hours 8
 imagen-pl plan emoji --hours 0.13 --out configs/my_emoji.yaml
 imagen-pl fit --config configs/experiment/quickstart.yaml
@@ -33,6 +34,7 @@ imagen-pl project icons my_bell.png --prompt "bell, outline" --film search.gif
 imagen-pl fit-encoder icons --out encoder.safetensors
 imagen-pl project icons my_bell.png --prompt "bell, outline" --encoder encoder.safetensors --steps 50
 imagen-pl demo emoji
+imagen-pl demo runs/quickstart --export-space my_space/
 imagen-pl evaluate runs/quickstart --out evaluation/
 imagen-pl evaluate runs/photos --extractors inception_v3 --clip openai/clip-vit-base-patch32
 imagen-pl grow-report runs/quickstart
@@ -47,6 +49,7 @@ imagen-pl data shards coco/ --out shards/ --shrink 256 --size_mb 200
 imagen-pl data emoji --size 256 --out emoji256.parquet
 imagen-pl data icons --out icons64/
 imagen-pl data icons --sets tabler ph mdi --size 128 --out icons128/
+imagen-pl data push icons64/ owner/icons64
 imagen-pl fit-captioner --config configs/experiment/captioner.yaml
 imagen-pl caption runs/captioner picture.png
 imagen-pl fit-autoencoder icons128/ --out runs/autoencoder --max_time 00:00:08:00

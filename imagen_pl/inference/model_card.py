@@ -34,6 +34,21 @@ _LIMITS = (
     "long sentences, counts and negations are mostly not understood. It can reproduce biases of its training "
     "data. Check the images before you use them."
 )
+_LIMITS_OF_IMAGES = (
+    "The model knows pictures like those of its training and little else: what a picture does not show, or "
+    "what is new to it, it guesses. Check the results before you use them."
+)
+# Scores of an evaluation as the hub names them: the field, its type and name, and both with Inception.
+_METRICS = (
+    ("frechet", ("frechet_distance", "Fréchet distance"), ("fid", "FID")),
+    ("kernel", ("kernel_distance", "kernel distance"), ("kid", "KID")),
+    ("mmd", ("gaussian_discrepancy", "Gaussian discrepancy"), None),
+    ("precision", ("precision", "precision"), None),
+    ("recall", ("recall", "recall"), None),
+    ("density", ("density", "density"), None),
+    ("coverage", ("coverage", "coverage"), None),
+    ("diversity", ("diversity", "diversity within a prompt"), None),
+)
 
 
 def model_card(
@@ -46,6 +61,7 @@ def model_card(
     further: Mapping[str, str] | None = None,
     discriminator_mb: float | None = None,
     prompt: str = "red heart, fluent style",
+    command: str | None = None,
 ) -> str:
     """The model card as Markdown, with the metadata that the hub reads.
 
@@ -59,25 +75,38 @@ def model_card(
         further: further sections by their titles, before the section on limits.
         discriminator_mb: size of discriminator.safetensors, MB; None if the release has no discriminator.
         prompt: caption of the example.
+        command: of a model that changes given pictures, the command that does so; None for one that draws
+            captions.
     """
-    head = {
+    task = "text-to-image" if command is None else "image-to-image"
+    head: dict[str, Any] = {
         "license": licence,
         "library_name": "imagen_pl",
-        "pipeline_tag": "text-to-image",
-        "tags": ["gan", "text-to-image", "pytorch-lightning"],
+        "pipeline_tag": task,
+        "tags": ["gan", task, "pytorch-lightning"],
     }
+    if evaluations:
+        head["model-index"] = [
+            {"name": name.rpartition("/")[2], "results": _results(description, task, evaluations)}
+        ]
+    kind = description["generator"]["class_path"].rpartition(".")[2]
+    what = (
+        f"A text-to-image GAN of {_size(description)}"
+        if command is None
+        else f"{kind}, which changes pictures"
+    )
     parts = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
         f"# {name.rpartition('/')[2]}",
-        f"A text-to-image GAN of {_size(description)}, trained with imagen_pl {description['imagen_pl']}.",
+        f"{what}, trained with imagen_pl {description['imagen_pl']}.",
         *([f"![Samples]({samples})"] if samples else []),
-        _USE.format(name=name, prompt=prompt),
+        _USE.format(name=name, prompt=prompt) if command is None else f"```\n{command}\n```",
         f"## Data\n\n{_data(description)}",
         f"## Recipe\n\n{_recipe(description)}",
         *([_FINE_TUNE.format(name=name, size=discriminator_mb)] if discriminator_mb is not None else []),
         f"## Scores\n\n{_scores(evaluations)}",
         *(f"## {title}\n\n{text}" for title, text in (further or {}).items()),
-        f"## Limits\n\n{_LIMITS}",
+        f"## Limits\n\n{_LIMITS if command is None else _LIMITS_OF_IMAGES}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -99,6 +128,45 @@ def read_evaluation(file: Path) -> dict[str, Any]:
     return found
 
 
+def _results(
+    description: Mapping[str, Any], task: str, evaluations: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The scores as the hub reads them from a card: one entry for each split."""
+    source = _source(description).removesuffix("Source") or "Captioned"
+    results = []
+    for each in evaluations:
+        metrics = []
+        for scores in each["scores"]:
+            network = scores["extractor"]
+            for field, usual, of_inception in _METRICS:
+                if scores.get(field) is not None:
+                    kind, called = of_inception if of_inception and network == "inception_v3" else usual
+                    metrics.append((kind, f"{called}, {network} features", scores[field]))
+            for k in ("top1", "top5"):
+                if scores.get("retrieval") is not None:
+                    found = scores["retrieval"]
+                    called = f"{k.replace('top', 'top-')} retrieval among {found['candidates']}"
+                    metrics.append((f"retrieval_{k}", f"{called}, {network} features", found[k]))
+        if "clip_score" in each:
+            metrics.append(("clip_score", f"CLIP score, {name_in_scores(each['clip'])}", each["clip_score"]))
+        results.append(
+            {
+                "task": {"type": task},
+                "dataset": {"name": f"{source} images", "type": "image-text", "split": each["split"]},
+                "metrics": [
+                    {"type": kind, "name": called, "value": round(float(value), 4)}
+                    for kind, called, value in metrics
+                ],
+            }
+        )
+    return results
+
+
+def _source(description: Mapping[str, Any]) -> str:
+    """The class of the data source, without its module; "" if it is unknown."""
+    return str((description.get("data") or {}).get("class_path", "")).rpartition(".")[2]
+
+
 def _size(description: Mapping[str, Any]) -> str:
     arguments = description["generator"].get("init_args") or {}
     height = description["resolution"]
@@ -111,9 +179,9 @@ def _data(description: Mapping[str, Any]) -> str:
     licence = declaration_of(source).licence
     if licence is not None:
         return licence
-    kind = str(source.get("class_path", "")).rpartition(".")[2]
     # Without the path, which may be private.
-    return f"Captioned images, read by {kind or 'another program'}. Say here which, and under what licence."
+    reader = _source(description) or "another program"
+    return f"Captioned images, read by {reader}. Say here which, and under what licence."
 
 
 def _recipe(description: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from imagen_pl.data.transforms import parse_background
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.grids import to_pil, to_uint8
 from imagen_pl.inference.networks import build, default_device, fill, stored_config
+from imagen_pl.inference.pretrained_methods import PretrainedMethods
 from imagen_pl.inference.refinement import can_refine, refinable, refined
 from imagen_pl.inference.sampling_options import (
     USUAL_STEPS,
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 _PIXELS_A_BATCH = 2**19
 
 
-class TextToImage:
+class TextToImage(PretrainedMethods):
     """Draws pictures for prompts. `load` makes one.
 
     Args:

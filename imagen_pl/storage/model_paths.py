@@ -28,7 +28,7 @@ DISCRIMINATOR_WEIGHTS = "discriminator.safetensors"
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 
 
-def model_file(path: str | Path, with_discriminator: bool = False) -> Path:
+def model_file(path: str | Path, with_discriminator: bool = False, revision: str | None = None) -> Path:
     """The file with the weights: a .ckpt, or the model.safetensors of a release.
 
     For a run, `RunFolder.checkpoint_to_load` selects the checkpoint.
@@ -37,11 +37,15 @@ def model_file(path: str | Path, with_discriminator: bool = False) -> Path:
         path: a run's folder, a .ckpt file, a release's folder, the name of a model that ships, or a release's
             name on the Hugging Face hub.
         with_discriminator: download the discriminator too, if the release on the hub has one.
+        revision: branch, tag or commit on the hub; None takes the newest.
 
     Raises:
-        UserError: there is no such model; similar names are suggested.
+        UserError: there is no such model; similar names are suggested. Or a revision is given for files of
+            this machine.
     """
     name, path = str(path), released(path)
+    if revision is not None and path.exists():
+        raise UserError(f"revision {revision} is of a model on the hub, but {path} is on this machine")
     if path.is_file():
         return path
     if (path / DESCRIPTION).is_file():
@@ -58,7 +62,7 @@ def model_file(path: str | Path, with_discriminator: bool = False) -> Path:
             )
         return checkpoint
     if re.fullmatch(HUB_ID, name) and not path.parent.exists():
-        return _hub_file(name, with_discriminator)
+        return _hub_file(name, with_discriminator, revision)
     raise UserError(f"there is no run, checkpoint or release {path}{_suggestion(path)}")
 
 
@@ -129,13 +133,13 @@ def _suggestion(path: Path) -> str:
     return f"; {names} {'ships' if len(shipped) == 1 else 'ship'} with this package"
 
 
-def _hub_file(name: str, with_discriminator: bool) -> Path:
+def _hub_file(name: str, with_discriminator: bool, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     offline = not hub_has_address()
     try:
         files = [DESCRIPTION, WEIGHTS, *([DISCRIMINATOR_WEIGHTS] if with_discriminator else [])]
-        folder = snapshot_download(name, allow_patterns=files, local_files_only=offline)
+        folder = snapshot_download(name, revision=revision, allow_patterns=files, local_files_only=offline)
     except Exception as error:  # huggingface_hub raises many types
         raise UserError(
             f"model {name}: there is no such run, checkpoint or release here, and it cannot be downloaded "

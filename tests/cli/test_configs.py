@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from imagen_pl.cli.main import main
+from imagen_pl.cli.new import TEMPLATE
 from imagen_pl.cli.training_cli import TrainingCLI
 from imagen_pl.data.build_icons import build_icons
 from imagen_pl.data.image_caption_pairs import ImageCaptionPairs
@@ -335,10 +336,12 @@ def test_equally_long_list_keeps_settings_that_its_items_leave_out(
     assert [stage.fade_kimg for stage in cli.config.growth.stages] == taken
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_setting_is_explained(name: str) -> None:
+@pytest.mark.parametrize(
+    "file", [*(CONFIGS / name for name in FILES), *TEMPLATE.glob("configs/*")], ids=lambda path: path.stem
+)
+def test_every_setting_is_explained(file: Path) -> None:
     """By a comment above it, above its list item, or at its first occurrence."""
-    lines = (CONFIGS / name).read_text(encoding="utf-8").splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ")
     explained: set[str] = set()
     item = -1  # indentation of the list item with a comment above it
@@ -352,4 +355,4 @@ def test_every_setting_is_explained(name: str) -> None:
         if setting[4] and setting[3] != "class_path":
             if commented or item >= 0:
                 explained.add(setting[3])
-            assert setting[3] in explained, f"{name}: {line.strip()} has no comment above it"
+            assert setting[3] in explained, f"{file}: {line.strip()} has no comment above it"

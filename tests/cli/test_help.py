@@ -66,7 +66,7 @@ def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -
 def test_unknown_verb_gives_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: unknown verb 'train': use plan, fit, validate, test, predict, sample, sheet, variants, "
+        "error: unknown verb 'train': use new, plan, fit, validate, test, predict, sample, sheet, variants, "
     )
 
 
@@ -131,8 +131,8 @@ def test_fit_captioner_explains_its_settings(capsys: pytest.CaptureFixture[str])
 
 
 ARGPARSE_VERBS = (
-    "plan", "sample", "sheet", "variants", "interpolate", "edit", "demo", "evaluate", "grow_report", "export",
-    "push", "caption", "fit_autoencoder",
+    "new", "plan", "sample", "sheet", "variants", "interpolate", "edit", "demo", "evaluate", "grow_report",
+    "export", "push", "caption", "fit_autoencoder",
 )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from safetensors.torch import load_file
 from imagen_pl import load
 from imagen_pl.cli import push
 from imagen_pl.cli.main import main
-from imagen_pl.cli.push import write_release
 from imagen_pl.errors import UserError
 from imagen_pl.inference.model_card import model_card
+from imagen_pl.inference.publishing import write_release
 from imagen_pl.metrics.evaluation import Evaluation, MemorisationScores
 from imagen_pl.metrics.retrieval import Retrieval
+from imagen_pl.storage import hub_upload
 from imagen_pl.storage.run_folder import RunFolder
 from tests.helpers.commands import one_line_error
 from tests.helpers.runs import Tiny
@@ -54,34 +54,6 @@ EVALUATION: dict[str, Any] = {
     "seed": 0,
     "scores": [asdict(SCORES)],
 }
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What was uploaded, by name."""
-    folder = tmp_path / "hub"
-
-    def upload(api: Any, repo_id: str, folder_path: Path, commit_message: str) -> None:
-        shutil.copytree(folder_path, folder / repo_id)
-
-    def download(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
-        if not (folder / name).is_dir():
-            raise FileNotFoundError(name)
-        copy = tmp_path / "downloads" / name
-        shutil.copytree(
-            folder / name,
-            copy,
-            ignore=lambda _, files: [f for f in files if f not in allow_patterns],
-            dirs_exist_ok=True,
-        )
-        return str(copy)
-
-    monkeypatch.setattr(push, "hub_has_address", lambda: True)
-    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", lambda *_, **__: {"name": "me"})
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda *_, **__: None)
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    return folder
 
 
 def test_pushed_model_can_be_loaded_from_the_hub(
@@ -193,7 +165,7 @@ def test_only_a_source_that_declares_it_has_settings_and_captions_published(
         "init_args": {"path": path},
     }
     model.description |= {"data": source, "captions": ["a secret caption"]}
-    release = write_release(model, tmp_path / "release", "me/tiny", "mit", None, ["a red heart"])
+    release = write_release(model, tmp_path / "release", "me/tiny", prompts=["a red heart"])
     description = json.loads((release / "config.json").read_text())
     published: dict[str, Any] = {"data": source, "captions": ["a secret caption"]}
     assert {k: description[k] for k in published} == (
@@ -295,7 +267,7 @@ def test_the_hub_is_asked_before_the_model_is_opened(
     assert "the Hugging Face hub cannot be reached (Name or service not known)" in error
 
     # Without a network, being logged in does not matter.
-    monkeypatch.setattr(push, "hub_has_address", lambda: False)
+    monkeypatch.setattr(hub_upload, "hub_has_address", lambda: False)
     monkeypatch.setattr(huggingface_hub.HfApi, "whoami", nobody)
     assert main(words) == 2
     error = capsys.readouterr().err

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from imagen_pl import load
@@ -152,6 +153,43 @@ def test_a_release_translates_as_the_run(capsys: pytest.CaptureFixture[str]) -> 
         assert main(["translate", model, "a.png", "--to", FLUENT, "--out", out]) == 0
     with Image.open("translator.png") as first, Image.open("release.png") as second:
         assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_pushed_translator_s_card_shows_translations(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", RUN, "me/styles", "--images", "a.png", "b.png"]) == 0
+    output = capsys.readouterr().out
+    assert "Use it: imagen-pl translate me/styles picture.png --to DOMAIN" in output
+    card = ModelCard.load(hub / "me/styles/README.md")
+    assert (card.data.pipeline_tag, card.data.tags) == (
+        "image-to-image",
+        ["gan", "image-to-image", "pytorch-lightning"],
+    )
+    assert "imagen-pl translate me/styles picture.png --to DOMAIN" in card.text
+    assert "model.sample(" not in card.text
+    with Image.open(hub / "me/styles/samples.png") as sheet:
+        drawn, given = np.asarray(sheet.convert("RGB")), np.asarray(Image.open("a.png").convert("RGB"))
+    # Two rows of three: the picture, and both domains, of which the emoji's captions may be published.
+    first = Image.fromarray(given).resize((128, 128), Image.Resampling.NEAREST)
+    margin = next(k for k in range(20) if (drawn[k : k + 128, k : k + 128] == np.asarray(first)).all())
+    assert drawn.shape[1] == 3 * (128 + margin) + margin
+    assert main(["translate", "me/styles", "a.png", "--to", FLUENT, "--out", "again.png"]) == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_translator_of_private_data_needs_domains_for_its_card(
+    hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load(RUN)
+    model.description["data"] = {"class_path": "imagen_pl.data.sources.folder.FolderSource"}
+    with pytest.raises(UserError, match="need domains to translate to: give them as prompts"):
+        model.push_to_hub("me/private", images=[Path("a.png")])
+    model.push_to_hub("me/private", images=[Path("a.png")], prompts=[FLUENT])
+    with Image.open(hub / "me/private/samples.png") as sheet:
+        assert sheet.width < 2 * 150  # the picture and one domain
+    assert "captions" not in (hub / "me/private/README.md").read_text()
+    missing = one_line_error(["push", RUN, "me/none", "--images", "none.png"], capsys)
+    assert "--images none.png: there is no such file" in missing
 
 
 @pytest.mark.usefixtures("folder")

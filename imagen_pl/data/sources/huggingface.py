@@ -44,7 +44,10 @@ class HuggingFaceSource(Source):
         self._splits: dict[str, Any] = {}
 
     def load(self, problems: SkippedImages) -> dict[str, list[Row]]:
-        import datasets
+        try:
+            import datasets
+        except ModuleNotFoundError:
+            raise UserError("Hugging Face data sets are read with a package: pip install datasets") from None
 
         self._splits = {}
         splits: dict[str, list[Row]] = {}

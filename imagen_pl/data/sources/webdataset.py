@@ -102,7 +102,10 @@ def _is_folder(path: str) -> bool:
 
 
 def _expand(path: str) -> list[str]:
-    from webdataset.shardlists import expand_urls
+    try:
+        from webdataset.shardlists import expand_urls
+    except ModuleNotFoundError:
+        raise UserError("WebDataset shards are read with a package: pip install webdataset") from None
 
     if _is_address(path):
         return list(expand_urls(path))

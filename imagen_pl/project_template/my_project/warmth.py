@@ -1,0 +1,20 @@
+"""A loss term: one value for each image, logged as train/g_warmth. Replace it by your own."""
+
+from __future__ import annotations
+
+from imagen_pl.losses.adversarial import AdversarialLoss
+from imagen_pl.losses.base import LossInputs, LossTerm, PerSample
+from imagen_pl.models.discriminators.base import Discriminator
+
+
+class Warmth(LossTerm):
+    """How much bluer than red an image is: trains the generator towards warm colours."""
+
+    name = "warmth"
+
+    def forward(
+        self, discriminator: Discriminator, adversarial: AdversarialLoss, inputs: LossInputs
+    ) -> PerSample:
+        """relu(mean blue - mean red) of each image; channels are from -1 to 1."""
+        red, _, blue = inputs.images.mean((2, 3)).unbind(1)
+        return (blue - red).relu()
