@@ -8,6 +8,7 @@ runs/NAME/
   checkpoints/    last.ckpt, best.ckpt
   samples/        000123kimg.png
   averages/       snapshots of PowerAverages, if the run has it
+  .lock           locked while a process trains the run
 ```
 """
 
