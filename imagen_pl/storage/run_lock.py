@@ -22,9 +22,9 @@ _HELD = {errno.EAGAIN, errno.EACCES}
 class RunLock:
     """Holds `RUN/.lock` from `take` until `release`, or until the process ends in whatever way.
 
-    It is a POSIX record lock. The kernel drops it with the process, so a crash leaves nothing locked. Workers of
-    the data loader do not inherit it, so one that outlives its parent does not hold it. Where the file system
-    has no locks, `take` does nothing.
+    It is a POSIX record lock. The kernel drops it with the process, so a crash leaves nothing locked. Workers
+    of the data loader do not inherit it, so one that outlives its parent does not hold it. Where the file
+    system has no locks, `take` does nothing.
 
     Args:
         folder: the run's folder.
