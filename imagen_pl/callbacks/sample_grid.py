@@ -17,6 +17,7 @@ from imagen_pl.imaging.grids import labelled_grid, to_pil, to_uint8
 from imagen_pl.imaging.transparency import on_white
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.models.generators.base import ImageToImageGenerator
+from imagen_pl.training.logger_faults import survive_wandb
 
 
 class SampleGrid(EveryKimg):
@@ -102,7 +103,8 @@ class SampleGrid(EveryKimg):
             import wandb
 
             images = [wandb.Image(p, caption=c) for p, c in zip(pictures, captions, strict=True)]
-            logger.experiment.log({"samples": images, "images_seen": images_seen})
+            with survive_wandb(logger):
+                logger.experiment.log({"samples": images, "images_seen": images_seen})
         elif isinstance(logger, TensorBoardLogger):
             import numpy as np
 

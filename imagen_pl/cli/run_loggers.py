@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from imagen_pl.cli.lightning_cli import one_line
 from imagen_pl.errors import UserError
 from imagen_pl.storage.run_folder import RunFolder
+from imagen_pl.training.private_api import start_wandb_offline
+
+log = logging.getLogger(__name__)
 
 
 def loggers_of_run(loggers: Any, run: RunFolder, name: str, run_id: str) -> Any:
@@ -44,7 +48,9 @@ def loggers_of_run(loggers: Any, run: RunFolder, name: str, run_id: str) -> Any:
 
 
 def open_wandb(loggers: Iterable[Logger]) -> None:
-    """Start W&B if the run uses it, so that its problems stop the run at once.
+    """Start W&B if the run uses it, so that wrong settings stop the run at once.
+
+    If its server cannot be reached, the run is recorded offline.
 
     Raises:
         UserError: W&B cannot start.
@@ -55,6 +61,14 @@ def open_wandb(loggers: Iterable[Logger]) -> None:
 
             try:
                 _ = logger.experiment
+            except wandb.errors.CommError as error:
+                if isinstance(error, wandb.errors.AuthenticationError):
+                    raise UserError(f"W&B: {one_line(str(error))}") from error
+                log.warning(
+                    "W&B cannot be reached (%s): this start is recorded offline, for `wandb sync`",
+                    one_line(str(error)),
+                )
+                start_wandb_offline(logger)
             except wandb.errors.Error as error:
                 raise UserError(
                     f"W&B: {one_line(str(error))} (WANDB_MODE=offline keeps everything on this machine)"

@@ -247,6 +247,8 @@ class TrainingCLI(OneLineCLI):
         if self._writes():
             self.run_folder.path.mkdir(parents=True, exist_ok=True)
             self.run_lock.take()
+            if self.run_lock.held:
+                self.run_folder.remove_part_files()
             open_wandb(self.trainer.loggers)
         networks = (("generator", self.model.generator), ("discriminator", self.model.discriminator))
         sizes = [f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in networks]

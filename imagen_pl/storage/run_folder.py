@@ -127,6 +127,11 @@ class RunFolder:
     def _last_change(self) -> float:
         return max(path.stat().st_mtime for path in [self.path, *self.path.glob("*")])
 
+    def remove_part_files(self) -> None:
+        """Delete what a killed process had begun to write. Only for the process that holds the run's lock."""
+        for path in self.path.rglob(".*.part"):
+            path.unlink(missing_ok=True)
+
     def read_record(self) -> dict[str, Any]:
         try:
             record = json.loads(self.record.read_text())

@@ -34,6 +34,11 @@ class RunLock:
         self.folder = folder
         self._file: IO[str] | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether this process has locked the folder."""
+        return self._file is not None
+
     def take(self) -> None:
         """Lock the folder, which must exist. Raises UserError if another process has locked it."""
         if fcntl is None or self._file is not None:
