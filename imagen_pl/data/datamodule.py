@@ -79,8 +79,7 @@ class CaptionedImages(CaptionedRows):
         val_batch_size: images a step of validation on each process.
         min_size: shorter side, px, below which images are skipped; None takes `crop_from`, or without it half
             of the shorter side of the largest images trained.
-        cache_mb: keep decoded images in memory, as long as a resolution's fit in this many MB. Each
-            worker keeps its own.
+        cache_mb: keep decoded images in memory, which workers share, if a resolution's fit in this many MB.
         balance_groups: train on each group of near-alike images as often as on a single image, and score the
             first of each alone. The source says what its groups are, as the skin tones of an emoji.
         seed: of the order of images, flips, dropped captions and the choice among several captions.
@@ -221,6 +220,8 @@ class CaptionedImages(CaptionedRows):
             order = CaptionGroups(
                 order, captions, self.pictures_per_caption, seed, self.own_captions, self.shared_attributes
             )
+        if workers:
+            dataset.share_among_workers(stage.resolution for stage in self.stages)
         return self._loader(dataset, self._batches(order, rank, world_size), workers)
 
     def val_dataloader(self) -> DataLoader[CaptionedBatch] | list[DataLoader[CaptionedBatch]]:

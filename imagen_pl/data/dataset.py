@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
+import mmap
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -96,6 +97,20 @@ class RowImages(Dataset[CaptionedBatch]):
             batch.latents = self.latent_lookup(plan.rows, plan.resolution)
         return batch
 
+    def share_among_workers(self, resolutions: Iterable[int]) -> None:
+        """Make the caches now, in memory that all workers share, so that none keeps a copy of the set.
+
+        Call it before the workers are forked; where they are spawned instead, each keeps its own. Pages take
+        memory only once an image is written to them.
+
+        Args:
+            resolutions: of the images, px.
+        """
+        for shape in map(self.processing.shape, resolutions):
+            if len(self.rows) * math.prod(shape) <= self.cache_bytes and shape not in self._cache:
+                images = shared_zeros(len(self.rows) * math.prod(shape)).view(len(self.rows), *shape)
+                self._cache[shape] = _Cache(images, shared_zeros(len(self.rows)).view(torch.bool))
+
     def share(self, other: RowImages) -> None:
         """Use the list of broken images and the decoded images of another data set with the same rows."""
         self.broken, self._cache = other.broken, other._cache
@@ -143,6 +158,11 @@ class RowImages(Dataset[CaptionedBatch]):
                 torch.zeros(len(self.rows), dtype=torch.bool),
             )
         return self._cache[shape]
+
+
+def shared_zeros(count: int) -> UInt8[Tensor, " n"]:
+    """Bytes that forked processes share; not in /dev/shm, which is small in containers."""
+    return torch.frombuffer(mmap.mmap(-1, max(count, 1)), dtype=torch.uint8)[:count]
 
 
 @dataclass
