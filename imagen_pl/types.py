@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -67,6 +68,40 @@ class TextFeatures:
         return TextFeatures(self.tokens.roll(shift, 0), self.mask.roll(shift, 0), self.pooled.roll(shift, 0))
 
 
+class LanePosition(NamedTuple):
+    """Where a lane of shards goes on (imagen_pl.data.shard_lanes).
+
+    block: number of the block that is being given.
+    cycle: pass over the shards in which the block begins.
+    shard: place of the block's first shard in that pass.
+    row: place of the block's first row in that shard.
+    taken: rows of the block that were given.
+    """
+
+    block: int = 0
+    cycle: int = 0
+    shard: int = 0
+    row: int = 0
+    taken: int = 0
+
+
+class StreamMark(NamedTuple):
+    """What a batch of a stream says about its stream.
+
+    lane: the lane that it was read from.
+    position: where that lane goes on.
+    clock: images seen after the batch.
+    ends_epoch: whether it is the last of its epoch.
+    skipped: what was skipped since the worker's batch before: reason and name of each.
+    """
+
+    lane: int
+    position: LanePosition
+    clock: int
+    ends_epoch: bool
+    skipped: list[tuple[str, str]]
+
+
 @dataclass
 class CaptionedBatch:
     """Images with their captions, as the data module provides them.
@@ -78,6 +113,7 @@ class CaptionedBatch:
         depend on the number of processes.
     text: the captions' features if they are cached; None if the step has to encode them.
     latents: the images' latents, of a generator that draws latents, if they are cached; else None.
+    stream: where its stream stands after it; None for images that can be read in any order.
     """
 
     images: UInt8[Tensor, "b c h w"]
@@ -85,6 +121,7 @@ class CaptionedBatch:
     indices: Int64[Tensor, " b"]
     text: TextFeatures | None = None
     latents: Float[Tensor, "b _k _h _w"] | None = None
+    stream: StreamMark | None = None
 
     def __len__(self) -> int:
         return len(self.captions)

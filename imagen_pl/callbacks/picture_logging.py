@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
+from imagen_pl.training.logger_faults import survive_wandb
+
 
 def log_pictures(
     logger: Logger,
@@ -30,7 +32,8 @@ def log_pictures(
         import wandb
 
         images = [wandb.Image(p, caption=c) for p, c in zip(pictures, captions, strict=True)]
-        logger.experiment.log({name: images, "images_seen": images_seen})
+        with survive_wandb(logger):
+            logger.experiment.log({name: images, "images_seen": images_seen})
     else:
         _log_sheet(logger, name, sheet, images_seen)
 
@@ -59,7 +62,8 @@ def log_table(
         cells = zip(*columns.values(), strict=True)
         rows = [[c, *map(wandb.Image, row)] for c, row in zip(captions, cells, strict=True)]
         table = wandb.Table(columns=["caption", *columns], data=rows)
-        logger.experiment.log({name: table, "images_seen": images_seen})
+        with survive_wandb(logger):
+            logger.experiment.log({name: table, "images_seen": images_seen})
     else:
         _log_sheet(logger, name, sheet, images_seen)
 

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from imagen_pl.callbacks.base import is_dry_run
 from imagen_pl.storage.atomic_files import atomic_write
 from imagen_pl.storage.run_folder import RunFolder
+from imagen_pl.training.logger_faults import survive_wandb
 
 _PACKAGES = ("imagen_pl", "torch", "lightning", "jsonargparse", "transformers", "torchmetrics", "numpy")
 
@@ -44,9 +45,10 @@ class RunRecord(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MLFlowLogger) and resumed:
                 continue  # MLflow keeps the settings of the first start, and refuses others
-            logger.log_hyperparams({**(yaml.safe_load(self.config) or {}), **origin})
-            if isinstance(logger, WandbLogger):
-                images_on_x_axis(logger)
+            with survive_wandb(logger):
+                logger.log_hyperparams({**(yaml.safe_load(self.config) or {}), **origin})
+                if isinstance(logger, WandbLogger):
+                    images_on_x_axis(logger)
 
     def _write(self, run: RunFolder, origin: dict[str, Any]) -> None:
         run.path.mkdir(parents=True, exist_ok=True)

@@ -42,4 +42,7 @@ def run(words: Sequence[str], verb: str = "fit", predicting: Predicting | None =
         if cli.stopper.saved:
             print(f"The weights before it are in {cli.stopper.saved}", file=sys.stderr)
         return 1
+    finally:
+        if hasattr(cli, "run_lock"):
+            cli.run_lock.release()
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -24,11 +23,13 @@ from imagen_pl.cli.lightning_cli import (
     parser_settings,
     quieten,
 )
+from imagen_pl.cli.run_names import folder_of_run
 from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.errors import TrainingStopped
 from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
 from imagen_pl.storage.model_paths import CAPTIONER_WEIGHTS
-from imagen_pl.storage.run_folder import RunFolder, is_main_process
+from imagen_pl.storage.run_folder import is_main_process
+from imagen_pl.storage.run_lock import RunLock
 from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
 from imagen_pl.training.captioner_module import CaptionerProgress, CaptionerTraining, KeepCaptioner
 from imagen_pl.training.class_paths import import_all_parts
@@ -86,9 +87,10 @@ class CaptionerCLI(OneLineCLI):
 
     def before_instantiate_classes(self) -> None:
         settings = self.config
-        files = settings.get("config") or []
-        name = settings.name or (Path(str(files[0])).stem if files else "captioner")
-        self.run_folder = run = RunFolder(Path(settings.runs_dir) / name)
+        self.run_folder = run = folder_of_run(settings, self.words, "captioner")
+        self.run_lock = RunLock(run.path)
+        if is_main_process():
+            self.run_lock.take()
         settings.trainer.default_root_dir = str(run.path)
         self.resume_from = None
         if settings.ckpt_path is None and settings.existing == "resume" and run.newest_checkpoint():
@@ -100,6 +102,7 @@ class CaptionerCLI(OneLineCLI):
                 run.check_free()
             elif settings.existing == "move" and run.has_results():
                 say(f"Kept the earlier run as {run.move_away()}")
+                self.run_lock.release()  # it is that of the folder that was moved
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         run, described = self.run_folder, self._described()
@@ -140,6 +143,9 @@ class CaptionerCLI(OneLineCLI):
     def fit(self) -> None:
         """Train, and save the captioner in the run's folder."""
         run = self.run_folder
+        if is_main_process():
+            run.path.mkdir(parents=True, exist_ok=True)
+            self.run_lock.take()
         if self.resume_from is not None:
             held = read_checkpoint(self.resume_from, mmap=True)["state_dict"]
             advice = "Resume with the configuration that the checkpoint was trained with."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from imagen_pl.cli.lightning_cli import one_line
 from imagen_pl.errors import UserError
 from imagen_pl.storage.run_folder import RunFolder, is_main_process
+from imagen_pl.training.private_api import start_wandb_offline
+
+log = logging.getLogger(__name__)
 
 _OUR_ID = "imagen_pl_run"  # tag of MLflow's runs
 
@@ -80,7 +84,9 @@ def _name_mlflow_run(arguments: Namespace, name: str, run_id: str) -> None:
 
 
 def open_wandb(loggers: Iterable[Logger]) -> None:
-    """Start W&B if the run uses it, so that its problems stop the run at once.
+    """Start W&B if the run uses it, so that wrong settings stop the run at once.
+
+    If its server cannot be reached, the run is recorded offline.
 
     Raises:
         UserError: W&B cannot start.
@@ -91,6 +97,14 @@ def open_wandb(loggers: Iterable[Logger]) -> None:
 
             try:
                 _ = logger.experiment
+            except wandb.errors.CommError as error:
+                if isinstance(error, wandb.errors.AuthenticationError):
+                    raise UserError(f"W&B: {one_line(str(error))}") from error
+                log.warning(
+                    "W&B cannot be reached (%s): this start is recorded offline, for `wandb sync`",
+                    one_line(str(error)),
+                )
+                start_wandb_offline(logger)
             except wandb.errors.Error as error:
                 raise UserError(
                     f"W&B: {one_line(str(error))} (WANDB_MODE=offline keeps everything on this machine)"

@@ -39,11 +39,12 @@ from imagen_pl.cli.linked_settings import link_sizes
 from imagen_pl.cli.predictions import Predicting
 from imagen_pl.cli.run_loggers import loggers_of_run, open_wandb
 from imagen_pl.cli.run_messages import continue_lines, result_lines, score_lines
+from imagen_pl.cli.run_names import folder_of_run
 from imagen_pl.data.datamodule import CaptionedImages
-from imagen_pl.errors import UserError
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.storage.checkpoint_io import check_same_tensors, read_checkpoint
-from imagen_pl.storage.run_folder import RunFolder, is_main_process, sweep_trial
+from imagen_pl.storage.run_folder import is_main_process, sweep_trial
+from imagen_pl.storage.run_lock import RunLock
 from imagen_pl.training.atomic_checkpoints import AtomicCheckpointIO
 from imagen_pl.training.class_paths import import_all_parts
 from imagen_pl.training.private_api import find_unused_parameters
@@ -163,19 +164,15 @@ class TrainingCLI(OneLineCLI):
     def _parse_ckpt_path(self) -> None:
         """Find the run's folder and the checkpoint; Lightning would merge stored settings over the YAML."""
         settings = self.settings
-        files = settings.get("config") or []
-        if settings.name is None:
-            settings.name = Path(str(files[0])).stem if files else "run"
-            if trial := sweep_trial():  # trials share one command, but need folders of their own
-                settings.name += f"-{trial}"
-        if not settings.name or Path(settings.name).name != settings.name:
-            raise UserError(f"--name {settings.name!r} must be a plain name; --runs_dir says where it lies")
-        self.run_folder = RunFolder(Path(settings.runs_dir) / settings.name)
+        self.run_folder = folder_of_run(settings, self.words, "run")
         if "ckpt_path" not in settings:
             return
         if self.config.get("subcommand") in _SCORING:
             settings.ckpt_path = str(self.run_folder.checkpoint(settings.ckpt_path or "last"))
             return
+        if self._writes():
+            self.run_lock = RunLock(self.run_folder.path)
+            self.run_lock.take()
         newest = self.run_folder.newest_checkpoint()
         if settings.ckpt_path is None and settings.existing == "resume" and newest is not None:
             settings.ckpt_path = "last"
@@ -246,8 +243,12 @@ class TrainingCLI(OneLineCLI):
             self._check_checkpoint(settings.ckpt_path)
         elif settings.existing == "move" and self._writes() and self.run_folder.has_results():
             self.say(f"Kept the earlier run as {self.run_folder.move_away()}")
+            self.run_lock.release()  # it is that of the folder that was moved
         if self._writes():
             self.run_folder.path.mkdir(parents=True, exist_ok=True)
+            self.run_lock.take()
+            if self.run_lock.held:
+                self.run_folder.remove_part_files()
             open_wandb(self.trainer.loggers)
         networks = (("generator", self.model.generator), ("discriminator", self.model.discriminator))
         sizes = [f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in networks]

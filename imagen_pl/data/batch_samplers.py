@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import DistributedSampler
 
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import Stage, batches
+from imagen_pl.types import LanePosition
 
 Integers = NDArray[np.int64]
 
@@ -34,22 +36,38 @@ class SharedCaptions(NamedTuple):
     numbers: Integers
 
 
+class StreamTurn(NamedTuple):
+    """Which part of a stream a batch is read from (imagen_pl.data.stream_positions).
+
+    lane: number of the lane, of those of its process.
+    at: where the lane stands; None if its worker goes on.
+    origin: images trained when the stream began; its order is derived from it.
+    clock: images seen after the batch.
+    ends_epoch: whether it is the last batch of its epoch.
+    """
+
+    lane: int = 0
+    at: LanePosition | None = None
+    origin: int = 0
+    clock: int = 0
+    ends_epoch: bool = False
+
+
 class BatchPlan(NamedTuple):
     """One process's part of a batch.
 
     numbers: positions of the samples in the endless stream of training samples, or in the validation split.
     rows: their rows in the source; None for a stream.
     resolution: side of the images, px.
-    origin: images trained when the sampler was first used; all processes and workers derive the order of a
-        stream from it.
     shared: the captions, where samples share them; None if each sample draws one of its own.
+    stream: of a stream, the part that the batch is read from.
     """
 
     numbers: Integers
     rows: Integers | None
     resolution: int
-    origin: int = 0
     shared: SharedCaptions | None = None
+    stream: StreamTurn = StreamTurn()
 
 
 def uniform(seed: int, purpose: int, numbers: Integers) -> NDArray[np.float64]:
@@ -246,6 +264,7 @@ class TrainingBatches(_Planned):
         epoch_images: an epoch ends at each multiple of this many images.
         rank: number of this process.
         world_size: number of processes.
+        turns: of a stream, from the clock at the start of an epoch to the part that each batch is read from.
     """
 
     def __init__(
@@ -256,6 +275,7 @@ class TrainingBatches(_Planned):
         epoch_images: int,
         rank: int = 0,
         world_size: int = 1,
+        turns: Callable[[int], Iterator[StreamTurn]] = lambda start: repeat(StreamTurn()),
     ) -> None:
         super().__init__()
         self.order = order
@@ -264,7 +284,7 @@ class TrainingBatches(_Planned):
         self.epoch_images = epoch_images
         self.rank = rank
         self.world_size = world_size
-        self._origin: int | None = None
+        self.turns = turns
 
     def __iter__(self) -> Iterator[BatchPlan]:
         stages = self.stages()
@@ -275,8 +295,7 @@ class TrainingBatches(_Planned):
                     f"{self.world_size} processes: change it to a multiple of {self.world_size}"
                 )
         start = self.clock()
-        if self._origin is None:
-            self._origin = start
+        turns = self.turns(start)
         until = (start // self.epoch_images + 1) * self.epoch_images
         for seen, here in batches(stages, start, until):
             share = here.stage.batch_size // self.world_size
@@ -286,7 +305,9 @@ class TrainingBatches(_Planned):
                 rows, shared = self.order(numbers)
             elif self.order is not None:
                 rows = self.order(numbers)
-            yield BatchPlan(numbers, rows, here.stage.resolution, self._origin, shared)
+            after = seen + here.stage.batch_size
+            turn = next(turns)._replace(clock=after, ends_epoch=after >= until)
+            yield BatchPlan(numbers, rows, here.stage.resolution, shared, turn)
 
     def __len__(self) -> int:
         raise TypeError("an epoch's number of batches depends on the clock")

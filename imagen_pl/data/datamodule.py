@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from imagen_pl.data.batch_samplers import (
@@ -15,6 +17,7 @@ from imagen_pl.data.batch_samplers import (
     CaptionGroups,
     GroupedShuffle,
     Shuffle,
+    StreamTurn,
     TrainingBatches,
     ValidationBatches,
 )
@@ -24,10 +27,13 @@ from imagen_pl.data.image_caption_pairs import ImageCaptionPairs, RowPairs, Stre
 from imagen_pl.data.sample_processing import SampleProcessing
 from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.splits import by_group, evenly_spread
+from imagen_pl.data.stream_positions import RunStreams, StreamLoader, StreamPositions, order_of, workers_for
 from imagen_pl.data.transforms import parse_background
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import RunState, Stage
 from imagen_pl.types import CaptionedBatch, Growth
+
+_BUFFER = 1000  # images of a stream that are shuffled together, in each worker
 
 
 class CaptionedImages(CaptionedRows):
@@ -73,8 +79,7 @@ class CaptionedImages(CaptionedRows):
         val_batch_size: images a step of validation on each process.
         min_size: shorter side, px, below which images are skipped; None takes `crop_from`, or without it half
             of the shorter side of the largest images trained.
-        cache_mb: keep decoded images in memory, as long as a resolution's fit in this many MB. Each
-            worker keeps its own.
+        cache_mb: keep decoded images in memory, which workers share, if a resolution's fit in this many MB.
         balance_groups: train on each group of near-alike images as often as on a single image, and score the
             first of each alone. The source says what its groups are, as the skin tones of an emoji.
         seed: of the order of images, flips, dropped captions and the choice among several captions.
@@ -166,6 +171,7 @@ class CaptionedImages(CaptionedRows):
         self.run_state = RunState(Growth(resolution))
         self.only_stage = Stage(resolution=resolution, kimg=math.inf, batch_size=batch_size)
         self._shared: RowImages | None = None
+        self._streams = RunStreams(source.path)
         self.val_processing = SampleProcessing(
             fit, colour, seed=seed, crop_from=crop_from, aspect_ratio=aspect_ratio, alpha=alpha
         )
@@ -178,6 +184,16 @@ class CaptionedImages(CaptionedRows):
     def follow(self, run_state: RunState) -> None:
         """Plan batches by a run's clock and stages; the LightningModule calls it in its `setup`."""
         self.run_state = run_state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of a stream, where it stands; the order of other sources is a function of the clock alone."""
+        return self._streams.state_dict(self.run_state.images_seen)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._streams.load_state_dict(state_dict)
+
+    def teardown(self, stage: str) -> None:
+        self._streams.report.log()
 
     # ------------------------------------------------------------------ loaders
 
@@ -204,6 +220,8 @@ class CaptionedImages(CaptionedRows):
             order = CaptionGroups(
                 order, captions, self.pictures_per_caption, seed, self.own_captions, self.shared_attributes
             )
+        if workers:
+            dataset.share_among_workers(stage.resolution for stage in self.stages)
         return self._loader(dataset, self._batches(order, rank, world_size), workers)
 
     def val_dataloader(self) -> DataLoader[CaptionedBatch] | list[DataLoader[CaptionedBatch]]:
@@ -277,26 +295,52 @@ class CaptionedImages(CaptionedRows):
                 f"{source.path}: {len(shards)} training shards cannot be shared out among {world_size} "
                 "processes: write more, smaller shards"
             )
-        workers = min(self._workers(in_memory=False), len(shards) // world_size)
-        dataset = self._stream(source, self.train_processing, rank, world_size)
-        return self._loader(dataset, self._batches(None, rank, world_size), workers)
+        most = min(self._workers(in_memory=False), len(shards) // world_size)
+        order = order_of(shards, self.train_processing.seed, _BUFFER)
+        positions = StreamPositions(order, max(1, most), rank, world_size, self._gather)
+        lanes = self._streams.begin(positions).lanes
+        dataset = self._stream(source, self.train_processing, rank, world_size, lanes)
+        sampler = self._batches(None, rank, world_size, positions.turns)
+        loader = self._loader(dataset, sampler, workers_for(lanes, most), StreamLoader)
+        assert isinstance(loader, StreamLoader)
+        loader.streams = self._streams
+        return loader
+
+    def _gather(self, own: list[int]) -> list[list[int]]:
+        """The numbers of every process, by rank."""
+        if self.trainer is None or self.trainer.world_size == 1:
+            return [own]
+        strategy = self.trainer.strategy
+        everywhere = strategy.all_gather(torch.tensor(own, device=strategy.root_device))
+        return everywhere.tolist()
 
     def _stream(
-        self, source: StreamSource, processing: SampleProcessing, rank: int = 0, world_size: int = 1
+        self,
+        source: StreamSource,
+        processing: SampleProcessing,
+        rank: int = 0,
+        world_size: int = 1,
+        lanes: int = 1,
     ) -> StreamImages:
-        smallest = self._smallest()
         return StreamImages(
             source,
             self._loaded.shards,
             processing,
-            buffer=1000,
+            buffer=_BUFFER,
             rank=rank,
             world_size=world_size,
             text_lookup=self.run_state.text_lookup,
-            smallest=smallest,
+            smallest=self._smallest(),
+            lanes=lanes,
         )
 
-    def _batches(self, order: Shuffle | CaptionGroups | None, rank: int, world_size: int) -> TrainingBatches:
+    def _batches(
+        self,
+        order: Shuffle | CaptionGroups | None,
+        rank: int,
+        world_size: int,
+        turns: Callable[[int], Iterator[StreamTurn]] | None = None,
+    ) -> TrainingBatches:
         return TrainingBatches(
             order,
             lambda: self.stages,
@@ -304,6 +348,7 @@ class CaptionedImages(CaptionedRows):
             self.epoch_images,
             rank,
             world_size,
+            **({} if turns is None else {"turns": turns}),
         )
 
     def _loader(
@@ -311,9 +356,10 @@ class CaptionedImages(CaptionedRows):
         dataset: RowImages | StreamImages,
         sampler: TrainingBatches | ValidationBatches,
         workers: int,
+        kind: type[DataLoader[CaptionedBatch]] = DataLoader,
     ) -> DataLoader[CaptionedBatch]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(
+        return kind(
             dataset,
             sampler=sampler,
             batch_size=None,  # the sampler's plans are whole batches

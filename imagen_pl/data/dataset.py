@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import math
+import mmap
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -18,14 +20,15 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from imagen_pl.data.batch_samplers import BatchPlan, Integers
+from imagen_pl.data.batch_samplers import BatchPlan, Integers, StreamTurn
 from imagen_pl.data.sample_processing import LatentLookup, SampleProcessing, TextLookup
-from imagen_pl.data.skipped_images import SkippedImages
+from imagen_pl.data.shard_lanes import ShardLane
+from imagen_pl.data.skipped_images import NewlySkipped
 from imagen_pl.data.sources.base import Row, Source, StreamSource
 from imagen_pl.data.splits import skip_reason
 from imagen_pl.data.transforms import UNREADABLE, quiet_pillow
 from imagen_pl.errors import UserError
-from imagen_pl.types import CaptionedBatch
+from imagen_pl.types import CaptionedBatch, LanePosition, StreamMark
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +97,20 @@ class RowImages(Dataset[CaptionedBatch]):
             batch.latents = self.latent_lookup(plan.rows, plan.resolution)
         return batch
 
+    def share_among_workers(self, resolutions: Iterable[int]) -> None:
+        """Make the caches now, in memory that all workers share, so that none keeps a copy of the set.
+
+        Call it before the workers are forked; where they are spawned instead, each keeps its own. Pages take
+        memory only once an image is written to them.
+
+        Args:
+            resolutions: of the images, px.
+        """
+        for shape in map(self.processing.shape, resolutions):
+            if len(self.rows) * math.prod(shape) <= self.cache_bytes and shape not in self._cache:
+                images = shared_zeros(len(self.rows) * math.prod(shape)).view(len(self.rows), *shape)
+                self._cache[shape] = _Cache(images, shared_zeros(len(self.rows)).view(torch.bool))
+
     def share(self, other: RowImages) -> None:
         """Use the list of broken images and the decoded images of another data set with the same rows."""
         self.broken, self._cache = other.broken, other._cache
@@ -143,6 +160,11 @@ class RowImages(Dataset[CaptionedBatch]):
         return self._cache[shape]
 
 
+def shared_zeros(count: int) -> UInt8[Tensor, " n"]:
+    """Bytes that forked processes share; not in /dev/shm, which is small in containers."""
+    return torch.frombuffer(mmap.mmap(-1, max(count, 1)), dtype=torch.uint8)[:count]
+
+
 @dataclass
 class _Cache:
     images: UInt8[Tensor, "n c h w"]
@@ -152,19 +174,20 @@ class _Cache:
 class StreamImages(Dataset[CaptionedBatch]):
     """Batches from a stream of shards: each worker of each process reads its own share of them.
 
-    The order depends on the seed and on the number of images trained when the loader was started. So the
-    same start gives the same images; a resumed run continues at the right count and resolution, but shuffles
-    differently from an uninterrupted run.
+    A process has several lanes (imagen_pl.data.shard_lanes). A plan names the lane that its batch is read
+    from, and where that lane stands. The order is a function of the seed and of the position; the batch
+    carries the new position. In each pass every lane of every process gets other shards.
 
     Args:
         source: where the shards are.
         shards: those of this split.
         processing: how samples are decoded, captioned and flipped.
-        buffer: images in the shuffle buffer.
+        buffer: images that are shuffled together in each lane.
         rank: number of this process.
         world_size: number of processes.
         text_lookup: features of captions, from a cache.
         smallest: images with a shorter side are skipped, px.
+        lanes: lanes of each process.
     """
 
     def __init__(
@@ -177,6 +200,7 @@ class StreamImages(Dataset[CaptionedBatch]):
         world_size: int = 1,
         text_lookup: TextLookup | None = None,
         smallest: int = 1,
+        lanes: int = 1,
     ) -> None:
         self.source = source
         self.shards = shards
@@ -186,18 +210,22 @@ class StreamImages(Dataset[CaptionedBatch]):
         self.world_size = world_size
         self.text_lookup = text_lookup
         self.smallest = smallest
-        self.problems = SkippedImages(on_first=self._warn)
-        self._stream: Iterator[tuple[Row, bytes]] | None = None
+        self.lanes = lanes
+        self.problems = NewlySkipped(on_first=self._warn)
+        self._open: OrderedDict[int, ShardLane] = OrderedDict()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_stream": None}
+        return {**self.__dict__, "_open": OrderedDict()}
 
     def __getitem__(self, plan: BatchPlan) -> CaptionedBatch:
-        if self._stream is None:
-            self._stream = self._shuffled(plan.origin)
+        turn = plan.stream
+        lane = self._lane(turn)
         with quiet_pillow():
-            found = list(islice(self._decoded(self._stream, plan.resolution), len(plan.numbers)))
-        return self._batch(found, plan.numbers, plan.resolution)
+            found = list(islice(self._decoded(lane, plan.resolution), len(plan.numbers)))
+        batch = self._batch(found, plan.numbers, plan.resolution)
+        skipped = self.problems.take_new()
+        batch.stream = StreamMark(turn.lane, lane.position, turn.clock, turn.ends_epoch, skipped)
+        return batch
 
     def once(self, number: int, size: int, resolution: int) -> Iterator[CaptionedBatch]:
         """Batches of `size` different images, shard by shard: `number` images, or all if there are fewer."""
@@ -231,38 +259,39 @@ class StreamImages(Dataset[CaptionedBatch]):
             else:
                 yield image, row.captions
 
-    def _shuffled(self, origin: int) -> Iterator[tuple[Row, bytes]]:
-        """Endless: shards in random order, through a shuffle buffer."""
+    def _lane(self, turn: StreamTurn) -> ShardLane:
+        """The lane of a batch, opened anew if it stands elsewhere, since another worker has read it."""
+        lane = self._open.pop(turn.lane, None)
+        if lane is None or turn.at not in (None, lane.position):
+            place = self.rank * self.lanes + turn.lane
+            lane = ShardLane(
+                partial(self._shard_order, turn.origin, place),
+                self._read,
+                self.buffer,
+                (self.processing.seed, turn.origin, place),
+                turn.at or LanePosition(),
+                self._nothing_usable,
+            )
+        self._open[turn.lane] = lane
         worker = get_worker_info()
-        workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
-        place, places = self.rank * workers + own, self.world_size * workers
-        random = np.random.default_rng([self.processing.seed, origin, place])
-        buffer: list[tuple[Row, bytes]] = []
-        for row in self._endless(origin, place, places):
-            buffer.append(row)
-            if len(buffer) > self.buffer:
-                i = int(random.integers(len(buffer)))
-                buffer[i], buffer[-1] = buffer[-1], buffer[i]
-                yield buffer.pop()
+        if len(self._open) > -(-self.lanes // (worker.num_workers if worker else 1)):
+            self._open.popitem(last=False)  # read by another worker now
+        return lane
 
-    def _endless(self, origin: int, place: int, places: int) -> Iterator[tuple[Row, bytes]]:
-        # Every worker computes the same order and takes its own part of it, so no shard is read twice.
-        order = np.random.default_rng([self.processing.seed, origin])
-        shards = order.permutation(len(self.shards))[place::places]
-        random = np.random.default_rng([self.processing.seed, origin, place, 1])
-        while True:
-            good = 0
-            for shard in random.permutation(shards):
-                for row, data in self.source.read(self.shards[shard], self.problems):
-                    if self._usable(row, data):
-                        good += 1
-                        yield row, data
-            if not good:
-                names = ", ".join(self.shards[shard] for shard in shards[:3])
-                raise UserError(
-                    f"{self.source.path}: no usable image in {names}: "
-                    f"{self.problems.summary() or 'they are empty'}"
-                )
+    def _shard_order(self, origin: int, place: int, cycle: int) -> Integers:
+        # Every lane computes the same order and takes its own part of it, so no shard is read twice.
+        order = np.random.default_rng([self.processing.seed, origin, cycle]).permutation(len(self.shards))
+        return order[place :: self.world_size * self.lanes]
+
+    def _read(self, shard: int) -> Iterator[tuple[Row, bytes] | None]:
+        for row, data in self.source.read(self.shards[shard], self.problems):
+            yield (row, data) if self._usable(row, data) else None
+
+    def _nothing_usable(self, shards: Integers) -> None:
+        names = ", ".join(self.shards[shard] for shard in shards[:3])
+        raise UserError(
+            f"{self.source.path}: no usable image in {names}: {self.problems.summary() or 'they are empty'}"
+        )
 
     def _usable(self, row: Row, data: bytes) -> bool:
         reason = skip_reason(row, lambda: data, self.smallest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         raise UserError(f"checkpoint {path}: there is no such file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap or None)
-    except OSError:
-        raise
     except Exception as error:
-        # Torch raises RuntimeError, EOFError, KeyError or UnpicklingError, depending on the damage.
+        # Torch raises RuntimeError, EOFError, KeyError, UnpicklingError, or OSError for a negative
+        # position, depending on the damage.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise UserError(
             f"checkpoint {path} cannot be read: it is damaged, truncated or not a checkpoint "
             f"({type(error).__name__}); use another checkpoint"

@@ -8,6 +8,7 @@ runs/NAME/
   checkpoints/    last.ckpt, best.ckpt
   samples/        000123kimg.png
   averages/       snapshots of PowerAverages, if the run has it
+  .lock           locked while a process trains the run
 ```
 """
 
@@ -125,6 +126,11 @@ class RunFolder:
 
     def _last_change(self) -> float:
         return max(path.stat().st_mtime for path in [self.path, *self.path.glob("*")])
+
+    def remove_part_files(self) -> None:
+        """Delete what a killed process had begun to write. Only for the process that holds the run's lock."""
+        for path in self.path.rglob(".*.part"):
+            path.unlink(missing_ok=True)
 
     def read_record(self) -> dict[str, Any]:
         try:

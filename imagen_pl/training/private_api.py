@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -77,6 +78,19 @@ def use_new_artifact(run: Run, artifact: Artifact, aliases: list[str]) -> None:
         run._log_artifact(artifact, aliases=aliases, is_user_created=True, use_after_commit=True)
     else:
         run.use_artifact(artifact, aliases=aliases)
+
+
+def start_wandb_offline(logger: WandbLogger) -> None:
+    """Start W&B offline after it could not be reached: the logger passes `mode` to wandb.init.
+
+    The service process keeps the id of the failed start, so it is ended first. A public way to change the
+    arguments of wandb.init after WandbLogger was made would replace this.
+    """
+    import wandb
+
+    wandb.teardown()
+    logger._wandb_init["mode"] = "offline"
+    _ = logger.experiment
 
 
 class CheckpointSaver(ModelCheckpoint):

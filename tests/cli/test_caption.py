@@ -167,6 +167,9 @@ def test_ctrl_c_saves_the_captioner(
     assert "Resume: imagen-pl fit-captioner --config runs/reader/config.yaml --ckpt_path last" in output
     assert json.loads(Path("runs/reader/config.json").read_text())["images_seen"] == 48  # the best so far
     assert torch.load("runs/reader/checkpoints/last.ckpt", weights_only=True)["images_seen"] == 64
+    resume = output[output.index("Resume: imagen-pl ") :].splitlines()[0].split()[2:]
+    assert main(resume) == 0
+    assert torch.load("runs/reader/checkpoints/last.ckpt", weights_only=True)["images_seen"] == 96
 
 
 def test_without_validation_the_last_captioner_is_saved(words: list[str]) -> None:

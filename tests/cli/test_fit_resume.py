@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from imagen_pl.cli.main import main
 from tests.helpers.commands import one_line_error
 from tests.helpers.runs import Tiny, read_state
+from tests.storage.test_run_lock import another_process
 
 
 def test_existing_run_is_not_overwritten(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,3 +51,35 @@ def test_existing_resume_starts_or_continues(tiny: Tiny) -> None:
     assert read_state(tiny.run / "checkpoints/last.ckpt")["images_seen"] == 16
     assert main([*words, "--trainer.max_steps", "12"]) == 0
     assert read_state(tiny.run / "checkpoints/last.ckpt")["images_seen"] == 24
+
+
+def test_a_run_that_another_process_trains_is_refused(
+    trained: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether it would be resumed, moved or overwritten; nothing of it is changed."""
+
+    def files() -> list[Path]:
+        return [path for path in sorted(trained.run.rglob("*")) if path.name != ".lock"]
+
+    before = files()
+    with another_process(trained.run):
+        for more in (["--ckpt_path", "last"], ["--existing", "move"], []):
+            output = one_line_error(["fit", *trained.words, *more], capsys)
+            assert output.startswith(f"error: {trained.run} is being trained by another process (process ")
+    assert files() == before
+
+
+def test_a_configuration_in_a_run_means_that_run_wherever_it_was_moved(
+    trained: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = trained.run.rename(trained.run.parent / "elsewhere")
+    words = ["--config", str(moved / "config.yaml"), "--ckpt_path", "last"]
+    assert main(["fit", *words, "--trainer.max_steps", "60"]) == 0
+    assert read_state(moved / "checkpoints/last.ckpt")["images_seen"] == 176
+    assert f"Go on: imagen-pl fit --config {moved}/config.yaml --ckpt_path last" in capsys.readouterr().out
+    monkeypatch.chdir(moved)
+    assert main(["fit", "--config", "config.yaml", "--ckpt_path", "last", "--trainer.max_steps", "64"]) == 0
+    assert read_state(Path("checkpoints/last.ckpt"))["images_seen"] == 192
+    words = ["fit", "--config", "config.yaml", "--name", "other", "--runs_dir", "runs"]
+    assert main([*words, "--trainer.max_steps", "4"]) == 0
+    assert Path("runs/other/checkpoints/last.ckpt").is_file()

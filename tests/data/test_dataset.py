@@ -50,6 +50,35 @@ def test_cached_images_equal_decoded_ones() -> None:
     assert len(opened) == 10
 
 
+class CountsOpenings(Solid):
+    """Writes a line to a file for every image that is opened, in whichever process."""
+
+    def __init__(self, count: int, log: Path) -> None:
+        super().__init__(count)
+        self.log = log
+
+    def image(self, row: Row) -> bytes:
+        with self.log.open("a") as file:
+            file.write(f"{row.name}\n")
+        return super().image(row)
+
+
+def test_workers_share_the_decoded_images(tmp_path: Path) -> None:
+    """At both stages: without that, each of the two workers would decode nearly all of the 16 images."""
+    data = module(CountsOpenings(16, tmp_path / "log"), val_fraction=0, num_workers=2, epoch_kimg=0.128)
+    data.run_state.stages = [Stage(8, 0.128, 4), Stage(16, 1, 4)]
+    loader = data.train_dataloader()
+    assert len(data._rows.train) == 16
+    for epoch in range(2):
+        (tmp_path / "log").write_text("")
+        data.run_state.images_seen = 128 * epoch
+        for batch in loader:
+            levels = batch.images[:, 0, 0, 0].tolist()
+            assert [f"number {level}" for level in levels] == batch.captions
+        # Two workers may open an image at the same time, where a pass over the images ends.
+        assert 16 <= len((tmp_path / "log").read_text().splitlines()) <= 24
+
+
 def test_cache_holds_at_most_cache_mb() -> None:
     data = module(Solid(10), val_fraction=0, cache_mb=10 * 3 * 8 * 8 / 2**20)
     loader = data.train_dataloader()

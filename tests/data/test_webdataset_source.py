@@ -15,6 +15,7 @@ from imagen_pl.data.datamodule import CaptionedImages
 from imagen_pl.data.dataset import StreamImages
 from imagen_pl.data.sample_processing import SampleProcessing
 from imagen_pl.data.sources.webdataset import WebDatasetSource
+from imagen_pl.data.stream_positions import StreamPositions
 from imagen_pl.errors import UserError
 from imagen_pl.schedules import Stage
 from imagen_pl.types import CaptionedBatch
@@ -41,7 +42,8 @@ def data_of(path: Path, **settings: object) -> CaptionedImages:
 def stream(path: Path, rank: int = 0, world_size: int = 1, buffer: int = 5, clock: int = 0) -> list[str]:
     source = WebDatasetSource(str(path))
     images = StreamImages(source, source.shards()["train"], SampleProcessing(), buffer, rank, world_size)
-    plans = TrainingBatches(None, lambda: [Stage(8, 1, 4)], lambda: clock, 64, rank, world_size)
+    turns = StreamPositions("", 1, rank, world_size).turns
+    plans = TrainingBatches(None, lambda: [Stage(8, 1, 4)], lambda: clock, 64, rank, world_size, turns)
     return [caption for plan in plans for caption in images[plan].captions]
 
 
@@ -80,8 +82,8 @@ def test_workers_share_the_shards_and_follow_the_clock(tmp_path: Path) -> None:
             served.append(batch.captions)
             seen += len(batch)
             data.run_state.images_seen = seen
-    # The streams continue from epoch to epoch, and no worker reads another's shards.
-    of_worker = [{int(c) // 8 for batch in served[w::2] for c in batch} for w in (0, 1)]
+    # The streams continue from epoch to epoch, and in a pass no worker reads another's shards.
+    of_worker = [{int(c) // 8 for batch in served[w:8:2] for c in batch} for w in (0, 1)]
     assert not of_worker[0] & of_worker[1]
     assert of_worker[0] | of_worker[1] == {0, 1, 2, 3}  # shard 4 is held out
 
@@ -188,6 +190,9 @@ def test_bad_images_are_warned_of_once_and_skipped(tmp_path: Path, caplog: pytes
             assert batch.captions == ["0"] * 4
     output = [record.getMessage().removeprefix(f"{tmp_path}: ") for record in caplog.records]
     assert sorted(output) == [
+        "skipped so far: 6 unreadable (0.tar/bad0, 0.tar/bad1, 0.tar/bad2, ...), "
+        "3 smaller than 4 px (0.tar/tiny0, 0.tar/tiny1, 0.tar/tiny2), "
+        "1 with an empty caption (0.tar/silent), 1 without an image (0.tar/orphan)",
         "skipping images smaller than 4 px, as 0.tar/tiny0",
         "skipping images unreadable, as 0.tar/bad0",
         "skipping images with an empty caption, as 0.tar/silent",
@@ -219,5 +224,5 @@ def test_bad_shards_give_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no usable image in .*0.tar: 1 without an image \(0.tar/a\)"):
         next(iter(data.train_dataloader()))
     missing = StreamImages(WebDatasetSource("x"), [str(tmp_path / "a.tar")], SampleProcessing(), 5)
-    with pytest.raises(UserError, match=r"no usable image in .*a.tar: 1 broken off in the middle of a shard"):
+    with pytest.raises(UserError, match=r"no usable image in .*a.tar: 1 shards missing"):
         missing[BatchPlan(np.arange(2), None, 8)]

@@ -82,6 +82,18 @@ def test_resumed_run_equals_uninterrupted(ranks: Ranks) -> None:
             assert_same(resumed[key], whole[key])
 
 
+def test_resumed_stream_goes_on_with_the_images_of_each_process(ranks: Ranks) -> None:
+    """Two workers in each process, stopped in the middle of an epoch; and no image is served by both."""
+    served = []
+    for whole, resumed in zip(ranks("stream"), ranks("stream_resumed"), strict=True):
+        assert len(resumed["captions"]) == 4
+        assert resumed["captions"] == whole["captions"][-4:]
+        assert_same(resumed["final"], whole["final"])
+        served.append({caption for batch in whole["captions"][:2] for caption in batch})
+    assert len(served[0]) == len(served[1]) == 16
+    assert not served[0] & served[1]
+
+
 @pytest.mark.parametrize("name", worker.POLICIES)
 def test_frozen_blocks_are_frozen_in_both(ranks: Ranks, name: str) -> None:
     """To the bit, at every batch; parameters that are never trained have no optimizer state."""

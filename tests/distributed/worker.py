@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,9 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from imagen_pl.callbacks.block_policies import Alternate, BlockPolicy, FreezeOldBlocks
 from imagen_pl.callbacks.blockwise_training import BlockwiseTraining
 from imagen_pl.callbacks.progressive_growing import ProgressiveGrowing
+from imagen_pl.data import datamodule
+from imagen_pl.data.datamodule import CaptionedImages
+from imagen_pl.data.sources.webdataset import WebDatasetSource
 from imagen_pl.errors import TrainingStopped
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.losses.adversarial import NonSaturating, Relativistic
@@ -33,6 +37,7 @@ from imagen_pl.models.text.adapter import TextAdapter
 from imagen_pl.schedules import Stage
 from imagen_pl.training.muon import Muon
 from tests.helpers.fakes import MeanColour, TinyBackbone
+from tests.helpers.image_files import encoded, noise, write_tar
 from tests.helpers.tasks import tiny_losses
 from tests.helpers.training import (
     AtEachBatch,
@@ -71,6 +76,7 @@ class Watch(Callback):
         self.numbers: list[list[int]] = []
         self.weights: dict[int, dict[str, Tensor]] = {}
         self.scores: list[dict[str, float]] = []
+        self.captions: list[list[str]] = []
         self.learn: dict[int, set[str]] = {}  # the blocks that are trained, by the clock at the batch's start
 
     def on_train_batch_start(
@@ -98,6 +104,7 @@ class Watch(Callback):
     ) -> None:
         assert isinstance(pl_module, TextToImageGAN)
         self.numbers.append(batch.indices.tolist())
+        self.captions.append(batch.captions)
         self.weights[pl_module.images_seen] = weights_of(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -158,6 +165,7 @@ def run(
     ckpt_path: Path | None = None,
     save: dict[int, Path] | None = None,
     policy: BlockPolicy | None = None,
+    data: CaptionedImages | None = None,
 ) -> dict[str, Any]:
     """Train in the processes that torchrun has started, and return what the tests compare."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -173,7 +181,7 @@ def run(
             AtEachBatch(after=lambda s, _: setattr(s.trainer, "should_stop", s.images_seen >= until))
         )
     trainer = tiny_trainer(until, callbacks, STAGES, num_sanity_val_steps=2, **settings)
-    data = tiny_data(count=40, val_fraction=0.3, val_batch_size=3, caption_dropout=0.1)
+    data = data or tiny_data(count=40, val_fraction=0.3, val_batch_size=3, caption_dropout=0.1)
     stopped = ""
     try:
         trainer.fit(gan, data, ckpt_path=ckpt_path)
@@ -182,6 +190,7 @@ def run(
     return {
         "gradients": watch.gradients,
         "numbers": watch.numbers,
+        "captions": watch.captions,
         "weights": watch.weights,
         "scores": watch.scores,
         "learn": watch.learn,
@@ -214,6 +223,22 @@ def sent_bytes() -> dict[str, Any]:
     return {"sent": sent, "sizes": sizes, "batches": trainer.global_step // 2}
 
 
+def stream(folder: Path, workers: int) -> CaptionedImages:
+    """Twelve shards of five images, of which two are held out."""
+    if os.environ["RANK"] == "0" and not (folder / "shards").exists():
+        for shard in range(12):
+            files: dict[str, bytes] = {}
+            for i in range(shard * 5, shard * 5 + 5):
+                files |= {f"{i:03}.png": encoded(noise(32, 32, seed=i)), f"{i:03}.txt": f"{i}".encode()}
+            write_tar(folder / "shards.part" / f"{shard:02}.tar", files)
+        (folder / "shards.part").rename(folder / "shards")
+    while not (folder / "shards").exists():
+        time.sleep(0.05)
+    datamodule._BUFFER = 7
+    source = WebDatasetSource(str(folder / "shards"))
+    return CaptionedImages(source, num_workers=workers, epoch_kimg=0.08, val_fraction=0.17, val_batch_size=3)
+
+
 def runs(folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
     checkpoint = folder / "middle.ckpt"
     return {
@@ -222,6 +247,8 @@ def runs(folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
         "everything": lambda: run(everything(), END, save={MIDDLE_OF_A_FADE: checkpoint}),
         "resumed": lambda: run(everything(), END, ckpt_path=checkpoint),
         "sent": sent_bytes,
+        "stream": lambda: run(tiny_gan(), END, save={MIDDLE_OF_A_FADE: checkpoint}, data=stream(folder, 2)),
+        "stream_resumed": lambda: run(tiny_gan(), END, ckpt_path=checkpoint, data=stream(folder, 2)),
         "stopped": lambda: run(tiny_gan(adversarial=NotANumber()), END),
         **{name: partial(run, everything(), END, policy=policy) for name, policy in POLICIES.items()},
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import (
@@ -18,10 +20,16 @@ from imagen_pl.data.sources.base import (
     existing,
 )
 from imagen_pl.errors import UserError
+from imagen_pl.storage.remote_files import RemoteFile, check_protocol, matching_addresses
+
+_BUFFER = 1 << 20  # bytes of an address that are read at once
 
 
 class WebDatasetSource(StreamSource):
     """Images streamed from WebDataset shards, on disk or over a network.
+
+    A shard that is damaged or missing is skipped from there on, and counted. A connection that breaks is
+    opened again.
 
     In a shard, 000123.jpg has its captions in 000123.txt, one a line, or in 000123.json under caption,
     captions, text, prompt, description or sentences. Use many shards: each worker of each process reads
@@ -32,17 +40,22 @@ class WebDatasetSource(StreamSource):
     for training.
 
     Args:
-        path: a folder of .tar files, or files such as "shards/{00000..00099}.tar"; or an http(s)
-            address or "pipe:" command for `webdataset`.
+        path: a folder of .tar files, or files such as "shards/{00000..00099}.tar"; or addresses such as
+            "https://example.org/{00000..00099}.tar" or "s3://bucket/shards/*.tar", which fsspec opens; or a
+            "pipe:" command for `webdataset`.
         val_path: shards to validate on, in the same forms; None takes the folder's own, or holds out
             the last data.val_fraction of the shards.
         caption_key: suffix of the caption's file, such as txt; None takes .txt, .caption, then .json.
+        retries: how often an address is tried again after a failure, 1, 2, 4, ... seconds later.
     """
 
-    def __init__(self, path: str, val_path: str | None = None, caption_key: str | None = None) -> None:
+    def __init__(
+        self, path: str, val_path: str | None = None, caption_key: str | None = None, retries: int = 5
+    ) -> None:
         self.path = path
         self.val_path = val_path
         self.caption_key = caption_key
+        self.retries = retries
 
     def shards(self) -> dict[str, list[str]]:
         shards = _expand(self.path)
@@ -52,13 +65,37 @@ class WebDatasetSource(StreamSource):
         return found
 
     def read(self, shard: str, problems: SkippedImages) -> Iterator[tuple[Row, bytes]]:
-        from webdataset.tariterators import tarfile_samples
+        from webdataset.tariterators import group_by_keys, tar_file_expander
 
         def broken(error: Exception) -> bool:
-            problems.add("broken off in the middle of a shard", shard)
+            problems.add("shards damaged", shard)
             return True
 
-        for sample in tarfile_samples([{"url": shard}], handler=broken):
+        try:
+            stream = self._open(shard)
+        except FileNotFoundError:
+            problems.add("shards missing", shard)
+            return
+        except Exception:  # of a "pipe:" command
+            problems.add("shards damaged", shard)
+            return
+        with stream:
+            files = tar_file_expander([{"url": shard, "stream": stream}], handler=broken)
+            yield from self._samples(shard, group_by_keys(files, handler=broken), problems)
+
+    def _open(self, shard: str) -> IO[bytes]:
+        if "://" not in shard:
+            from webdataset.gopen import gopen
+
+            return gopen(shard)  # type: ignore[no-any-return]
+        remote = io.BufferedReader(RemoteFile(shard, self.retries), _BUFFER)
+        remote.peek(1)  # so that a missing shard is noticed here
+        return remote
+
+    def _samples(
+        self, shard: str, samples: Iterable[dict[str, Any]], problems: SkippedImages
+    ) -> Iterator[tuple[Row, bytes]]:
+        for sample in samples:
             name = f"{Path(shard).name}/{sample['__key__']}"
             image = next((v for k, v in sample.items() if f".{k.rsplit('.', 1)[-1]}" in IMAGE_SUFFIXES), None)
             if image is None:
@@ -107,8 +144,18 @@ def _expand(path: str) -> list[str]:
     except ModuleNotFoundError:
         raise UserError("WebDataset shards are read with a package: pip install webdataset") from None
 
-    if _is_address(path):
+    if path.startswith("pipe:"):
         return list(expand_urls(path))
+    if _is_address(path):
+        check_protocol(path)
+        found = [
+            address
+            for pattern in expand_urls(path)
+            for address in (matching_addresses(pattern) if "*" in pattern else [pattern])
+        ]
+        if not found:
+            raise UserError(f"{path} matches no shards: check the address")
+        return found
     if _is_folder(path):
         shards = [str(file) for file in sorted(existing(path).rglob("*.tar"))]
         if not shards:

@@ -1,0 +1,199 @@
+"""Faults of the machine around a run: W&B, the disk, damaged files, the clock."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.loggers import WandbLogger
+
+from imagen_pl.cli.main import main
+from imagen_pl.losses.adversarial import NonSaturating
+from imagen_pl.storage.run_folder import RunFolder
+from tests.helpers.commands import one_line_error
+from tests.helpers.runs import Tiny, read_state
+
+WANDB = ["--trainer.logger", "WandbLogger", "--trainer.logger.project", "test"]
+
+
+# ------------------------------------------------------------------ W&B
+
+
+def test_wandb_that_cannot_be_reached_is_recorded_offline(
+    tiny: Tiny, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    real = WandbLogger.experiment.fget  # type: ignore[attr-defined]
+
+    def unreachable(logger: WandbLogger) -> object:
+        if logger._wandb_init.get("mode") != "offline":
+            raise wandb.errors.CommError("connection refused\nwhile retrying")
+        return real(logger)
+
+    monkeypatch.setattr(WandbLogger, "experiment", property(unreachable))
+    assert main(["fit", *tiny.words, *WANDB, "--trainer.max_steps", "8"]) == 0
+    assert list((tiny.run / "wandb").glob("offline-run-*"))
+    wandb.finish()
+    lines = [record.getMessage() for record in caplog.records if "W&B cannot" in record.getMessage()]
+    assert lines == [
+        "W&B cannot be reached (connection refused while retrying): this start is recorded offline, "
+        "for `wandb sync`"
+    ]
+
+
+def test_wandb_that_fails_in_the_middle_does_not_end_the_run(
+    tiny: Tiny, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    calls = []
+
+    def failing(*_: object, **__: object) -> None:
+        calls.append(1)
+        if len(calls) > 3:
+            raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr(WandbLogger, "log_metrics", failing)
+    assert main(["fit", *tiny.words, *WANDB, "--trainer.max_steps", "24"]) == 0
+    assert len(calls) > 5
+    lines = [record.getMessage() for record in caplog.records if "W&B has failed" in record.getMessage()]
+    assert lines == [
+        "W&B has failed (ConnectionResetError: Connection lost): training goes on; metrics.csv has all values"
+    ]
+    assert read_state(tiny.run / "checkpoints/last.ckpt")["images_seen"] == 48
+
+
+# ------------------------------------------------------------------ the disk
+
+
+def mount(folder: Path, options: str) -> bool:
+    words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    return shutil.which("mount") is not None and subprocess.run(words, capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 200 kB; only root may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or not mount(folder, "size=200k"):
+        pytest.skip("needs root, to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_gives_one_line_and_leaves_no_part_files(
+    tiny: Tiny, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small_disk / "ballast").write_bytes(b"0" * 120_000)
+    assert main(["fit", *tiny.words, "--runs_dir", str(small_disk), "--samples.every_kimg", "0.004"]) == 2
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert output.startswith("error: ")
+    assert "no space left on the disk" in output.lower()
+    assert not list(small_disk.rglob(".*.part"))
+
+
+def test_a_folder_that_cannot_be_written_gives_one_line(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    mounted = os.geteuid() == 0
+    if mounted and not mount(folder, "ro,size=100k"):
+        pytest.skip("root may write everywhere, unless a disk is read-only")
+    folder.chmod(0o555) if not mounted else None
+    try:
+        output = one_line_error(["fit", *tiny.words, "--runs_dir", str(folder)], capsys)
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+    assert str(folder) in output
+    assert "Read-only file system" in output or "Permission denied" in output
+
+
+def test_part_files_of_a_killed_run_are_removed_at_the_next_start(trained: Tiny) -> None:
+    left = trained.run / "checkpoints/.last.ckpt.123.part"
+    left.write_bytes(b"half")
+    assert main(["fit", *trained.words, "--ckpt_path", "last", "--trainer.max_steps", "60"]) == 0
+    assert not left.exists()
+
+
+# ------------------------------------------------------------------ numbers that are not finite
+
+
+def test_a_gradient_that_is_not_finite_stops_with_one_line(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is finite, its gradient is not: sqrt at 0."""
+    right = NonSaturating.generator
+    calls = []
+
+    def broken(self: NonSaturating, *logits: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        loss = right(self, *logits)
+        return loss + (loss - loss.detach()).sqrt() if len(calls) > 4 else loss
+
+    monkeypatch.setattr(NonSaturating, "generator", broken)
+    words = [*tiny.words, "--model.adversarial", "imagen_pl.losses.adversarial.NonSaturating"]
+    assert main(["fit", *words]) == 1
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped: "))
+    assert "g_grad_norm became nan at 16 images seen (4 px): try a lower learning rate" in line
+    weights = read_state(tiny.run / "checkpoints/stopped.ckpt")["state_dict"]
+    assert isinstance(weights, dict)
+    assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
+
+
+# ------------------------------------------------------------------ damaged files
+
+
+def test_a_damaged_checkpoint_gives_one_line(trained: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    path = trained.run / "checkpoints/last.ckpt"
+    path.write_bytes(path.read_bytes()[:5000])
+    os.utime(path)
+    output = one_line_error(["fit", *trained.words, "--ckpt_path", "last"], capsys)
+    assert "last.ckpt cannot be read: it is damaged, truncated or not a checkpoint" in output
+
+
+def test_a_damaged_cache_of_captions_gives_one_line(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGEN_PL_CACHE", str(tmp_path / "cache"))
+    assert main(["fit", *tiny.words, "--trainer.max_steps", "4", "--name", "first"]) == 0
+    (cache,) = (tmp_path / "cache/text").glob("*.sqlite")
+    cache.write_bytes(b"garbage" * 1000)
+    assert main(["fit", *tiny.words, "--trainer.max_steps", "4"]) == 2
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert output.startswith(f"error: the cache of encoded captions {cache} is damaged (")
+    assert output.endswith(": delete it")
+
+
+# ------------------------------------------------------------------ the clock
+
+
+def test_a_clock_that_is_set_back_changes_neither_limits_nor_the_newest_checkpoint(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`time.time` falls by a day during training; an older checkpoint seems to be of tomorrow."""
+    start, calls = time.time(), []
+
+    def backwards() -> float:
+        calls.append(1)
+        return start - 86_400 - len(calls)
+
+    assert main(["fit", *tiny.words, "--trainer.max_steps", "4"]) == 0
+    best = tiny.run / "checkpoints/best.ckpt"
+    shutil.copy(tiny.run / "checkpoints/last.ckpt", best)
+    os.utime(best, (start + 86_400, start + 86_400))
+    monkeypatch.setattr(time, "time", backwards)
+    more = ["--ckpt_path", "last", "--trainer.max_steps", "12", "--trainer.max_time", "00:00:05:00"]
+    assert main(["fit", *tiny.words, *more]) == 0
+    newest = RunFolder(tiny.run).newest_checkpoint()
+    assert newest is not None
+    assert newest.name == "last.ckpt"
+    assert read_state(newest)["images_seen"] == 24
