@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "demo",
-        description="Serve a web page to try a model: draw, edit prompts, interpolate, caption.",
+        description="Serve a web page to try a model: draw, vary, edit prompts, interpolate, and change "
+        "uploaded pictures.",
     )
     add_model_argument(parser)
     parser.add_argument(
@@ -73,22 +74,26 @@ def demo(arguments: argparse.Namespace) -> int:
         import gradio  # noqa: F401
     except ModuleNotFoundError:
         raise UserError("the page needs a package: pip install gradio") from None
-    model = open_model(str(file), arguments.device)
-    from imagen_pl.demo.page import CHECKERBOARD, CSS, MAX_UPLOAD_MB, Studio, build_page, example_prompts
+    model = open_model(str(file), arguments.device, draws=False)
+    from imagen_pl.demo.page import build_page, launch_options
+    from imagen_pl.demo.studio import Studio
 
     captioner = _captioner(arguments)
-    upscaler = open_upscaler(arguments.upscaler, model, arguments.device)
+    # A model that changes pictures draws none to enlarge.
+    upscaler = (
+        None if model.generator.reads_images else open_upscaler(arguments.upscaler, model, arguments.device)
+    )
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(model, arguments.model, captioner, Path(folder), upscaler)
-        page = build_page(studio, arguments.examples or example_prompts(model))
+        # Uploads and Gradio's copies of pictures are deleted with the rest.
+        os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(folder, "gradio")))
+        page = build_page(studio, arguments.examples)
         try:
             page.launch(
                 server_name=arguments.server_name,
                 server_port=arguments.port,
                 share=arguments.share,
-                allowed_paths=[folder],
-                max_file_size=f"{MAX_UPLOAD_MB}mb",
-                css=CSS + CHECKERBOARD if model.alpha else CSS,
+                **launch_options(studio),
                 quiet=True,
                 prevent_thread_lock=True,
             )
