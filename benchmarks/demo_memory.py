@@ -2,8 +2,7 @@
 
     python -m benchmarks.demo_memory icons --requests 1000 --num_images 1
 
-Starts the command as a user would and sends its page requests: pictures of ever other prompts from ever other
-visitors, several at a time. Prints the resident memory of the process and the size of the files that it keeps.
+Starts the command as a user would and sends its page requests from new visitors, several at a time. Prints the resident memory of the process and the size of the files that it keeps.
 Linux only. Needs gradio, which brings its client.
 """
 
@@ -25,7 +24,7 @@ from typing import Any
 from benchmarks.demo_latency import served
 from imagen_pl.storage.atomic_files import atomic_write
 
-_WORDS = "alarm bell camera cloud folder heart lock moon outline filled star sun tree wifi, off plus".split()
+_WORDS = ("alarm", "bell", "camera", "cloud", "folder", "heart", "lock", "moon", "outline", "filled", "sun")
 
 
 def requests(count: int, num_images: int, refine: int, mixed: bool) -> list[tuple[str, tuple[Any, ...]]]:

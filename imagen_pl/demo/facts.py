@@ -38,7 +38,7 @@ class Knowledge:
         return cls(tuple(captions), vocabulary_of(data))
 
     def line(self) -> str:
-        """For example "It knows 940 subjects of icons; style words: outline, filled and 70 more"; "" if not known."""
+        """For example "It knows 900 subjects of icons; style words: outline and 70 more."; "" if unknown."""
         known = self.vocabulary
         if known is None or not known.subjects:
             return ""

@@ -46,10 +46,10 @@ def launch_options(studio: Studio) -> dict[str, Any]:
 
 
 class Page(gr.Blocks):
-    """Blocks whose inputs, if they are of the wrong kind, give a message instead of a traceback in the log."""
+    """Blocks that answer inputs of the wrong kind with a message, without a traceback in the log."""
 
     async def preprocess_data(self, *given: Any, **named: Any) -> list[Any]:
-        """The inputs of an event, checked by their components. Raises gradio.Error for those that do not fit."""
+        """The inputs of an event as its function takes them. Raises gradio.Error for those that do not."""
         try:
             return await super().preprocess_data(*given, **named)
         except Exception as error:  # what components raise for wrong input is of many kinds
@@ -68,8 +68,7 @@ class Controls:
 
     studio, uploads: the functions behind the buttons.
     known: what the model knows.
-    prompt, seed, truncation, guidance, refine, number: the inputs at the top of the page; None where the model
-        does not take them.
+    prompt, seed, randomise, truncation, guidance, refine, number: inputs of all tabs, if the model takes them.
     tabs: the tabs.
     worker: runs the functions.
     """
@@ -118,7 +117,9 @@ class Controls:
         )
 
 
-def private(event: Callable[..., Any], work: Callable[..., Any], inputs: Any, outputs: Any, **more: Any) -> Any:
+def private(
+    event: Callable[..., Any], work: Callable[..., Any], inputs: Any, outputs: Any, **more: Any
+) -> Any:
     """Let an event run a quick function that is of no use to programs."""
     return event(
         work,
@@ -181,8 +182,8 @@ def _drawing_page(controls: Controls, examples: list[str]) -> None:
     )
     with gr.Row():
         # Narrow enough to stand side by side on a phone.
-        go = gr.Button("Draw", variant="primary", scale=3, min_width=130)
-        again = gr.Button("Another seed", scale=1, min_width=130)
+        go = gr.Button("Draw", variant="primary", min_width=130)
+        again = gr.Button("Another seed", min_width=130)
     suggested = gr.Dataset(
         components=[gr.Textbox(visible=False, render=False)],
         samples=[[text] for text in examples],

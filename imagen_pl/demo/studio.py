@@ -210,9 +210,7 @@ class Studio:
                 old.unlink(missing_ok=True)
         return self.folder / f"{secrets.token_hex(12)}{ending}"
 
-    def _settings(
-        self, seed: float, truncation: float, guidance: float, refine: float | None
-    ) -> _Settings:
+    def _settings(self, seed: float, truncation: float, guidance: float, refine: float | None) -> _Settings:
         """The settings of every function that draws. Raises UserError if one is out of range."""
         steps = self.model.refine_steps(None if refine is None else check_refine(refine))
         if steps > MAX_REFINE:

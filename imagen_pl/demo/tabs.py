@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from imagen_pl.demo.page import Controls
 
 _STYLES = 12  # style words of one restyling
-_STEPS = 100  # of a projection
+_STEPS = 60  # of a projection
 
 
 def _gallery(label: str, columns: int = 4) -> Any:
     return gr.Gallery(
-        label=label, columns=columns, height="auto", object_fit="contain", format="png", type="filepath"
+        label=label,
+        columns=columns,
+        height="auto",
+        object_fit="contain",
+        format="png",
+        type="filepath",
+        interactive=False,
     )
 
 
@@ -31,14 +37,14 @@ def _upload(label: str = "A picture") -> Any:
 
 
 def pictures(controls: Controls) -> tuple[Any, Any, Any]:
-    """What the prompt gives: the gallery, the seed of the picture that is chosen in it, and a button to vary it."""
+    """What the prompt gives: the gallery, the seed of the picture chosen in it, and a button to vary that."""
     studio = controls.studio
     with gr.Tab("Pictures", id="pictures"):
         gallery = _gallery("Pictures: click on one to choose it")
         chosen = gr.Number(0, precision=0, visible=False)
         with gr.Row():
-            near = gr.Button("Variations of the chosen picture")
-            as_svg = gr.Button("Convert to SVG")
+            near = gr.Button("Vary the chosen picture", min_width=130)
+            as_svg = gr.Button("Convert to SVG", min_width=130)
         traced = gr.File(label="SVG", file_count="multiple", interactive=False, visible=False)
 
     def choose(event: gr.SelectData) -> int:
@@ -67,8 +73,8 @@ def variations(controls: Controls, chosen: Any, near: Any) -> None:
         gr.Markdown("Pictures near the one that you chose under Pictures, else near the first.")
         amount = gr.Slider(0, 1, 0.4, step=0.05, label="Amount: 0 is the same picture, 1 is any other")
         with gr.Row():
-            go = gr.Button("Draw variations", variant="primary")
-            every = gr.Button("Draw it in other styles", visible=bool(styles))
+            go = gr.Button("Draw variations", variant="primary", min_width=130)
+            every = gr.Button("Draw it in other styles", min_width=130, visible=bool(styles))
         sheet = _gallery("Variations")
     inputs = [controls.prompt, chosen, controls.truncation, controls.guidance, amount, controls.refine]
     controls.on(go.click, studio.vary, inputs, sheet, "vary")
@@ -92,7 +98,7 @@ def change_words(controls: Controls) -> None:
         first = gr.Textbox(label="Before", value=before, placeholder="what to draw")
         second = gr.Textbox(label="After", value=after, placeholder="the same with other words")
         go = gr.Button("Draw both", variant="primary")
-        sheet = _gallery("Left before, right after", columns=2)
+        sheet = _gallery("In pairs: before, then after")
     controls.on(
         go.click, controls.studio.edit, [first, second, *controls.how, controls.refine], sheet, "edit"
     )
@@ -121,18 +127,25 @@ def your_picture(controls: Controls) -> None:
     """Find how the model draws an uploaded picture, and change its words."""
     with gr.Tab("Your picture", id="project"):
         gr.Markdown(
-            "Upload a picture like those that the model draws. It is searched for how the model would draw it, "
-            "which is then drawn with other words."
+            "Upload a picture like those that the model draws. The page searches how the model would draw "
+            "it, and draws that with other words."
         )
         upload = _upload()
         words = gr.Textbox(label="What it shows", placeholder="as a prompt")
         after = gr.Textbox(label="Changed words", placeholder="may stay empty")
-        steps = gr.Slider(20, MAX_PROJECTION, _STEPS, step=20, label="Steps: more come nearer and take longer")
+        steps = gr.Slider(
+            20, MAX_PROJECTION, _STEPS, step=20, label="Steps: more come nearer, and take longer"
+        )
         go = gr.Button("Find and draw", variant="primary")
         sheet = _gallery("Yours, the model's, and with changed words", columns=3)
 
     def search(
-        file: str, prompt: str, to: str, steps: float, seed: float, progress: Any = gr.Progress()  # noqa: B008
+        file: str,
+        prompt: str,
+        to: str,
+        steps: float,
+        seed: float,
+        progress: Any = gr.Progress(),  # noqa: B008
     ) -> Any:
         def on_step(step: int) -> None:
             progress((step, int(steps)), desc="searching", unit="steps")

@@ -1,9 +1,15 @@
-"""The functions behind the page's buttons that start from an uploaded picture."""
+"""The functions behind the page's buttons that start from an uploaded picture.
+
+Axes: h w pixels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+
+from jaxtyping import Float
+from torch import Tensor
 
 from imagen_pl.data.transforms import UNREADABLE, as_shown
 from imagen_pl.demo.checks import (
@@ -133,9 +139,7 @@ class Uploads:
         # Compared as by `imagen-pl project`.
         backbone = TimmBackbone("efficientnet_lite0", max(64, model.resolution), [0, 1, 2, 3, 4])
         told = None if on_step is None else (lambda step, _drawn: on_step(step))
-        styles = project(
-            generator, image, text, model.growth, backbone, steps, seed=seed, on_step=told
-        )
+        styles = project(generator, image, text, model.growth, backbone, steps, seed=seed, on_step=told)
         found = drawn_with(generator, styles, text, model.growth)
         shown = [(image, "yours"), (found, f"{prompt}: {float(psnr(found, image)):.1f} dB")]
         if to:
@@ -151,7 +155,7 @@ class Uploads:
             return Upscaler(self.model)
         return self.studio.upscaler or load_upscaler(UPSAMPLER, self.model.device)
 
-    def _read(self, file: str | None):
+    def _read(self, file: str | None) -> Float[Tensor, "1 _c h w"]:
         """A picture at the model's size, -1 to 1, decoded like its training images."""
         given = check_given(file)
         try:

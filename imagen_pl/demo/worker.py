@@ -13,7 +13,7 @@ from imagen_pl.training.malloc import release_freed_memory
 class Worker:
     """One thread for all requests.
 
-    Gradio has a pool of threads. Memory that one of them freed is kept for that thread by the C library, so the
+    Gradio has a pool of threads, and the C library keeps freed memory for the thread that freed it. So the
     process grew with every thread that had drawn (benchmarks/RESULTS.md).
     """
 
