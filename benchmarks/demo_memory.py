@@ -2,8 +2,9 @@
 
     python -m benchmarks.demo_memory icons --requests 1000 --num_images 1
 
-Starts the command as a user would and sends its page requests from new visitors, several at a time. Prints the resident memory of the process and the size of the files that it keeps.
-Linux only. Needs gradio, which brings its client.
+Starts the command as a user would and sends its page requests from new visitors, several at a time. Prints
+the resident memory of the process and the size of the files that it keeps. Linux only. Needs gradio, which
+brings its client.
 """
 
 from __future__ import annotations

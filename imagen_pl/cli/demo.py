@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +62,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Run the verb until Ctrl-C.
+    """Run the verb until Ctrl-C or SIGTERM.
 
     Raises:
         UserError: there is no such model, gradio is missing, or the port is taken.
@@ -105,6 +107,8 @@ def demo(arguments: argparse.Namespace) -> int:
             flush=True,
         )
         try:
+            # A service manager's request to end deletes the visitors' files too.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
             page.block_thread()
         finally:
             page.close(verbose=False)

@@ -68,7 +68,7 @@ class Controls:
 
     studio, uploads: the functions behind the buttons.
     known: what the model knows.
-    prompt, seed, randomise, truncation, guidance, refine, number: inputs of all tabs, if the model takes them.
+    prompt, seed, randomise, truncation, guidance, refine, number: inputs of all tabs, if the model draws.
     tabs: the tabs.
     worker: runs the functions.
     """

@@ -33,7 +33,7 @@ def _gallery(label: str, columns: int = 4) -> Any:
 
 def _upload(label: str = "A picture") -> Any:
     # Not gr.Image, which decodes uploads before `check_upload`.
-    return gr.File(label=label, file_types=["image"], type="filepath", height=110)
+    return gr.File(label=label, file_types=["image"], type="filepath", height=150)
 
 
 def pictures(controls: Controls) -> tuple[Any, Any, Any]:
@@ -43,8 +43,8 @@ def pictures(controls: Controls) -> tuple[Any, Any, Any]:
         gallery = _gallery("Pictures: click on one to choose it")
         chosen = gr.Number(0, precision=0, visible=False)
         with gr.Row():
-            near = gr.Button("Vary the chosen picture", min_width=130)
-            as_svg = gr.Button("Convert to SVG", min_width=130)
+            near = gr.Button("Vary the chosen picture", size="md", min_width=130)
+            as_svg = gr.Button("Convert to SVG", size="md", min_width=130)
         traced = gr.File(label="SVG", file_count="multiple", interactive=False, visible=False)
 
     def choose(event: gr.SelectData) -> int:
@@ -73,8 +73,8 @@ def variations(controls: Controls, chosen: Any, near: Any) -> None:
         gr.Markdown("Pictures near the one that you chose under Pictures, else near the first.")
         amount = gr.Slider(0, 1, 0.4, step=0.05, label="Amount: 0 is the same picture, 1 is any other")
         with gr.Row():
-            go = gr.Button("Draw variations", variant="primary", min_width=130)
-            every = gr.Button("Draw it in other styles", min_width=130, visible=bool(styles))
+            go = gr.Button("Draw variations", variant="primary", size="md", min_width=130)
+            every = gr.Button("Draw it in other styles", size="md", min_width=130, visible=bool(styles))
         sheet = _gallery("Variations")
     inputs = [controls.prompt, chosen, controls.truncation, controls.guidance, amount, controls.refine]
     controls.on(go.click, studio.vary, inputs, sheet, "vary")
@@ -150,7 +150,7 @@ def your_picture(controls: Controls) -> None:
         def on_step(step: int) -> None:
             progress((step, int(steps)), desc="searching", unit="steps")
 
-        return controls.runs(controls.uploads.project)(file, prompt, to, steps, seed, on_step)
+        return controls.uploads.project(file, prompt, to, steps, seed, on_step)
 
     controls.on(go.click, search, [upload, words, after, steps, controls.seed], sheet, "project")
 

@@ -108,7 +108,7 @@ class Uploads:
         shown = [(to_pil(to_uint8(image))[0], "yours")]
         for k in range(count):
             drawn = translated(self.model, image, domain, seed + k, reference)
-            label = f"{domain}, like yours" if like else f"{domain} (seed {seed + k})"
+            label = f"{domain}, in the style of the other" if like else f"{domain} (seed {seed + k})"
             shown.append((to_pil(to_uint8(drawn))[0], label))
         return [(self.studio.save(p, {"prompt": domain, "seed": seed}), label) for p, label in shown]
 
