@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
-from gradio.exceptions import ComponentProcessingError
 
 from imagen_pl.demo import tabs
 from imagen_pl.demo.checks import MAX_IMAGES, MAX_REFINE, MAX_UPLOAD_MB
@@ -48,18 +48,23 @@ def launch_options(studio: Studio) -> dict[str, Any]:
 class Page(gr.Blocks):
     """Blocks that answer inputs of the wrong kind with a message, without a traceback in the log."""
 
-    async def preprocess_data(self, *given: Any, **named: Any) -> list[Any]:
-        """The inputs of an event as its function takes them. Raises gradio.Error for those that do not."""
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *more: Any, **named: Any) -> list[Any]:
+        """The inputs of an event as its function takes them. Raises gradio.Error for wrong ones."""
         try:
-            return await super().preprocess_data(*given, **named)
+            return await super().preprocess_data(block_fn, inputs, *more, **named)
+        except gr.Error as error:
+            raise gr.Error(error.message, print_exception=False) from error
         except Exception as error:  # what components raise for wrong input is of many kinds
-            cause = error.__cause__ if isinstance(error, ComponentProcessingError) else error
-            message = error.message if isinstance(error, gr.Error) else f"wrong input: {_one_line(cause)}"
-            raise gr.Error(message, print_exception=False) from error
+            raise gr.Error(_wrong_input(error, block_fn, inputs), print_exception=False) from error
 
 
-def _one_line(error: BaseException | None) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _wrong_input(error: Exception, block_fn: Any, inputs: list[Any]) -> str:
+    """One line for what Gradio raised: which input, if it says so, or else what it said."""
+    place = re.search(r"component at index (\d+)", str(error))
+    if place is None:
+        return f"wrong input: {' '.join(str(error).split())[:200]}"
+    k = int(place[1])
+    return f"{block_fn.inputs[k].label}: {repr(inputs[k])[:100]} is no value for it"
 
 
 @dataclass

@@ -94,10 +94,10 @@ def test_an_upload_is_searched_and_deleted_with_its_copies(
         ((" ", 7, 1.0, 1.0, 2, 0), "write a prompt first"),
         (("x" * (MAX_PROMPT + 1), 7, 1.0, 1.0, 2, 0), "the prompt has 301 letters: use 300 at most"),
         (("a cat", 7, 1.0, 1.0, 10_000, 0), "greater than maximum"),
-        (("a cat", "seven", 1.0, 1.0, 2, 0), "wrong input: could not convert string to float"),
-        (("a cat", [1], 1.0, 1.0, 2, 0), "wrong input"),
-        (("a cat", 7, {"a": 1}, 1.0, 2, 0), "wrong input"),
-        (("a cat", 7, 1.0, None, 2, 0), "guidance None is not between 0 and 10"),
+        (("a cat", "seven", 1.0, 1.0, 2, 0), "Seed: 'seven' is no value for it"),
+        (("a cat", [1], 1.0, 1.0, 2, 0), "Seed: "),
+        (("a cat", 7, {"a": 1}, 1.0, 2, 0), "Truncation: "),
+        (("a cat", 7, 1.0, None, 2, 0), "Guidance: .*: None is no value for it"),
         ((["a"], 7, 1.0, 1.0, 2, 0), None),
         (("a cat", 3e9, 1.0, 1.0, 2, 0), "is not a whole number from 0 to"),
     ],
@@ -141,7 +141,8 @@ def test_guidance_slider_follows_truncation_and_starts_at_one(studio: Studio) ->
         next(slider for slider in sliders(studio) if slider.label.startswith(name))
         for name in ("Truncation", "Guidance")
     )
-    assert guidance.parent is truncation.parent
+    assert guidance.parent.parent is truncation.parent.parent  # the same row
+    assert guidance._id > truncation._id
     assert (guidance.minimum, guidance.maximum, guidance.value) == (0, 3, 1)
 
 
