@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import gradio as gr
-
 from imagen_pl.demo import tabs
 from imagen_pl.demo.checks import MAX_IMAGES, MAX_REFINE, MAX_UPLOAD_MB
 from imagen_pl.demo.facts import Knowledge
@@ -45,17 +43,23 @@ def launch_options(studio: Studio) -> dict[str, Any]:
     }
 
 
-class Page(gr.Blocks):
-    """Blocks that answer inputs of the wrong kind with a message, without a traceback in the log."""
+def _blocks(**settings: Any) -> Any:
+    """gradio.Blocks that answer inputs of the wrong kind with a message, without a traceback in the log."""
+    import gradio as gr
 
-    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *more: Any, **named: Any) -> list[Any]:
-        """The inputs of an event as its function takes them. Raises gradio.Error for wrong ones."""
-        try:
-            return await super().preprocess_data(block_fn, inputs, *more, **named)
-        except gr.Error as error:
-            raise gr.Error(error.message, print_exception=False) from error
-        except Exception as error:  # what components raise for wrong input is of many kinds
-            raise gr.Error(_wrong_input(error, block_fn, inputs), print_exception=False) from error
+    class Page(gr.Blocks):
+        async def preprocess_data(
+            self, block_fn: Any, inputs: list[Any], *more: Any, **named: Any
+        ) -> list[Any]:
+            """The inputs of an event as its function takes them. Raises gradio.Error for wrong ones."""
+            try:
+                return await super().preprocess_data(block_fn, inputs, *more, **named)
+            except gr.Error as error:
+                raise gr.Error(error.message, print_exception=False) from error
+            except Exception as error:  # what components raise for wrong input is of many kinds
+                raise gr.Error(_wrong_input(error, block_fn, inputs), print_exception=False) from error
+
+    return Page(**settings)
 
 
 def _wrong_input(error: Exception, block_fn: Any, inputs: list[Any]) -> str:
@@ -98,6 +102,7 @@ class Controls:
 
     def runs(self, work: Callable[..., Any]) -> Callable[..., Any]:
         """A function for an event: run in the worker, with a UserError as a message on the page."""
+        import gradio as gr
 
         def run(*given: Any) -> Any:
             try:
@@ -142,18 +147,20 @@ def new_seed() -> int:
     return secrets.randbelow(2**31)
 
 
-def build_page(studio: Studio, examples: Sequence[str] | None = None) -> Page:
+def build_page(studio: Studio, examples: Sequence[str] | None = None) -> Any:
     """The page, as gradio.Blocks.
 
     Args:
         studio: functions behind the buttons.
         examples: prompts to click on; None takes captions of the model, if they may be published.
     """
+    import gradio as gr
+
     known = Knowledge.of(studio.model)
     shown = list(known.examples() if examples is None else examples)
     controls = Controls(studio, Uploads(studio), known)
     # Gradio's copies of pictures, and uploads, are deleted after an hour, as the studio's files.
-    with Page(title="imagen_pl", analytics_enabled=False, delete_cache=(KEPT_S // 6, KEPT_S)) as page:
+    with _blocks(title="imagen_pl", analytics_enabled=False, delete_cache=(KEPT_S // 6, KEPT_S)) as page:
         line = f"{studio.name}, {size_text(studio.size)}. {known.line()}"
         gr.Markdown(f"# imagen_pl\n\n{line}")
         if studio.draws:
@@ -166,6 +173,8 @@ def build_page(studio: Studio, examples: Sequence[str] | None = None) -> Page:
 
 def _picture_page(controls: Controls) -> None:
     """Of a model that changes given pictures."""
+    import gradio as gr
+
     with gr.Tabs() as controls.tabs:
         if controls.uploads.can_translate:
             tabs.translate(controls)
@@ -180,6 +189,8 @@ def _picture_page(controls: Controls) -> None:
 
 def _drawing_page(controls: Controls, examples: list[str]) -> None:
     """Of a model that draws from prompts."""
+    import gradio as gr
+
     studio, known = controls.studio, controls.known
     first = examples[0] if examples else ""
     controls.prompt = prompt = gr.Textbox(
@@ -244,6 +255,8 @@ def _drawing_page(controls: Controls, examples: list[str]) -> None:
 
 def _advanced(controls: Controls) -> None:
     """The settings of all tabs."""
+    import gradio as gr
+
     model = controls.studio.model
     with gr.Accordion("Advanced", open=False):
         with gr.Row():

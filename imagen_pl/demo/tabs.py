@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import gradio as gr
-
 from imagen_pl.demo.checks import MAX_ENLARGED_SIDE, MAX_FRAMES, MAX_IMAGES, MAX_PROJECTION
 from imagen_pl.imaging.grids import size_text
 from imagen_pl.inference.refinement import can_refine
@@ -20,6 +18,8 @@ _STEPS = 60  # of a projection
 
 
 def _gallery(label: str, columns: int = 4) -> Any:
+    import gradio as gr
+
     return gr.Gallery(
         label=label,
         columns=columns,
@@ -32,12 +32,16 @@ def _gallery(label: str, columns: int = 4) -> Any:
 
 
 def _upload(label: str = "A picture") -> Any:
+    import gradio as gr
+
     # Not gr.Image, which decodes uploads before `check_upload`.
     return gr.File(label=label, file_types=["image"], type="filepath", height=150)
 
 
 def pictures(controls: Controls) -> tuple[Any, Any, Any]:
     """What the prompt gives: the gallery, the seed of the picture chosen in it, and a button to vary that."""
+    import gradio as gr
+
     studio = controls.studio
     with gr.Tab("Pictures", id="pictures"):
         gallery = _gallery("Pictures: click on one to choose it")
@@ -47,11 +51,12 @@ def pictures(controls: Controls) -> tuple[Any, Any, Any]:
             as_svg = gr.Button("Convert to SVG", size="md", min_width=130)
         traced = gr.File(label="SVG", file_count="multiple", interactive=False, visible=False)
 
-    def choose(event: gr.SelectData) -> int:
+    def choose(event: Any) -> int:
         """The seed in the label of the picture."""
         number = re.search(r"\d+$", str((event.value or {}).get("caption", "")))
         return int(number[0]) if number else 0
 
+    choose.__annotations__["event"] = gr.SelectData  # by which Gradio knows what to pass
     quick: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
     gallery.select(choose, None, chosen, **quick)
     converted = controls.on(as_svg.click, studio.vector, gallery, traced, "vector")
@@ -67,6 +72,8 @@ def variations(controls: Controls, chosen: Any, near: Any) -> None:
         chosen: the seed of the chosen picture.
         near: a button elsewhere that does the same.
     """
+    import gradio as gr
+
     studio, known = controls.studio, controls.known.vocabulary
     styles = list(known.attributes[:_STYLES]) if known is not None else []
     with gr.Tab("Variations", id="variations"):
@@ -93,6 +100,8 @@ def variations(controls: Controls, chosen: Any, near: Any) -> None:
 
 def change_words(controls: Controls) -> None:
     """The same latents with other words."""
+    import gradio as gr
+
     before, after = controls.known.edit()
     with gr.Tab("Change words", id="change"):
         first = gr.Textbox(label="Before", value=before, placeholder="what to draw")
@@ -106,6 +115,8 @@ def change_words(controls: Controls) -> None:
 
 def film(controls: Controls, examples: Sequence[str]) -> None:
     """From one prompt to another."""
+    import gradio as gr
+
     model = controls.studio.model
     first, last = (examples[0], examples[-1]) if examples else ("", "")
     with gr.Tab("From one to the other", id="film"):
@@ -125,6 +136,8 @@ def film(controls: Controls, examples: Sequence[str]) -> None:
 
 def your_picture(controls: Controls) -> None:
     """Find how the model draws an uploaded picture, and change its words."""
+    import gradio as gr
+
     with gr.Tab("Your picture", id="project"):
         gr.Markdown(
             "Upload a picture like those that the model draws. The page searches how the model would draw "
@@ -157,6 +170,8 @@ def your_picture(controls: Controls) -> None:
 
 def translate(controls: Controls) -> None:
     """An uploaded picture in other styles."""
+    import gradio as gr
+
     captions = list(dict.fromkeys(controls.known.domains()))
     with gr.Tab("Translate", id="translate"):
         with gr.Row():
@@ -180,6 +195,8 @@ def translate(controls: Controls) -> None:
 
 def enlarge(controls: Controls) -> None:
     """An uploaded picture, enlarged."""
+    import gradio as gr
+
     with gr.Tab("Enlarge", id="enlarge"):
         upload = _upload(f"A small picture, up to {MAX_ENLARGED_SIDE} x {MAX_ENLARGED_SIDE} px")
         words = gr.Textbox(label="What it shows", placeholder="may stay empty")
@@ -193,6 +210,8 @@ def enlarge(controls: Controls) -> None:
 
 def caption(controls: Controls) -> None:
     """What an uploaded picture shows."""
+    import gradio as gr
+
     with gr.Tab("Caption", id="caption"):
         upload = _upload()
         go = gr.Button("What does it show?", variant="primary")
@@ -202,6 +221,8 @@ def caption(controls: Controls) -> None:
 
 def history() -> Any:
     """The session's draws, to click on."""
+    import gradio as gr
+
     with gr.Tab("History", id="history"):
         return gr.Dataset(
             components=[gr.Textbox(render=False), gr.Number(render=False)],

@@ -138,8 +138,8 @@ class Uploads:
         text = model.text_encoder.encode([prompt], model.device)
         # Compared as by `imagen-pl project`.
         backbone = TimmBackbone("efficientnet_lite0", max(64, model.resolution), [0, 1, 2, 3, 4])
-        told = None if on_step is None else (lambda step, _drawn: on_step(step))
-        styles = project(generator, image, text, model.growth, backbone, steps, seed=seed, on_step=told)
+        each_step = None if on_step is None else (lambda step, _drawn: on_step(step))
+        styles = project(generator, image, text, model.growth, backbone, steps, seed=seed, on_step=each_step)
         found = drawn_with(generator, styles, text, model.growth)
         shown = [(image, "yours"), (found, f"{prompt}: {float(psnr(found, image)):.1f} dB")]
         if to:

@@ -160,9 +160,10 @@ def test_another_seed_redraws_and_history_brings_back(browser: Any, url: str) ->
     first.wait_for(state="detached")
 
     page.get_by_role("tab", name="History").click()
-    row = page.get_by_role("row").filter(has=page.get_by_role("cell", name="0", exact=True))
+    cell = page.locator("td:visible", has_text=re.compile(r"^\s*0\s*$"))
+    cell.wait_for()
     keep(page, "history")
-    row.click()
+    cell.click()
     first.wait_for()
 
     page.get_by_text("Advanced").first.click()
