@@ -218,7 +218,7 @@ def _drawing_page(controls: Controls, examples: list[str]) -> None:
     with gr.Tabs() as controls.tabs:
         pictures, chosen, near = tabs.pictures(controls)
         tabs.variations(controls, chosen, near)
-        tabs.change_words(controls)
+        tabs.change_words(controls, examples)
         tabs.film(controls, examples)
         if controls.uploads.can_project:
             tabs.your_picture(controls)

@@ -98,11 +98,13 @@ def variations(controls: Controls, chosen: Any, near: Any) -> None:
         controls.on(every.click, in_styles, inputs, sheet, "restyle")
 
 
-def change_words(controls: Controls) -> None:
+def change_words(controls: Controls, examples: Sequence[str]) -> None:
     """The same latents with other words."""
     import gradio as gr
 
     before, after = controls.known.edit()
+    if not before and examples:
+        before, after = examples[0], examples[-1]
     with gr.Tab("Change words", id="change"):
         first = gr.Textbox(label="Before", value=before, placeholder="what to draw")
         second = gr.Textbox(label="After", value=after, placeholder="the same with other words")
