@@ -108,7 +108,7 @@ def demo(arguments: argparse.Namespace) -> int:
         )
         try:
             # A service manager's request to end deletes the visitors' files too.
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             page.block_thread()
         finally:
             page.close(verbose=False)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from imagen_pl.demo.page import Controls
 
 _STYLES = 12  # style words of one restyling
-_STEPS = 60  # of a projection
+_STEPS = 100  # of a projection
 
 
 def _gallery(label: str, columns: int = 4) -> Any:
