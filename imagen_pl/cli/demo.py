@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "demo",
-        description="Serve a web page to try a model: draw, edit prompts, interpolate, caption.",
+        description="Serve a web page to try a model: draw, vary, edit prompts, interpolate, and change "
+        "uploaded pictures.",
     )
     add_model_argument(parser)
     parser.add_argument(
@@ -64,7 +67,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Run the verb until Ctrl-C.
+    """Run the verb until Ctrl-C or SIGTERM.
 
     Raises:
         UserError: there is no such model, gradio is missing, or the port is taken.
@@ -80,22 +83,26 @@ def demo(arguments: argparse.Namespace) -> int:
         import gradio  # noqa: F401
     except ModuleNotFoundError:
         raise UserError("the page needs a package: pip install gradio") from None
-    model = open_model(str(file), arguments.device)
-    from imagen_pl.demo.page import CHECKERBOARD, CSS, MAX_UPLOAD_MB, Studio, build_page, example_prompts
+    model = open_model(str(file), arguments.device, draws=False)
+    from imagen_pl.demo.page import build_page, launch_options
+    from imagen_pl.demo.studio import Studio
 
     captioner = _captioner(arguments)
-    upscaler = open_upscaler(arguments.upscaler, model, arguments.device)
+    # A model that changes pictures draws none to enlarge.
+    upscaler = (
+        None if model.generator.reads_images else open_upscaler(arguments.upscaler, model, arguments.device)
+    )
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(model, arguments.model, captioner, Path(folder), upscaler)
-        page = build_page(studio, arguments.examples or example_prompts(model))
+        # Uploads and Gradio's copies of pictures are deleted with the rest.
+        os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(folder, "gradio")))
+        page = build_page(studio, arguments.examples)
         try:
             page.launch(
                 server_name=arguments.server_name,
                 server_port=arguments.port,
                 share=arguments.share,
-                allowed_paths=[folder],
-                max_file_size=f"{MAX_UPLOAD_MB}mb",
-                css=CSS + CHECKERBOARD if model.alpha else CSS,
+                **launch_options(studio),
                 quiet=True,
                 prevent_thread_lock=True,
             )
@@ -107,6 +114,8 @@ def demo(arguments: argparse.Namespace) -> int:
             flush=True,
         )
         try:
+            # A service manager's request to end deletes the visitors' files too.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             page.block_thread()
         finally:
             page.close(verbose=False)

@@ -2,334 +2,278 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
-
-from imagen_pl.data.sources.declaration import declaration_of
+from imagen_pl.demo import tabs
+from imagen_pl.demo.checks import MAX_IMAGES, MAX_REFINE, MAX_UPLOAD_MB
+from imagen_pl.demo.facts import Knowledge
+from imagen_pl.demo.studio import KEPT_S, Studio
+from imagen_pl.demo.uploads import Uploads
+from imagen_pl.demo.worker import Worker
 from imagen_pl.errors import UserError
-from imagen_pl.imaging.animation import write_animation
-from imagen_pl.imaging.grids import save_picture, size_text, strip
-from imagen_pl.imaging.svg import save_svg
-from imagen_pl.inference.interpolation import interpolate
-from imagen_pl.inference.pipeline import TextToImage
+from imagen_pl.imaging.grids import size_text
 from imagen_pl.inference.refinement import can_refine
-from imagen_pl.inference.retrieval_captioning import AnyCaptioner
-from imagen_pl.inference.sampling_options import (
-    check_guidance,
-    check_refine,
-    check_truncation,
-)
-from imagen_pl.inference.upscaling import Upscaler
 
-MAX_PROMPT = 300  # letters
-MAX_IMAGES = 16
-MAX_FRAMES = 48
-MAX_REFINE = 40
-MAX_UPLOAD_MB = 10
-MAX_UPLOAD_PIXELS = 25_000_000
-_SHOWN = 256  # px: small pictures are enlarged, pixel by pixel
-_KEPT_S = 3600
 # On phones, galleries have two columns, and show all images without scrolling.
-CSS = """
+_CSS = """
 @media (max-width: 640px) { .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
 /* Gradio cuts a gallery at 55% of the window's height, which hides half of the second row. */
 .grid-wrap { max-height: none !important; }
 """
 # Behind transparent pictures, as image viewers show them.
-CHECKERBOARD = """
+_CHECKERBOARD = """
 .grid-wrap img, .preview img, .thumbnail-item img
   { background: repeating-conic-gradient(#ddd 0 25%, #fff 0 50%) 0 0 / 16px 16px; }
 """
-_EXAMPLES = ("red heart, fluent style", "grinning face, noto style", "blue square, twemoji style")
+_SESSIONS = 100  # whose state Gradio keeps, about 100 KB each
+_HISTORY = 50  # draws of a session
 
 
-class Studio:
-    """The functions behind the page's buttons: they check their input and return files.
-
-    Args:
-        model: generates the images.
-        name: of the model, for the files' metadata.
-        captioner: captions uploaded images; None leaves that tab out.
-        folder: for the files, which are deleted after an hour.
-        upscaler: enlarges the images; None shows their pixels.
-    """
-
-    def __init__(
-        self,
-        model: TextToImage,
-        name: str,
-        captioner: AnyCaptioner | None,
-        folder: Path,
-        upscaler: Upscaler | None = None,
-    ) -> None:
-        self.model, self.name, self.captioner, self.folder = model, name, captioner, folder
-        self.upscaler = upscaler
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the images, px, enlarged if there is an upscaler."""
-        factor = 1 if self.upscaler is None else self.upscaler.factor
-        width, height = self.model.size
-        return width * factor, height * factor
-
-    def draw(
-        self,
-        prompt: str,
-        seed: float,
-        truncation: float,
-        guidance: float,
-        num_images: float,
-        refine: float | None = None,
-    ) -> list[tuple[str, str]]:
-        """Files of images, each with its label; refine None takes the model's default."""
-        prompt, seed, count = check_prompt(prompt), check_seed(seed), check_number(num_images, MAX_IMAGES)
-        truncation, guidance = check_truncation(truncation), check_guidance(guidance)
-        steps = self.model.refine_steps(None if refine is None else check_refine(refine))
-        if steps > MAX_REFINE:
-            raise UserError(f"refine {steps} is more than this page allows, {MAX_REFINE}")
-        pictures = self.model.sample(prompt, seed, count, truncation, guidance, steps)
-        labels = [f"seed {seed + k}" for k in range(count)]
-        rows = zip(pictures, range(seed, seed + count), labels, strict=True)
-        return [
-            (self._kept(picture, prompt, k, truncation, guidance, steps), label) for picture, k, label in rows
-        ]
-
-    def vector(self, drawn: Sequence[tuple[str, Any]] | None) -> list[str]:
-        """SVG files of the pictures that the page shows: files of `draw`, each with its label."""
-        if not drawn:
-            raise UserError("draw pictures first")
-        if len(drawn) > MAX_IMAGES:
-            raise UserError(f"{len(drawn)} pictures are more than this page converts, {MAX_IMAGES}")
-        files = []
-        for shown, _ in drawn:
-            check_upload(Path(shown))
-            with Image.open(shown) as picture:
-                facts = {str(name): fact for name, fact in picture.info.items() if isinstance(fact, str)}
-                # Without an upscaler the page repeats each pixel.
-                original = picture.resize(self.size, Image.Resampling.NEAREST)
-            files.append(self._file(".svg"))
-            save_svg(original, files[-1], facts)
-        return [str(file) for file in files]
-
-    def edit(
-        self, prompt: str, to: str, seed: float, truncation: float, guidance: float
-    ) -> list[tuple[str, str]]:
-        """Images of the same latents with either prompt."""
-        prompts = (check_prompt(prompt), check_prompt(to))
-        seed, truncation = check_seed(seed), check_truncation(truncation)
-        pairs = [(words, seed + k) for k in range(4) for words in prompts]
-        steps = self.model.refine_steps(None)
-        drawn = self.model.draw(pairs, truncation, check_guidance(guidance), steps)
-        return [
-            (self._kept(picture, words, k, truncation, guidance, steps), f"{words} (seed {k})")
-            for picture, (words, k) in zip(drawn, pairs, strict=True)
-        ]
-
-    def film(
-        self, first: str, second: str, seed: float, truncation: float, guidance: float, frames: float
-    ) -> str:
-        """A file of an animation from one prompt to the other and back."""
-        seed = check_seed(seed)
-        keyframes = [(check_prompt(first), seed), (check_prompt(second), seed)]
-        frames, truncation = check_number(frames, MAX_FRAMES), check_truncation(truncation)
-        shown = interpolate(self.model, keyframes, frames, True, truncation, check_guidance(guidance))
-        file = self._file(".gif")
-        write_animation(shown, file, fps=12, loop=True)
-        return str(file)
-
-    def caption(self, file: str | None) -> str:
-        """The caption of an uploaded image."""
-        if self.captioner is None:
-            raise UserError("this model has no captioner")
-        if not file:
-            raise UserError("choose a picture first")
-        check_upload(Path(file))
-        return self.captioner.caption(Path(file))
-
-    def _kept(
-        self,
-        picture: Image.Image,
-        prompt: str,
-        seed: int,
-        truncation: float,
-        guidance: float,
-        refine: int,
-    ) -> str:
-        file = self._file(".png")
-        drawn = {"truncation": truncation, "guidance": guidance, "refine": refine}
-        facts = {"prompt": prompt, "seed": seed, **drawn, "model": self.name}
-        if self.upscaler is not None:
-            picture = self.upscaler.upscale(picture, prompt)
-        save_picture(strip([picture], _SHOWN), file, facts)
-        return str(file)
-
-    def _file(self, ending: str) -> Path:
-        """A new file name that cannot be guessed; deletes files older than an hour."""
-        for old in self.folder.iterdir():
-            if time.time() - old.stat().st_mtime > _KEPT_S:
-                old.unlink(missing_ok=True)
-        return self.folder / f"{secrets.token_hex(12)}{ending}"
+def launch_options(studio: Studio) -> dict[str, Any]:
+    """Arguments of the page's `launch` that it needs wherever it is served."""
+    return {
+        "allowed_paths": [str(studio.folder)],
+        "max_file_size": f"{MAX_UPLOAD_MB}mb",
+        "css": _CSS + _CHECKERBOARD if studio.model.alpha else _CSS,
+        "state_session_capacity": _SESSIONS,
+    }
 
 
-# ---------------------------------------------------------------------- checks of the input
-
-
-def check_prompt(prompt: object) -> str:
-    """The prompt. Raises UserError if it is empty or too long."""
-    text = " ".join(str(prompt or "").split())
-    if not text:
-        raise UserError("write a prompt first")
-    if len(text) > MAX_PROMPT:
-        raise UserError(f"the prompt has {len(text)} letters: use {MAX_PROMPT} at most")
-    return text
-
-
-def check_seed(seed: float | None) -> int:
-    """The seed. Raises UserError if it is not a whole number from 0 up."""
-    if seed is None or seed != int(seed) or not 0 <= seed < 2**31:
-        raise UserError(f"seed {seed} is not a whole number from 0 to {2**31 - 1}")
-    return int(seed)
-
-
-def check_number(number: float | None, most: int) -> int:
-    """The number. Raises UserError if it is not between 1 and `most`."""
-    if number is None or not 1 <= number <= most:
-        raise UserError(f"{number} is not between 1 and {most}")
-    return int(number)
-
-
-def check_upload(file: Path) -> None:
-    """Check an image by its file size and header, before it is decoded.
-
-    Raises:
-        UserError: the file is too large, or not an image.
-    """
-    if file.stat().st_size > MAX_UPLOAD_MB * 2**20:
-        raise UserError(f"the file is larger than {MAX_UPLOAD_MB} MB")
-    try:
-        with Image.open(file) as opened:
-            width, height = opened.size
-    except Image.DecompressionBombError:
-        raise UserError(f"the picture has more than {MAX_UPLOAD_PIXELS // 10**6} million pixels") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError("the file cannot be read as a picture") from error
-    if width * height > MAX_UPLOAD_PIXELS:
-        raise UserError(
-            f"the picture has {width} x {height} pixels: use {MAX_UPLOAD_PIXELS // 10**6} million at most"
-        )
-
-
-# ---------------------------------------------------------------------- the page
-
-
-def example_prompts(model: TextToImage) -> Sequence[str]:
-    """Three training captions of the model, if they may be published; else prompts for the emoji."""
-    captions = [c for c in model.description.get("captions") or () if 0 < len(c) <= MAX_PROMPT]
-    source = declaration_of(model.description.get("data") or {})
-    if not captions or source.styles or not source.captions_may_be_published:
-        return _EXAMPLES
-    return captions[:: max(1, len(captions) // 3)][:3]
-
-
-def build_page(studio: Studio, examples: Sequence[str] = _EXAMPLES) -> Any:
-    """The page, as gradio.Blocks.
-
-    Args:
-        studio: functions behind the buttons.
-        examples: prompts to click on.
-    """
+def _blocks(**settings: Any) -> Any:
+    """gradio.Blocks that answer inputs of the wrong kind with a message, without a traceback in the log."""
     import gradio as gr
 
-    def show_user_errors(work: Callable[..., Any]) -> Callable[..., Any]:
-        """Show a UserError as a message on the page."""
+    class Page(gr.Blocks):
+        async def preprocess_data(
+            self, block_fn: Any, inputs: list[Any], *more: Any, **named: Any
+        ) -> list[Any]:
+            """The inputs of an event as its function takes them. Raises gradio.Error for wrong ones."""
+            try:
+                return await super().preprocess_data(block_fn, inputs, *more, **named)
+            except gr.Error as error:
+                raise gr.Error(error.message, print_exception=False) from error
+            except Exception as error:  # what components raise for wrong input is of many kinds
+                raise gr.Error(_wrong_input(error, block_fn, inputs), print_exception=False) from error
+
+    return Page(**settings)
+
+
+def _wrong_input(error: Exception, block_fn: Any, inputs: list[Any]) -> str:
+    """One line for what Gradio raised: which input, if it says so, or else what it said."""
+    place = re.search(r"component at index (\d+)", str(error))
+    if place is None:
+        return f"wrong input: {' '.join(str(error).split())[:200]}"
+    k = int(place[1])
+    return f"{block_fn.inputs[k].label}: {repr(inputs[k])[:100]} is no value for it"
+
+
+@dataclass
+class Controls:
+    """What all tabs share.
+
+    studio, uploads: the functions behind the buttons.
+    known: what the model knows.
+    prompt, seed, randomise, truncation, guidance, refine, number: inputs of all tabs, if the model draws.
+    tabs: the tabs.
+    worker: runs the functions.
+    """
+
+    studio: Studio
+    uploads: Uploads
+    known: Knowledge
+    worker: Worker = field(default_factory=Worker)
+    tabs: Any = None
+    prompt: Any = None
+    seed: Any = None
+    randomise: Any = None
+    truncation: Any = None
+    guidance: Any = None
+    refine: Any = None
+    number: Any = None
+
+    @property
+    def how(self) -> list[Any]:
+        """The inputs seed, truncation and guidance."""
+        return [self.seed, self.truncation, self.guidance]
+
+    def runs(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """A function for an event: run in the worker, with a UserError as a message on the page."""
+        import gradio as gr
 
         def run(*given: Any) -> Any:
             try:
-                return work(*given)
+                return self.worker.run(work, *given)
             except UserError as error:
                 raise gr.Error(str(error), print_exception=False) from error
 
         return run
 
-    def new_seed() -> int:
-        return secrets.randbelow(2**31)
+    def on(
+        self, event: Callable[..., Any], work: Callable[..., Any], inputs: Any, outputs: Any, api_name: str
+    ) -> Any:
+        """Let an event run a function that needs the model, one at a time."""
+        return event(
+            self.runs(work),
+            inputs,
+            outputs,
+            api_name=api_name or None,
+            api_visibility="public" if api_name else "private",
+            concurrency_limit=1,
+            concurrency_id="model",
+        )
 
-    size = size_text(studio.size)
-    with gr.Blocks(title="imagen_pl", analytics_enabled=False) as page:
-        gr.Markdown(f"# imagen_pl\n\n{studio.name}, {size}. A picture is decided by its prompt and its seed.")
-        with gr.Row():
-            # Narrow enough to stand side by side on a phone.
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=2, min_width=130)
-            dice = gr.Button("New seed", scale=1, min_width=130)
-            with gr.Column(scale=3):
-                truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation: less is more typical")
-                # From 2 on, colours oversaturate and shapes break, so the slider ends below the command's 10.
-                guidance = gr.Slider(
-                    0, 3, 1, step=0.05, label="Guidance: more follows the prompt more closely"
-                )
-        dice.click(new_seed, outputs=seed, show_progress="hidden")
-        with gr.Tab("Draw"):
-            prompt = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT, autofocus=True)
-            # Before the sliders: on a phone the first screen ends below them.
-            go = gr.Button("Draw", variant="primary")
-            with gr.Row():
-                number = gr.Slider(1, MAX_IMAGES, 8, step=1, label="Number of images")
-                refine = gr.Slider(
-                    0,
-                    MAX_REFINE,
-                    studio.model.refine_steps(None),
-                    step=10,
-                    label="Refine: more steps follow the prompt more closely and take longer; 0 is fast",
-                    visible=can_refine(studio.model.generator),
-                )
-            pictures = gr.Gallery(
-                label="Pictures",
-                columns=4,
-                height="auto",
-                object_fit="contain",
-                format="png",
-                type="filepath",
-            )
-            gr.Examples([[text] for text in examples], inputs=[prompt], cache_examples=False)
-            for event in (go.click, prompt.submit):
-                inputs = [prompt, seed, truncation, guidance, number, refine]
-                event(show_user_errors(studio.draw), inputs, pictures, api_name="draw")
-            as_svg = gr.Button("Convert to SVG")
-            traced = gr.File(label="SVG", file_count="multiple", interactive=False)
-            as_svg.click(show_user_errors(studio.vector), pictures, traced, api_name="vector")
-        with gr.Tab("Change words"):
-            before = gr.Textbox(label="Prompt", value=examples[0], max_length=MAX_PROMPT)
-            after = gr.Textbox(label="Changed", value=examples[-1], max_length=MAX_PROMPT)
-            go = gr.Button("Draw both", variant="primary")
-            sheet = gr.Gallery(
-                label="Left before, right after", columns=2, height="auto", object_fit="contain", format="png"
-            )
-            go.click(
-                show_user_errors(studio.edit),
-                [before, after, seed, truncation, guidance],
-                sheet,
-                api_name="edit",
-            )
-        with gr.Tab("From one to the other"):
-            first = gr.Textbox(label="From", value=examples[0], max_length=MAX_PROMPT)
-            second = gr.Textbox(label="To", value=examples[-1], max_length=MAX_PROMPT)
-            frames = gr.Slider(4, MAX_FRAMES, 16, step=1, label="Frames each way")
-            go = gr.Button("Film", variant="primary")
-            label = f"Film, {size_text(studio.model.size)}"
-            film = gr.Image(label=label, type="filepath", interactive=False)
-            inputs = [first, second, seed, truncation, guidance, frames]
-            go.click(show_user_errors(studio.film), inputs, film, api_name="interpolate")
-        if studio.captioner is not None:
-            with gr.Tab("Caption"):
-                # Not gr.Image, which decodes uploads before `check_upload`.
-                upload = gr.File(label="A picture", file_types=["image"], type="filepath")
-                go = gr.Button("What does it show?", variant="primary")
-                words = gr.Textbox(label="Caption", interactive=False)
-                go.click(show_user_errors(studio.caption), [upload], words, api_name="caption")
+
+def private(
+    event: Callable[..., Any], work: Callable[..., Any], inputs: Any, outputs: Any, **more: Any
+) -> Any:
+    """Let an event run a quick function that is of no use to programs."""
+    return event(
+        work,
+        inputs,
+        outputs,
+        api_visibility="private",
+        queue=False,
+        show_progress="hidden",
+        **more,
+    )
+
+
+def new_seed() -> int:
+    """A random seed."""
+    return secrets.randbelow(2**31)
+
+
+def build_page(studio: Studio, examples: Sequence[str] | None = None) -> Any:
+    """The page, as gradio.Blocks.
+
+    Args:
+        studio: functions behind the buttons.
+        examples: prompts to click on; None takes captions of the model, if they may be published.
+    """
+    import gradio as gr
+
+    known = Knowledge.of(studio.model)
+    shown = list(known.examples() if examples is None else examples)
+    controls = Controls(studio, Uploads(studio), known)
+    # Gradio's copies of pictures, and uploads, are deleted after an hour, as the studio's files.
+    with _blocks(title="imagen_pl", analytics_enabled=False, delete_cache=(KEPT_S // 6, KEPT_S)) as page:
+        line = f"{studio.name}, {size_text(studio.size)}. {known.line()}"
+        gr.Markdown(f"# imagen_pl\n\n{line}")
+        if studio.draws:
+            _drawing_page(controls, shown)
+        else:
+            _picture_page(controls)
     page.queue(max_size=32, default_concurrency_limit=1)
     return page
+
+
+def _picture_page(controls: Controls) -> None:
+    """Of a model that changes given pictures."""
+    import gradio as gr
+
+    with gr.Tabs() as controls.tabs:
+        if controls.uploads.can_translate:
+            tabs.translate(controls)
+        if controls.uploads.can_enlarge:
+            tabs.enlarge(controls)
+        if controls.studio.captioner is not None:
+            tabs.caption(controls)
+    if not controls.uploads.can_translate and not controls.uploads.can_enlarge:
+        verb = controls.studio.model.generator.verb
+        gr.Markdown(f"This page has nothing for such a model: use `imagen-pl {verb}`.")
+
+
+def _drawing_page(controls: Controls, examples: list[str]) -> None:
+    """Of a model that draws from prompts."""
+    import gradio as gr
+
+    studio, known = controls.studio, controls.known
+    first = examples[0] if examples else ""
+    controls.prompt = prompt = gr.Textbox(
+        label="Prompt", value=first, placeholder="what to draw", autofocus=True
+    )
+    with gr.Row():
+        # Narrow enough to stand side by side on a phone.
+        go = gr.Button("Draw", variant="primary", min_width=130)
+        again = gr.Button("Another seed", min_width=130)
+    suggested = gr.Dataset(
+        components=[gr.Textbox(visible=False, render=False)],
+        samples=[[text] for text in examples],
+        label="Suggestions",
+        visible=bool(examples),
+    )
+    _advanced(controls)
+
+    def suggest(text: str) -> Any:
+        found = known.suggestions(text) if str(text or "").strip() else examples
+        return gr.Dataset(samples=[[each] for each in found], visible=bool(found))
+
+    private(prompt.input, suggest, prompt, suggested, trigger_mode="always_last")
+    private(suggested.click, lambda sample: sample[0], suggested, prompt)
+    past = gr.State([], time_to_live=KEPT_S)
+    with gr.Tabs() as controls.tabs:
+        pictures, chosen, near = tabs.pictures(controls)
+        tabs.variations(controls, chosen, near)
+        tabs.change_words(controls, examples)
+        tabs.film(controls, examples)
+        if controls.uploads.can_project:
+            tabs.your_picture(controls)
+        if controls.uploads.can_enlarge:
+            tabs.enlarge(controls)
+        if studio.captioner is not None:
+            tabs.caption(controls)
+        history = tabs.history()
+
+    def seed_for(seed: float, randomise: bool) -> tuple[Any, Any]:
+        return (new_seed() if randomise else seed), gr.Tabs(selected="pictures")
+
+    def remember(draws: list[list[Any]], prompt: str, seed: float) -> tuple[Any, ...]:
+        draws = [[prompt, int(seed)], *(each for each in draws if each != [prompt, int(seed)])][:_HISTORY]
+        return draws, gr.Dataset(samples=draws), seed
+
+    def recall(sample: list[Any]) -> tuple[Any, ...]:
+        return *sample, gr.Tabs(selected="pictures")
+
+    drawn_with = [prompt, *controls.how, controls.number, controls.refine]
+
+    def draw_after(event: Any, api_name: str) -> None:
+        drawn = controls.on(event.then, studio.draw, drawn_with, pictures, api_name)
+        private(drawn.success, remember, [past, prompt, controls.seed], [past, history, chosen])
+
+    def pressed(fn: Callable[..., Any], inputs: Any, outputs: Any, **more: Any) -> Any:
+        return gr.on([go.click, prompt.submit], fn, inputs, outputs, **more)
+
+    both = [controls.seed, controls.tabs]
+    draw_after(private(pressed, seed_for, [controls.seed, controls.randomise], both), "draw")
+    draw_after(private(again.click, lambda: seed_for(0, True), None, both), "")
+    draw_after(private(history.click, recall, history, [prompt, *both]), "")
+
+
+def _advanced(controls: Controls) -> None:
+    """The settings of all tabs."""
+    import gradio as gr
+
+    model = controls.studio.model
+    with gr.Accordion("Advanced", open=False):
+        with gr.Row():
+            controls.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=130)
+            controls.randomise = gr.Checkbox(False, label="New seed at each draw", min_width=130)
+            controls.number = gr.Slider(1, MAX_IMAGES, 8, step=1, label="Number of images")
+        with gr.Row():
+            controls.truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation: less is more typical")
+            # From 2 on, colours oversaturate and shapes break, so the slider ends below the command's 10.
+            controls.guidance = gr.Slider(
+                0, 3, 1, step=0.05, label="Guidance: more follows the prompt more closely"
+            )
+            controls.refine = gr.Slider(
+                0,
+                MAX_REFINE,
+                model.refine_steps(None),
+                step=10,
+                label="Refine: more steps follow the prompt more closely and take longer; 0 is fast",
+                visible=can_refine(model.generator),
+            )

@@ -18,7 +18,7 @@ from PIL import Image
 
 from imagen_pl import load
 from imagen_pl.cli.main import main
-from imagen_pl.demo.page import CSS, Studio, build_page
+from imagen_pl.demo.studio import Studio
 from imagen_pl.inference.captioning import CaptioningPipeline
 from imagen_pl.types import Growth
 from tests.cli.test_demo import png_of
@@ -56,14 +56,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             CaptioningPipeline(captioner, Growth(8)),
             folder / "files",
         )
-        page = build_page(studio, ["a red heart", "a cat, fluent style"])
-        page.launch(
-            server_name="127.0.0.1",
-            allowed_paths=[str(folder / "files")],
-            css=CSS,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
+        pytest.importorskip("gradio")
+        from imagen_pl.demo.page import build_page, launch_options
+
+        page: Any = build_page(studio, ["a red heart", "a cat, fluent style"])
+        page.launch(server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **launch_options(studio))
         yield page.local_url
         page.close(verbose=False)
 
@@ -141,11 +138,64 @@ def test_shown_images_can_be_downloaded_as_svg(browser: Any, url: str, tmp_path:
     page.close()
 
 
-def test_the_draw_button_is_on_a_phone_s_first_screen(browser: Any, url: str) -> None:
-    """Also where the browser's own bars leave 664 of 844 px."""
-    page = visit(browser, url, {"width": 390, "height": 664})
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_prompt_and_draw_button_are_on_top(browser: Any, url: str, size: dict[str, int]) -> None:
+    page = visit(browser, url, size)
+    prompt = page.get_by_label("Prompt", exact=True).first.bounding_box()
     box = page.get_by_role("button", name="Draw", exact=True).bounding_box()
-    assert box["y"] + box["height"] <= 664
+    assert prompt["y"] < box["y"]
+    assert box["y"] + box["height"] <= 400
+    assert not page.get_by_label("Seed", exact=True).first.is_visible()
+    page.get_by_text("Advanced").first.click()
+    page.get_by_label("Seed", exact=True).first.wait_for()
+    page.close()
+
+
+def test_another_seed_redraws_and_history_brings_back(browser: Any, url: str) -> None:
+    page = visit(browser, url, WIDE)
+    first = page.get_by_text("seed 0", exact=True)
+    draw(page, "a cat")
+    first.wait_for()
+    page.get_by_role("button", name="Another seed").click()
+    first.wait_for(state="detached")
+
+    page.get_by_role("tab", name="History").click()
+    cell = page.locator("td:visible", has_text=re.compile(r"^\s*0\s*$"))
+    cell.wait_for()
+    keep(page, "history")
+    cell.click()
+    first.wait_for()
+
+    page.get_by_text("Advanced").first.click()
+    page.get_by_label("New seed at each draw").check()
+    page.get_by_role("button", name="Draw", exact=True).click()
+    first.wait_for(state="detached")
+    page.close()
+
+
+def test_a_chosen_picture_is_varied(browser: Any, url: str) -> None:
+    page = visit(browser, url, WIDE)
+    draw(page, "a cat").nth(3).click()
+    page.get_by_role("button", name="Vary the chosen picture").click()
+    page.get_by_text("variation 7", exact=True).first.wait_for()
+    keep(page, "variations")
+    assert page.get_by_role("tabpanel").filter(has_text="variation 7").get_by_text("seed 3").count()
+    page.close()
+
+
+def test_a_long_prompt_is_refused_whole(browser: Any, url: str) -> None:
+    page = visit(browser, url, WIDE)
+    page.get_by_label("Prompt", exact=True).first.fill("x" * 301)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("the prompt has 301 letters").first.wait_for()
+    page.close()
+
+
+def test_a_suggestion_fills_the_prompt(browser: Any, url: str) -> None:
+    page = visit(browser, url, NARROW)
+    page.get_by_role("button", name="a cat, fluent style").click()
+    prompt = page.get_by_label("Prompt", exact=True).first.element_handle()
+    page.wait_for_function("prompt => prompt.value == 'a cat, fluent style'", arg=prompt)
     page.close()
 
 
@@ -160,8 +210,10 @@ def test_empty_prompt_shows_an_error(browser: Any, url: str) -> None:
 def test_edit_and_interpolation_work(browser: Any, url: str) -> None:
     page = visit(browser, url, WIDE)
     page.get_by_role("tab", name="Change words").click()
+    page.get_by_label("Before").fill("a red heart")
+    page.get_by_label("After").fill("a cat")
     page.get_by_role("button", name="Draw both").click()
-    page.get_by_text("(seed 0)").first.wait_for()
+    page.get_by_text("a cat (seed 0)").first.wait_for()
     keep(page, "edit")
     page.get_by_role("tab", name="From one to the other").click()
     page.get_by_role("button", name="Film").click()

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
+import re
 import struct
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from imagen_pl import load
 from imagen_pl.cli.demo import past_proxies
 from imagen_pl.cli.main import main
-from imagen_pl.demo.page import MAX_PROMPT, Studio, build_page, check_upload, example_prompts
+from imagen_pl.demo.checks import MAX_PROMPT, check_upload
+from imagen_pl.demo.facts import Knowledge
+from imagen_pl.demo.studio import Studio
+from imagen_pl.demo.uploads import Uploads
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.svg import trace
+from imagen_pl.inference.variations import variations
+from imagen_pl.storage.model_paths import RELEASED
 from tests.helpers.image_files import noise
 from tests.helpers.upscalers import random_upscaler
 
@@ -27,9 +36,6 @@ from tests.helpers.upscalers import random_upscaler
 @pytest.fixture
 def studio(trained_once: Path, tmp_path: Path) -> Studio:
     return Studio(load(trained_once / "runs/tiny", device="cpu"), "runs/tiny", None, tmp_path)
-
-
-# ------------------------------------------------------------------ without the page
 
 
 def test_images_are_files_with_metadata(studio: Studio) -> None:
@@ -65,12 +71,43 @@ def test_images_are_enlarged_and_traced_at_that_size(trained_once: Path, tmp_pat
 def test_examples_are_captions_of_the_model_if_they_may_be_published(studio: Studio) -> None:
     icons = {"class_path": "imagen_pl.data.sources.icons.IconSource", "init_args": {}}
     captions = ["bell", "x" * (MAX_PROMPT + 1), "bell, outline", "camera", "", "star, Tabler Icons, outline"]
-    private = example_prompts(studio.model)  # of a folder
+    of_a_folder = Knowledge.of(studio.model)
 
     studio.model.description |= {"captions": captions, "data": icons}
 
-    assert example_prompts(studio.model) == ["bell", "bell, outline", "camera"]
-    assert private == build_page.__defaults__[0]  # type: ignore[index]
+    published = Knowledge.of(studio.model)
+    assert published.captions == ("bell", "bell, outline", "camera", "star, Tabler Icons, outline")
+    assert of_a_folder == Knowledge()
+    assert (of_a_folder.examples(), of_a_folder.suggestions("be"), of_a_folder.line()) == ([], [], "")
+    only_captions = Knowledge(published.captions)
+    assert only_captions.examples() == ["bell", "bell, outline", "camera"]
+    assert only_captions.suggestions("be") == ["bell", "bell, outline"]
+
+
+@pytest.mark.parametrize("model", ["icons", "emoji"])
+def test_what_a_model_knows_is_read_from_its_data(model: str) -> None:
+    description = json.loads((RELEASED / model / "config.json").read_text())
+
+    known = Knowledge.of(SimpleNamespace(description=description))  # type: ignore[arg-type]
+
+    assert known.vocabulary is not None
+    number, last = len(known.vocabulary.subjects), len(known.vocabulary.attributes) - 6
+    if model == "icons":
+        assert known.line() == (
+            f"It knows {number} subjects of icons; style words: outline, filled, coloured, regular, fill, "
+            f"line and {last} more."
+        )
+        assert known.suggestions("bel")[0] == "bell"
+        assert known.suggestions("bell, outl")[0] == "bell, outline"
+        assert known.edit() == (f"{known.examples()[0]}, outline", f"{known.examples()[0]}, filled")
+    else:
+        styles = "fluent style, noto style, twemoji style"
+        assert known.line() == f"It knows {number:,} subjects of emoji; style words: {styles}."
+        # An emoji's caption names a style always.
+        assert all(example.endswith(" style") for example in [*known.examples(), *known.suggestions("bea")])
+        before, after = known.edit()
+        assert before.endswith(", fluent style")
+        assert after == before.replace("fluent style", "noto style")
 
 
 def test_shown_images_become_svg_with_their_metadata(studio: Studio) -> None:
@@ -112,6 +149,50 @@ def test_an_edit_keeps_the_latents(studio: Studio) -> None:
     assert len(labels) == 8
 
 
+def test_variations_begin_with_the_picture_and_go_away_from_it(studio: Studio) -> None:
+    def pixels(file: str) -> np.ndarray:
+        with Image.open(file) as found:
+            return np.asarray(found, dtype=np.int16)
+
+    ((own, _),) = studio.draw("a cat", 5, 1.0, 1.0, 1, 0)
+    same, near, far = (studio.vary("a cat", 5, 1.0, 1.0, amount, 0) for amount in (0, 0.2, 1))
+    assert [label for _, label in near][:2] == ["seed 5", "variation 1"]
+    assert len(near) == 8
+    for drawn in (same, near, far):
+        assert np.array_equal(pixels(drawn[0][0]), pixels(own))
+    distance = [
+        np.mean([np.abs(pixels(file) - pixels(own)).mean() for file, _ in drawn[1:]])
+        for drawn in (same, near, far)
+    ]
+    assert distance[0] <= 1  # one level, by rounding within a batch
+    assert distance[1] < distance[2]
+    with Image.open(near[3][0]) as found:
+        assert (found.info["seed"], found.info["variation"], found.info["amount"]) == ("5", "3", "0.2")
+    with pytest.raises(UserError, match="amount 2 is not between 0 and 1"):
+        studio.vary("a cat", 5, 1.0, 1.0, 2)
+    with pytest.raises(UserError, match="the number of variations 0 must be 1 or more"):
+        variations(studio.model, "a cat", 5, count=0)
+
+
+def test_a_subject_is_drawn_in_each_style_with_one_latent(studio: Studio) -> None:
+    drawn = studio.restyle("a cat, red", 5, 1.0, 1.0, ["blue", "green"], 0)
+    assert [label for _, label in drawn] == ["blue", "green"]
+    for (file, style), words in zip(drawn, ("a cat, blue", "a cat, green"), strict=True):
+        (expected,) = studio.model.sample(words, 5, refine=0)
+        with Image.open(file) as found:
+            assert found.info["prompt"] == f"a cat, {style}"
+            assert found.resize((8, 8), Image.Resampling.NEAREST).tobytes() == expected.tobytes()
+
+
+def test_edits_and_films_can_be_refined(studio: Studio) -> None:
+    file, _ = studio.edit("a cat", "a dog", 3, 1.0, 1.0, 10)[0]
+    with Image.open(file) as found:
+        assert found.info["refine"] == "10"
+    assert Path(studio.film("a cat", "a dog", 0, 1.0, 1.0, 2, 10)).is_file()
+    with pytest.raises(UserError, match="refine 50 is more than this page allows, 40"):
+        studio.film("a cat", "a dog", 0, 1.0, 1.0, 2, 50)
+
+
 def test_animation_has_frames_both_ways(studio: Studio) -> None:
     with Image.open(studio.film("a red heart", "a cat", 0, 1.0, 1.0, 4)) as film:
         assert getattr(film, "n_frames", 1) == 8
@@ -137,6 +218,7 @@ def test_old_files_are_deleted(studio: Studio) -> None:
         (("a cat", -1, 1.0, 1.0, 1), "seed -1 is not a whole number"),
         (("a cat", None, 1.0, 1.0, 1), "seed None is not"),
         (("a cat", 0.5, 1.0, 1.0, 1), "seed 0.5 is not a whole number"),
+        (("a cat", math.nan, 1.0, 1.0, 1), "seed nan is not a whole number"),
         (("a cat", 0, 7, 1.0, 1), "truncation 7 is not between 0 and 1"),
         (("a cat", 0, 1.0, 11, 1), "guidance 11 is not between 0 and 10"),
         (("a cat", 0, 1.0, None, 1), "guidance None is not between 0 and 10"),
@@ -191,59 +273,44 @@ def test_valid_upload_is_accepted(tmp_path: Path) -> None:
     check_upload(tmp_path / "upload.png")
 
 
-# ------------------------------------------------------------------ the page
+def test_an_upload_is_enlarged_with_the_page_s_upscaler(studio: Studio, tmp_path: Path) -> None:
+    studio.upscaler = upscaler = random_upscaler()
+    noise(20, 12).save(tmp_path / "small.png")
+    noise(600, 500).save(tmp_path / "large.png")
+    uploads = Uploads(studio)
+
+    file = uploads.enlarge(str(tmp_path / "small.png"), "a cat", 0.1, 3)
+
+    with Image.open(tmp_path / "small.png") as small:
+        expected = upscaler.upscale(small, "a cat", 0.1, 3)
+    with Image.open(file) as found:
+        assert found.info["prompt"] == "a cat"
+        assert found.resize((80, 48), Image.Resampling.NEAREST).tobytes() == expected.tobytes()
+    with pytest.raises(UserError, match="600 x 500 pixels: use 512 x 512 at most"):
+        uploads.enlarge(str(tmp_path / "large.png"), "", 0, 0)
+    with pytest.raises(UserError, match="noise 2 is not between 0 and 1"):
+        uploads.enlarge(str(tmp_path / "small.png"), "", 2, 0)
+    with pytest.raises(UserError, match="choose a picture first"):
+        uploads.enlarge(None, "", 0, 0)
+    with pytest.raises(UserError, match="the picture is not here any more: upload it again"):
+        uploads.enlarge(str(tmp_path / "gone.png"), "", 0, 0)
 
 
-@pytest.fixture
-def client(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of the page."""
-    gradio_client = pytest.importorskip("gradio_client")
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    page = build_page(studio, ["a red heart", "a cat"])
-    page.launch(
-        server_name="127.0.0.1", allowed_paths=[str(studio.folder)], quiet=True, prevent_thread_lock=True
-    )
-    yield gradio_client.Client(page.local_url, verbose=False, download_files=str(studio.folder / "downloads"))
-    page.close(verbose=False)
-
-
-@pytest.mark.slow
-def test_a_client_draws_edits_and_films(client: Any) -> None:
-    pictures = client.predict("a red heart", 7, 1.0, 2.5, 2, api_name="/draw")
-    assert [picture["caption"] for picture in pictures] == ["seed 7", "seed 8"]
-    with Image.open(pictures[0]["image"]) as downloaded:
-        assert downloaded.info["prompt"] == "a red heart"
-        assert downloaded.info["guidance"] == "2.5"
-    assert len(client.predict("a red heart", "a cat", 0, 1.0, 1.0, api_name="/edit")) == 8
-    assert Path(client.predict("a red heart", "a cat", 0, 1.0, 1.0, 4, api_name="/interpolate")).is_file()
-
-
-def test_guidance_slider_is_below_truncation_and_starts_at_one(studio: Studio) -> None:
-    gradio = pytest.importorskip("gradio")
-    sliders = [b for b in build_page(studio).blocks.values() if isinstance(b, gradio.Slider)]
-    truncation, guidance = sliders[:2]
-    assert truncation.label.startswith("Truncation")
-    assert guidance.label.startswith("Guidance")
-    assert guidance.parent is truncation.parent
-    assert (guidance.minimum, guidance.maximum, guidance.value) == (0, 3, 1)
-
-
-@pytest.mark.parametrize("prior", [True, False])
-def test_refine_slider_is_visible_with_a_prior(studio: Studio, prior: bool) -> None:
-    gradio = pytest.importorskip("gradio")
-    if not prior:
-        studio.model.generator.register_module("prior", None)
-    sliders = [b for b in build_page(studio).blocks.values() if isinstance(b, gradio.Slider)]
-    (refine,) = (b for b in sliders if b.label.startswith("Refine"))
-    assert (refine.visible, refine.minimum, refine.maximum, refine.value) == (prior, 0, 40, 20 * prior)
-
-
-@pytest.mark.slow
-def test_client_gets_error_messages(client: Any) -> None:
-    with pytest.raises(Exception, match="write a prompt first"):
-        client.predict(" ", 7, 1.0, 1.0, 2, api_name="/draw")
-    with pytest.raises(Exception, match="greater than maximum"):
-        client.predict("a cat", 7, 1.0, 1.0, 10_000, api_name="/draw")
+def test_an_upload_is_projected_and_reworded(studio: Studio, tmp_path: Path) -> None:
+    noise(20, 20).save(tmp_path / "mine.png")
+    uploads = Uploads(studio)
+    steps: list[int] = []
+    assert uploads.can_project
+    assert not uploads.can_translate
+    labels = [
+        label
+        for _, label in uploads.project(str(tmp_path / "mine.png"), "a cat", "a dog", 2, 0, steps.append)
+    ]
+    assert (labels[0], labels[2], steps) == ("yours", "a dog", [1, 2])
+    assert re.fullmatch(r"a cat: \d+\.\d dB", labels[1])
+    assert len(uploads.project(str(tmp_path / "mine.png"), "a cat", " ", 1, 0)) == 2
+    with pytest.raises(UserError, match="301 is not between 1 and 300"):
+        uploads.project(str(tmp_path / "mine.png"), "a cat", "", 301, 0)
 
 
 def test_missing_gradio_gives_one_line_error(

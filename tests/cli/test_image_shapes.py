@@ -17,7 +17,7 @@ from PIL import Image, ImageSequence
 from imagen_pl import load
 from imagen_pl.cli.main import main
 from imagen_pl.data.sample_processing import SampleProcessing
-from imagen_pl.demo.page import Studio
+from imagen_pl.demo.studio import Studio
 from imagen_pl.errors import UserError
 from imagen_pl.imaging.transparency import picture_on_white
 from imagen_pl.inference.pipeline import TextToImage

@@ -15,7 +15,12 @@ from PIL import Image
 
 from imagen_pl import load
 from imagen_pl.cli.main import main
+from imagen_pl.cli.project import read_pictures
+from imagen_pl.demo.facts import Knowledge
+from imagen_pl.demo.studio import Studio
+from imagen_pl.demo.uploads import Uploads
 from imagen_pl.errors import UserError
+from imagen_pl.imaging.grids import to_pil, to_uint8
 from imagen_pl.inference.translation import translated, unknown_domain
 from tests.helpers.commands import one_line_error
 from tests.helpers.image_files import noise, write_images
@@ -133,6 +138,34 @@ def test_translate_like_a_reference(capsys: pytest.CaptureFixture[str]) -> None:
     assert np.array_equal(source, own)
     assert not np.array_equal(own, other)
     assert not np.array_equal(drawn, redrawn)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_page_translates_an_upload_and_has_nothing_to_draw(tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    studio = Studio(load(RUN, device="cpu"), RUN, None, tmp_path / "page")
+    uploads = Uploads(studio)
+    assert (studio.draws, uploads.can_translate, uploads.can_project) == (False, True, False)
+    assert Knowledge.of(studio.model).domains() == ["fluent style", "noto style"]
+
+    by_seed = uploads.translate("a.png", NOTO, 3, 2)
+    by_picture = uploads.translate("a.png", NOTO, 3, 2, "b.png")
+
+    assert [label for _, label in by_seed] == ["yours", "noto style (seed 3)", "noto style (seed 4)"]
+    assert [label for _, label in by_picture] == ["yours", "noto style, in the style of the other"]
+    given = read_pictures(studio.model, [Path("a.png")])
+    (expected,) = to_pil(to_uint8(translated(studio.model, given, NOTO, 4)))
+    with Image.open(by_seed[2][0]) as drawn:
+        assert drawn.resize((16, 16), Image.Resampling.NEAREST).tobytes() == expected.tobytes()
+    with pytest.raises(UserError, match="write a style first"):
+        uploads.translate("a.png", " ", 0, 1)
+
+    gradio = pytest.importorskip("gradio")
+    from imagen_pl.demo.page import build_page
+
+    blocks = build_page(studio).blocks.values()
+    assert "Draw" not in [block.value for block in blocks if isinstance(block, gradio.Button)]
+    assert next(block.label for block in blocks if isinstance(block, gradio.Tab)) == "Translate"
 
 
 @pytest.mark.usefixtures("folder")

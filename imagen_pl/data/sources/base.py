@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imagen_pl.data.skipped_images import SkippedImages
-from imagen_pl.data.sources.declaration import SourceDeclaration
+from imagen_pl.data.sources.declaration import SourceDeclaration, Vocabulary
 from imagen_pl.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
@@ -59,6 +59,10 @@ class Source(ABC):
         """Licence, styles, and whether captions may be published; reads no data. By default, they may not."""
         return SourceDeclaration()
 
+    def vocabulary(self) -> Vocabulary | None:
+        """What the training captions name, for the web page; may read the data. None if it is not known."""
+        return None
+
     def summary(self) -> list[str]:
         """Lines for `imagen-pl data inspect` about what only this source knows; none by default."""
         return []
@@ -90,6 +94,10 @@ class StreamSource(ABC):
     def declaration(self) -> SourceDeclaration:
         """As `Source.declaration`."""
         return SourceDeclaration()
+
+    def vocabulary(self) -> Vocabulary | None:
+        """As `Source.vocabulary`."""
+        return None
 
     @abstractmethod
     def shards(self) -> dict[str, list[str]]:

@@ -1,11 +1,14 @@
-"""A data source's licence and styles, and whether its captions may be published."""
+"""A data source's licence and styles, whether its captions may be published, and what its captions name."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagen_pl.data.sources.base import Source, StreamSource
 
 
 @dataclass(frozen=True)
@@ -24,22 +27,60 @@ class SourceDeclaration:
     captions_may_be_published: bool = False
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the captions of a source's training images name.
+
+    Args:
+        noun: what the pictures are, in the plural, as "icons".
+        subjects: names of the subjects, the most frequent first.
+        attributes: what may follow a subject and a comma, as "outline", the most frequent first.
+        subject_alone: whether there are captions without an attribute.
+    """
+
+    noun: str
+    subjects: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
+    subject_alone: bool = True
+
+
 def declaration_of(described: Mapping[str, Any] | None) -> SourceDeclaration:
     """The declaration of a source described by class_path and init_args, as in a release's config.json.
 
     The source is constructed but no data is loaded. A class that cannot be imported or constructed here
     declares nothing, so that nothing of it is published.
     """
+    source = _source(described)
+    return SourceDeclaration() if source is None else source.declaration()
+
+
+def vocabulary_of(described: Mapping[str, Any] | None) -> Vocabulary | None:
+    """The vocabulary of a source described by class_path and init_args; its captions are read.
+
+    None if the source or its data is not here, if it does not know its vocabulary, or if its captions may not
+    be published.
+    """
+    source = _source(described)
+    if source is None or not source.declaration().captions_may_be_published:
+        return None
+    try:
+        return source.vocabulary()
+    except (OSError, ValueError, KeyError):  # a file that is missing or damaged
+        return None
+
+
+def _source(described: Mapping[str, Any] | None) -> Source | StreamSource | None:
+    """The source that is described; None if its class cannot be imported or constructed here."""
     from imagen_pl.data.sources.base import Source, StreamSource
 
     module, _, name = str((described or {}).get("class_path", "")).rpartition(".")
     if described is None or not module:
-        return SourceDeclaration()
+        return None
     try:
         kind = getattr(importlib.import_module(module), name)
         if not (isinstance(kind, type) and issubclass(kind, (Source, StreamSource))):
-            return SourceDeclaration()
+            return None
         source: Source | StreamSource = kind(**(described.get("init_args") or {}))
     except (ImportError, AttributeError, TypeError, ValueError):
-        return SourceDeclaration()
-    return source.declaration()
+        return None
+    return source

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from imagen_pl.data.build_emoji import SHIPPED, STYLES
-from imagen_pl.data.sources.declaration import SourceDeclaration
+from imagen_pl.data.sources.declaration import SourceDeclaration, Vocabulary
 from imagen_pl.data.sources.parquet import ParquetSource
 from imagen_pl.errors import UserError
 
@@ -68,6 +68,21 @@ class EmojiSource(ParquetSource):
             styles=tuple(self.styles or STYLES),
             captions_may_be_published=shipped,
         )
+
+    def vocabulary(self) -> Vocabulary:
+        """Names and styles of the training emoji; with `style_captions` the styles, as subjects."""
+        styles = tuple(f"{style} style" for style in self.styles or STYLES)
+        if self.style_captions:
+            return Vocabulary("domains", styles)
+        from pyarrow import parquet
+
+        names: dict[str, None] = {}
+        for file in self._files():
+            table = parquet.read_table(file, columns=["name", "style", "split"])
+            for i, cell in enumerate(table.to_pylist()):
+                if cell["split"] == "train" and self.keeps(table, i):
+                    names[cell["name"]] = None
+        return Vocabulary("emoji", tuple(names), styles, self.subject_captions)
 
     def keeps(self, table: pyarrow.Table, i: int) -> bool:
         return self.styles is None or table["style"][i].as_py() in self.styles

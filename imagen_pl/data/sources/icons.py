@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from imagen_pl.data.skipped_images import SkippedImages
 from imagen_pl.data.sources.base import Row
-from imagen_pl.data.sources.declaration import SourceDeclaration
+from imagen_pl.data.sources.declaration import SourceDeclaration, Vocabulary
 from imagen_pl.data.sources.parquet import ParquetSource
 from imagen_pl.errors import UserError
 
@@ -84,6 +84,21 @@ class IconSource(ParquetSource):
         _heading, _, credit = credits_file.read_text(encoding="utf-8").partition("\n\n")
         return SourceDeclaration(licence=credit, captions_may_be_published=True)
 
+    def vocabulary(self) -> Vocabulary | None:
+        """Subjects and kinds of the training icons; with `set_captions` the domains, as subjects."""
+        self._count_pictures()
+        words, kinds, domains = Counter[str](), Counter[str](), Counter[str]()
+        for table in self._columns(["subject", "words", "set", "kind", "split"]):
+            for cell in self._kept(table).to_pylist():
+                if cell["split"] == "train":
+                    words[cell["words"]] += 1
+                    kinds[cell["kind"]] += 1
+                    domains[domain_of(cell["set"], cell["kind"])] += 1
+        if self.set_captions:
+            return Vocabulary("domains", _by_frequency(domains))
+        attributes = () if self.subject_captions else _by_frequency(kinds)
+        return Vocabulary("icons", _by_frequency(words), attributes)
+
     def icon_rows(self) -> list[IconRow]:
         """All icons that the source takes, of every split, in the order of the files."""
         self._count_pictures()
@@ -154,6 +169,10 @@ class IconSource(ParquetSource):
 def domain_of(icon_set: str, kind: str) -> str:
     """The caption of an icon by its set and kind alone, for example "Phosphor, duotone"."""
     return f"{icon_set}, {kind}" if kind else icon_set
+
+
+def _by_frequency(counter: Counter[str]) -> tuple[str, ...]:
+    return tuple(name for name, _ in counter.most_common() if name)
 
 
 def _top(counter: Counter[str], most: int = 6) -> str:
