@@ -21,8 +21,6 @@ from imagen_pl.storage.run_folder import RunFolder
 if TYPE_CHECKING:
     from imagen_pl.inference.pipeline import TextToImage
 
-_TOLERANCE = 2e-3  # of --to web
-
 
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
@@ -54,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="T",
         help="with --to web: largest difference of the page's pictures from PyTorch's, of -1 to 1; a larger "
-        f"one makes the download smaller (default: {_TOLERANCE})",
+        "one makes the download smaller (default: 0.002)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     return parser
@@ -126,14 +124,14 @@ def _export_web(model: TextToImage, arguments: argparse.Namespace, folder: Path,
     """
     from imagen_pl.demo.page import example_prompts
     from imagen_pl.inference.model_card import model_card
-    from imagen_pl.inference.web_export import PageTexts, export_web
+    from imagen_pl.inference.web_export import TOLERANCE, PageTexts, export_web
 
     name = Path(arguments.model).name
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else model_card(name, model.description)
     texts = PageTexts(name, arguments.examples or example_prompts(model), text)
     upscaler = open_upscaler(arguments.upscaler, model, "cpu")
-    gaps = export_web(model, out, texts, upscaler, arguments.tolerance or _TOLERANCE)
+    gaps = export_web(model, out, texts, upscaler, arguments.tolerance or TOLERANCE)
     sizes = {f.relative_to(out): f.stat().st_size / 1e6 for f in sorted(out.rglob("*")) if f.is_file()}
     for path in ("model", "runtime"):
         size = sum(value for name, value in sizes.items() if name.parts[0] == path)

@@ -151,8 +151,9 @@ def add_upscaler_argument(parser: argparse.ArgumentParser, given: str = "") -> N
     parser.add_argument(
         "--upscaler",
         metavar="MODEL",
-        help=f"{given}enlarge each picture with this model: what `imagen-pl upscale` takes, or none (default: for "
-        "icons and emoji of 64 px the upsampler that comes with this package, to 256 px; else none)",
+        help=f"{given}enlarge each picture with this model: what `imagen-pl upscale` takes, or none "
+        "(default: for icons and emoji of 64 px the upsampler that comes with this package, to 256 px; else "
+        "none)",
     )
 
 

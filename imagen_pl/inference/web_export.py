@@ -1,7 +1,7 @@
 """A page that draws in the reader's browser: a folder for any static host.
 
 The page is imagen_pl/web/site, which is built from imagen_pl/web/source. To it come the model's files:
-model/NAME.onnx.gz, a graph without its large tensors, model/NAME.weights.gz, these, in as few bits as keep the
+model/NAME.onnx, a graph without its large tensors, model/NAME.weights, these, in as few bits as keep the
 images within the tolerance, the tokenizer, and site.json, which describes them.
 
 Axes: b batch, c channels, h w pixels of the small image, H W of the large one, t tokens.
@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,8 +39,10 @@ SITE = Path(imagen_pl.__file__).parent / "web" / "site"
 TOLERANCE = 2e-3  # of images, -1 to 1
 _TRIALS = ("a red heart", "a cat, outline", "the face of a clock that shows half past ten")
 _CAPTIONS = 13  # of the training set, beside these
+_STYLES = 4  # that the page suggests where the data source declares none
 # The packed weights are held to half the tolerance on the trials, since other prompts may differ by more.
 _MARGIN = 0.5
+_WORTH_IT = 0.95  # unpacking takes the browser time
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,8 @@ def export_web(
         out: a new folder.
         texts: what the page says about the model.
         upscaler: enlarges the pictures; None shows them as they are drawn.
-        tolerance: largest difference of an image, -1 to 1, from the one that PyTorch draws. A larger one makes
-            the files smaller.
+        tolerance: largest difference of an image, -1 to 1, from the one that PyTorch draws. A larger one
+            makes the files smaller.
 
     Returns:
         The largest difference found, by network: of the generator's images, and of the upscaler's.
@@ -125,13 +128,13 @@ def export_web(
     files: dict[str, Any] = {}
     for name, (graph, weights, tensors, bits) in packing.packed.items():
         files[name] = {
-            "graph": _write_compressed(out, f"model/{name}.onnx.gz", graph),
-            "weights": _write_compressed(out, f"model/{name}.weights.gz", weights),
+            "graph": _write_compressed(out, f"model/{name}.onnx", graph),
+            "weights": _write_compressed(out, f"model/{name}.weights", weights),
             "tensors": tensors,
             "bits": bits,
         }
     files["tokenizer"], files["tokenizer_config"] = _write_tokenizer(encoder, out)
-    files["card"] = _write_compressed(out, "model/card.md.gz", texts.card.encode())
+    files["card"] = _write_compressed(out, "model/card.md", texts.card.encode())
     runtime = sorted((out / "runtime").iterdir())
     files["runtime"] = {file.name: _described(out, file) for file in runtime}
     width, height = model.size
@@ -145,7 +148,7 @@ def export_web(
         "alpha": model.alpha,
         "latent_dim": model.generator.latent_dim,
         "max_tokens": encoder.max_tokens,
-        "styles": list(declaration_of(model.description.get("data")).styles),
+        "styles": _styles(model),
         "examples": list(texts.examples),
         "refines": bool(model.refine_steps(None)),
         "files": files,
@@ -154,6 +157,16 @@ def export_web(
         file.write((json.dumps(description, indent=1) + "\n").encode())
     _finish_service_worker(out)
     return packing.gaps
+
+
+def _styles(model: TextToImage) -> list[str]:
+    """Endings of captions that name a style: what the data source declares, else the most frequent ones."""
+    source = declaration_of(model.description.get("data"))
+    if source.styles or not source.captions_may_be_published:
+        return [f"{style} style" for style in source.styles]
+    captions = model.description.get("captions") or ()
+    endings = Counter(caption.rpartition(", ")[2] for caption in captions if ", " in caption)
+    return [ending for ending, _ in endings.most_common(_STYLES)]
 
 
 class _Packing:
@@ -180,13 +193,14 @@ class _Packing:
             self.draw = run
 
     def pack_upscaler(self, enlarger: Enlarger) -> None:
+        """Pack the upsampler, for pictures of the generator's size."""
         small = [((image + 1) * 127.5).round() / 127.5 - 1 for image in self.images[:4]]
         text = self.texts[0]
-        batch = torch.export.Dim("words", min=2, max=self.encoder.max_tokens)
+        words = torch.export.Dim("words", min=2, max=self.encoder.max_tokens)
         program = torch.export.export(
             enlarger,
             (small[0], *_tensors(text)),
-            dynamic_shapes={"small": {}, "tokens": {1: batch}, "mask": {1: batch}, "pooled": {}},
+            dynamic_shapes={"small": {}, "tokens": {1: words}, "mask": {1: words}, "pooled": {}},
         )
         large = [enlarger(image, *_tensors(text)) for image, text in zip(small, self.texts, strict=False)]
 
@@ -265,9 +279,12 @@ def _described(out: Path, file: Path) -> dict[str, Any]:
 
 
 def _write_compressed(out: Path, path: str, content: bytes) -> dict[str, Any]:
-    """Static hosts compress few kinds of files, so the page unpacks them."""
+    """Write PATH.gz, or PATH if gzip saves little. Static hosts compress few kinds of files themselves."""
+    compressed = gzip.compress(content, 9, mtime=0)
+    if len(compressed) < _WORTH_IT * len(content):
+        path, content = f"{path}.gz", compressed
     with atomic_write(out / path) as file:
-        file.write(gzip.compress(content, 9, mtime=0))
+        file.write(content)
     return _described(out, out / path)
 
 
@@ -277,7 +294,7 @@ def _write_tokenizer(encoder: FrozenTextEncoder, out: Path) -> tuple[dict[str, A
     names = ("tokenizer.json", "tokenizer_config.json")
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise UserError(f"--to web: the text encoder's tokenizer has no {missing[0]}, which the page reads")
-    first, second = (_write_compressed(out, f"model/{n}.gz", (folder / n).read_bytes()) for n in names)
+    first, second = (_write_compressed(out, f"model/{n}", (folder / n).read_bytes()) for n in names)
     shutil.rmtree(folder)
     return first, second
 

@@ -96,7 +96,7 @@ class Figure {
       { className: 'tools', hidden: true },
       gallery.tool('PNG', `Save seed ${seed} as PNG`, async () => save(await png(this.image, facts), `${name}.png`)),
       gallery.tool('SVG', `Save seed ${seed} as SVG`, async () => save(await svg(this.image, facts), `${name}.svg`)),
-      gallery.tool('Other words', `Other words for seed ${seed}`, () => gallery.onWords({ prompt, seed })),
+      gallery.tool('Words', `Other words for seed ${seed}`, () => gallery.onWords({ prompt, seed })),
     );
     this.root = element('figure', {}, this.canvas, element('figcaption', { textContent: `Seed ${seed}` }), this.tools);
   }

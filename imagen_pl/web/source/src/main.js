@@ -4,6 +4,7 @@ import { showCard } from './card.js';
 import { Engine } from './engine.js';
 import { Gallery, element } from './gallery.js';
 import { InputError, readForm } from './input.js';
+import { read } from './store.js';
 
 const BASE = new URL('.', document.baseURI);
 const byId = (id) => document.getElementById(id);
@@ -41,7 +42,7 @@ function describe() {
     `draw. The same prompt and seed give the same picture as in Python.${refined}`;
   byId('enlarge-option').hidden = site.factor === 1;
   fields.prompt.value = site.examples[0] ?? '';
-  fields.styles.value = site.styles.map((style) => `${style} style`).join(', ');
+  fields.styles.value = site.styles.join(', ');
   for (const text of site.examples) {
     const button = element('button', { type: 'button', textContent: text });
     button.addEventListener('click', () => {
@@ -106,6 +107,7 @@ async function draw() {
   try {
     loaded ??= load();
     await loaded;
+    if (running) engine.cancel(running); // asked for while the model was loading
     await (wanted.mode === 'film' ? drawFilm(wanted) : drawPictures(wanted));
   } catch (error) {
     if (document.body.dataset.loaded !== 'true') loaded = null; // Draw tries again
@@ -171,6 +173,7 @@ async function follow(task, began, what) {
 
 function finish(message) {
   running = null;
+  if (document.activeElement === byId('stop')) byId('draw').focus(); // a hidden button loses the focus
   byId('stop').hidden = true;
   byId('progress').hidden = true;
   document.body.dataset.state = 'done';
@@ -230,6 +233,7 @@ async function registerOffline() {
   try {
     await navigator.serviceWorker.register(new URL('sw.js', BASE));
     await navigator.serviceWorker.ready;
+    await read(site.files.card, BASE); // the rest is there already
     byId('offline').textContent = 'This page now works without a network, too.';
     document.body.dataset.offline = 'true';
   } catch {

@@ -14,7 +14,7 @@ const REMEMBERED = 64; // prompts
  * @typedef {{tokens: Float32Array, mask: Uint8Array, pooled: Float32Array, count: number}} Text
  */
 
-/** A picture as the networks see it: channels first, -1 to 1, colours as on white, then alpha if there is any. */
+/** Its pictures are channels first, -1 to 1: colours as on white, then alpha if there is any. */
 export class Model {
   /**
    * @param {object} site content of site.json
@@ -48,7 +48,6 @@ export class Model {
     for (const [i, name] of names.entries()) this[name] = await session(await networks[i]);
   }
 
-  /** The upscaler comes after the first pictures: they can be seen without it. */
   async loadUpscaler() {
     if (!this.site.files.upscaler) return;
     this.upscaler = await session(await this.open('upscaler', (file) => read(file, this.base)));

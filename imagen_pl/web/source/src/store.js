@@ -1,7 +1,7 @@
 /** Files of the site, kept by the browser so that the page works offline after the first load. */
 
 /** One store for each site, since several may share a host. The service worker uses the same name. */
-export const STORE = `imagen-pl:${new URL(/* @vite-ignore */ '..', import.meta.url).pathname}`;
+export const STORE = `imagen-pl:${new URL(/* @vite-ignore */ '..', import.meta.url).pathname}`; // from assets/
 
 /**
  * The content of a file, from the browser's store or the network, unpacked if it is gzip.

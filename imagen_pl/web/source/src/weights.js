@@ -42,15 +42,16 @@ function unpackCodes(packed, place, target, bits) {
   const each = left ? 8 / left : 1;
   const high = low + bytes * count;
   const most = 2 ** (bits - 1) - 1;
-  for (let i = 0; i < count; i++) {
-    let code = packed[low + i];
-    if (bytes > 1) code += packed[low + count + i] * 256;
-    if (bytes > 2) code += packed[low + 2 * count + i] * 65536;
-    if (left) {
-      const piece = packed[high + ((i / each) | 0)] >> (left * (i % each));
-      code += (piece & ((1 << left) - 1)) * 2 ** (8 * bytes);
+  const mask = (1 << left) - 1;
+  for (let group = 0, i = 0; group < groups; group++) {
+    const scale = largest[group] / most;
+    for (const end = Math.min(count, i + GROUP); i < end; i++) {
+      let code = packed[low + i];
+      if (bytes > 1) code |= packed[low + count + i] << 8;
+      if (bytes > 2) code |= packed[low + 2 * count + i] << 16;
+      if (left) code |= ((packed[high + ((i / each) | 0)] >> (left * (i % each))) & mask) << (8 * bytes);
+      target[i] = scale * (code - most);
     }
-    target[i] = largest[(i / GROUP) | 0] * (code / most - 1);
   }
   return 4 * groups + bytes * count + (left ? Math.ceil(count / each) : 0);
 }

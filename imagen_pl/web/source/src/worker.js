@@ -6,7 +6,7 @@ import { straight } from './pixels.js';
 /** @type {Model} */
 let model;
 let base;
-let upscaler = Promise.resolve();
+let upscaler = null;
 const cancelled = new Set();
 let tail = Promise.resolve();
 
@@ -31,8 +31,15 @@ async function load({ id, site, address }) {
   base = address;
   model = new Model(site, base);
   await model.load((loaded, total) => self.postMessage({ id, kind: 'progress', loaded, total }));
-  upscaler = model.loadUpscaler();
-  upscaler.catch(() => {}); // a task that needs it reports the error
+}
+
+/** The upscaler is loaded after the first pictures, which can be seen without it. */
+function upscalerReady() {
+  upscaler ??= model.loadUpscaler().catch((error) => {
+    upscaler = null; // the next task tries again
+    throw error;
+  });
+  return upscaler;
 }
 
 /** All pictures at the generator's size first, then enlarged. */
@@ -45,7 +52,7 @@ async function draw({ id, pictures, enlarge }) {
     send(id, place, drawn[place], width, height, !enlarge || factor === 1);
   }
   if (!enlarge || factor === 1) return;
-  await upscaler;
+  await upscalerReady();
   for (const [place, { prompt }] of pictures.entries()) {
     if (await isCancelled(id)) return;
     send(id, place, await model.enlarge(drawn[place], prompt), width * factor, height * factor, true);
@@ -56,7 +63,7 @@ async function draw({ id, pictures, enlarge }) {
 async function film({ id, keyframes, frames, enlarge }) {
   const { width, height, factor } = model.site;
   const large = enlarge && factor > 1;
-  if (large) await upscaler;
+  if (large) await upscalerReady();
   let place = 0;
   for (const [k, from] of keyframes.entries()) {
     const to = keyframes[(k + 1) % keyframes.length];
