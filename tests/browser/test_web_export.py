@@ -20,11 +20,13 @@ import pytest
 from PIL import Image, ImageSequence
 
 from imagen_pl import load
+from imagen_pl.imaging.transparency import picture_on_white
 from imagen_pl.inference.interpolation import interpolate
 from imagen_pl.inference.pipeline import TextToImage
 from imagen_pl.inference.upscaling import Upscaler
 from imagen_pl.inference.web_export import PageTexts, export_web
 from tests.helpers.upscalers import random_upscaler
+from tests.inference.test_web_export import wide_model
 
 pytest.importorskip("onnxruntime")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -266,3 +268,18 @@ def test_the_page_works_offline_after_its_first_load(
     with page.expect_download():
         page.get_by_role("button", name="Save seed 0 as SVG").click()
     page.context.close()
+
+
+def test_transparent_pictures_of_another_shape_are_drawn(browser: Any, bert: Path, tmp_path: Path) -> None:
+    model = wide_model(bert)
+    export_web(model, tmp_path / "site", PageTexts("wide", ["a cat"], CARD))
+    site = Site(tmp_path / "site", model, random_upscaler())
+    page = visit(browser, site.url, NARROW)
+    keep(page, "web-alpha")
+    for found, wanted in zip(shown(page), model.sample("a cat", 0, 8), strict=True):
+        assert (found.shape, wanted.mode) == ((8, 12, 4), "RGBA")
+        # A canvas rounds colours that are nearly transparent: compare what is seen.
+        seen, expected = (np.asarray(picture_on_white(p), int) for p in (Image.fromarray(found), wanted))
+        assert np.abs(seen - expected).max() <= 2
+    page.context.close()
+    site.close()
