@@ -308,7 +308,8 @@ def _copy_page(out: Path) -> None:
 
 def _finish_service_worker(out: Path) -> None:
     """Tell the service worker which files to keep: the page's own now, the model's once they are loaded."""
-    own, large = [], []
+    own: list[dict[str, Any]] = []
+    large: list[dict[str, Any]] = []
     for file in sorted(out.rglob("*")):
         if file.is_file() and file.name not in ("sw.js", "source.sha256"):
             described = _described(out, file)
