@@ -44,10 +44,12 @@ function finish() {
 function licence(name) {
   const folder = join(HERE, 'node_modules', name);
   const { version, license = 'MIT', homepage, repository } = JSON.parse(readFileSync(join(folder, 'package.json')));
-  const file = ['LICENSE', 'LICENSE.md'].map((each) => join(folder, each)).find(existsSync);
-  const text = file ? readFileSync(file, 'utf8') : readFileSync(join(HERE, `licences/${name}.txt`), 'utf8');
+  // What the package itself does not say is in licences/.
+  const texts = [join(folder, 'LICENSE'), join(folder, 'LICENSE.md'), join(HERE, `licences/${name}.txt`)]
+    .filter(existsSync)
+    .map((file) => readFileSync(file, 'utf8').trim());
   const address = homepage ?? repository?.url?.replace(/^git\+/, '') ?? '';
-  return `## ${name} ${version}\n\n${license}. ${address}\n\n\`\`\`\n${text.trim()}\n\`\`\``;
+  return `## ${name} ${version}\n\n${license}. ${address}\n\n\`\`\`\n${texts.join('\n\n')}\n\`\`\``;
 }
 
 /** SHA-256 of all source files in order of their paths: of each, path, a zero byte, content, a zero byte. */
