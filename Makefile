@@ -2,6 +2,7 @@
 # make quality      the quickstart, a plain loop and gigagan-pytorch, equally long, and the model that ships, by one
 #                   ruler, and which words they understand: benchmarks/RESULTS.md
 # make test         style, types and the whole test suite
+# make web          build the page of `imagen-pl export --to web` from imagen_pl/web/source (needs node and npm)
 # All make .venv first, and can be run twice. PYTHON=python3.12 picks another interpreter.
 
 MINUTES ?= 8
@@ -16,7 +17,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 GIGAGAN := .venv/gigagan/installed
 
-.PHONY: quickstart quality test clean
+.PHONY: quickstart quality test web clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/imagen-pl fit --config $(CONFIG) --existing move \
@@ -35,6 +36,9 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+web:
+	cd imagen_pl/web/source && npm ci --ignore-scripts --no-audit --no-fund && npm run build
 
 $(INSTALLED): requirements.txt setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or later is needed; name it with PYTHON=..."; exit 2; }

@@ -144,13 +144,19 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_upscaler_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the argument of the verbs that can enlarge what they draw."""
+def add_upscaler_argument(parser: argparse.ArgumentParser, given: str = "") -> None:
+    """Add the argument of the verbs that can enlarge what they draw.
+
+    Args:
+        parser: of the verb.
+        given: when the argument has an effect, at the start of its help.
+    """
     parser.add_argument(
         "--upscaler",
         metavar="MODEL",
-        help="enlarge each picture with this model: what `imagen-pl upscale` takes, or none (default: for "
-        "icons and emoji of 64 px the upsampler that comes with this package, to 256 px; else none)",
+        help=f"{given}enlarge each picture with this model: what `imagen-pl upscale` takes, or none "
+        "(default: for icons and emoji of 64 px the upsampler that comes with this package, to 256 px; else "
+        "none)",
     )
 
 

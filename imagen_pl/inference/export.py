@@ -150,26 +150,10 @@ def export_graphs(model: TextToImage, out: Path, kind: str) -> float:
             f"--to {kind}: {type(encoder).__name__} is no FrozenTextEncoder: use --to safetensors"
         )
     if kind == "onnx":
-        _need("onnx", "onnxscript", "onnxruntime")
-    own, reader = Drawer(model).eval(), Reader(encoder).eval()
-    captions = _TRIALS[1]
-    ids, attention_mask = encoder.tokenize(captions)
-    text = encoder.encode(captions)
-    z = latents(range(len(captions)), 0, model.generator.latent_dim)
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    words = torch.export.Dim("words", min=2, max=encoder.max_tokens)
-    rows, table = {0: batch}, {0: batch, 1: words}
-    with _quiet(), torch.no_grad():
-        programs = {
-            "text_encoder": torch.export.export(
-                reader, (ids, attention_mask), dynamic_shapes={"ids": table, "attention_mask": table}
-            ),
-            "generator": torch.export.export(
-                own,
-                (z, text.tokens, text.mask, text.pooled),
-                dynamic_shapes={"z": rows, "tokens": table, "mask": table, "pooled": rows},
-            ),
-        }
+        need_onnx(kind)
+    own = Drawer(model).eval()
+    with quiet(), torch.no_grad():
+        programs = trace(model, encoder)
         write, opened = (_write_onnx, _open_onnx) if kind == "onnx" else (_write_torch, _open_torch)
         files = {name: write(program, out, name) for name, program in programs.items()}
     encoder.save_tokenizer(out / "tokenizer")
@@ -189,6 +173,29 @@ def export_graphs(model: TextToImage, out: Path, kind: str) -> float:
         if not (gap < _TOLERANCE and torch.equal(found.mask, expected.mask)):
             raise UserError(f"{files['text_encoder']} reads captions otherwise: vectors differ by {gap:.1e}")
     return _compared(own, drawn, texts, model, _TOLERANCE)
+
+
+def trace(model: TextToImage, encoder: FrozenTextEncoder) -> dict[str, torch.export.ExportedProgram]:
+    """The programs of the text encoder and the generator, for any batch size and any number of tokens."""
+    captions = _TRIALS[1]
+    ids, attention_mask = encoder.tokenize(captions)
+    text = encoder.encode(captions)
+    z = latents(range(len(captions)), 0, model.generator.latent_dim)
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    words = torch.export.Dim("words", min=2, max=encoder.max_tokens)
+    rows, table = {0: batch}, {0: batch, 1: words}
+    return {
+        "text_encoder": torch.export.export(
+            Reader(encoder).eval(),
+            (ids, attention_mask),
+            dynamic_shapes={"ids": table, "attention_mask": table},
+        ),
+        "generator": torch.export.export(
+            Drawer(model).eval(),
+            (z, text.tokens, text.mask, text.pooled),
+            dynamic_shapes={"z": rows, "tokens": table, "mask": table, "pooled": rows},
+        ),
+    }
 
 
 def _trials(model: TextToImage) -> Sequence[list[str]]:
@@ -224,21 +231,31 @@ def _gap(a: Tensor, b: Tensor) -> float:
 # ---------------------------------------------------------------------- kinds of files
 
 
-def _write_onnx(program: torch.export.ExportedProgram, out: Path, name: str) -> Path:
-    file = out / f"{name}.onnx"
+def onnx_model(program: torch.export.ExportedProgram, name: str) -> Any:
+    """The onnx.ModelProto of a program; `name` is "text_encoder", or another that draws images."""
     inputs = [node.name for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    outputs = ["images"] if name == "generator" else ["tokens", "mask", "pooled"]
+    outputs = ["tokens", "mask", "pooled"] if name == "text_encoder" else ["images"]
     made = torch.onnx.export(program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
     assert made is not None
+    return made.model_proto
+
+
+def _write_onnx(program: torch.export.ExportedProgram, out: Path, name: str) -> Path:
+    file = out / f"{name}.onnx"
     with atomic_write(file) as opened:
-        opened.write(made.model_proto.SerializeToString())
+        opened.write(onnx_model(program, name).SerializeToString())
     return file
 
 
 def _open_onnx(file: Path) -> Callable[..., list[Tensor]]:
+    return open_onnx(str(file))
+
+
+def open_onnx(model: str | bytes) -> Callable[..., list[Tensor]]:
+    """An ONNX file, given by its path or content, as a function of its inputs in order."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
 
     def run(*tensors: Tensor) -> list[Tensor]:
@@ -259,16 +276,17 @@ def _open_torch(file: Path) -> Callable[..., Any]:
     return torch.export.load(file).module()
 
 
-def _need(*packages: str) -> None:
+def need_onnx(kind: str) -> None:
+    """Raise UserError if a package that `--to onnx` and `--to web` need is missing."""
     from importlib.util import find_spec
 
-    missing = [name for name in packages if find_spec(name) is None]
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise UserError(f"--to onnx needs {', '.join(missing)}: pip install {' '.join(missing)}")
+        raise UserError(f"--to {kind} needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide the exporters' progress messages, and warnings that do not apply."""
     levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "torch.export")}
     with warnings.catch_warnings():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import importlib
+import importlib.util
 import inspect
 import re
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -183,3 +185,20 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     page = (tmp_path / "site/settings/networks/index.html").read_text()
     assert "Feature maps at each resolution".lower() in page.lower()
     assert not re.search(r"^WARNING", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_the_page_in_the_browser_is_linked_where_it_was_exported(exported: bool) -> None:
+    spec = importlib.util.spec_from_file_location("hook", ROOT / "docs/try_it_here.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    found = {"try/index.html": object()} if exported else {}
+
+    page = hook.on_page_markdown(
+        (ROOT / "docs/web.md").read_text(), files=SimpleNamespace(get_file_from_path=found.get)
+    )
+
+    assert ("](try/index.html)" in page) is exported
+    assert "<!--" not in page
