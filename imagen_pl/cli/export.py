@@ -122,14 +122,14 @@ def _export_web(model: TextToImage, arguments: argparse.Namespace, folder: Path,
         folder: of the model's file, which may have a model card beside it.
         out: the new folder.
     """
-    from imagen_pl.demo.page import example_prompts
+    from imagen_pl.demo.facts import Knowledge
     from imagen_pl.inference.model_card import model_card
     from imagen_pl.inference.web_export import TOLERANCE, PageTexts, export_web
 
     name = Path(arguments.model).name
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else model_card(name, model.description)
-    texts = PageTexts(name, arguments.examples or example_prompts(model), text)
+    texts = PageTexts(name, arguments.examples or Knowledge.of(model).examples(), text)
     upscaler = open_upscaler(arguments.upscaler, model, "cpu")
     gaps = export_web(model, out, texts, upscaler, arguments.tolerance or TOLERANCE)
     sizes = {f.relative_to(out): f.stat().st_size / 1e6 for f in sorted(out.rglob("*")) if f.is_file()}

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakSet
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.fabric.loggers import Logger
+from lightning.pytorch.loggers import WandbLogger
 
 log = logging.getLogger(__name__)
 
