@@ -87,7 +87,7 @@ class WebDatasetSource(StreamSource):
         if "://" not in shard:
             from webdataset.gopen import gopen
 
-            return gopen(shard)  # type: ignore[no-any-return]
+            return gopen(shard)
         remote = io.BufferedReader(RemoteFile(shard, self.retries), _BUFFER)
         remote.peek(1)  # so that a missing shard is noticed here
         return remote
