@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakSet
 
-from lightning.fabric.loggers import Logger
 from lightning.pytorch.loggers import WandbLogger
 
 log = logging.getLogger(__name__)
 
-_warned: WeakSet[Logger] = WeakSet()
+_warned: WeakSet[WandbLogger] = WeakSet()
 
 
 @contextmanager
-def survive_wandb(logger: Logger) -> Iterator[None]:
+def survive_wandb(logger: object) -> Iterator[None]:
     """Do what is within; if W&B fails, warn once for each logger and go on.
 
     W&B raises its own errors, and those of the connection to the process that sends its data. Other loggers
