@@ -30,6 +30,7 @@ def test_wandb_that_cannot_be_reached_is_recorded_offline(
 ) -> None:
     import wandb
 
+    wandb.finish()  # of an earlier test in this process, which the logger would go on with
     real = WandbLogger.experiment.fget  # type: ignore[attr-defined]
 
     def unreachable(logger: WandbLogger) -> object:
@@ -51,6 +52,9 @@ def test_wandb_that_cannot_be_reached_is_recorded_offline(
 def test_wandb_that_fails_in_the_middle_does_not_end_the_run(
     tiny: Tiny, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import wandb
+
+    wandb.finish()
     monkeypatch.setenv("WANDB_MODE", "disabled")
     calls = []
 
