@@ -19,7 +19,7 @@ def test_run_folder_has_all_files(tiny: Tiny, capsys: pytest.CaptureFixture[str]
     run = tiny.run
     assert (run / "checkpoints/last.ckpt").is_file()
     assert (run / "checkpoints/best.ckpt").is_file()
-    assert sorted(p.name for p in (run / "samples").iterdir())[-1] == "000000.2kimg.png"
+    assert sorted(p.name for p in (run / "samples").glob("*.png"))[-1] == "000000.2kimg.png"
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["name"] == "tiny"
     assert "ckpt_path" not in config

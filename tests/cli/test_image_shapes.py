@@ -85,7 +85,7 @@ def test_one_setting_of_the_data_shapes_both_networks(shaped: TextToImage) -> No
 
 
 def test_grids_of_a_run_show_the_shape_on_white(shaped: TextToImage) -> None:
-    for file in Path(RUN, "samples").iterdir():
+    for file in Path(RUN, "samples").glob("*.png"):
         with Image.open(file) as grid:
             assert grid.mode == "RGB"
             assert grid.width > 1.5 * 3 * 96 / 2
