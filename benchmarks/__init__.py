@@ -8,6 +8,7 @@ Run from the repository's root as `python -m benchmarks.NAME`:
     captioner       scores of captioners
     speed           images/s beside another commit; distance after a number of images
     demo_latency    how soon the web page opens and answers
+    demo_memory     whether its memory grows with the requests
     demo_memory     whether the web page's memory grows
     ablation        train a grid of recipes and tabulate it (grids/)
     stability       how often a recipe trains well, over learning rates and seeds

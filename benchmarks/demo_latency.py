@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
 
+from benchmarks.demo_server import serve_demo
 from imagen_pl.storage.atomic_files import atomic_write
 
 PROMPTS = [
@@ -27,21 +23,6 @@ PROMPTS = [
     "crown, twemoji style",
     "a smiling yellow face, noto style",
 ]
-
-
-def served(url: str, process: subprocess.Popen[bytes], patience_s: float = 120) -> float:
-    """Seconds until the page is there."""
-    start = time.monotonic()
-    while time.monotonic() - start < patience_s:
-        if process.poll() is not None:
-            raise SystemExit(f"imagen-pl demo ended with {process.returncode}")
-        try:
-            with build_opener(ProxyHandler({})).open(url, timeout=5) as answer:  # past a proxy
-                answer.read()
-            return time.monotonic() - start
-        except (URLError, ConnectionError, TimeoutError):
-            time.sleep(0.05)
-    raise SystemExit(f"{url} did not answer within {patience_s:.0f} s")
 
 
 def answers(url: str, num_images: int) -> list[float]:
@@ -65,19 +46,11 @@ def main() -> None:
     parser.add_argument("model", help="as `imagen-pl demo` takes it")
     parser.add_argument("--out", type=Path, help="write the seconds here as JSON too")
     options = parser.parse_args()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/"
-    words = ["-m", "imagen_pl.cli.main", "demo", options.model, "--port", str(port), "--device", "cpu"]
-    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
-    try:
-        report = {"model": options.model, "opens_s": served(url, process)}
+    with serve_demo([options.model]) as page:
+        report = {"model": options.model, "opens_s": page.opened_s}
         for num_images in (1, 8):
-            first, *later = answers(url, num_images)
+            first, *later = answers(page.url, num_images)
             report |= {f"first_{num_images}_s": first, f"later_{num_images}_s": statistics.median(later)}
-    finally:
-        process.terminate()
-        process.wait()
     report = {name: round(value, 2) if isinstance(value, float) else value for name, value in report.items()}
     print(json.dumps(report))
     if options.out is not None:

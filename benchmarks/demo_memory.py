@@ -13,16 +13,13 @@ import argparse
 import json
 import os
 import random
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo_latency import served
+from benchmarks.demo_server import serve_demo
 from imagen_pl.storage.atomic_files import atomic_write
 
 _WORDS = ("alarm", "bell", "camera", "cloud", "folder", "heart", "lock", "moon", "outline", "filled", "sun")
@@ -77,22 +74,16 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=50, help="requests between two lines")
     parser.add_argument("--out", type=Path, help="write the lines here as JSON too")
     options = parser.parse_args()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/"
-    words = ["-m", "imagen_pl.cli.main", "demo", options.model, "--port", str(port), "--device", "cpu"]
-    words += ["--upscaler", options.upscaler] if options.upscaler else []
+    words = [options.model, *(["--upscaler", options.upscaler] if options.upscaler else [])]
     asked = requests(options.requests, options.num_images, options.refine, options.mixed)
     report: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         # The page's files go where they can be counted.
         environment = {**os.environ, "TMPDIR": folder, "GRADIO_TEMP_DIR": f"{folder}/gradio"}
-        process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, env=environment)
-        try:
-            served(url, process)
+        with serve_demo(words, environment) as page:
             from gradio_client import Client
 
-            clients = [Client(url, verbose=False, download_files=False) for _ in range(options.clients)]
+            clients = [Client(page.url, verbose=False, download_files=False) for _ in range(options.clients)]
             start = time.monotonic()
 
             def answer(client: Client, name: str, arguments: tuple[Any, ...]) -> None:
@@ -108,15 +99,12 @@ def main() -> None:
                     if done == 0 or number // options.every > done // options.every:
                         line = {
                             "requests": number,
-                            "memory_mb": round(resident_mb(process.pid)),
+                            "memory_mb": round(resident_mb(page.pid)),
                             "files_mb": round(files_mb(Path(folder)), 1),
                             "seconds": round(time.monotonic() - start, 1),
                         }
                         report.append(line)
                         print(json.dumps(line), flush=True)
-        finally:
-            process.terminate()
-            process.wait()
     if options.out is not None:
         with atomic_write(options.out) as file:
             file.write((json.dumps(report, indent=1) + "\n").encode())

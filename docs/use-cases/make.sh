@@ -12,8 +12,8 @@ made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 draw() { "$PYTHON" -m imagen_pl.cli.main "$@"; }
 
-# save FILE NAME: as a small PNG of at most 1050 px width and 256 colours, without what the file says of the model: where it
-# lies on this machine is nobody's business.
+# save FILE NAME: as a small PNG of at most 1050 px width and 256 colours, without metadata, since that contains the model's path
+# on this machine.
 save() {
     "$PYTHON" - "$1" "$2" <<'PYTHON'
 import sys
@@ -55,7 +55,7 @@ draw sample icons "birthday cake, outline" "birthday cake, filled" --num_images 
 save "$made/candidates.png" missing-icon.png
 
 draw sheet "$MODEL" brief.csv --out "$made/drafts.html"
-# Not where the model lies.
+# The name instead of a path on this machine.
 sed -i "s#$MODEL#emoji#g" "$made/drafts.html"
 "$CHROMIUM" --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=620,1240 \
     --screenshot="$made/drafts.png" "file://$made/drafts.html" 2>/dev/null

@@ -19,6 +19,7 @@ from imagen_pl.imaging.transparency import on_white
 from imagen_pl.lightning_module import TextToImageGAN
 from imagen_pl.models.generators.base import ImageToImageGenerator
 from imagen_pl.schedules import position
+from imagen_pl.storage.atomic_files import atomic_write
 
 
 class SampleGrid(EveryKimg):
@@ -82,7 +83,8 @@ class SampleGrid(EveryKimg):
         pictures, captions = self._drawn(trainer, gan)
         sheet = labelled_grid(pictures, captions, self.columns)
         folder = samples_folder(trainer)
-        sheet.save(folder / f"{self._kimg(gan.images_seen)}kimg.png")
+        with atomic_write(folder / f"{self._kimg(gan.images_seen)}kimg.png") as file:
+            sheet.save(file, "PNG")
         for logger in trainer.loggers:
             log_pictures(logger, "samples", pictures, captions, sheet, gan.images_seen)
 

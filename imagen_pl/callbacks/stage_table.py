@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from imagen_pl.imaging.grids import labelled_grid
+from imagen_pl.storage.atomic_files import atomic_write
 
 _SHOWN = 96  # px, the least width of a picture in the table
 
@@ -32,9 +33,9 @@ class StageTable:
             pictures: one for each caption.
         """
         stage = self.folder / f"{index + 1}-{resolution}px"
-        stage.mkdir(parents=True, exist_ok=True)
         for i, picture in enumerate(pictures):
-            picture.save(stage / f"{i:03d}.png")
+            with atomic_write(stage / f"{i:03d}.png") as file:
+                picture.save(file, "PNG")
 
     def columns(self, count: int) -> dict[str, list[Image.Image]]:
         """Pictures by stage, for example "2: 64 px"; stages that were kept with other captions are left out.
@@ -61,7 +62,8 @@ class StageTable:
                 cells.append(_enlarged(pictures[row], width))
                 labels.append(f"{caption} ({name})")
         sheet = labelled_grid(cells, labels, len(columns))
-        sheet.save(self.folder / "table.png")
+        with atomic_write(self.folder / "table.png") as file:
+            sheet.save(file, "PNG")
         return sheet
 
 

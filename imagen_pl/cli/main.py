@@ -83,6 +83,10 @@ samples/, metrics.csv.
 """.format(examples=textwrap.indent(EXAMPLES.rstrip(), "  "))
 
 
+# A full disk or quota, a file that is too large, a folder that may not be written to.
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb.
 
@@ -112,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in _NOT_WRITTEN:
             raise
         return _fail(f"{error.strerror}: {error.filename or ''}".rstrip(": "))
 

@@ -1,4 +1,4 @@
-"""`imagen-pl new`: write a project of one's own, which uses imagen_pl as a library."""
+"""`imagen-pl new`: write a new project that uses imagen_pl as a library."""
 
 from __future__ import annotations
 

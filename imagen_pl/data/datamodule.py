@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from imagen_pl.data.batch_samplers import (
@@ -306,13 +306,12 @@ class CaptionedImages(CaptionedRows):
         loader.streams = self._streams
         return loader
 
-    def _gather(self, own: list[int]) -> list[list[int]]:
+    def _gather(self, own: Tensor) -> Tensor:
         """The numbers of every process, by rank."""
         if self.trainer is None or self.trainer.world_size == 1:
-            return [own]
+            return own[None]
         strategy = self.trainer.strategy
-        everywhere = strategy.all_gather(torch.tensor(own, device=strategy.root_device))
-        return everywhere.tolist()
+        return strategy.all_gather(own.to(strategy.root_device))
 
     def _stream(
         self,

@@ -1,4 +1,7 @@
-"""Where the streams of a run stand, so that a resumed run goes on with the same images."""
+"""Where the streams of a run stand, so that a resumed run goes on with the same images.
+
+Axes: p processes, l lanes of each, n numbers of a LanePosition.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from jaxtyping import Int64
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from imagen_pl.data.batch_samplers import StreamTurn
@@ -26,11 +32,11 @@ class _Standing:
     """Where everything stands between two batches.
 
     next_lane: the lane of the next batch.
-    positions: of the lanes of every process; a lane that was not read yet has none.
+    positions: of the lanes of every process, on the device of the training: reading them would wait for it.
     """
 
-    next_lane: int = 0
-    positions: dict[tuple[int, int], LanePosition] = field(default_factory=dict)
+    next_lane: int
+    positions: Int64[Tensor, "p l n"]
 
 
 class StreamPositions:
@@ -45,7 +51,7 @@ class StreamPositions:
         lanes: of each process.
         rank: number of this process.
         world_size: number of processes.
-        gather: from the numbers of this process to those of all, by rank.
+        gather: from the position of this process to those of all, by rank.
     """
 
     def __init__(
@@ -54,13 +60,13 @@ class StreamPositions:
         lanes: int,
         rank: int = 0,
         world_size: int = 1,
-        gather: Callable[[list[int]], list[list[int]]] = lambda own: [own],
+        gather: Callable[[Int64[Tensor, " n"]], Int64[Tensor, "p n"]] = lambda own: own[None],
     ) -> None:
         self.order, self.lanes, self.rank, self.world_size, self.gather = (
             order, lanes, rank, world_size, gather,
         )  # fmt: skip
         self.origin = 0
-        self._now = _Standing()
+        self._now = self._beginning()
         self._by_clock: dict[int, _Standing] = {}
 
     # ------------------------------------------------------------------ batches
@@ -72,24 +78,23 @@ class StreamPositions:
         """
         if start not in self._by_clock:
             self.origin = start
-            self._by_clock = {start: _Standing()}
+            self._by_clock = {start: self._beginning()}
         self._now = self._by_clock[start]
-        first, begun = self._now, set[int]()
-        lane = first.next_lane
+        lane, begun = self._now.next_lane, set[int]()
+        own = self._now.positions[self.rank].tolist()
         while True:
             at = None
             if lane not in begun:  # then its worker goes on
-                at = first.positions.get((self.rank, lane), LanePosition())
+                at = LanePosition(*own[lane])
             begun.add(lane)
             yield StreamTurn(lane, at, self.origin)
             lane = (lane + 1) % self.lanes
 
     def record(self, mark: StreamMark) -> None:
         """Take note of where the streams stand after a batch."""
-        everywhere = self.gather([mark.lane, *mark.position])
-        positions = dict(self._now.positions)
-        for rank, (lane, *position) in enumerate(everywhere):
-            positions[rank, lane] = LanePosition(*position)
+        everywhere = self.gather(torch.tensor(mark.position))
+        positions = self._now.positions.to(everywhere.device, copy=True)
+        positions[:, mark.lane] = everywhere  # every process reads its batch from this lane
         # An epoch begins with lane 0, as the data loader begins it with worker 0.
         self._now = _Standing(0 if mark.ends_epoch else (mark.lane + 1) % self.lanes, positions)
         self._by_clock.pop(mark.clock, None)
@@ -111,24 +116,17 @@ class StreamPositions:
             "lanes": self.lanes,
             "world_size": self.world_size,
             "next_lane": standing.next_lane,
-            "positions": [
-                [
-                    list(standing.positions.get((rank, lane), LanePosition()))
-                    for lane in range(self.lanes)
-                ]
-                for rank in range(self.world_size)
-            ],
-        }  # fmt: skip
+            "positions": standing.positions.tolist(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the positions of a checkpoint, which must fit (`why_not`)."""
         self.origin, self.lanes = state["origin"], state["lanes"]
-        positions = {
-            (rank, lane): LanePosition(*position)
-            for rank, lanes in enumerate(state["positions"])
-            for lane, position in enumerate(lanes)
-        }
+        positions = torch.tensor(state["positions"])
         self._by_clock = {state["images_seen"]: _Standing(state["next_lane"], positions)}
+
+    def _beginning(self) -> _Standing:
+        return _Standing(0, torch.tensor(LanePosition()).repeat(self.world_size, self.lanes, 1))
 
     def why_not(self, state: dict[str, Any]) -> str | None:
         """Why a checkpoint's positions do not fit this run; None if they do."""

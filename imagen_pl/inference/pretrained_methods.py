@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,16 +48,7 @@ class PretrainedMethods:
         return load(model_file(pretrained_model_name_or_path, revision=revision), device, resolution)
 
     def save_pretrained(  # type: ignore[misc]  # self is of the class that inherits
-        self: TextToImage,
-        save_directory: str | Path,
-        *,
-        name: str | None = None,
-        licence: str = "mit",
-        evaluations: Sequence[Mapping[str, Any]] = (),
-        prompts: Sequence[str] | None = None,
-        images: Sequence[Path] = (),
-        with_discriminator: bool = False,
-        dtype: torch.dtype = torch.float16,
+        self: TextToImage, save_directory: str | Path, *, name: str | None = None, **settings: Any
     ) -> Path:
         """Write what `push_to_hub` uploads: weights, config.json, a model card and samples.
 
@@ -68,32 +58,16 @@ class PretrainedMethods:
         Args:
             save_directory: the folder; it is created.
             name: the model's name on the card; None takes the folder's.
-            licence: licence of the weights, as the hub spells it.
-            evaluations: contents of evaluation.json files, for the scores on the card.
-            prompts: of the samples, drawn with seed 0; None takes the usual ones of the model. For a model
-                that translates, domains.
-            images: pictures for the samples of a model that changes pictures; without any, `icons` draws
-                them.
-            with_discriminator: write discriminator.safetensors too, for fine-tuning by `init_from`.
-            dtype: of the weights.
+            settings: fields of imagen_pl.inference.publishing.ReleaseSettings: licence, evaluations, prompts,
+                images, with_discriminator, dtype.
 
         Raises:
             UserError: as of `save`, or a prompt or picture cannot be used.
         """
-        from imagen_pl.inference.publishing import write_release
+        from imagen_pl.inference.publishing import ReleaseSettings, write_release
 
         folder = Path(save_directory)
-        return write_release(
-            self,
-            folder,
-            name or folder.resolve().name,
-            licence,
-            evaluations,
-            prompts,
-            images,
-            with_discriminator,
-            dtype,
-        )
+        return write_release(self, folder, name or folder.resolve().name, ReleaseSettings(**settings))
 
     def push_to_hub(  # type: ignore[misc]
         self: TextToImage,
@@ -101,12 +75,7 @@ class PretrainedMethods:
         *,
         private: bool = False,
         commit_message: str = "Upload by imagen_pl",
-        licence: str = "mit",
-        evaluations: Sequence[Mapping[str, Any]] = (),
-        prompts: Sequence[str] | None = None,
-        images: Sequence[Path] = (),
-        with_discriminator: bool = False,
-        dtype: torch.dtype = torch.float16,
+        **settings: Any,
     ) -> list[str]:
         """Upload the model with its card and samples; `imagen-pl push` does the same.
 
@@ -114,30 +83,17 @@ class PretrainedMethods:
             repo_id: its name on the hub, "owner/name"; the repository is created if it does not exist.
             private: make a new repository private.
             commit_message: of the upload.
-            licence: as of `save_pretrained`, and so are the following.
-            evaluations: scores on the card.
-            prompts: of the samples.
-            images: for the samples of a model that changes pictures.
-            with_discriminator: upload the discriminator too.
-            dtype: of the weights.
+            settings: as of `save_pretrained`.
 
         Returns:
             Names of the uploaded files.
 
         Raises:
-            UserError: as of `save_pretrained`; or nobody is logged in, or the hub refuses or is not reached.
+            UserError: as of `save_pretrained`; or the hub refuses, is not reached, or needs a
+                login.
         """
         check_hub(repo_id)
         with tempfile.TemporaryDirectory() as folder:
-            release = self.save_pretrained(
-                folder,
-                name=repo_id,
-                licence=licence,
-                evaluations=evaluations,
-                prompts=prompts,
-                images=images,
-                with_discriminator=with_discriminator,
-                dtype=dtype,
-            )
+            release = self.save_pretrained(folder, name=repo_id, **settings)
             upload(release, repo_id, private, message=commit_message)
             return sorted(file.name for file in release.iterdir())

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,48 +63,54 @@ def check_prompts(model: TextToImage, prompts: Sequence[str] | None) -> list[str
     return chosen[:16]
 
 
-def write_release(
-    model: TextToImage,
-    folder: Path,
-    name: str,
-    licence: str = "mit",
-    evaluations: Sequence[Mapping[str, Any]] = (),
-    prompts: Sequence[str] | None = None,
-    images: Sequence[Path] = (),
-    with_discriminator: bool = False,
-    dtype: torch.dtype = torch.float16,
-) -> Path:
+@dataclass(frozen=True)
+class ReleaseSettings:
+    """What a release contains besides the generator's weights.
+
+    licence: licence of the weights, as the hub spells it.
+    evaluations: contents of evaluation.json files, for the scores on the card.
+    prompts: of the samples on the card, drawn with seed 0; None takes the usual ones of the model. A
+        Translator takes domains.
+    images: pictures for the samples of an image-to-image model; without any, `icons` draws them.
+    with_discriminator: write discriminator.safetensors too, for fine-tuning by `init_from`.
+    dtype: of the weights.
+    """
+
+    licence: str = "mit"
+    evaluations: Sequence[Mapping[str, Any]] = ()
+    prompts: Sequence[str] | None = None
+    images: Sequence[Path] = ()
+    with_discriminator: bool = False
+    dtype: torch.dtype = torch.float16
+
+
+def write_release(model: TextToImage, folder: Path, name: str, settings: ReleaseSettings) -> Path:
     """Write weights, config.json, the model card and samples of fixed prompts.
 
     Args:
         model: the model.
         folder: the folder; it is created.
         name: the model's name on the card.
-        licence: licence of the weights, as the hub spells it.
-        evaluations: contents of evaluation.json files, for the scores on the card.
-        prompts: of the samples; None takes the usual ones of the model. Domains of a Translator.
-        images: pictures for the samples of a model that changes pictures; without any, `icons` draws them.
-        with_discriminator: write the discriminator too, for fine-tuning.
-        dtype: of the weights.
+        settings: what else the release contains.
 
     Raises:
         UserError: the discriminator is requested, but the model's file has none; a prompt or a picture cannot
             be used; or the disk is full.
     """
-    chosen = check_prompts(model, prompts)
-    write_weights(model, folder, with_discriminator, dtype)
-    sheet = samples(model, chosen, images)
+    chosen = check_prompts(model, settings.prompts)
+    write_weights(model, folder, settings.with_discriminator, settings.dtype)
+    sheet = samples(model, chosen, settings.images)
     if sheet is not None:
         sheet.save(folder / SAMPLES)
     generator = model.generator
     card = model_card(
         name,
         {**json.loads((folder / DESCRIPTION).read_text()), "data": model.description.get("data")},
-        licence=licence,
-        evaluations=evaluations,
+        licence=settings.licence,
+        evaluations=settings.evaluations,
         samples=None if sheet is None else SAMPLES,
         discriminator_mb=(folder / DISCRIMINATOR_WEIGHTS).stat().st_size / 1e6
-        if with_discriminator
+        if settings.with_discriminator
         else None,
         prompt=chosen[0] if chosen else "",
         command=f"imagen-pl {generator.verb} {name} {generator.verb_arguments}"

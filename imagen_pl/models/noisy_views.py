@@ -1,4 +1,4 @@
-"""Noise, blur and shifts for networks that teach a generator.
+"""Noise, blur and shifts for captioners whose loss trains a generator.
 
 Axes: b batch, c channels, h w pixels.
 """
@@ -13,10 +13,10 @@ from imagen_pl.models.degradation import gaussian_blur
 
 
 class NoisyViews(Augment):
-    """Shifts, blurs and adds noise, each image by random amounts: for networks whose gradients teach.
+    """Shifts, blurs and adds noise, by random amounts for each image.
 
-    The gradients of a network that was trained with noise point to visible changes of a picture; those of
-    one that was not are fine noise (arXiv:1910.08640).
+    The gradient of a network that was trained on noisy images changes an image visibly; that of other
+    networks is mostly high-frequency noise (arXiv:1910.08640).
 
     Args:
         noise: largest standard deviation of Gaussian noise; pictures are -1 to 1.

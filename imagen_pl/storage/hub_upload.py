@@ -19,7 +19,7 @@ def check_hub(hub_id: str) -> None:
     """Ask the hub who is logged in, before anything is built for it.
 
     Raises:
-        UserError: the name is malformed, nobody is logged in, or the hub cannot be reached.
+        UserError: the name is malformed, the user is not logged in, or the hub cannot be reached.
     """
     check_hub_name(hub_id)
     from huggingface_hub import HfApi
@@ -71,7 +71,9 @@ def _hub_errors(hub_id: str) -> Iterator[None]:
     try:
         yield
     except LocalTokenNotFoundError:
-        raise UserError("nobody is logged in to the hub: run `hf auth login`, or set HF_TOKEN") from None
+        raise UserError(
+            "not logged in to the Hugging Face hub: run `hf auth login`, or set HF_TOKEN"
+        ) from None
     except (HfHubHTTPError, HFValidationError) as error:
         raise UserError(f"the hub refuses {hub_id}: {_one_line(error)}") from error
     except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub

@@ -37,8 +37,8 @@ class CaptionerTraining(ClockedModule):
         optimizer: makes the captioner's optimizer, for example `torch.optim.AdamW`.
         kimg: length of the training, thousands of images.
         learning_rate_schedule: factor on the learning rate by images seen; None keeps it constant.
-        augment: changes the training images, as NoisyViews for a captioner that will teach a generator; None
-            leaves them as they are.
+        augment: changes the training images, for example NoisyViews; None leaves them as they
+            are.
         seed: seed of dropout and of `augment`; together with the clock it determines every random number.
 
     Attributes:

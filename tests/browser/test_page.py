@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from imagen_pl.cli.main import main
 from imagen_pl.demo.studio import Studio
 from imagen_pl.inference.captioning import CaptioningPipeline
 from imagen_pl.types import Growth
+from tests.browser.conftest import CHROMIUM, NARROW, WIDE
 from tests.cli.test_demo import png_of
 from tests.helpers.captioners import tiny_captioner
 from tests.helpers.image_files import noise, write_photos
 from tests.helpers.runs import tiny_config
 from tests.helpers.transformers_models import save_bert
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
@@ -63,18 +62,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         page.launch(server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **launch_options(studio))
         yield page.local_url
         page.close(verbose=False)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 375, "height": 740}
 
 
 def visit(browser: Any, url: str, size: dict[str, int]) -> Any:
@@ -183,11 +170,16 @@ def test_a_chosen_picture_is_varied(browser: Any, url: str) -> None:
     page.close()
 
 
-def test_a_long_prompt_is_refused_whole(browser: Any, url: str) -> None:
+@pytest.mark.parametrize(
+    ("prompt", "message"), [("   ", "write a prompt first"), ("x" * 301, "the prompt has 301 letters")]
+)
+def test_an_empty_or_too_long_prompt_shows_an_error(
+    prompt: str, message: str, browser: Any, url: str
+) -> None:
     page = visit(browser, url, WIDE)
-    page.get_by_label("Prompt", exact=True).first.fill("x" * 301)
+    page.get_by_label("Prompt", exact=True).first.fill(prompt)
     page.get_by_role("button", name="Draw", exact=True).click()
-    page.get_by_text("the prompt has 301 letters").first.wait_for()
+    page.get_by_text(message).first.wait_for()
     page.close()
 
 
@@ -196,14 +188,6 @@ def test_a_suggestion_fills_the_prompt(browser: Any, url: str) -> None:
     page.get_by_role("button", name="a cat, fluent style").click()
     prompt = page.get_by_label("Prompt", exact=True).first.element_handle()
     page.wait_for_function("prompt => prompt.value == 'a cat, fluent style'", arg=prompt)
-    page.close()
-
-
-def test_empty_prompt_shows_an_error(browser: Any, url: str) -> None:
-    page = visit(browser, url, WIDE)
-    page.get_by_label("Prompt", exact=True).first.fill("   ")
-    page.get_by_role("button", name="Draw", exact=True).click()
-    page.get_by_text("write a prompt first").first.wait_for()
     page.close()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import io
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -25,16 +24,15 @@ from imagen_pl.inference.interpolation import interpolate
 from imagen_pl.inference.pipeline import TextToImage
 from imagen_pl.inference.upscaling import Upscaler
 from imagen_pl.inference.web_export import PageTexts, export_web
+from tests.browser.conftest import CHROMIUM, NARROW, WIDE
 from tests.helpers.upscalers import random_upscaler
 from tests.inference.test_web_export import wide_model
 
 pytest.importorskip("onnxruntime")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
 ]
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 375, "height": 740}
 CARD = "# A card\n\n| Set | Licence |\n|---|---|\n| Hearts | MIT |\n\n<b onclick='x()'>bold</b>\n"
 
 
@@ -71,15 +69,6 @@ def site(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     made = make_site(trained_once, tmp_path_factory.mktemp("web") / "site")
     yield made
     made.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def visit(browser: Any, address: str, size: dict[str, int], **context: Any) -> Any:
@@ -278,8 +267,8 @@ def test_transparent_pictures_of_another_shape_are_drawn(browser: Any, bert: Pat
     keep(page, "web-alpha")
     for found, wanted in zip(shown(page), model.sample("a cat", 0, 8), strict=True):
         assert (found.shape, wanted.mode) == ((8, 12, 4), "RGBA")
-        # A canvas rounds colours that are nearly transparent: compare what is seen.
-        seen, expected = (np.asarray(picture_on_white(p), int) for p in (Image.fromarray(found), wanted))
-        assert np.abs(seen - expected).max() <= 2
+        # A canvas rounds the colours of nearly transparent pixels, so the pictures are compared on white.
+        drawn, expected = (np.asarray(picture_on_white(p), int) for p in (Image.fromarray(found), wanted))
+        assert np.abs(drawn - expected).max() <= 2
     page.context.close()
     site.close()

@@ -20,7 +20,7 @@ from imagen_pl.cli import push
 from imagen_pl.cli.main import main
 from imagen_pl.errors import UserError
 from imagen_pl.inference.model_card import model_card
-from imagen_pl.inference.publishing import write_release
+from imagen_pl.inference.publishing import ReleaseSettings, write_release
 from imagen_pl.metrics.evaluation import Evaluation, MemorisationScores
 from imagen_pl.metrics.retrieval import Retrieval
 from imagen_pl.storage import hub_upload
@@ -165,7 +165,7 @@ def test_only_a_source_that_declares_it_has_settings_and_captions_published(
         "init_args": {"path": path},
     }
     model.description |= {"data": source, "captions": ["a secret caption"]}
-    release = write_release(model, tmp_path / "release", "me/tiny", prompts=["a red heart"])
+    release = write_release(model, tmp_path / "release", "me/tiny", ReleaseSettings(prompts=["a red heart"]))
     description = json.loads((release / "config.json").read_text())
     published: dict[str, Any] = {"data": source, "captions": ["a secret caption"]}
     assert {k: description[k] for k in published} == (
@@ -228,7 +228,7 @@ def test_bad_input_gives_one_line_error(
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
     assert main([*words, "me/tiny"]) == 2
-    assert "nobody is logged in to the hub" in capsys.readouterr().err
+    assert "not logged in to the Hugging Face hub" in capsys.readouterr().err
 
     def disconnected(*_: Any, **__: Any) -> None:
         raise ConnectionError("Name or service not known")
@@ -258,7 +258,7 @@ def test_the_hub_is_asked_before_the_model_is_opened(
     words = ["push", str(trained.run), "me/tiny"]
     monkeypatch.setattr(huggingface_hub.HfApi, "whoami", nobody)
     assert main(words) == 2
-    assert "nobody is logged in to the hub" in capsys.readouterr().err
+    assert "not logged in to the Hugging Face hub" in capsys.readouterr().err
 
     monkeypatch.setattr(huggingface_hub.HfApi, "whoami", disconnected)
     assert main(words) == 2
