@@ -1,9 +1,9 @@
-# make quickstart   train on the shipped emoji; MINUTES=2 for a look
-# make quality      the quickstart, a plain loop and gigagan-pytorch, equally long, and the model that ships, by one
-#                   ruler, and which words they understand: benchmarks/RESULTS.md
+# make quickstart   train on the shipped emoji; MINUTES=2 for a short run
+# make quality      evaluate the quickstart, a plain loop and gigagan-pytorch after equally long training, and the
+#                   shipped model, with the same protocol and on captions: benchmarks/RESULTS.md
 # make test         style, types and the whole test suite
-# make web          build the page of `imagen-pl export --to web` from imagen_pl/web/source (needs node and npm)
-# All make .venv first, and can be run twice. PYTHON=python3.12 picks another interpreter.
+# make web          build the web page of `imagen-pl export --to web` from imagen_pl/web/source (needs node and npm)
+# All except web create .venv first, and can be repeated. PYTHON=python3.12 selects another interpreter.
 
 MINUTES ?= 8
 # What `make test` hands to pytest: a file, or -k with a name; by default everything.

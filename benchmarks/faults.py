@@ -1,15 +1,15 @@
-"""Kills a training again and again with SIGKILL, resumes it, and counts what is damaged or lost.
+"""Kills a training repeatedly with SIGKILL, resumes it, and counts damaged files and lost images.
 
     python -m benchmarks.faults --kills 10
     python -m benchmarks.faults --kills 10 --table
 
 A run is started, killed with all its workers at a random time after its first batch, and resumed with the
-command that a user would type. Every second kill waits for the moment at which a checkpoint is being written.
-After each kill all checkpoints must be readable. At the end the run is resumed until it is done, and
-compared, to the bit, with a run that was never stopped.
+command that a user would type. Every second kill happens during the writing of a checkpoint.
+After each kill all checkpoints must be readable. At the end the run is resumed until it finishes, and its
+weights are compared, bit for bit, with those of an uninterrupted run.
 
-Images trained twice are those after the newest checkpoint. Options that this command does not know go to
-`imagen-pl fit`. The counts are written as JSON to --out; --table prints them.
+Images trained twice are those after the newest checkpoint. Unknown options are passed to `imagen-pl fit`.
+The counts are written as JSON to --out; --table prints them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from imagen_pl.storage.atomic_files import atomic_write
 from imagen_pl.storage.checkpoint_io import read_checkpoint
 from imagen_pl.storage.run_folder import RunFolder
 
-_START_S = 300.0  # longest wait for a start
+_START_S = 300.0  # longest wait for the first new row of metrics.csv
 
 
 class Trial:
@@ -66,11 +66,11 @@ class Trial:
         return read_checkpoint(self.folder / name / "checkpoints" / "last.ckpt")
 
     def kill_once(self, delay_s: float, while_saving: bool) -> dict[str, Any]:
-        """Start or resume the run, kill it, and say what it left.
+        """Start or resume the run, kill it, and count what it left.
 
         Args:
-            delay_s: after the first new row of metrics.csv.
-            while_saving: then wait until a checkpoint is being written.
+            delay_s: time between the first new row of metrics.csv and the kill.
+            while_saving: wait for the next checkpoint after that, and kill while it is written.
         """
         before = logged_images(self.run)
         with (self.folder / "killed.log").open("ab") as log:
@@ -80,7 +80,11 @@ class Trial:
         limit = time.monotonic() + _START_S
         while process.poll() is None and logged_images(self.run) == before and time.monotonic() < limit:
             time.sleep(0.02)
-        leftovers = len(part_files(self.run))
+        if process.poll() is None and logged_images(self.run) == before:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise SystemExit(f"the run logged nothing within {_START_S:.0f} s: see {self.folder}/killed.log")
+        # Without those that this process is writing: their names have its id.
+        leftovers = len([file for file in part_files(self.run) if f".{process.pid}." not in file.name])
         time.sleep(delay_s)
         while while_saving and process.poll() is None and not part_files(self.run):
             time.sleep(0.0005)
@@ -106,12 +110,12 @@ class Trial:
 
 
 def part_files(run: RunFolder) -> list[Path]:
-    """Files that are being written, or that a killed process has left."""
+    """Files that are being written, or were left by a killed process."""
     return list(run.path.rglob(".*.part"))
 
 
 def logged_images(run: RunFolder) -> int:
-    """The clock in the last row of metrics.csv; 0 without one."""
+    """Largest images_seen in metrics.csv; 0 if there is none."""
     try:
         with run.metrics.open(newline="", encoding="utf-8") as file:
             return max((int(row["images_seen"]) for row in csv.DictReader(file)), default=0)
@@ -120,7 +124,7 @@ def logged_images(run: RunFolder) -> int:
 
 
 def equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two checkpoints have the same weights and the same clock, to the bit."""
+    """Whether two checkpoints have bitwise equal weights and the same images_seen."""
     first, second = a["state_dict"], b["state_dict"]
     same = a["images_seen"] == b["images_seen"] and first.keys() == second.keys()
     return same and all(torch.equal(first[name], second[name]) for name in first)
@@ -150,13 +154,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.faults", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--kills", type=int, default=10, help="number of kills (default: 10)")
-    parser.add_argument("--config", default="configs/debug/tiny.yaml", help="the recipe")
+    parser.add_argument("--config", default="configs/debug/tiny.yaml", help="configuration to train")
     parser.add_argument(
-        "--longest_s", type=float, default=1.0, help="longest time between first batch and kill"
+        "--longest_s", type=float, default=1.0, help="longest time between first batch and kill (default: 1)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of these times")
-    parser.add_argument("--out", type=Path, default=RESULTS / "faults.json", help="the file of counts")
-    parser.add_argument("--table", action="store_true", help="print the counts of --out, kill nothing")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kill times (default: 0)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "faults.json", help="JSON file for the counts")
+    parser.add_argument("--table", action="store_true", help="only print the counts in --out")
     arguments, more = parser.parse_known_args(argv)
     if not arguments.table:
         times = random.Random(arguments.seed)

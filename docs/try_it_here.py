@@ -1,4 +1,4 @@
-"""MkDocs hook: links the page that draws in the browser, if `imagen-pl export` has written it to docs/try."""
+"""MkDocs hook: adds a link to the exported web page if `imagen-pl export` has written it to docs/try."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _LINK = f"[Draw in this browser]({_PAGE}){{ .md-button .md-button--primary }}"
 
 
 def on_page_markdown(markdown: str, files: Any, **_: Any) -> str:
-    """Put the link into its place."""
+    """Replace the placeholder by the link, or remove it if there is no exported page."""
     return markdown.replace(_PLACE, _LINK if files.get_file_from_path(_PAGE) else "")

@@ -69,13 +69,13 @@ class TextFeatures:
 
 
 class LanePosition(NamedTuple):
-    """Where a lane of shards goes on (imagen_pl.data.shard_lanes).
+    """The read position in a lane of shards (imagen_pl.data.shard_lanes).
 
-    block: number of the block that is being given.
+    block: number of the current block.
     cycle: pass over the shards in which the block begins.
-    shard: place of the block's first shard in that pass.
-    row: place of the block's first row in that shard.
-    taken: rows of the block that were given.
+    shard: index of the block's first shard in that pass.
+    row: index of the block's first row in that shard.
+    taken: number of rows of the block that were returned.
     """
 
     block: int = 0
@@ -86,13 +86,13 @@ class LanePosition(NamedTuple):
 
 
 class StreamMark(NamedTuple):
-    """What a batch of a stream says about its stream.
+    """The state of a stream after a batch.
 
-    lane: the lane that it was read from.
-    position: where that lane goes on.
+    lane: the lane that the batch was read from.
+    position: the lane's position after the batch.
     clock: images seen after the batch.
-    ends_epoch: whether it is the last of its epoch.
-    skipped: what was skipped since the worker's batch before: reason and name of each.
+    ends_epoch: whether it is the last batch of its epoch.
+    skipped: reason and name of everything skipped since the worker's previous batch.
     """
 
     lane: int
@@ -113,7 +113,7 @@ class CaptionedBatch:
         depend on the number of processes.
     text: the captions' features if they are cached; None if the step has to encode them.
     latents: the images' latents, of a generator that draws latents, if they are cached; else None.
-    stream: where its stream stands after it; None for images that can be read in any order.
+    stream: state of the stream after the batch; None if the source is not a stream.
     """
 
     images: UInt8[Tensor, "b c h w"]

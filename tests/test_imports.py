@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"planning"},
     {"demo"},
     {"cli"},
-    {"project_template"},  # a project of a user's own
+    {"project_template"},  # the template of a user's project
 ]
 
 

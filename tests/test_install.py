@@ -1,4 +1,4 @@
-"""What is installed: the core trains without optional packages, and each package that is used is listed."""
+"""Requirements: training works without optional packages, and every imported package is listed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import yaml
 
 from tests.helpers.runs import REPOSITORY, Tiny
 
-# Not in the default installation, and Weights & Biases, which is there but must not be needed.
+# Packages of extras, and wandb, which is installed by default but must not be needed.
 ABSENT = (
     "wandb", "datasets", "gradio", "gradio_client", "webdataset", "tensorboard", "matplotlib", "diffusers",
     "vtracer", "av", "onnx", "onnxruntime", "onnxscript", "resvg_py", "pycocoevalcap",
@@ -28,7 +28,7 @@ BUILT_IN = sys.stdlib_module_names
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The environment's packages without the absent ones, as links, so that their metadata is missing too."""
+    """Links to all installed packages except the absent ones, so that their metadata is missing too."""
     folder = tmp_path_factory.mktemp("packages")
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         name = entry.name.split("-")[0].split(".")[0].lower()
@@ -38,7 +38,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def core(packages: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run `imagen-pl` with those packages alone: -S leaves out the environment's own folder."""
+    """Run `imagen-pl` with these packages only: -S leaves out site-packages."""
     path = os.pathsep.join([str(REPOSITORY), str(packages)])
     return subprocess.run(
         [sys.executable, "-S", "-m", "imagen_pl.cli.main", *words],
@@ -72,11 +72,11 @@ def test_the_core_trains_and_samples_without_optional_packages(packages: Path, t
     [
         (
             {"data": {"source": {"class_path": "HuggingFaceSource", "init_args": {"path": "owner/name"}}}},
-            "error: Hugging Face data sets are read with a package: pip install datasets\n",
+            "error: Hugging Face data sets need a package: pip install datasets\n",
         ),
         (
             {"data": {"source": {"class_path": "WebDatasetSource", "init_args": {"path": "shards/"}}}},
-            "error: WebDataset shards are read with a package: pip install webdataset\n",
+            "error: WebDataset shards need a package: pip install webdataset\n",
         ),
         (
             {"trainer": {"logger": [{"class_path": "lightning.pytorch.loggers.WandbLogger"}]}},
@@ -108,7 +108,7 @@ def test_a_missing_package_gives_one_line(
     assert "Traceback" not in done.stderr
 
 
-# The tests read from fsspec's memory:// in its place.
+# The tests use fsspec's memory:// instead.
 UNTESTED = {"s3fs"}
 
 
@@ -119,7 +119,7 @@ def setup() -> configparser.ConfigParser:
 
 
 def names(requirements: str) -> set[str]:
-    """Names of distributions, in one spelling."""
+    """Normalised names of distributions."""
     lines = [line.strip() for line in requirements.splitlines() if not line.strip().startswith("#")]
     found = [re.match(r"[\w.-]+", line) for line in lines]
     return {one_spelling(match[0]) for match in found if match is not None}
@@ -135,8 +135,8 @@ def test_each_package_that_the_code_imports_is_a_requirement_or_an_extra() -> No
     for extra, requirements in parser["options.extras_require"].items():
         if extra != "dev":
             listed |= names(requirements)
-    # Parts of a listed one: PyYAML is jsonargparse's and Lightning's, the hub's client transformers', aiohttp
-    # fsspec's.
+    # Dependencies of listed packages: PyYAML of jsonargparse and Lightning, huggingface_hub of transformers,
+    # aiohttp of fsspec[http].
     listed |= {"pyyaml", "huggingface-hub", "tqdm", "tokenizers", "aiohttp", "imagen-pl"}
     distributions = packages_distributions()
     missing = set()

@@ -75,7 +75,7 @@ class MetricsCSV(Logger):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = _read(self.path)
         self._columns = list(rows[0]) if rows else ["images_seen"]
-        # A full disk may have cut the last row short.
+        # On a full disk the last row may be incomplete.
         kept = [row for row in rows if row["images_seen"].isdigit() and int(row["images_seen"]) < images_seen]
         _write(self.path, self._columns, kept)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from imagen_pl.training.logger_faults import survive_wandb
+from imagen_pl.training.logger_faults import survive_tracker
 
 
 def log_pictures(
@@ -18,21 +18,21 @@ def log_pictures(
     sheet: Image.Image,
     images_seen: int,
 ) -> None:
-    """Log pictures of one moment; trackers show those of one name with a slider over images seen.
+    """Log pictures at the current step; trackers show each panel with a slider over images seen.
 
     Args:
-        logger: a tracker; others, such as that of metrics.csv, take no pictures.
+        logger: a tracker. Loggers without pictures, such as that of metrics.csv, are skipped.
         name: of the panel.
-        pictures: for W&B, which shows them one by one.
-        captions: of each.
-        sheet: the same pictures in a grid, for the other trackers.
+        pictures: logged to W&B, one by one.
+        captions: one for each picture.
+        sheet: the same pictures in a grid, logged to the other trackers.
         images_seen: the step.
     """
     if isinstance(logger, WandbLogger):
         import wandb
 
         images = [wandb.Image(p, caption=c) for p, c in zip(pictures, captions, strict=True)]
-        with survive_wandb(logger):
+        with survive_tracker(logger):
             logger.experiment.log({name: images, "images_seen": images_seen})
     else:
         _log_sheet(logger, name, sheet, images_seen)
@@ -49,7 +49,7 @@ def log_table(
     """Log a table of pictures with a row for each caption: a table in W&B, a sheet in the other trackers.
 
     Args:
-        logger: a tracker; others take no pictures.
+        logger: a tracker. Loggers without pictures are skipped.
         name: of the table.
         captions: of the rows.
         columns: pictures by the column's heading, in the order of the captions.
@@ -62,7 +62,7 @@ def log_table(
         cells = zip(*columns.values(), strict=True)
         rows = [[c, *map(wandb.Image, row)] for c, row in zip(captions, cells, strict=True)]
         table = wandb.Table(columns=["caption", *columns], data=rows)
-        with survive_wandb(logger):
+        with survive_tracker(logger):
             logger.experiment.log({name: table, "images_seen": images_seen})
     else:
         _log_sheet(logger, name, sheet, images_seen)
@@ -74,4 +74,5 @@ def _log_sheet(logger: Logger, name: str, sheet: Image.Image, images_seen: int) 
 
         logger.experiment.add_image(name, np.asarray(sheet), images_seen, dataformats="HWC")
     elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_image(logger.run_id, sheet, key=name, step=images_seen)
+        with survive_tracker(logger):
+            logger.experiment.log_image(logger.run_id, sheet, key=name, step=images_seen)

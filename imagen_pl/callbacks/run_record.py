@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from imagen_pl.callbacks.base import is_dry_run
 from imagen_pl.storage.atomic_files import atomic_write
 from imagen_pl.storage.run_folder import RunFolder
-from imagen_pl.training.logger_faults import survive_wandb
+from imagen_pl.training.logger_faults import survive_tracker
 
 _PACKAGES = ("imagen_pl", "torch", "lightning", "jsonargparse", "transformers", "torchmetrics", "numpy")
 
@@ -42,11 +42,12 @@ class RunRecord(Callback):
         resumed = bool(RunFolder(trainer.default_root_dir).read_record().get("starts"))
         if not is_dry_run(trainer):
             self._write(RunFolder(trainer.default_root_dir), origin)
+        settings = {**(yaml.safe_load(self.config) or {}), **origin}
         for logger in trainer.loggers:
             if isinstance(logger, MLFlowLogger) and resumed:
-                continue  # MLflow keeps the settings of the first start, and refuses others
-            with survive_wandb(logger):
-                logger.log_hyperparams({**(yaml.safe_load(self.config) or {}), **origin})
+                continue  # MLflow raises an error if a logged setting changes
+            with survive_tracker(logger):
+                logger.log_hyperparams(settings)
                 if isinstance(logger, WandbLogger):
                     images_on_x_axis(logger)
 

@@ -28,7 +28,8 @@ class SampleGrid(EveryKimg):
     The images come from the generator's moving average, at the current resolution, transparent ones on white.
     They are saved to
     `samples/000123kimg.png` in the run's folder, and logged to W&B, TensorBoard and MLflow if those are in
-    use. In a run that grows, `samples/stages/table.png` shows each caption at the end of every stage.
+    use. In a run with several stages, `samples/stages/table.png` shows each caption at the end of every
+    stage.
 
     Args:
         captions: the captions, for a generator that draws from captions alone; one that is listed twice is
@@ -80,7 +81,7 @@ class SampleGrid(EveryKimg):
         if not self.captions or not trainer.is_global_zero:
             return
         gan = gan_of(pl_module)
-        pictures, captions = self._drawn(trainer, gan)
+        pictures, captions = self._sample(trainer, gan)
         sheet = labelled_grid(pictures, captions, self.columns)
         folder = samples_folder(trainer)
         with atomic_write(folder / f"{self._kimg(gan.images_seen)}kimg.png") as file:
@@ -89,11 +90,11 @@ class SampleGrid(EveryKimg):
             log_pictures(logger, "samples", pictures, captions, sheet, gan.images_seen)
 
     def _record_stage(self, trainer: Trainer, gan: TextToImageGAN) -> None:
-        """Add what the networks draw now to the table of stages."""
+        """Add samples of the stage that ends to the table of stages."""
         stage = gan.run_state.position
         if not self.captions or stage is None or not trainer.is_global_zero or is_dry_run(trainer):
             return
-        pictures, captions = self._drawn(trainer, gan)
+        pictures, captions = self._sample(trainer, gan)
         table = StageTable(samples_folder(trainer) / "stages")
         table.record(stage.index, gan.growth.resolution, pictures)
         columns = table.columns(len(captions))
@@ -101,8 +102,8 @@ class SampleGrid(EveryKimg):
         for logger in trainer.loggers:
             log_table(logger, "samples_by_stage", captions, columns, sheet, gan.images_seen)
 
-    def _drawn(self, trainer: Trainer, gan: TextToImageGAN) -> tuple[list[Image.Image], list[str]]:
-        """Pictures at the current resolution, on white, and the label of each."""
+    def _sample(self, trainer: Trainer, gan: TextToImageGAN) -> tuple[list[Image.Image], list[str]]:
+        """Samples at the current resolution, on white, and the label of each."""
         generator = gan.ema.generator
         if isinstance(generator, ImageToImageGenerator):
             images, captions = self._rows(trainer, gan, generator)
@@ -128,7 +129,7 @@ class SampleGrid(EveryKimg):
 
 
 def samples_folder(trainer: Trainer) -> Path:
-    """The folder `samples` of the run; it is made if there is none."""
+    """The folder `samples` of the run; created if it does not exist."""
     folder = Path(trainer.default_root_dir) / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

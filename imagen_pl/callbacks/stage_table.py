@@ -1,4 +1,4 @@
-"""A table of the same captions at the end of every growth stage."""
+"""A table of samples of the same captions at the end of every growth stage."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from PIL import Image
 from imagen_pl.imaging.grids import labelled_grid
 from imagen_pl.storage.atomic_files import atomic_write
 
-_SHOWN = 96  # px, the least width of a picture in the table
+_MIN_WIDTH = 96  # px, of a picture in the table
 
 
 class StageTable:
-    """Keeps the pictures of each stage as files, so that a resumed run goes on with the same table.
+    """Saves the pictures of each stage as files, so that a resumed run continues the same table.
 
     Args:
-        folder: it gets `table.png`, and for example `2-64px/` with the pictures of the second stage in the
-            order of the captions.
+        folder: where `table.png` is written, and a folder for each stage, for example `2-64px/`, with its
+            pictures in the order of the captions.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def record(self, index: int, resolution: int, pictures: Sequence[Image.Image]) -> None:
-        """Keep the pictures that a stage ends with; what was kept of it before is replaced.
+        """Save the pictures at the end of a stage; earlier ones of the same stage are replaced.
 
         Args:
             index: of the stage, from 0.
@@ -38,24 +38,24 @@ class StageTable:
                 picture.save(file, "PNG")
 
     def columns(self, count: int) -> dict[str, list[Image.Image]]:
-        """Pictures by stage, for example "2: 64 px"; stages that were kept with other captions are left out.
+        """Pictures by stage, for example "2: 64 px"; stages with another number of captions are left out.
 
         Args:
             count: number of captions.
         """
         found = {}
-        stages = [each for each in self.folder.iterdir() if each.is_dir()]
-        for stage in sorted(stages, key=lambda each: int(each.name.split("-")[0])):
+        stages = [entry for entry in self.folder.iterdir() if entry.is_dir()]
+        for stage in sorted(stages, key=lambda stage: int(stage.name.split("-")[0])):
             number, _, size = stage.name.partition("-")
             files = sorted(stage.glob("*.png"))
             if len(files) == count:
-                found[f"{number}: {size.removesuffix('px')} px"] = [_opened(file) for file in files]
+                found[f"{number}: {size.removesuffix('px')} px"] = [_read(file) for file in files]
         return found
 
     def sheet(self, captions: Sequence[str], columns: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
-        """The table as a picture, one row a caption; it is saved as `table.png` too."""
+        """The table as a picture, one row per caption; also saved as `table.png`."""
         size = max(picture.width for pictures in columns.values() for picture in pictures)
-        width = max(size, _SHOWN)
+        width = max(size, _MIN_WIDTH)
         cells, labels = [], []
         for row, caption in enumerate(captions):
             for name, pictures in columns.items():
@@ -68,11 +68,11 @@ class StageTable:
 
 
 def _enlarged(picture: Image.Image, width: int) -> Image.Image:
-    """A picture of that width, pixel by pixel."""
+    """The picture at that width, by nearest-neighbour interpolation."""
     height = round(picture.height * width / picture.width)
     return picture.resize((width, height), Image.Resampling.NEAREST)
 
 
-def _opened(file: Path) -> Image.Image:
+def _read(file: Path) -> Image.Image:
     with Image.open(file) as picture:
         return picture.convert("RGB")

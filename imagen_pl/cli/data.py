@@ -298,6 +298,10 @@ def _push(arguments: argparse.Namespace) -> int:
 
     check_icons(arguments.folder)
     if arguments.out is not None:
+        if arguments.private:
+            raise UserError(
+                "--private has no effect with --out, which uploads nothing: leave one of them out"
+            )
         check_hub_name(arguments.hub_id)
         for line in prepare_icons(arguments.folder, arguments.out, arguments.hub_id).lines():
             print(line)
@@ -309,7 +313,7 @@ def _push(arguments: argparse.Namespace) -> int:
         upload(Path(folder), arguments.hub_id, arguments.private, "dataset")
     for line in done.lines():
         print(line)
-    print(f'uploaded as {arguments.hub_id}: load_dataset("{arguments.hub_id}") opens it')
+    print(f'uploaded as {arguments.hub_id}: load_dataset("{arguments.hub_id}") reads it')
     return 0
 
 

@@ -102,7 +102,7 @@ class CaptionerCLI(OneLineCLI):
                 run.check_free()
             elif settings.existing == "move" and run.has_results():
                 say(f"Kept the earlier run as {run.move_away()}")
-                self.run_lock.release()  # it is that of the folder that was moved
+                self.run_lock.release()  # the locked file was moved with the folder
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         run, described = self.run_folder, self._described()

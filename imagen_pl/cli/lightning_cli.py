@@ -117,7 +117,7 @@ def one_line(message: str) -> str:
     message = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(line for line in lines if line))
     # For optional settings, "Expected a NoneType" is noise: keep the other reason.
     message = re.sub(r"Does not validate .*? Errors: (.*?) Expected a <class 'NoneType'>.*", r"\1", message)
-    # Lightning's loggers check for their package when they are made.
+    # Lightning's loggers check for their package in the constructor.
     if missing := re.findall(r"Requirement '([\w-]+)[^']*' not met", message):
         place = re.search(r"given class_path '([\w.]+)'", message)
         return (

@@ -50,7 +50,7 @@ usage: imagen-pl VERB ...
 Text-to-image GANs: from a folder of captioned images to a trained model.
 
 verbs:
-  new              write a project of your own that uses imagen_pl as a library
+  new              write a small project that uses imagen_pl as a library
   plan             write a configuration for your data, your time and this machine
   fit              train a model from a configuration file
   validate         score a checkpoint of a run on its validation images
@@ -83,8 +83,8 @@ samples/, metrics.csv.
 """.format(examples=textwrap.indent(EXAMPLES.rstrip(), "  "))
 
 
-# A full disk or quota, a file that is too large, a folder that may not be written to.
-_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+# A full disk or quota, a file that is too large, a folder without write permission.
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in _NOT_WRITTEN:
+        if error.errno not in _WRITE_ERRORS:
             raise
         return _fail(f"{error.strerror}: {error.filename or ''}".rstrip(": "))
 

@@ -14,17 +14,18 @@ from imagen_pl.cli.options import verb_parser
 from imagen_pl.errors import UserError
 
 TEMPLATE = Path(__file__).parents[1] / "project_template"
-# The template is itself a project of this name, so that its files are valid Python.
+# The template's own package has this name; it is replaced by the project's name.
 PLACEHOLDER = "my_project"
-# Stored without their dot: git and package builders would take them for ours, or leave them out.
+# Stored without their dot: otherwise git would apply them to this repository, and package builders might
+# skip them.
 _DOTTED = ("gitignore", "github")
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "new",
-        description="Write a project of your own: a small repository with a configuration, a package with a "
-        "data source and a loss, a test for each, a notebook and a CI file. It trains as it is.",
+        description="Write a small repository that uses imagen_pl as a library: a configuration, a package "
+        "with a data source and a loss, their tests, a notebook and a CI file. It trains without changes.",
         notes="docs/extending.md explains how to write parts of a model.",
     )
     parser.add_argument(
@@ -42,7 +43,7 @@ def new(arguments: argparse.Namespace) -> int:
     """Run the verb.
 
     Raises:
-        UserError: the name is none of a package, or it is taken.
+        UserError: the name is not a valid package name, or it is taken.
     """
     files = write_project(arguments.name, Path.cwd())
     for file in files:
@@ -52,17 +53,17 @@ def new(arguments: argparse.Namespace) -> int:
 
 
 def write_project(name: str, parent: Path) -> list[str]:
-    """Write the template as a new folder, complete or not at all.
+    """Copy the template to a new folder; after an error, no folder is left.
 
     Args:
         name: of the project, its folder and its package.
-        parent: the folder in which it is made.
+        parent: the folder in which the project is created.
 
     Returns:
         Its files, relative to the new folder.
 
     Raises:
-        UserError: the name is none of a package, or it is taken.
+        UserError: the name is not a valid package name, or it is taken.
     """
     _check(name, parent)
     files = []
@@ -70,7 +71,7 @@ def write_project(name: str, parent: Path) -> list[str]:
         project = Path(folder) / name
         for source in sorted(TEMPLATE.rglob("*")):
             first, *rest = source.relative_to(TEMPLATE).parts
-            # Caches of Python (in every installed package) and of linters.
+            # Skip the caches of Python (in every installed package) and of linters.
             if source.is_dir() or first.startswith(".") or "__pycache__" in rest:
                 continue
             path = "/".join([f".{first}" if first in _DOTTED else first, *rest])
@@ -91,6 +92,6 @@ def _check(name: str, parent: Path) -> None:
             "letter, as in my_project"
         )
     if (parent / name).exists():
-        raise UserError(f"{name} exists already in this folder: choose another name, or move it away")
+        raise UserError(f"{name} already exists in this folder: choose another name, or move it away")
     if name in ("tests", "configs", "notebooks") or importlib.util.find_spec(name) is not None:
-        raise UserError(f"{name} is the name of another Python package here: choose another name")
+        raise UserError(f"{name} is the name of an existing package or folder: choose another name")

@@ -17,7 +17,7 @@ from imagen_pl.training.private_api import start_wandb_offline
 
 log = logging.getLogger(__name__)
 
-_OUR_ID = "imagen_pl_run"  # tag of MLflow's runs
+_OUR_ID = "imagen_pl_run"  # tag that stores our run id in MLflow
 
 
 def loggers_of_run(loggers: Any, run: RunFolder, name: str, run_id: str) -> Any:
@@ -53,9 +53,9 @@ def loggers_of_run(loggers: Any, run: RunFolder, name: str, run_id: str) -> Any:
 
 
 def _name_mlflow_run(arguments: Namespace, name: str, run_id: str) -> None:
-    """Give a run of MLflow our run's name; it continues the one that an earlier start of our run made.
+    """Name the MLflow run after our run, and continue the MLflow run of an earlier start.
 
-    MLflow makes its own ids, so ours is a tag.
+    MLflow generates its own ids, so our id is stored as a tag.
 
     Raises:
         UserError: the package is missing, or the store cannot be opened.
@@ -86,7 +86,7 @@ def _name_mlflow_run(arguments: Namespace, name: str, run_id: str) -> None:
 def open_wandb(loggers: Iterable[Logger]) -> None:
     """Start W&B if the run uses it, so that wrong settings stop the run at once.
 
-    If its server cannot be reached, the run is recorded offline.
+    If its server cannot be reached, W&B records offline.
 
     Raises:
         UserError: W&B cannot start.
@@ -101,7 +101,7 @@ def open_wandb(loggers: Iterable[Logger]) -> None:
                 if isinstance(error, wandb.errors.AuthenticationError):
                     raise UserError(f"W&B: {one_line(str(error))}") from error
                 log.warning(
-                    "W&B cannot be reached (%s): this start is recorded offline, for `wandb sync`",
+                    "W&B cannot be reached (%s): recording offline; upload with `wandb sync`",
                     one_line(str(error)),
                 )
                 start_wandb_offline(logger)

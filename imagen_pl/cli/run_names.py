@@ -12,18 +12,18 @@ from imagen_pl.storage.run_folder import RunFolder, sweep_trial
 
 
 def folder_of_run(settings: Namespace, words: Sequence[str], default: str) -> RunFolder:
-    """The run's folder; it also sets `name` and `runs_dir` of the settings.
+    """The run's folder; also sets `name` and `runs_dir` of the settings.
 
-    A configuration that lies in a run's folder means that run, wherever the folder was moved, unless --name
-    is given. Another configuration gives its own `name`, or the name of its file.
+    The configuration in a run's folder refers to that run, even after the folder was moved, unless --name is
+    given. For other configurations the name is their `name`, or the name of the file.
 
     Args:
-        settings: with name, runs_dir and config.
+        settings: parsed settings, with `name`, `runs_dir` and `config`.
         words: the command line.
         default: name of a run without a configuration file.
 
     Raises:
-        UserError: the name is not that of a folder.
+        UserError: the name is not a plain folder name.
     """
     files = [Path(str(file)) for file in settings.get("config") or []]
     given = {word.partition("=")[0] for word in words}

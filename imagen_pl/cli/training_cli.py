@@ -243,7 +243,7 @@ class TrainingCLI(OneLineCLI):
             self._check_checkpoint(settings.ckpt_path)
         elif settings.existing == "move" and self._writes() and self.run_folder.has_results():
             self.say(f"Kept the earlier run as {self.run_folder.move_away()}")
-            self.run_lock.release()  # it is that of the folder that was moved
+            self.run_lock.release()  # the locked file was moved with the folder
         if self._writes():
             self.run_folder.path.mkdir(parents=True, exist_ok=True)
             self.run_lock.take()

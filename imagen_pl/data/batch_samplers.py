@@ -37,11 +37,11 @@ class SharedCaptions(NamedTuple):
 
 
 class StreamTurn(NamedTuple):
-    """Which part of a stream a batch is read from (imagen_pl.data.stream_positions).
+    """The lane of a stream that a batch is read from, and its position (imagen_pl.data.stream_positions).
 
-    lane: number of the lane, of those of its process.
-    at: where the lane stands; None if its worker goes on.
-    origin: images trained when the stream began; its order is derived from it.
+    lane: number of the lane within its process.
+    at: position to read from; None to continue after the lane's previous batch.
+    origin: images seen when the stream began; it seeds the order of the stream.
     clock: images seen after the batch.
     ends_epoch: whether it is the last batch of its epoch.
     """
@@ -60,7 +60,7 @@ class BatchPlan(NamedTuple):
     rows: their rows in the source; None for a stream.
     resolution: side of the images, px.
     shared: the captions, where samples share them; None if each sample draws one of its own.
-    stream: of a stream, the part that the batch is read from.
+    stream: for a stream, the lane and position that the batch is read from.
     """
 
     numbers: Integers
@@ -264,7 +264,7 @@ class TrainingBatches(_Planned):
         epoch_images: an epoch ends at each multiple of this many images.
         rank: number of this process.
         world_size: number of processes.
-        turns: of a stream, from the clock at the start of an epoch to the part that each batch is read from.
+        turns: for a stream, maps the clock at the start of an epoch to the lane and position of each batch.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ from imagen_pl.errors import UserError
 from imagen_pl.schedules import RunState, Stage
 from imagen_pl.types import CaptionedBatch, Growth
 
-_BUFFER = 1000  # images of a stream that are shuffled together, in each worker
+_BUFFER = 1000  # images of a stream that are shuffled together, in each lane
 
 
 class CaptionedImages(CaptionedRows):
@@ -79,7 +79,8 @@ class CaptionedImages(CaptionedRows):
         val_batch_size: images a step of validation on each process.
         min_size: shorter side, px, below which images are skipped; None takes `crop_from`, or without it half
             of the shorter side of the largest images trained.
-        cache_mb: keep decoded images in memory, which workers share, if a resolution's fit in this many MB.
+        cache_mb: keep decoded images in memory that the workers share, if all images of a resolution fit in
+            this many MB.
         balance_groups: train on each group of near-alike images as often as on a single image, and score the
             first of each alone. The source says what its groups are, as the skin tones of an emoji.
         seed: of the order of images, flips, dropped captions and the choice among several captions.
@@ -186,7 +187,7 @@ class CaptionedImages(CaptionedRows):
         self.run_state = run_state
 
     def state_dict(self) -> dict[str, Any]:
-        """Of a stream, where it stands; the order of other sources is a function of the clock alone."""
+        """The read positions of a stream. The order of other sources depends on the clock alone."""
         return self._streams.state_dict(self.run_state.images_seen)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -298,7 +299,7 @@ class CaptionedImages(CaptionedRows):
         most = min(self._workers(in_memory=False), len(shards) // world_size)
         order = order_of(shards, self.train_processing.seed, _BUFFER)
         positions = StreamPositions(order, max(1, most), rank, world_size, self._gather)
-        lanes = self._streams.begin(positions).lanes
+        lanes = self._streams.begin(positions).lanes  # as many as the checkpoint has
         dataset = self._stream(source, self.train_processing, rank, world_size, lanes)
         sampler = self._batches(None, rank, world_size, positions.turns)
         loader = self._loader(dataset, sampler, workers_for(lanes, most), StreamLoader)
@@ -307,7 +308,7 @@ class CaptionedImages(CaptionedRows):
         return loader
 
     def _gather(self, own: Tensor) -> Tensor:
-        """The numbers of every process, by rank."""
+        """Gather a tensor from every process, by rank."""
         if self.trainer is None or self.trainer.world_size == 1:
             return own[None]
         strategy = self.trainer.strategy

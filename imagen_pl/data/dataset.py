@@ -98,10 +98,10 @@ class RowImages(Dataset[CaptionedBatch]):
         return batch
 
     def share_among_workers(self, resolutions: Iterable[int]) -> None:
-        """Make the caches now, in memory that all workers share, so that none keeps a copy of the set.
+        """Allocate the caches in memory that all workers share, so that no worker keeps its own copy.
 
-        Call it before the workers are forked; where they are spawned instead, each keeps its own. Pages take
-        memory only once an image is written to them.
+        Call it before the workers are forked; spawned workers each keep their own. Pages take memory only
+        once an image is written to them.
 
         Args:
             resolutions: of the images, px.
@@ -161,7 +161,7 @@ class RowImages(Dataset[CaptionedBatch]):
 
 
 def shared_zeros(count: int) -> UInt8[Tensor, " n"]:
-    """Bytes that forked processes share; not in /dev/shm, which is small in containers."""
+    """Zeros in memory that forked processes share; not in /dev/shm, which is small in containers."""
     return torch.frombuffer(mmap.mmap(-1, max(count, 1)), dtype=torch.uint8)[:count]
 
 
@@ -174,9 +174,9 @@ class _Cache:
 class StreamImages(Dataset[CaptionedBatch]):
     """Batches from a stream of shards: each worker of each process reads its own share of them.
 
-    A process has several lanes (imagen_pl.data.shard_lanes). A plan names the lane that its batch is read
-    from, and where that lane stands. The order is a function of the seed and of the position; the batch
-    carries the new position. In each pass every lane of every process gets other shards.
+    A process has several lanes (imagen_pl.data.shard_lanes). A plan gives the lane that its batch is read
+    from and, if needed, the position in it. The order is a function of the seed and of the position; the
+    batch contains the new position. The shards of each pass are divided among the lanes of all processes.
 
     Args:
         source: where the shards are.
@@ -187,7 +187,7 @@ class StreamImages(Dataset[CaptionedBatch]):
         world_size: number of processes.
         text_lookup: features of captions, from a cache.
         smallest: images with a shorter side are skipped, px.
-        lanes: lanes of each process.
+        lanes: number of lanes of each process.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class StreamImages(Dataset[CaptionedBatch]):
                 yield image, row.captions
 
     def _lane(self, turn: StreamTurn) -> ShardLane:
-        """The lane of a batch, opened anew if it stands elsewhere, since another worker has read it."""
+        """The lane of a batch; reopened if its position differs, since another worker has read from it."""
         lane = self._open.pop(turn.lane, None)
         if lane is None or turn.at not in (None, lane.position):
             place = self.rank * self.lanes + turn.lane
@@ -275,7 +275,7 @@ class StreamImages(Dataset[CaptionedBatch]):
         self._open[turn.lane] = lane
         worker = get_worker_info()
         if len(self._open) > -(-self.lanes // (worker.num_workers if worker else 1)):
-            self._open.popitem(last=False)  # read by another worker now
+            self._open.popitem(last=False)  # another worker reads it now
         return lane
 
     def _shard_order(self, origin: int, place: int, cycle: int) -> Integers:

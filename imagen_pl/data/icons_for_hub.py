@@ -1,4 +1,4 @@
-"""Prepares icons that `imagen-pl data icons` built for the Hugging Face hub: a file a split, and a card."""
+"""Prepares icons built by `imagen-pl data icons` for the Hugging Face hub: Parquet files and a card."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ imagen-pl fit --config configs/experiment/icons32.yaml --config configs/data/hug
 |---|---|
 {splits}
 
-Train, validation and test have subjects of their own. Composition has subjects of the training split, each in
-a set that does not have it there. The split is a function of the subject's name, or of subject and set.
+Train, validation and test have no subjects in common. Composition combines subjects and sets of the training
+split in pairs that the training split does not contain. The split is a function of the subject's name, or of
+subject and set.
 
 ## Columns
 
@@ -53,10 +54,10 @@ a set that does not have it there. The split is a function of the subject's name
 | `image` | the picture, {size} x {size} px, on {background} |
 | `captions` | several captions, from the subject alone to subject, set and kind |
 | `name` | the icon's name in its set |
-| `words`, `subject` | what it shows, as words and as a key |
-| `set`, `kind`, `coloured`, `category` | who drew it, and how |
-| `licence`, `author` | those of the set |
-| `picture` | the same for pictures that are equal |
+| `words`, `subject` | the subject, as words and as a key |
+| `set`, `kind`, `coloured`, `category` | icon set, kind such as outline, whether coloured, category |
+| `licence`, `author` | licence and author of the set |
+| `picture` | equal for identical pictures |
 | `split` | as above |
 
 ## Licences
@@ -99,10 +100,10 @@ def prepare_icons(source: Path, out: Path, name: str, shard_mb: float = _SHARD_M
         source: the folder that `imagen-pl data icons` wrote.
         out: a new folder, or an empty one.
         name: of the data set on the hub, "owner/name".
-        shard_mb: size of a Parquet file at most, MB of pictures.
+        shard_mb: largest size of a Parquet file, MB of uncompressed rows.
 
     Raises:
-        UserError: `source` is not such a folder, or `out` holds something.
+        UserError: `source` is not such a folder, or `out` is not empty.
     """
     summary = check_icons(source)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -127,12 +128,12 @@ def check_icons(source: Path) -> dict[str, Any]:
 
 
 def _write_splits(source: Path, folder: Path, shard_bytes: int) -> PreparedIcons:
-    """The rows of all sets, a set at a time, into files of their split."""
+    """Write the rows of all sets, one set at a time, to the files of their splits."""
     from pyarrow import compute, parquet
 
     done, shards = PreparedIcons(), Counter[str]()
     writers: dict[str, Any] = {}
-    written: Counter[str] = Counter()  # bytes of pictures in the split's last file
+    written: Counter[str] = Counter()  # bytes in the split's last file
     files = sorted(source.glob("*.parquet"))
     try:
         with progress_bar("writing", len(files), " sets") as bar:
@@ -159,7 +160,7 @@ def _write_splits(source: Path, folder: Path, shard_bytes: int) -> PreparedIcons
     finally:
         for writer in writers.values():
             writer.close()
-    # As the hub names the files of a split.
+    # The hub's naming scheme for the files of a split.
     for split, number in shards.items():
         for k in range(number):
             (folder / f"{split}-{k:05d}.parquet").rename(folder / f"{split}-{k:05d}-of-{number:05d}.parquet")
@@ -204,7 +205,7 @@ def card(name: str, summary: dict[str, Any], done: PreparedIcons) -> str:
         sets=len(done.sets),
         size=summary["size"],
         package=summary["package"],
-        background="white" if summary["background"] == "white" else "a transparent ground",
+        background="white" if summary["background"] == "white" else "a transparent background",
         splits=_rows({split: done.splits[split] for split in SPLITS if done.splits[split]}),
         licences=_rows(dict(done.licences.most_common())),
         credits=CREDITS,
@@ -217,6 +218,6 @@ def _rows(counts: dict[str, int]) -> str:
 
 
 def _size_category(rows: int) -> str:
-    """As the hub spells it."""
+    """Size category in the hub's notation."""
     bounds = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
     return next((text for bound, text in bounds if rows < bound), "1M<n<10M")

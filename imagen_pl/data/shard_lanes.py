@@ -1,4 +1,4 @@
-"""Reads shards in a random order that can be continued from any position."""
+"""Reads shards in a random order that can be resumed from any position."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RowBytes = tuple[Row, bytes]
 
 
 class _Place(NamedTuple):
-    """A row of a lane: a pass over the shards, the place of the row's shard in it, the row's place there."""
+    """A row of a lane: the pass over the shards, the shard's index in the pass, its index in the shard."""
 
     cycle: int
     shard: int
@@ -26,19 +26,20 @@ class ShardLane(Iterator[RowBytes]):
     """An endless stream of rows: its shards in a new random order in each pass, shuffled in blocks.
 
     A block is the next `block_size` usable rows of a pass, over several shards, or the rest of the pass; its
-    rows are given in random order. So each usable row occurs once a pass. Every random order is a function of
-    the seeds and of the number of the pass or block. To go on from a position, its block alone is read again.
+    rows are returned in random order. So each usable row occurs once per pass. Every random order is a
+    function of the seeds and of the number of the pass or block. To resume from a position, only its block is
+    read again.
 
-    While a block is given out, the next one is read, one row for each row given. So memory holds about
+    While rows of a block are returned, the next block is read, one row at a time. So memory holds about
     `block_size` encoded images.
 
     Args:
-        shard_order: the numbers of a pass's shards, in their order.
-        read: the rows of a shard in their order; None for a row that cannot be used.
+        shard_order: maps the number of a pass to its shards, in the order of reading.
+        read: yields the rows of a shard in order; None for a row that cannot be used.
         block_size: rows that are shuffled together.
         seeds: of the order within blocks.
-        start: where to start.
-        on_empty: called with the shards of a pass without a usable row; it raises.
+        start: the position to start from.
+        on_empty: called with the shards of a pass without a usable row; must raise an error.
     """
 
     def __init__(
@@ -54,16 +55,16 @@ class ShardLane(Iterator[RowBytes]):
         self.block_size = max(1, block_size)
         self.seeds = seeds
         self._rows = self._from(start)
-        self._next: list[tuple[_Place, RowBytes]] = []  # the next block, as far as it is read
-        self._of_later_pass: tuple[_Place, RowBytes] | None = None  # read, but not of the next block's pass
+        self._next: list[tuple[_Place, RowBytes]] = []  # the part of the next block that was read
+        self._of_later_pass: tuple[_Place, RowBytes] | None = None  # read ahead; belongs to a later pass
         self._begin_block(start.block)
         self._taken = start.taken
         for i in self._order[: self._taken]:
-            self._block[i] = None  # given before the stop
+            self._block[i] = None  # returned before the checkpoint
 
     @property
     def position(self) -> LanePosition:
-        """Where the lane goes on."""
+        """The position of the next row."""
         if self._taken == len(self._block) and self._next:
             return LanePosition(self._number + 1, *self._next[0][0], taken=0)
         return LanePosition(self._number, *self._begin, taken=self._taken)
@@ -88,7 +89,7 @@ class ShardLane(Iterator[RowBytes]):
         self._next = []
 
     def _read_ahead(self, count: int) -> None:
-        """Read the next block up to so many rows, or to the end of its pass."""
+        """Read up to `count` rows of the next block, or to the end of its pass."""
         while len(self._next) < min(count, self.block_size):
             place, row = self._of_later_pass or next(self._rows)
             self._of_later_pass = None
@@ -98,7 +99,7 @@ class ShardLane(Iterator[RowBytes]):
             self._next.append((place, row))
 
     def _from(self, start: LanePosition) -> Iterator[tuple[_Place, RowBytes]]:
-        """Endless: the usable rows from a place on."""
+        """Endless: the usable rows from a position on."""
         cycle, first_shard, first_row = start.cycle, start.shard, start.row
         while True:
             is_whole, found = (first_shard, first_row) == (0, 0), False

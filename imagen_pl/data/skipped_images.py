@@ -55,7 +55,7 @@ class SkippedImages:
 
 
 class NewlySkipped(SkippedImages):
-    """Also keeps a list of what is new, with which the loader's workers report to the main process."""
+    """Also lists new entries, so that data loader workers can report them to the main process."""
 
     def __init__(self, on_first: Callable[[str, str], None] | None = None) -> None:
         super().__init__(on_first, count_once=True)
@@ -68,6 +68,6 @@ class NewlySkipped(SkippedImages):
             self._new.append((reason, name))
 
     def take_new(self) -> list[tuple[str, str]]:
-        """Reason and name of each that was added since the last call."""
+        """Reason and name of every image added since the last call."""
         new, self._new = self._new, []
         return new

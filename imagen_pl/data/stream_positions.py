@@ -1,6 +1,6 @@
-"""Where the streams of a run stand, so that a resumed run goes on with the same images.
+"""The read positions of a run's streams, so that a resumed run continues with the same images.
 
-Axes: p processes, l lanes of each, n numbers of a LanePosition.
+Axes: p processes, l lanes per process, n fields of a LanePosition.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from imagen_pl.types import CaptionedBatch, LanePosition, StreamMark
 
 log = logging.getLogger(__name__)
 
-# Lightning fetches a batch ahead, and a checkpoint may be from before the batch that failed.
+# Positions to keep: Lightning prefetches a batch, and a checkpoint may be from before a failed batch.
 _KEPT = 4
 
 
 @dataclass
-class _Standing:
-    """Where everything stands between two batches.
+class _Snapshot:
+    """The positions of all lanes between two batches.
 
     next_lane: the lane of the next batch.
-    positions: of the lanes of every process, on the device of the training: reading them would wait for it.
+    positions: of the lanes of every process; on the training device, since reading them would synchronise.
     """
 
     next_lane: int
@@ -40,18 +40,18 @@ class _Standing:
 
 
 class StreamPositions:
-    """The positions of all lanes of all processes, by the clock.
+    """The positions of all lanes of all processes, by images seen.
 
-    Every process has as many lanes as it has workers at the start of the run. Batch i of an epoch is read
+    Every process has as many lanes as it had workers at the start of the run. Batch i of an epoch is read
     from lane i mod `lanes`, whichever worker reads it. So a position depends neither on the worker nor on
     what workers have prefetched.
 
     Args:
         order: identifies the shards and their order (`order_of`).
-        lanes: of each process.
+        lanes: number of lanes of each process.
         rank: number of this process.
         world_size: number of processes.
-        gather: from the position of this process to those of all, by rank.
+        gather: gathers the position of every process, by rank.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class StreamPositions:
         )  # fmt: skip
         self.origin = 0
         self._now = self._beginning()
-        self._by_clock: dict[int, _Standing] = {}
+        self._by_clock: dict[int, _Snapshot] = {}
 
     # ------------------------------------------------------------------ batches
 
     def turns(self, start: int) -> Iterator[StreamTurn]:
-        """Endless: the lane of each batch of an epoch, from the clock at its start.
+        """Endless: the lane of each batch of an epoch that begins at this clock.
 
-        Where no position is known at this clock, the streams begin anew, in an order of their own.
+        If no positions are known at this clock, the streams restart in a new order.
         """
         if start not in self._by_clock:
             self.origin = start
@@ -84,19 +84,19 @@ class StreamPositions:
         own = self._now.positions[self.rank].tolist()
         while True:
             at = None
-            if lane not in begun:  # then its worker goes on
+            if lane not in begun:  # later batches of the lane continue in its worker
                 at = LanePosition(*own[lane])
             begun.add(lane)
             yield StreamTurn(lane, at, self.origin)
             lane = (lane + 1) % self.lanes
 
     def record(self, mark: StreamMark) -> None:
-        """Take note of where the streams stand after a batch."""
+        """Record the positions after a batch."""
         everywhere = self.gather(torch.tensor(mark.position))
         positions = self._now.positions.to(everywhere.device, copy=True)
-        positions[:, mark.lane] = everywhere  # every process reads its batch from this lane
-        # An epoch begins with lane 0, as the data loader begins it with worker 0.
-        self._now = _Standing(0 if mark.ends_epoch else (mark.lane + 1) % self.lanes, positions)
+        positions[:, mark.lane] = everywhere  # all processes read this batch from the same lane
+        # An epoch begins with lane 0, since the data loader begins it with worker 0.
+        self._now = _Snapshot(0 if mark.ends_epoch else (mark.lane + 1) % self.lanes, positions)
         self._by_clock.pop(mark.clock, None)
         self._by_clock[mark.clock] = self._now
         while len(self._by_clock) > _KEPT:
@@ -106,8 +106,8 @@ class StreamPositions:
 
     def state_dict(self, images_seen: int) -> dict[str, Any]:
         """The positions at a clock, for a checkpoint; empty if they are not known."""
-        standing = self._by_clock.get(images_seen)
-        if standing is None:
+        snapshot = self._by_clock.get(images_seen)
+        if snapshot is None:
             return {}
         return {
             "order": self.order,
@@ -115,33 +115,37 @@ class StreamPositions:
             "origin": self.origin,
             "lanes": self.lanes,
             "world_size": self.world_size,
-            "next_lane": standing.next_lane,
-            "positions": standing.positions.tolist(),
+            "next_lane": snapshot.next_lane,
+            "positions": snapshot.positions.tolist(),
         }
 
+    def newest(self) -> dict[str, Any]:
+        """The state at the newest clock; empty before the first batch."""
+        return self.state_dict(max(self._by_clock, default=-1))
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the positions of a checkpoint, which must fit (`why_not`)."""
+        """Continue from the positions of a checkpoint, which must match this run (`why_not`)."""
         self.origin, self.lanes = state["origin"], state["lanes"]
         positions = torch.tensor(state["positions"])
-        self._by_clock = {state["images_seen"]: _Standing(state["next_lane"], positions)}
+        self._by_clock = {state["images_seen"]: _Snapshot(state["next_lane"], positions)}
 
-    def _beginning(self) -> _Standing:
-        return _Standing(0, torch.tensor(LanePosition()).repeat(self.world_size, self.lanes, 1))
+    def _beginning(self) -> _Snapshot:
+        return _Snapshot(0, torch.tensor(LanePosition()).repeat(self.world_size, self.lanes, 1))
 
     def why_not(self, state: dict[str, Any]) -> str | None:
-        """Why a checkpoint's positions do not fit this run; None if they do."""
+        """Why a checkpoint's positions do not match this run; None if they do."""
         if state["world_size"] != self.world_size:
             return f"it had {state['world_size']} processes and this run has {self.world_size}"
         return None if state["order"] == self.order else "the shards or the seed differ"
 
 
 class RunStreams:
-    """The streams of a run: what a data module keeps of them.
+    """The stream positions of a run, and its report of skipped images; a data module keeps one.
 
-    It holds no data loader, which must be freed as soon as it is no longer used: its workers stop then.
+    It has no reference to a data loader: a loader's workers stop only when it is freed.
 
     Args:
-        source: names the source in messages.
+        source: name of the source in messages.
     """
 
     def __init__(self, source: str) -> None:
@@ -151,20 +155,27 @@ class RunStreams:
         self._state: dict[str, Any] | None = None
 
     def begin(self, positions: StreamPositions) -> StreamPositions:
-        """Go on from the checkpoint that was loaded, if it fits."""
+        """The positions of a new data loader: those of the loaded checkpoint or of the loader before it.
+
+        A checkpoint is used once. Positions that do not match the shards or the processes are dropped, with a
+        warning.
+        """
+        state, self._state = self._state, None
+        if state is None and self.positions is not None:
+            state = self.positions.newest()
         self.positions = positions
-        if self._state is not None:
-            why_not = positions.why_not(self._state)
+        if state:
+            why_not = positions.why_not(state)
             if why_not is None:
-                positions.load_state_dict(self._state)
+                positions.load_state_dict(state)
             elif positions.rank == 0:
                 log.warning(
-                    "%s: the order of the images is not that of the checkpoint: %s", self.source, why_not
+                    "%s: the images are in a new order since the checkpoint: %s", self.source, why_not
                 )
         return positions
 
     def state_dict(self, images_seen: int) -> dict[str, Any]:
-        """As `StreamPositions.state_dict`; empty of sources that are no streams."""
+        """As `StreamPositions.state_dict`; empty for sources that are not streams."""
         return {} if self.positions is None else self.positions.state_dict(images_seen)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -173,7 +184,7 @@ class RunStreams:
 
 
 def order_of(shards: Sequence[str], *settings: int) -> str:
-    """Identifies an order of shards, wherever their folder lies."""
+    """Hash of the shards' names and the settings; independent of the folder."""
     names = [shard.rstrip("/").rsplit("/", 1)[-1] for shard in shards]
     return hashlib.sha256(json.dumps([names, settings]).encode()).hexdigest()[:16]
 
@@ -184,10 +195,10 @@ def workers_for(lanes: int, most: int) -> int:
 
 
 class SkippedReport:
-    """What a stream has skipped, over all workers of this process, reported in one line.
+    """Logs in one line what all workers of this process have skipped.
 
     Args:
-        source: names the source.
+        source: name of the source in the message.
     """
 
     def __init__(self, source: str) -> None:
@@ -196,17 +207,17 @@ class SkippedReport:
         self._reported = 0
 
     def log(self) -> None:
-        """Log what was skipped so far, if that is more than at the last call."""
+        """Log what was skipped so far, if it has grown since the last call."""
         if self.skipped.total() > self._reported:
             self._reported = self.skipped.total()
             log.warning("%s: skipped so far: %s", self.source, self.skipped.summary())
 
 
 class StreamLoader(DataLoader[CaptionedBatch]):
-    """A data loader that records the stream's positions, and reports what was skipped after each epoch.
+    """A data loader that records stream positions, and logs what was skipped after each epoch.
 
     Attributes:
-        streams: where it records them.
+        streams: where the positions are recorded.
     """
 
     streams: RunStreams

@@ -57,10 +57,10 @@ class Captioning(SeparatelyTrainedLoss):
             set that differs from w in one word, as "bell off" from "bell" (similar_captions.py); v is drawn
             anew in each step. 0 turns it off. train/g_caption_ce_prefers_own is the share of generated
             images for which w is likelier than v.
-        augment: changes the images that the captioner reads, real and generated, as NoisyViews does; the
-            captioner must have been trained so. Generated images are read in `copies`, whose gradients are
-            averaged, so that changes that every copy shows remain. None leaves images as they are.
-        copies: of each generated image, each changed in its own way; needs `augment` if more than 1.
+        augment: augmentation of the real and generated images that the captioner reads, for example
+            NoisyViews; a frozen captioner must have been trained with it. None turns it off.
+        copies: augmented copies of each generated image; their gradients are averaged, which keeps what
+            they have in common. More than 1 needs `augment`.
     """
 
     name = "caption_ce"
@@ -91,7 +91,7 @@ class Captioning(SeparatelyTrainedLoss):
         if copies < 1 or (copies > 1 and augment is None):
             raise UserError(f"captioning.copies {copies} must be 1, or more together with captioning.augment")
         if augment is not None and captioner.features.needs_discriminator:
-            raise UserError("captioning.augment needs a captioner with image features of its own")
+            raise UserError("captioning.augment needs a captioner with its own image features")
         self.share, self.contrast, self.augment, self.copies = share, contrast, augment, copies
         self.similar = SimilarCaptions(())
         self.needs_features = self.needs_plain_images = captioner.features.needs_discriminator
@@ -152,7 +152,7 @@ class Captioning(SeparatelyTrainedLoss):
     def _image_features(
         self, inputs: LossInputs, copies: int = 1
     ) -> tuple[Float[Tensor, "n m d"], list[str]]:
-        """The captioner's features of the first `share` of the images, and their captions, copy by copy."""
+        """Features of `copies` of the first `share` of the images, copy after copy, and their captions."""
         rows = slice(max(round(self.share * len(inputs.images)), 1))
         maps = {resolution: found[rows] for resolution, found in inputs.features.maps.items()}
         images, captions = inputs.images[rows], inputs.captions[rows]

@@ -92,7 +92,7 @@ def shrink(images: Images, factor: int, how: Filter = "area") -> Small:
 def gaussian_blur(
     images: Float[Tensor, "b c h w"], deviation: Float[Tensor, " b"]
 ) -> Float[Tensor, "b c h w"]:
-    """Each image blurred with its own standard deviation, px; 0 leaves it as it is."""
+    """Each image blurred with its own standard deviation, px; 0 leaves it unchanged."""
     b, c, h, w = images.shape
     reach = max(1, math.ceil(3 * float(deviation.max())))
     reach = min(reach, min(h, w) - 1)  # reflection needs more pixels than that

@@ -15,11 +15,11 @@ from imagen_pl.models.degradation import gaussian_blur
 class NoisyViews(Augment):
     """Shifts, blurs and adds noise, by random amounts for each image.
 
-    The gradient of a network that was trained on noisy images changes an image visibly; that of other
-    networks is mostly high-frequency noise (arXiv:1910.08640).
+    Input gradients of a network that was trained on noisy images are visible changes; those of other networks
+    are mostly high-frequency noise (arXiv:1910.08640).
 
     Args:
-        noise: largest standard deviation of Gaussian noise; pictures are -1 to 1.
+        noise: largest standard deviation of Gaussian noise, for images in [-1, 1].
         blur: largest standard deviation of the blur, px.
         shift: largest shift, as a share of the side, 0 to 1; edge pixels are repeated.
         probability: share of images that each change is applied to, 0 to 1.
@@ -29,13 +29,13 @@ class NoisyViews(Augment):
         self, noise: float = 0.5, blur: float = 1.0, shift: float = 0.125, probability: float = 1.0
     ) -> None:
         super().__init__(probability)
-        for name, value, good in (
-            ("noise", noise, noise >= 0),
-            ("blur", blur, blur >= 0),
-            ("shift", shift, 0 <= shift <= 1),
+        for name, value, good, bounds in (
+            ("noise", noise, noise >= 0, "0 or more"),
+            ("blur", blur, blur >= 0, "0 or more"),
+            ("shift", shift, 0 <= shift <= 1, "from 0 to 1"),
         ):
             if not good:
-                raise UserError(f"NoisyViews.{name} {value} is out of range: see its description")
+                raise UserError(f"NoisyViews.{name} {value} must be {bounds}")
         self.noise, self.blur, self.shift = noise, blur, shift
 
     def forward(self, images: Images, seed: int | None = None) -> Images:

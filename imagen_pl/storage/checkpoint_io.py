@@ -30,8 +30,8 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap or None)
     except Exception as error:
-        # Torch raises RuntimeError, EOFError, KeyError, UnpicklingError, or OSError for a negative
-        # position, depending on the damage.
+        # Depending on the damage, torch raises RuntimeError, EOFError, KeyError, UnpicklingError, or OSError
+        # with EINVAL (a seek to a negative offset).
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise UserError(

@@ -1,4 +1,4 @@
-"""Uploads folders to the Hugging Face hub, with errors of one line."""
+"""Uploads folders to the Hugging Face hub, with one-line errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RepoType = Literal["model", "dataset", "space"]
 
 
 def check_hub(hub_id: str) -> None:
-    """Ask the hub who is logged in, before anything is built for it.
+    """Check the name, the login and the connection before anything is prepared for upload.
 
     Raises:
         UserError: the name is malformed, the user is not logged in, or the hub cannot be reached.
@@ -31,7 +31,7 @@ def check_hub(hub_id: str) -> None:
 
 
 def check_hub_name(hub_id: str) -> None:
-    """Raise UserError if a name cannot be one on the hub."""
+    """Raise UserError if a name is not of the form OWNER/NAME."""
     if not re.fullmatch(HUB_ID, hub_id):
         raise UserError(f"{hub_id} is not a name on the hub: give OWNER/NAME")
 
@@ -43,14 +43,14 @@ def upload(
     repo_type: RepoType = "model",
     message: str = "Upload by imagen_pl",
 ) -> None:
-    """Create the repository where it does not exist, and upload all files of a folder in one commit.
+    """Create the repository if it does not exist, and upload all files of a folder in one commit.
 
     Args:
         folder: what is uploaded.
         hub_id: its name on the hub, "owner/name".
         private: make a new repository private.
         repo_type: the kind of repository.
-        message: of the commit.
+        message: commit message.
 
     Raises:
         UserError: the hub refuses or cannot be reached.
@@ -76,7 +76,11 @@ def _hub_errors(hub_id: str) -> Iterator[None]:
         ) from None
     except (HfHubHTTPError, HFValidationError) as error:
         raise UserError(f"the hub refuses {hub_id}: {_one_line(error)}") from error
-    except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
+    except Exception as error:
+        # huggingface_hub's HTTP library, and so its errors, differ between versions.
+        library = type(error).__module__.partition(".")[0]
+        if not isinstance(error, OSError) and library not in ("httpx", "httpcore", "huggingface_hub"):
+            raise
         raise _unreachable(hub_id, _one_line(error) or type(error).__name__) from error
 
 

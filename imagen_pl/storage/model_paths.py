@@ -40,12 +40,12 @@ def model_file(path: str | Path, with_discriminator: bool = False, revision: str
         revision: branch, tag or commit on the hub; None takes the newest.
 
     Raises:
-        UserError: there is no such model; similar names are suggested. Or a revision is given for files of
-            this machine.
+        UserError: there is no such model (similar names are suggested), or a revision is given for a local
+            path.
     """
     name, path = str(path), released(path)
     if revision is not None and path.exists():
-        raise UserError(f"revision {revision} is of a model on the hub, but {path} is on this machine")
+        raise UserError(f"revision {revision} applies to models on the hub, but {path} is a local path")
     if path.is_file():
         return path
     if (path / DESCRIPTION).is_file():

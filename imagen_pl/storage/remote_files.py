@@ -1,4 +1,4 @@
-"""Reads files by address (http, https, s3, gs, ...) through fsspec, and goes on after a broken connection."""
+"""Reads remote files (http, https, s3, gs, ...) through fsspec, and resumes after a broken connection."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from imagen_pl.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_READ = 1 << 20  # bytes that are read and thrown away at once
-_SILENCE_S = 60.0  # without an answer for so long, a connection counts as broken
+_READ = 1 << 20  # bytes per read while skipping to an offset
+_TIMEOUT_S = 60.0  # without data for so long, a connection counts as broken
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 
 
 def check_protocol(address: str) -> None:
-    """Raise UserError if no installed package opens addresses of this kind."""
+    """Raise UserError if no installed package supports the protocol of an address."""
     import fsspec
 
     protocol = fsspec.core.split_protocol(address)[0]
@@ -28,7 +28,7 @@ def check_protocol(address: str) -> None:
         raise UserError(f"{address} needs the package {package}: pip install {package}") from None
     except ValueError:
         raise UserError(
-            f"{address}: nothing here opens {protocol}:// addresses; use http(s), s3 or gs"
+            f"{address}: the protocol {protocol}:// is not supported; use http(s), s3 or gs"
         ) from None
 
 
@@ -40,19 +40,19 @@ def matching_addresses(pattern: str) -> list[str]:
     files, path = fsspec.core.url_to_fs(pattern)
     try:
         return sorted(str(files.unstrip_protocol(found)) for found in files.glob(path))
-    except Exception as error:  # every file system raises its own
+    except Exception as error:  # each file system raises its own errors
         raise UserError(f"{pattern} cannot be listed: {type(error).__name__}: {error}") from error
 
 
 class RemoteFile(io.RawIOBase):
-    """A file that is read from its beginning to its end, and is opened again where a connection breaks.
+    """A file that is read sequentially, and reopened at the same offset if the connection breaks.
 
-    What is missing or forbidden is not tried again.
+    FileNotFoundError and PermissionError are not retried.
 
     Args:
-        address: as s3://bucket/shards/train-000000.tar.
-        retries: tries after a failure, with nothing read in between; the waits double each time.
-        wait_s: before the first of them.
+        address: for example s3://bucket/shards/train-000000.tar.
+        retries: consecutive retries without progress; the wait doubles each time.
+        wait_s: wait before the first retry.
     """
 
     def __init__(self, address: str, retries: int = 5, wait_s: float = 1.0) -> None:
@@ -69,7 +69,7 @@ class RemoteFile(io.RawIOBase):
         return len(data)
 
     def read(self, size: int = -1) -> bytes:
-        """At most so many bytes; fewer only at the end of the file. Raises OSError after the last try."""
+        """Read at most `size` bytes; none at the end of the file. Raises OSError after the last retry."""
         failures = 0
         while True:
             try:
@@ -80,7 +80,7 @@ class RemoteFile(io.RawIOBase):
                 return data
             except (FileNotFoundError, PermissionError):
                 raise
-            except Exception as error:  # every file system raises its own
+            except Exception as error:  # each file system raises its own errors
                 self._close_file()
                 failures += 1
                 if failures > self.retries:
@@ -98,7 +98,7 @@ class RemoteFile(io.RawIOBase):
         if file is not None:
             try:
                 file.close()
-            except Exception as error:  # of a connection that is broken already
+            except Exception as error:  # the connection is broken already
                 log.info("%s: %s", self.address, error)
 
     def _open_at(self, offset: int) -> IO[bytes]:
@@ -108,9 +108,9 @@ class RemoteFile(io.RawIOBase):
         if self.address.startswith(("http://", "https://")):
             from aiohttp import ClientTimeout
 
-            # A shard is read as slowly as it is trained on, so only silence has a limit. It is read in one
-            # piece, since not every server can give parts.
-            timeout = ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
+            # Reading is as slow as training, so there is no total timeout. block_size 0 streams the file,
+            # since not every server supports range requests.
+            timeout = ClientTimeout(total=None, sock_connect=_TIMEOUT_S, sock_read=_TIMEOUT_S)
             settings = {"block_size": 0, "client_kwargs": {"timeout": timeout}}
         file: IO[bytes] = fsspec.open(self.address, "rb", **settings).open()
         if file.seekable() and not settings:

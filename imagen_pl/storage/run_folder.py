@@ -128,7 +128,7 @@ class RunFolder:
         return max(path.stat().st_mtime for path in [self.path, *self.path.glob("*")])
 
     def remove_part_files(self) -> None:
-        """Delete what a killed process had begun to write. Only for the process that holds the run's lock."""
+        """Delete partly written files of a killed process. Only call it while holding the run's lock."""
         for path in self.path.rglob(".*.part"):
             path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""A lock on a run's folder, so that two processes cannot train one run at the same time."""
+"""A lock on a run's folder, so that two processes cannot train the same run at the same time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _HELD = {errno.EAGAIN, errno.EACCES}
 
 
 class RunLock:
-    """Holds `RUN/.lock` from `take` until `release`, or until the process ends in whatever way.
+    """Locks `RUN/.lock` from `take` until `release` or the end of the process.
 
-    It is a POSIX record lock. The kernel drops it with the process, so a crash leaves nothing locked. Workers
-    of the data loader do not inherit it, so one that outlives its parent does not hold it. Where the file
-    system has no locks, `take` does nothing.
+    It is a POSIX record lock: the kernel releases it when the process ends, also after a crash, and child
+    processes such as data loader workers do not inherit it. If the file system does not support locks, `take`
+    does nothing.
 
     Args:
         folder: the run's folder.
@@ -47,7 +47,7 @@ class RunLock:
         try:
             file = path.open("a+")
         except OSError:
-            return  # a folder that cannot be written to is reported where results are written
+            return  # a folder that is not writable is reported when results are written
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -58,7 +58,7 @@ class RunLock:
                     f"{self.folder} is being trained by another process{owner}: wait until it ends, stop it, "
                     "or add --name OTHER to use another folder"
                 ) from None
-            return  # as on some network file systems
+            return  # no locks, as on some network file systems
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": platform.node()}))
         file.flush()

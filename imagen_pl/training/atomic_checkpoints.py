@@ -37,9 +37,9 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def _make_newest(path: Path) -> None:
-    """Make a file newer than the checkpoints beside it, should the clock have been set back since.
+    """Make a file newer than the other checkpoints in its folder, in case the clock was set back.
 
-    `RunFolder.newest_checkpoint` goes by the files' times.
+    `RunFolder.newest_checkpoint` compares modification times.
     """
     others = [other.stat().st_mtime_ns for other in path.parent.glob("*.ckpt") if other != path]
     time_ns = max(others, default=0) + 1_000_000

@@ -37,8 +37,7 @@ class CaptionerTraining(ClockedModule):
         optimizer: makes the captioner's optimizer, for example `torch.optim.AdamW`.
         kimg: length of the training, thousands of images.
         learning_rate_schedule: factor on the learning rate by images seen; None keeps it constant.
-        augment: changes the training images, for example NoisyViews; None leaves them as they
-            are.
+        augment: augmentation of the training images, for example NoisyViews; None turns it off.
         seed: seed of dropout and of `augment`; together with the clock it determines every random number.
 
     Attributes:

@@ -1,6 +1,6 @@
-"""What the processes of a distributed run send each other in each step."""
+"""Gradient communication of distributed runs."""
 
-# Annotations must not be strings here: DDP checks those of a communication hook.
+# No `from __future__ import annotations` here: DDP checks the annotations of a communication hook.
 
 import torch
 from lightning.pytorch.strategies import Strategy
@@ -12,11 +12,11 @@ from imagen_pl.training.private_api import has_comm_hook
 
 
 def exchange_own_gradients(strategy: Strategy) -> None:
-    """Let DDP average the gradients of the network that takes the step, and not those of the others.
+    """Let DDP average only the gradients of the network that is updated in a step.
 
-    The networks of a GAN step in turn, and DDP would send a bucket of zeros for each of the others. A bucket
-    that holds parameters of two networks is sent in the steps of both. Call it once DDP has wrapped the
-    module. It does nothing for other strategies, and where the user has chosen a communication hook.
+    The networks of a GAN are updated in turn, and DDP would send buckets of zeros for the others. A bucket
+    that contains parameters of two networks is sent in the steps of both. Call it after DDP has wrapped the
+    module. It does nothing for other strategies, or if the user has set a communication hook.
     """
     if isinstance(strategy.model, DistributedDataParallel) and not has_comm_hook(strategy):
         strategy.model.register_comm_hook(distributed.group.WORLD, average_gradients)
@@ -25,11 +25,11 @@ def exchange_own_gradients(strategy: Strategy) -> None:
 def average_gradients(
     group: distributed.ProcessGroup, bucket: distributed.GradBucket
 ) -> torch.futures.Future[Tensor]:
-    """A communication hook of DDP: the mean over all processes, or nothing if no parameter is trained now.
+    """Communication hook of DDP: averages over all processes, or sends nothing if all parameters are frozen.
 
     Args:
         group: the processes.
-        bucket: gradients of some parameters, in one flat tensor.
+        bucket: gradients of several parameters, in one flat tensor.
     """
     if any(parameter.requires_grad for parameter in bucket.parameters()):
         return default_hooks.allreduce_hook(group, bucket)

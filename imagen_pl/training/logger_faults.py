@@ -1,4 +1,4 @@
-"""Keeps a run going when a logger's service fails."""
+"""Lets training continue when W&B or MLflow fails."""
 
 from __future__ import annotations
 
@@ -7,33 +7,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakSet
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
 log = logging.getLogger(__name__)
 
-_warned: WeakSet[WandbLogger] = WeakSet()
+# By the logger's class: the service, and the packages whose errors mean that it fails.
+_SERVICES = {
+    WandbLogger: ("W&B", {"wandb"}),
+    MLFlowLogger: ("MLflow", {"mlflow", "requests", "urllib3", "sqlalchemy"}),
+}
+_warned: WeakSet[object] = WeakSet()
 
 
 @contextmanager
-def survive_wandb(logger: object) -> Iterator[None]:
-    """Do what is within; if W&B fails, warn once for each logger and go on.
+def survive_tracker(logger: object) -> Iterator[None]:
+    """Log a warning, once for each logger, instead of raising an error of W&B or MLflow.
 
-    W&B raises its own errors, and those of the connection to the process that sends its data. Other loggers
-    write files, and their errors, such as a full disk, are raised.
+    These are the errors of their packages, and errors of the system, such as a lost connection. All errors of
+    other loggers are raised.
 
     Args:
         logger: the logger that is written to.
     """
-    if not isinstance(logger, WandbLogger):
+    services = [service for kind, service in _SERVICES.items() if isinstance(logger, kind)]
+    if not services:
         yield
         return
+    name, packages = services[0]
     try:
         yield
     except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in packages:
+            raise
         if logger not in _warned:
             _warned.add(logger)
             log.warning(
-                "W&B has failed (%s: %s): training goes on; metrics.csv has all values",
+                "%s has failed (%s: %s): training continues; metrics.csv has all values",
+                name,
                 type(error).__name__,
                 (str(error).splitlines() or [""])[0],
             )

@@ -30,10 +30,10 @@ def keep_freed_memory() -> bool:
 def release_freed_memory() -> bool:
     """Return freed memory of every thread to the operating system; takes a few milliseconds.
 
-    glibc keeps it for the thread that freed it, so a server that answers requests of many sizes grows.
+    glibc keeps freed memory in per-thread arenas, so a server with requests of many sizes would grow.
 
     Returns:
-        whether there was any to return; False on anything but Linux with glibc.
+        whether memory was returned; False on anything but Linux with glibc.
     """
     return _is_glibc() and bool(ctypes.CDLL(None).malloc_trim(0))
 

@@ -41,7 +41,7 @@ def find_unused_parameters(strategy: Strategy) -> None:
 
 
 def has_comm_hook(strategy: Strategy) -> bool:
-    """Whether the user gave DDP a communication hook; it takes only one.
+    """Whether the user has set a communication hook; DDP accepts only one.
 
     Lightning's DDPStrategy has no public attribute for the argument `ddp_comm_hook`.
     """
@@ -83,8 +83,8 @@ def use_new_artifact(run: Run, artifact: Artifact, aliases: list[str]) -> None:
 def start_wandb_offline(logger: WandbLogger) -> None:
     """Start W&B offline after it could not be reached: the logger passes `mode` to wandb.init.
 
-    The service process keeps the id of the failed start, so it is ended first. A public way to change the
-    arguments of wandb.init after WandbLogger was made would replace this.
+    The service process keeps the id of the failed start, so it is stopped first. A public way to change the
+    arguments of wandb.init after WandbLogger was constructed would replace this.
     """
     import wandb
 

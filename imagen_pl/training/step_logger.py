@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from imagen_pl.schedules import RunState
-from imagen_pl.training.logger_faults import survive_wandb
+from imagen_pl.training.logger_faults import survive_tracker
 
 
 def peak_memory_gb(device: torch.device) -> float:
@@ -97,5 +97,5 @@ class StepLogger:
     def _log(self, module: LightningModule, state: RunState, numbers: dict[str, float]) -> None:
         self.status |= numbers
         for logger in module.loggers:
-            with survive_wandb(logger):
+            with survive_tracker(logger):
                 logger.log_metrics({**numbers, "images_seen": state.images_seen}, step=state.images_seen)

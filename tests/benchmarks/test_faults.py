@@ -1,4 +1,4 @@
-"""What benchmarks/faults.py counts."""
+"""benchmarks/faults.py: its counts, and the comparison of checkpoints."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_table_counts_kills_damage_and_lost_images(
     assert values == ["2", "1", "1", "2", "3", "32 (48)", "no"]
 
 
-def test_runs_are_equal_to_the_bit_or_not() -> None:
+def test_equal_compares_weights_and_clock_bitwise() -> None:
     one = {"images_seen": 8, "state_dict": {"w": torch.ones(2)}}
     assert faults.equal(one, {"images_seen": 8, "state_dict": {"w": torch.ones(2)}})
     assert not faults.equal(one, {"images_seen": 8, "state_dict": {"w": torch.ones(2) + 1e-7}})
@@ -44,7 +44,7 @@ def test_runs_are_equal_to_the_bit_or_not() -> None:
     assert not faults.equal(one, {"images_seen": 8, "state_dict": {}})
 
 
-def test_logged_images_and_part_files_are_those_of_the_run(tmp_path: Path) -> None:
+def test_logged_images_and_part_files_of_a_run(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert faults.logged_images(run) == 0
     run.metrics.write_text("images_seen,train/d_loss\n16,0.5\n32,0.5\n")

@@ -112,7 +112,7 @@ def test_captioner_is_trained_and_saved(
     assert_same({name: held[name] for name in own}, dict(own))
 
 
-def test_augment_changes_the_training_images_alone(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_training_images_are_augmented(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     changed: list[int] = []
     forward = NoisyViews.forward
 
@@ -123,7 +123,7 @@ def test_augment_changes_the_training_images_alone(words: list[str], monkeypatch
     monkeypatch.setattr(NoisyViews, "forward", counted)
     name = "imagen_pl.models.noisy_views.NoisyViews"
     assert main(["fit-captioner", *words, "--model.augment", name, "--model.augment.noise", "0.2"]) == 0
-    assert sum(changed) == 96  # no image of the two validations
+    assert sum(changed) == 96  # the images of the two validations are not augmented
     augment = yaml.safe_load(Path("runs/reader/config.yaml").read_text())["model"]["augment"]
     assert augment["init_args"]["noise"] == 0.2
 

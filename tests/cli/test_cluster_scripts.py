@@ -72,8 +72,8 @@ def test_slurm_trains_with_its_numbers_and_queues_again_when_stopped(tmp_path: P
         assert log.count("scontrol requeue 77") == queued
 
 
-def test_kubernetes_objects_fit_their_schemas_and_each_other() -> None:
-    """Every field is known to Kubeflow's own classes, which leave out what they do not know."""
+def test_kubernetes_objects_match_their_schemas_and_each_other() -> None:
+    """Kubeflow's classes drop unknown fields, so a round trip finds them."""
     kinds = {
         "PersistentVolumeClaim": models.IoK8sApiCoreV1PersistentVolumeClaim,
         "TrainingRuntime": models.TrainerV1alpha1TrainingRuntime,
@@ -94,7 +94,7 @@ def test_kubernetes_objects_fit_their_schemas_and_each_other() -> None:
     assert f"--trainer.devices={trainer['numProcPerNode']}" in trainer["args"]
 
 
-def test_skypilot_trains_with_the_numbers_of_its_nodes(tmp_path: Path) -> None:
+def test_skypilot_passes_nodes_and_gpus_to_torchrun(tmp_path: Path) -> None:
     """With a stub of torchrun."""
     torchrun = tmp_path / ".venv/bin/torchrun"
     torchrun.parent.mkdir(parents=True)

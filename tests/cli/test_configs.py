@@ -27,7 +27,7 @@ from tests.helpers.runs import REPOSITORY
 from tests.helpers.transformers_models import save_bert, save_clip_text
 
 CONFIGS = REPOSITORY / "configs"
-# Without those for launchers: tests/cli/test_cluster_scripts.py
+# Without launcher files: tests/cli/test_cluster_scripts.py
 FILES = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if path.parent.name != "cluster"
 )

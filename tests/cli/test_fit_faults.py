@@ -1,4 +1,4 @@
-"""Faults of the machine around a run: W&B, the disk, damaged files, the clock."""
+"""Faults outside the run: W&B, a full disk, damaged files, the system clock."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from mlflow.exceptions import MlflowException
 
 from imagen_pl.cli.main import main
 from imagen_pl.losses.adversarial import NonSaturating
 from imagen_pl.storage.run_folder import RunFolder
+from imagen_pl.training.logger_faults import survive_tracker
 from tests.helpers.commands import one_line_error
 from tests.helpers.runs import Tiny, read_state
 
@@ -26,12 +29,12 @@ WANDB = ["--trainer.logger", "WandbLogger", "--trainer.logger.project", "test"]
 # ------------------------------------------------------------------ W&B
 
 
-def test_wandb_that_cannot_be_reached_is_recorded_offline(
+def test_unreachable_wandb_records_offline(
     tiny: Tiny, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import wandb
 
-    wandb.finish()  # of an earlier test in this process, which the logger would go on with
+    wandb.finish()  # a run of an earlier test in this process, which the logger would continue
     real = WandbLogger.experiment.fget  # type: ignore[attr-defined]
 
     def unreachable(logger: WandbLogger) -> object:
@@ -45,12 +48,31 @@ def test_wandb_that_cannot_be_reached_is_recorded_offline(
     wandb.finish()
     lines = [record.getMessage() for record in caplog.records if "W&B cannot" in record.getMessage()]
     assert lines == [
-        "W&B cannot be reached (connection refused while retrying): this start is recorded offline, "
-        "for `wandb sync`"
+        "W&B cannot be reached (connection refused while retrying): recording offline; "
+        "upload with `wandb sync`"
     ]
 
 
-def test_wandb_that_fails_in_the_middle_does_not_end_the_run(
+@pytest.mark.parametrize(
+    ("logger", "error", "survived"),
+    [
+        (WandbLogger, ConnectionResetError("lost"), True),
+        (MLFlowLogger, MlflowException("lost"), True),
+        (MLFlowLogger, TimeoutError("lost"), True),
+        (WandbLogger, TypeError("an error of this program"), False),
+        (TensorBoardLogger, OSError("disk full"), False),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or type(value).__name__,
+)
+def test_only_errors_of_a_tracker_s_service_are_survived(
+    logger: type, error: Exception, survived: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with nullcontext() if survived else pytest.raises(type(error)), survive_tracker(object.__new__(logger)):
+        raise error
+    assert ("training continues" in caplog.text) is survived
+
+
+def test_a_wandb_failure_during_training_does_not_stop_the_run(
     tiny: Tiny, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import wandb
@@ -69,7 +91,8 @@ def test_wandb_that_fails_in_the_middle_does_not_end_the_run(
     assert len(calls) > 5
     lines = [record.getMessage() for record in caplog.records if "W&B has failed" in record.getMessage()]
     assert lines == [
-        "W&B has failed (ConnectionResetError: Connection lost): training goes on; metrics.csv has all values"
+        "W&B has failed (ConnectionResetError: Connection lost): training continues; "
+        "metrics.csv has all values"
     ]
     assert read_state(tiny.run / "checkpoints/last.ckpt")["images_seen"] == 48
 
@@ -79,7 +102,7 @@ def test_wandb_that_fails_in_the_middle_does_not_end_the_run(
 
 @pytest.fixture
 def _full_disk() -> Iterator[None]:
-    """No file can grow beyond 30 kB: the system then refuses to write, as on a disk that is full."""
+    """Limits files to 30 kB: writing more fails, as on a full disk."""
     before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, most))
     yield
@@ -105,7 +128,7 @@ def test_a_full_disk_gives_one_line_and_leaves_no_part_files(
 def test_a_folder_that_cannot_be_written_gives_one_line(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nobody can make a folder in /sys, not even root."""
+    """Not even root can create a folder in /sys."""
     line = one_line_error(["fit", *tiny.words, "--runs_dir", "/sys/runs"], capsys)
     assert "/sys/runs" in line
     reasons = ("Read-only file system", "Permission denied", "Operation not permitted")
@@ -119,13 +142,13 @@ def test_part_files_of_a_killed_run_are_removed_at_the_next_start(trained: Tiny)
     assert not left.exists()
 
 
-# ------------------------------------------------------------------ numbers that are not finite
+# ------------------------------------------------------------------ non-finite numbers
 
 
-def test_a_gradient_that_is_not_finite_stops_with_one_line(
+def test_a_non_finite_gradient_stops_with_one_line(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss is finite, its gradient is not: sqrt at 0."""
+    """The loss is finite, but its gradient is not: sqrt at 0."""
     right = NonSaturating.generator
     calls = []
 
@@ -168,24 +191,24 @@ def test_a_damaged_cache_of_captions_gives_one_line(
     assert output.endswith(": delete it")
 
 
-# ------------------------------------------------------------------ the clock
+# ------------------------------------------------------------------ the system clock
 
 
-def test_a_clock_that_is_set_back_changes_neither_limits_nor_the_newest_checkpoint(
+def test_system_clock_changes_affect_neither_time_limit_nor_newest_checkpoint(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`time.time` falls by a day during training; an older checkpoint seems to be of tomorrow."""
+    """`time.time` jumps a day back and forth during training; an older checkpoint is dated tomorrow."""
     start, calls = time.time(), []
 
-    def backwards() -> float:
+    def jumping() -> float:
         calls.append(1)
-        return start - 86_400 - len(calls)
+        return start + 86_400 * (-1) ** len(calls)
 
     assert main(["fit", *tiny.words, "--trainer.max_steps", "4"]) == 0
     best = tiny.run / "checkpoints/best.ckpt"
     shutil.copy(tiny.run / "checkpoints/last.ckpt", best)
     os.utime(best, (start + 86_400, start + 86_400))
-    monkeypatch.setattr(time, "time", backwards)
+    monkeypatch.setattr(time, "time", jumping)
     more = ["--ckpt_path", "last", "--trainer.max_steps", "12", "--trainer.max_time", "00:00:05:00"]
     assert main(["fit", *tiny.words, *more]) == 0
     newest = RunFolder(tiny.run).newest_checkpoint()

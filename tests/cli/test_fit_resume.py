@@ -56,7 +56,7 @@ def test_existing_resume_starts_or_continues(tiny: Tiny) -> None:
 def test_a_run_that_another_process_trains_is_refused(
     trained: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whether it would be resumed, moved or overwritten; nothing of it is changed."""
+    """With --ckpt_path, with --existing move, and without either; no file changes."""
 
     def files() -> list[Path]:
         return [path for path in sorted(trained.run.rglob("*")) if path.name != ".lock"]
@@ -69,7 +69,7 @@ def test_a_run_that_another_process_trains_is_refused(
     assert files() == before
 
 
-def test_a_configuration_in_a_run_means_that_run_wherever_it_was_moved(
+def test_the_configuration_of_a_moved_run_refers_to_that_run(
     trained: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = trained.run.rename(trained.run.parent / "elsewhere")

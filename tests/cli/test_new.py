@@ -52,7 +52,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def python(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in the project, which is on Python's path beside imagen_pl."""
+    """Run Python in the project, with the project and imagen_pl on PYTHONPATH."""
     path = os.pathsep.join([str(project), str(REPOSITORY)])
     return subprocess.run(
         [sys.executable, *words],
@@ -64,7 +64,7 @@ def python(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_it_has_the_usual_files_and_its_own_name(
+def test_the_project_has_all_files_and_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -91,7 +91,7 @@ def table_of_files(project: Path) -> list[str]:
     return readme.split("```text\n")[1].split("```")[0].splitlines()
 
 
-def test_its_own_tests_and_linter_pass(project: Path) -> None:
+def test_the_projects_tests_and_linter_pass(project: Path) -> None:
     done = python(project, "-m", "ruff", "check", "--no-cache")
     assert done.returncode == 0, done.stdout
     done = python(project, "-m", "pytest", "-p", "no:cacheprovider")
@@ -99,7 +99,7 @@ def test_its_own_tests_and_linter_pass(project: Path) -> None:
     assert "4 passed" in done.stdout
 
 
-def test_its_configuration_trains_and_its_notebook_draws(project: Path) -> None:
+def test_the_configuration_trains_and_the_notebook_samples(project: Path) -> None:
     words = ["fit", "--config", "configs/discs.yaml", "--trainer.max_steps", "4"]
     short = ["--trainer.log_every_n_steps", "1", "--data.num_workers", "0", "--data.source.sizes", "8"]
     done = python(project, "-m", "imagen_pl.cli.main", *words, *short)
@@ -134,7 +134,7 @@ def modules() -> dict[str, Any]:
     return found
 
 
-def test_source_and_loss_are_those_of_the_documentation(modules: dict[str, Any]) -> None:
+def test_source_and_loss_equal_those_of_the_documentation(modules: dict[str, Any]) -> None:
     ours, shown = modules["discs"].Discs(sizes=4), modules["docs_discs"].Discs(sizes=4)
     rows, same = ours.load(SkippedImages()), shown.load(SkippedImages())
     assert rows == same
@@ -157,9 +157,9 @@ def test_source_and_loss_are_those_of_the_documentation(modules: dict[str, Any])
         ("../shapes", "'../shapes' cannot be the name of a Python package"),
         ("2discs", "'2discs' cannot be the name of a Python package"),
         ("class", "'class' cannot be the name of a Python package"),
-        ("taken", "taken exists already in this folder: choose another name, or move it away"),
-        ("torch", "torch is the name of another Python package here: choose another name"),
-        ("tests", "tests is the name of another Python package here"),
+        ("taken", "taken already exists in this folder: choose another name, or move it away"),
+        ("torch", "torch is the name of an existing package or folder: choose another name"),
+        ("tests", "tests is the name of an existing package or folder"),
     ],
 )
 def test_a_bad_name_gives_one_line(

@@ -236,6 +236,13 @@ def test_bad_input_gives_one_line_error(
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", disconnected)
     assert main([*words, "me/tiny"]) == 2
     assert "the Hugging Face hub cannot be reached (Name or service not known)" in capsys.readouterr().err
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise TypeError("an error of this program")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", broken)
+    with pytest.raises(TypeError, match="an error of this program"):
+        main([*words, "me/tiny"])
     with pytest.raises(UserError, match=r"model me/none: .* cannot be downloaded from the Hugging Face hub"):
         load("me/none")
     with pytest.raises(UserError, match="there is no run, checkpoint or release runs/none"):

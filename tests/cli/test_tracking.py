@@ -97,6 +97,7 @@ def test_tensorboard_gets_numbers_and_grids_over_images_seen(tiny: Tiny) -> None
     assert set(events.Tags()["scalars"]) >= NEEDED | {"val/mean_colour"}
     assert [e.step for e in events.Scalars("train/d_loss")] == [*range(4, 68, 4), *range(72, 168, 8)]
     assert [e.step for e in events.Images("samples")] == [104, 160]
+    assert [e.step for e in events.Images("samples_by_stage")] == [64, 160]
 
 
 def test_mlflow_gets_numbers_and_grids_and_a_resumed_run_continues(tiny: Tiny) -> None:
@@ -111,12 +112,14 @@ def test_mlflow_gets_numbers_and_grids_and_a_resumed_run_continues(tiny: Tiny) -
     assert found.info.run_name == "tiny"
     history = client.get_metric_history(found.info.run_id, "train/d_loss")
     assert sorted(each.step for each in history) == [*range(4, 68, 4), *range(72, 168, 8)]
+    tables = [file.name for file in Path("files").rglob("samples_by_stage+step+*.png")]
+    assert {name.split("+")[2] for name in tables} >= {"64", "160"}
     grids = [file.name for file in Path("files").rglob("samples+step+*.png")]
     assert {name.split("+")[2] for name in grids} >= {"104", "160"}
 
 
-def test_captions_are_shown_at_the_end_of_every_stage(tiny: Tiny) -> None:
-    """As files, as a table of W&B, and as pictures of TensorBoard; two of the grid's captions are equal."""
+def test_samples_are_logged_at_the_end_of_every_stage(tiny: Tiny) -> None:
+    """As files and as a table in W&B; two of the grid's captions are equal."""
     done = fit([*tiny.words, *add_logger("WandbLogger", project="test", offline=True)])
     assert done.returncode == 0, done.stderr
     stages = sorted(each for each in (tiny.run / "samples/stages").iterdir() if each.is_dir())

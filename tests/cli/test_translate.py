@@ -141,7 +141,7 @@ def test_translate_like_a_reference(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_page_translates_an_upload_and_has_nothing_to_draw(tmp_path: Path) -> None:
+def test_the_demo_of_a_translator_translates_uploads_and_has_no_prompt(tmp_path: Path) -> None:
     (tmp_path / "page").mkdir()
     studio = Studio(load(RUN, device="cpu"), RUN, None, tmp_path / "page")
     uploads = Uploads(studio)
@@ -160,7 +160,8 @@ def test_the_page_translates_an_upload_and_has_nothing_to_draw(tmp_path: Path) -
     with pytest.raises(UserError, match="write a style first"):
         uploads.translate("a.png", " ", 0, 1)
 
-    gradio = pytest.importorskip("gradio")
+    import gradio
+
     from imagen_pl.demo.page import build_page
 
     blocks = build_page(studio).blocks.values()

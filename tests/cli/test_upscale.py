@@ -141,13 +141,13 @@ def test_sample_draws_and_enlarges(
     ],
     ids=lambda words: words[0],
 )
-def test_every_verb_that_draws_can_enlarge(
+def test_every_sampling_verb_can_upscale(
     words: list[str], upsampler: Path, trained_once: Path, tmp_path: Path
 ) -> None:
     brief = tmp_path / "brief.txt"
     brief.write_text("a red heart\n")
-    stands_for = {"MODEL": str(trained_once / "runs/tiny"), "BRIEF": str(brief)}
-    words = [stands_for.get(word, word) for word in words]
+    paths = {"MODEL": str(trained_once / "runs/tiny"), "BRIEF": str(brief)}
+    words = [paths.get(word, word) for word in words]
     name = {"interpolate": "out.gif", "sheet": "out.html"}.get(words[0], "out.png")
     sizes = []
     for more in ([], ["--upscaler", str(upsampler)]):
@@ -160,7 +160,7 @@ def test_every_verb_that_draws_can_enlarge(
             sizes.append(Image.open(io.BytesIO(picture)).width)
         elif name == "out.png":
             assert Image.open(out).info.get("upscaler") == (str(upsampler) if more else None)
-        else:  # films are shown at 256 px in any case
+        else:  # animations are always written at 256 px
             frame = np.asarray(Image.open(out).convert("RGB"))
             sizes.append(8 if (frame == frame[::32, ::32].repeat(32, 0).repeat(32, 1)).all() else 32)
     assert sizes in ([], [8, 32])

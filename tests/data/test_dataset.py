@@ -51,7 +51,7 @@ def test_cached_images_equal_decoded_ones() -> None:
 
 
 class CountsOpenings(Solid):
-    """Writes a line to a file for every image that is opened, in whichever process."""
+    """Appends a line to a file for every opened image, in any process."""
 
     def __init__(self, count: int, log: Path) -> None:
         super().__init__(count)
@@ -64,7 +64,7 @@ class CountsOpenings(Solid):
 
 
 def test_workers_share_the_decoded_images(tmp_path: Path) -> None:
-    """At both stages: without that, each of the two workers would decode nearly all of the 16 images."""
+    """At both stages: without sharing, each of the two workers would decode nearly all of the 16 images."""
     data = module(CountsOpenings(16, tmp_path / "log"), val_fraction=0, num_workers=2, epoch_kimg=0.128)
     data.run_state.stages = [Stage(8, 0.128, 4), Stage(16, 1, 4)]
     loader = data.train_dataloader()
@@ -75,7 +75,7 @@ def test_workers_share_the_decoded_images(tmp_path: Path) -> None:
         for batch in loader:
             levels = batch.images[:, 0, 0, 0].tolist()
             assert [f"number {level}" for level in levels] == batch.captions
-        # Two workers may open an image at the same time, where a pass over the images ends.
+        # Between two passes, two workers may open the same image at the same time.
         assert 16 <= len((tmp_path / "log").read_text().splitlines()) <= 24
 
 

@@ -1,4 +1,4 @@
-"""`imagen-pl data push`: built icons as a data set that `datasets` and the hub read."""
+"""`imagen-pl data push`: built icons as a data set for `datasets` and the hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers.icon_packages import write_icon_packages
 def icons_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("icons")
     build_icons(folder / "icons", 32, packages=write_icon_packages(folder / "packages", more=24), jobs=1)
-    # So few subjects are all in the training split: give every second one to another.
+    # So few subjects are all in the training split: move every second one to another split.
     others = cycle(["train", "validation", "train", "test", "train", "composition"])
     for file in sorted((folder / "icons").glob("*.parquet")):
         table = parquet.read_table(file)
@@ -51,10 +51,11 @@ def by_split(folder: Path) -> Counter[str]:
 def test_the_pushed_data_set_is_read_with_its_splits(
     icons: Path, hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     assert main(["data", "push", str(icons), "me/icons32"]) == 0
     output = capsys.readouterr().out
-    assert 'uploaded as me/icons32: load_dataset("me/icons32") opens it' in output
+    assert 'uploaded as me/icons32: load_dataset("me/icons32") reads it' in output
     pushed = hub / "datasets/me/icons32"
     found = datasets.load_dataset(str(pushed), cache_dir=str(hub / "cache"))
     expected = by_split(icons)
@@ -79,6 +80,8 @@ def test_the_card_and_the_credits(icons: Path, capsys: pytest.CaptureFixture[str
     output = capsys.readouterr().out
     assert f"{total:,} icons: train " in output
     assert "written to dataset; nothing was uploaded" in output
+    words = ["data", "push", str(icons), "me/icons32", "--out", "other", "--private"]
+    assert "--private has no effect with --out" in one_line_error(words, capsys)
     assert Path("dataset/ATTRIBUTION.md").read_bytes() == (icons / "ATTRIBUTION.md").read_bytes()
     card = DatasetCard.load("dataset/README.md")
     assert (card.data.license, card.data.license_link) == ("other", "ATTRIBUTION.md")

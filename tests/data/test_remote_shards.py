@@ -1,4 +1,4 @@
-"""Shards over http and through fsspec: broken connections are opened again, damaged shards are skipped."""
+"""Shards over http and through fsspec: broken connections are reopened, damaged shards are skipped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.data.test_webdataset_source import data_of, write_shards
 
 
 class Flaky(SimpleHTTPRequestHandler):
-    """Cuts the first answers for a file off in the middle, as `cut` says, and answers some with 503."""
+    """Truncates the first `cut[name]` responses for a file; the first `busy[name]` are 503."""
 
     cut: ClassVar[dict[str, int]] = {}
     busy: ClassVar[dict[str, int]] = {}
@@ -54,7 +54,7 @@ class Flaky(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """Serves the folder over http, on this machine alone."""
+    """Serves the folder over http on localhost."""
     Flaky.cut, Flaky.busy, Flaky.asked = {}, {}, []
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Flaky, directory=str(tmp_path))) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
@@ -76,7 +76,7 @@ def captions(source: WebDatasetSource, problems: SkippedImages | None = None) ->
 
 
 def test_shards_over_http_equal_those_on_disk(tmp_path: Path, server: str) -> None:
-    """Also where the server is busy at first, and where connections break in the middle, several times."""
+    """Also if the server is busy at first, or if connections break several times."""
     write_shards(tmp_path, 3)
     on_disk = captions(WebDatasetSource(str(tmp_path)))
     Flaky.cut, Flaky.busy = {"001.tar": 2}, {"002.tar": 3}
@@ -86,10 +86,10 @@ def test_shards_over_http_equal_those_on_disk(tmp_path: Path, server: str) -> No
     assert [Flaky.asked.count(f"00{i}.tar") for i in range(3)] == [1, 3, 4]
 
 
-def test_missing_cut_and_garbage_shards_are_skipped_and_counted(
+def test_missing_truncated_and_invalid_shards_are_skipped_and_counted(
     tmp_path: Path, server: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On disk and over http; the run goes on with the others, and one line counts them."""
+    """On disk and over http; the run continues with the others, and one line counts the skipped ones."""
     write_shards(tmp_path, 6)
     whole = (tmp_path / "001.tar").read_bytes()
     (tmp_path / "001.tar").write_bytes(whole[: len(whole) // 2 + 100])
@@ -114,7 +114,7 @@ def test_missing_cut_and_garbage_shards_are_skipped_and_counted(
 
 
 def test_workers_read_over_http_after_the_main_process_has(tmp_path: Path, server: str) -> None:
-    """fsspec has a thread of its own, which a forked worker lacks."""
+    """fsspec uses a background thread, which does not exist in a forked worker."""
     write_shards(tmp_path, 5)
     Flaky.cut = {f"{i:03}.tar": 1 for i in range(5)}
     data = data_of(tmp_path, num_workers=2, epoch_kimg=0.032)
@@ -124,7 +124,7 @@ def test_workers_read_over_http_after_the_main_process_has(tmp_path: Path, serve
     assert sorted(found) == list(range(32))
 
 
-def test_a_server_that_stays_away_ends_in_a_damaged_shard(tmp_path: Path, server: str) -> None:
+def test_a_shard_of_an_unavailable_server_counts_as_damaged(tmp_path: Path, server: str) -> None:
     write_shards(tmp_path, 1)
     Flaky.busy = {"000.tar": 10**6}
     problems = SkippedImages()
@@ -134,7 +134,7 @@ def test_a_server_that_stays_away_ends_in_a_damaged_shard(tmp_path: Path, server
 
 
 def test_addresses_of_object_stores_are_listed_and_read(tmp_path: Path) -> None:
-    """fsspec's memory:// stands for s3://."""
+    """With fsspec's memory:// in place of s3://."""
     write_shards(tmp_path, 3)
     for file in tmp_path.glob("*.tar"):
         with fsspec.open(f"memory://bucket/{file.name}", "wb") as out:
@@ -150,7 +150,7 @@ def test_addresses_of_object_stores_are_listed_and_read(tmp_path: Path) -> None:
         WebDatasetSource("memory://bucket/x*.tar").shards()
 
 
-def test_a_broken_read_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_resumes_at_the_same_offset_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     content = bytes(range(256)) * 40
     fsspec.filesystem("memory").pipe("/numbers", content)
     file = RemoteFile("memory://numbers", retries=1)
@@ -161,11 +161,11 @@ def test_a_broken_read_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch)
     assert first + rest == content
 
 
-def test_an_absent_package_and_an_unknown_protocol_give_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_and_an_unknown_protocol_give_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(protocol: str) -> None:
         raise ImportError("Install s3fs to access S3")
 
-    with pytest.raises(UserError, match="nothing here opens nowhere:// addresses"):
+    with pytest.raises(UserError, match="the protocol nowhere:// is not supported"):
         WebDatasetSource("nowhere://bucket/a.tar").shards()
     monkeypatch.setattr(fsspec, "get_filesystem_class", absent)
     with pytest.raises(UserError, match=r"^s3://bucket/a.tar needs the package s3fs: pip install s3fs$"):

@@ -1,4 +1,4 @@
-"""A stream that is stopped and resumed gives, to the bit, the images of one that was never stopped."""
+"""A resumed stream returns bitwise the same images as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BATCHES = 60  # of 4 and then of 2 images: several passes over 42 images or more
 
 
 def write_set(folder: Path) -> Path:
-    """Shards of 5 to 11 images; some are too small or cannot be decoded, so that batches take more rows."""
+    """Shards of 5 to 11 images; some are too small or cannot be decoded, so that batches read more rows."""
     number = 0
     for shard in range(SHARDS):
         files: dict[str, bytes] = {}
@@ -66,7 +66,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def batches_of(data: CaptionedImages) -> Iterator[CaptionedBatch]:
-    """Epoch after epoch, as a run takes them: the clock moves on after each batch."""
+    """Epoch after epoch, as in a run: the clock advances after each batch."""
     loader = data.train_dataloader()
     while True:
         for batch in loader:
@@ -75,7 +75,7 @@ def batches_of(data: CaptionedImages) -> Iterator[CaptionedBatch]:
 
 
 def saved_after(data: CaptionedImages, count: int) -> tuple[list[CaptionedBatch], dict[str, Any]]:
-    """The first batches, and the state of a checkpoint after them, while the next are fetched ahead."""
+    """The first batches, and the checkpoint state after them, while the next ones are prefetched."""
     running = batches_of(data)
     first = [next(running) for _ in range(count + 1)]
     state: dict[str, Any] = json.loads(json.dumps(data.state_dict()))
@@ -96,9 +96,24 @@ def resumed(folder: Path, state: dict[str, Any], workers: int, count: int) -> li
     return list(islice(batches_of(data), count))
 
 
+def test_a_second_loader_of_a_run_continues_after_the_first(shards: Path) -> None:
+    """Also after a checkpoint was loaded, which is used by the first loader alone."""
+    whole = list(islice(batches_of(data_of(shards, 0)), 30))
+    _, state = saved_after(data_of(shards, 0), 5)
+    data = data_of(shards, 0)
+    data.run_state.images_seen = state["images_seen"]
+    data.load_state_dict(state)
+    for first in (5, 12, 19):
+        batches = batches_of(data)
+        same([next(batches) for _ in range(7)], whole[first : first + 7])
+        data.run_state.images_seen += len(
+            whole[first + 6]
+        )  # batches_of counts a batch when asked for the next
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_resumed_stream_goes_on_with_the_same_images(shards: Path, workers: int) -> None:
-    """Stopped after a batch in the middle of an epoch, at its end, and twice; batches are fetched ahead."""
+def test_a_resumed_stream_returns_the_same_images(shards: Path, workers: int) -> None:
+    """Stopped in the middle of an epoch, at its end, and twice; batches are prefetched."""
     whole = list(islice(batches_of(data_of(shards, workers)), BATCHES))
     assert len({batch.images.shape[-1] for batch in whole}) == 2
     for stop in (1, 4, 5, 18, 33):
@@ -114,15 +129,15 @@ def test_a_resumed_stream_goes_on_with_the_same_images(shards: Path, workers: in
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
-def test_other_workers_go_on_with_the_same_images(shards: Path, workers: int) -> None:
-    """The lanes of a run started with two workers stay two, whichever machine goes on with it."""
+def test_another_number_of_workers_returns_the_same_images(shards: Path, workers: int) -> None:
+    """A run that was started with two workers keeps two lanes."""
     whole = list(islice(batches_of(data_of(shards, 2)), 24))
     _, state = saved_after(data_of(shards, 2), 7)
     same(resumed(shards, state, workers, 17), whole[7:])
 
 
 def test_a_checkpoint_from_before_a_failed_batch_repeats_it(shards: Path) -> None:
-    """The clock has not moved when a batch fails, though the loader has given it and the next one."""
+    """When a batch fails, the clock has not advanced, but the loader has returned it and the next one."""
     data = data_of(shards, 0)
     loader = iter(data.train_dataloader())
     first = next(loader)
@@ -135,7 +150,7 @@ def test_a_checkpoint_from_before_a_failed_batch_repeats_it(shards: Path) -> Non
 
 
 def test_an_epoch_that_is_cut_short_loses_no_image(shards: Path) -> None:
-    """As with trainer.limit_train_batches: what workers had fetched ahead is read again."""
+    """As with trainer.limit_train_batches: prefetched batches are read again."""
     whole = list(islice(batches_of(data_of(shards, 2)), 12))
     data = data_of(shards, 2)
     loader = data.train_dataloader()
@@ -150,7 +165,7 @@ def test_an_epoch_that_is_cut_short_loses_no_image(shards: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", ["shards", "seed", "processes"])
-def test_a_checkpoint_of_another_order_gives_one_line_and_a_new_order(
+def test_a_checkpoint_that_does_not_match_warns_and_restarts_the_stream(
     shards: Path, tmp_path: Path, changed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, state = saved_after(data_of(shards, 0), 3)
@@ -168,15 +183,15 @@ def test_a_checkpoint_of_another_order_gives_one_line_and_a_new_order(
     lines = [record.getMessage() for record in caplog.records if "order" in record.getMessage()]
     assert len(lines) == 1
     reason = (
-        "had 2 processes and this run has 1" if changed == "processes" else "the shards or the seed differ"
+        "it had 2 processes and this run has 1" if changed == "processes" else "the shards or the seed differ"
     )
-    assert lines[0].startswith(f"{folder}: the order of the images is not that of the checkpoint: ")
+    assert lines[0].startswith(f"{folder}: the images are in a new order since the checkpoint: ")
     assert lines[0].endswith(reason)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_training_equals_an_uninterrupted_one(shards: Path, tmp_path: Path, workers: int) -> None:
-    """Weights and images, to the bit, from a checkpoint in the middle of an epoch."""
+    """Bitwise equal weights and the same images, from a checkpoint in the middle of an epoch."""
 
     def trained(until: int, ckpt_path: Path | None = None) -> tuple[dict[str, Any], list[list[str]]]:
         gan, captions = tiny_gan(), list[list[str]]()
@@ -213,7 +228,7 @@ def numbered_lane(
 
 
 @pytest.mark.parametrize("block", [1, 4, 1000])
-def test_each_usable_row_occurs_once_a_pass_and_any_position_goes_on(block: int) -> None:
+def test_each_usable_row_occurs_once_a_pass_and_any_position_can_be_resumed(block: int) -> None:
     sizes = [7, 1, 12, 3]
     lane = numbered_lane(sizes, block)
     usable = sorted(f"{s}/{r}" for s, size in enumerate(sizes) for r in range(size) if r % 5 != 4)
@@ -229,14 +244,14 @@ def test_each_usable_row_occurs_once_a_pass_and_any_position_goes_on(block: int)
         assert [next(again)[0].name for _ in range(6)] == names[i : i + 6]
 
 
-def test_a_resume_opens_only_the_shards_of_its_block() -> None:
+def test_resuming_opens_only_the_shards_of_its_block() -> None:
     sizes = [10] * 40
     lane = numbered_lane(sizes, 20)
     for _ in range(250):
         next(lane)
     opened: list[int] = []
     next(numbered_lane(sizes, 20, lane.position, opened))
-    assert len(opened) <= 6  # of the 32 that were read: 20 usable rows, and the next block so far
+    assert len(opened) <= 6  # not the 32 that were read: the current block, and the part of the next one
 
 
 def test_lanes_divide_evenly_among_workers() -> None:
@@ -247,7 +262,7 @@ def test_lanes_divide_evenly_among_workers() -> None:
 def test_skipped_images_are_reported_in_one_line_an_epoch(
     shards: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Over all workers; an image that every pass meets counts once."""
+    """Over all workers; an image counts once, even if several passes skip it."""
     data = data_of(shards, 2)
     with caplog.at_level(logging.WARNING):
         list(islice(batches_of(data), BATCHES))

@@ -82,8 +82,8 @@ def test_resumed_run_equals_uninterrupted(ranks: Ranks) -> None:
             assert_same(resumed[key], whole[key])
 
 
-def test_resumed_stream_goes_on_with_the_images_of_each_process(ranks: Ranks) -> None:
-    """Two workers in each process, stopped in the middle of an epoch; and no image is served by both."""
+def test_resumed_stream_returns_the_same_images_in_each_process(ranks: Ranks) -> None:
+    """Two workers in each process, stopped in the middle of an epoch; no image is read by both processes."""
     served = []
     for whole, resumed in zip(ranks("stream"), ranks("stream_resumed"), strict=True):
         assert len(resumed["captions"]) == 4
@@ -135,8 +135,8 @@ def test_non_finite_loss_in_one_process_stops_both(ranks: Ranks) -> None:
 
 
 @pytest.mark.parametrize("name", ["generator", "discriminator"])
-def test_a_step_sends_the_gradients_of_its_own_network(ranks: Ranks, name: str) -> None:
-    """All of them, and of the other network only what is in one bucket with them."""
+def test_a_step_sends_only_the_gradients_of_its_network(ranks: Ranks, name: str) -> None:
+    """All of them, and from the other network only parameters in a shared bucket."""
     for outcome in ranks("sent"):
         own = outcome["sizes"][name] * outcome["batches"]
         assert own <= outcome["sent"][name] < 1.1 * own

@@ -205,7 +205,7 @@ def run(
 
 
 def sent_bytes() -> dict[str, Any]:
-    """Bytes of gradients that the steps of each network send, with buckets of few parameters each."""
+    """Bytes of gradients that each network's steps send, with small buckets."""
     gan, average = uncoupled(), default_hooks.allreduce_hook
     sent = {"generator": 0, "discriminator": 0}
 

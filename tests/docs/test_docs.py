@@ -188,7 +188,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exported", [True, False])
-def test_the_page_in_the_browser_is_linked_where_it_was_exported(exported: bool) -> None:
+def test_the_exported_web_page_is_linked_if_it_exists(exported: bool) -> None:
     spec = importlib.util.spec_from_file_location("hook", ROOT / "docs/try_it_here.py")
     assert spec is not None
     assert spec.loader is not None

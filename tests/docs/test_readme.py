@@ -62,7 +62,7 @@ SHORTER = {
     )
     + " --model.generator.init_args.generator.init_args.channels '{4: 8, 8: 8}' "
     "--model.discriminator.init_args.discriminator.init_args.channels '{4: 8, 8: 8}'",
-    # Later options count: the shards of the command before, since tests use no network.
+    # Later options override earlier ones: use the local shards of the previous command, without network.
     "imagen-pl fit --config configs/experiment/folder64.yaml --config configs/data/webdataset.yaml "
     '--data.source.path "https': f"{SMALL} --data.num_workers 1 --data.val_fraction 0.2 --existing move "
     "--data.source.path shards/ --data.source.val_path null",

@@ -1,4 +1,4 @@
-"""A Hugging Face hub that is a folder."""
+"""A fake Hugging Face hub in a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imagen_pl.storage import hub_upload
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What was uploaded, by name; data sets are in datasets/ and Spaces in spaces/."""
+    """The folder of uploaded repositories; data sets are in datasets/ and Spaces in spaces/."""
     folder = tmp_path / "hub"
 
     def upload(api: Any, repo_id: str, folder_path: Path, commit_message: str, repo_type: str) -> None:

@@ -39,7 +39,7 @@ def test_a_model_goes_to_the_hub_and_back(trained: Tiny, hub: Path) -> None:
     description = json.loads((hub / "me/tiny@v1/config.json").read_text())
     (hub / "me/tiny@v1/config.json").write_text(json.dumps({**description, "images_seen": 7}))
     assert TextToImage.from_pretrained("me/tiny", revision="v1").description["images_seen"] == 7
-    with pytest.raises(UserError, match=r"revision v1 is of a model on the hub, but .* is on this machine"):
+    with pytest.raises(UserError, match=r"revision v1 applies to models on the hub, but .* is a local path"):
         TextToImage.from_pretrained(trained.run, revision="v1")
     with pytest.raises(UserError, match="nobody is not a name on the hub: give OWNER/NAME"):
         model.push_to_hub("nobody")

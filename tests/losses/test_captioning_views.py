@@ -1,4 +1,4 @@
-"""A captioner that reads changed copies of a sample."""
+"""A captioner that reads augmented copies of a sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Redder(Augment):
-    """Raises the red of each image of a batch by its number."""
+    """Adds i to the red channel of image i of a batch."""
 
     def forward(self, images: Tensor, seed: int | None = None) -> Tensor:
         return images + torch.tensor([1.0, 0, 0]).view(3, 1, 1) * torch.arange(len(images)).view(-1, 1, 1, 1)
@@ -29,7 +29,7 @@ def teach(term: Captioning) -> Tensor:
     return term(small_discriminator(), NonSaturating(), inputs())
 
 
-def test_loss_is_the_mean_over_the_changed_copies() -> None:
+def test_loss_is_the_mean_over_the_augmented_copies() -> None:
     given = inputs()
     found = teach(tiny_captioning(augment=Redder(), copies=2))
     captioner = tiny_captioner().eval()
@@ -39,7 +39,7 @@ def test_loss_is_the_mean_over_the_changed_copies() -> None:
     assert not torch.allclose(found, teach(tiny_captioning()))
 
 
-def test_contrast_reads_the_changed_copies_too() -> None:
+def test_contrast_reads_the_augmented_copies_too() -> None:
     plain, changed = tiny_captioning(contrast=2.0), tiny_captioning(contrast=2.0, augment=Redder(), copies=3)
     for term in (plain, changed):
         term.prepare(lambda: ["a hat", "a sun", "red heart", "blue heart"])
@@ -47,7 +47,7 @@ def test_contrast_reads_the_changed_copies_too() -> None:
     assert changed.take_notes().keys() == {"unweighted", "prefers_own"}
 
 
-def test_real_images_are_changed_once() -> None:
+def test_real_images_are_augmented_once() -> None:
     given, term = inputs(), tiny_captioning(augment=Redder(), copies=2)
     captioner = tiny_captioner()
     memory = captioner.extract_features(Redder()(given.images))
@@ -59,5 +59,5 @@ def test_settings_that_cannot_work_are_refused() -> None:
         tiny_captioning(copies=2)
     with pytest.raises(UserError, match=r"captioning\.copies 0 must be 1"):
         tiny_captioning(augment=Redder(), copies=0)
-    with pytest.raises(UserError, match=r"augment needs a captioner with image features of its own"):
+    with pytest.raises(UserError, match=r"augment needs a captioner with its own image features"):
         tiny_captioning(tiny_captioner(features=DiscriminatorFeatures(8)), augment=Redder())

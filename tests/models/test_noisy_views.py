@@ -1,4 +1,4 @@
-"""NoisyViews: what it changes, by how much, and that gradients flow through."""
+"""NoisyViews: its changes, their ranges, and its gradients."""
 
 from __future__ import annotations
 
@@ -59,5 +59,5 @@ def test_gradients_reach_every_image_and_alpha_is_changed_too(images: Tensor) ->
 
 @pytest.mark.parametrize("setting", [{"noise": -0.1}, {"blur": -1}, {"shift": 1.5}])
 def test_amounts_out_of_range_are_refused(setting: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=rf"NoisyViews\.{next(iter(setting))} .* is out of range"):
+    with pytest.raises(UserError, match=rf"NoisyViews\.{next(iter(setting))} .* must be"):
         NoisyViews(**setting)

@@ -1,4 +1,4 @@
-"""Two processes cannot train one run at the same time, and a crash leaves no lock."""
+"""Two processes cannot train the same run at the same time, and a crash leaves no lock."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -
             RunLock(tmp_path).take()
         holder.kill()
         holder.wait()
-        RunLock(tmp_path).take()  # although its child still runs
+        lock = RunLock(tmp_path)
+        lock.take()  # although its child still runs
+        assert lock.held
 
 
 def test_a_released_lock_can_be_taken_again(tmp_path: Path) -> None:
@@ -67,13 +69,15 @@ def test_a_released_lock_can_be_taken_again(tmp_path: Path) -> None:
         lock.take()
 
 
-def test_file_systems_without_locks_and_missing_folders_are_no_hindrance(
+def test_missing_folders_and_file_systems_without_locks_are_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    RunLock(tmp_path / "none").take()
+    locks = [RunLock(tmp_path / "none"), RunLock(tmp_path)]
+    locks[0].take()
 
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(run_lock.fcntl, "lockf", no_locks)
-    RunLock(tmp_path).take()
+    locks[1].take()
+    assert not any(lock.held for lock in locks)

@@ -60,7 +60,7 @@ class Source(ABC):
         return SourceDeclaration()
 
     def vocabulary(self) -> Vocabulary | None:
-        """What the training captions name, for the web page; may read the data. None if it is not known."""
+        """What the training captions name, for the web demo; None if unknown. May read the data."""
         return None
 
     def summary(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""A data source's licence and styles, whether its captions may be published, and what its captions name."""
+"""A data source's licence, styles and vocabulary, and whether its captions may be published."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ class SourceDeclaration:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the captions of a source's training images name.
+    """Subjects and attributes in the captions of a source's training images.
 
     Args:
-        noun: what the pictures are, in the plural, as "icons".
+        noun: plural noun for the pictures, for example "icons".
         subjects: names of the subjects, the most frequent first.
-        attributes: what may follow a subject and a comma, as "outline", the most frequent first.
+        attributes: attributes that follow a subject and a comma, for example "outline", the most frequent
+            first.
         subject_alone: whether there are captions without an attribute.
     """
 
@@ -55,22 +56,22 @@ def declaration_of(described: Mapping[str, Any] | None) -> SourceDeclaration:
 
 
 def vocabulary_of(described: Mapping[str, Any] | None) -> Vocabulary | None:
-    """The vocabulary of a source described by class_path and init_args; its captions are read.
+    """The vocabulary of a source described by class_path and init_args; reads its captions.
 
-    None if the source or its data is not here, if it does not know its vocabulary, or if its captions may not
-    be published.
+    None if the source or its data is not available, if it has no vocabulary, or if its captions may not be
+    published.
     """
     source = _source(described)
     if source is None or not source.declaration().captions_may_be_published:
         return None
     try:
         return source.vocabulary()
-    except (OSError, ValueError, KeyError):  # a file that is missing or damaged
+    except (OSError, ValueError, KeyError):  # a missing or damaged file
         return None
 
 
 def _source(described: Mapping[str, Any] | None) -> Source | StreamSource | None:
-    """The source that is described; None if its class cannot be imported or constructed here."""
+    """Construct the described source; None if its class cannot be imported or constructed here."""
     from imagen_pl.data.sources.base import Source, StreamSource
 
     module, _, name = str((described or {}).get("class_path", "")).rpartition(".")

@@ -70,7 +70,7 @@ class EmojiSource(ParquetSource):
         )
 
     def vocabulary(self) -> Vocabulary:
-        """Names and styles of the training emoji; with `style_captions` the styles, as subjects."""
+        """Names and styles of the training emoji; with `style_captions`, the styles are the subjects."""
         styles = tuple(f"{style} style" for style in self.styles or STYLES)
         if self.style_captions:
             return Vocabulary("domains", styles)

@@ -47,7 +47,7 @@ class HuggingFaceSource(Source):
         try:
             import datasets
         except ModuleNotFoundError:
-            raise UserError("Hugging Face data sets are read with a package: pip install datasets") from None
+            raise UserError("Hugging Face data sets need a package: pip install datasets") from None
 
         self._splits = {}
         splits: dict[str, list[Row]] = {}

@@ -85,7 +85,7 @@ class IconSource(ParquetSource):
         return SourceDeclaration(licence=credit, captions_may_be_published=True)
 
     def vocabulary(self) -> Vocabulary | None:
-        """Subjects and kinds of the training icons; with `set_captions` the domains, as subjects."""
+        """Subjects and kinds of the training icons; with `set_captions`, the domains are the subjects."""
         self._count_pictures()
         words, kinds, domains = Counter[str](), Counter[str](), Counter[str]()
         for table in self._columns(["subject", "words", "set", "kind", "split"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,14 +23,15 @@ from imagen_pl.data.sources.base import (
 from imagen_pl.errors import UserError
 from imagen_pl.storage.remote_files import RemoteFile, check_protocol, matching_addresses
 
-_BUFFER = 1 << 20  # bytes of an address that are read at once
+_BUFFER = 1 << 20  # bytes per read of a remote file
+
+log = logging.getLogger(__name__)
 
 
 class WebDatasetSource(StreamSource):
     """Images streamed from WebDataset shards, on disk or over a network.
 
-    A shard that is damaged or missing is skipped from there on, and counted. A connection that breaks is
-    opened again.
+    Missing shards and the rest of damaged ones are skipped and counted. Broken connections are reopened.
 
     In a shard, 000123.jpg has its captions in 000123.txt, one a line, or in 000123.json under caption,
     captions, text, prompt, description or sentences. Use many shards: each worker of each process reads
@@ -46,7 +48,7 @@ class WebDatasetSource(StreamSource):
         val_path: shards to validate on, in the same forms; None takes the folder's own, or holds out
             the last data.val_fraction of the shards.
         caption_key: suffix of the caption's file, such as txt; None takes .txt, .caption, then .json.
-        retries: how often an address is tried again after a failure, 1, 2, 4, ... seconds later.
+        retries: retries after a failed connection, 1, 2, 4, ... seconds apart.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class WebDatasetSource(StreamSource):
 
         def broken(error: Exception) -> bool:
             problems.add("shards damaged", shard)
+            log.info("%s: %s: %s", shard, type(error).__name__, error)
             return True
 
         try:
@@ -76,8 +79,11 @@ class WebDatasetSource(StreamSource):
         except FileNotFoundError:
             problems.add("shards missing", shard)
             return
-        except Exception:  # of a "pipe:" command
-            problems.add("shards damaged", shard)
+        except PermissionError:
+            problems.add("shards forbidden", shard)
+            return
+        except (OSError, ValueError, EOFError) as error:  # of a "pipe:" command or a remote file system
+            broken(error)
             return
         with stream:
             files = tar_file_expander([{"url": shard, "stream": stream}], handler=broken)
@@ -89,7 +95,7 @@ class WebDatasetSource(StreamSource):
 
             return gopen(shard)
         remote = io.BufferedReader(RemoteFile(shard, self.retries), _BUFFER)
-        remote.peek(1)  # so that a missing shard is noticed here
+        remote.peek(1)  # opens the file, so that a missing shard raises here
         return remote
 
     def _samples(
@@ -142,7 +148,7 @@ def _expand(path: str) -> list[str]:
     try:
         from webdataset.shardlists import expand_urls
     except ModuleNotFoundError:
-        raise UserError("WebDataset shards are read with a package: pip install webdataset") from None
+        raise UserError("WebDataset shards need a package: pip install webdataset") from None
 
     if path.startswith("pipe:"):
         return list(expand_urls(path))

@@ -1,1 +1,1 @@
-"""Parts of my_project that imagen_pl does not have: a data source and a loss."""
+"""The data source and the loss of my_project."""

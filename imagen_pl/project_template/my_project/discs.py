@@ -1,4 +1,4 @@
-"""A data source: discs, drawn on request. Replace it by the one that reads your pictures."""
+"""A data source: discs, drawn on request. Replace it with one that reads your pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loss term: one value for each image, logged as train/g_warmth. Replace it by your own."""
+"""A loss term: one value for each image, logged as train/g_warmth. Replace it with your own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from imagen_pl.models.discriminators.base import Discriminator
 
 
 class Warmth(LossTerm):
-    """How much bluer than red an image is: trains the generator towards warm colours."""
+    """Excess of blue over red in an image: trains the generator towards warm colours."""
 
     name = "warmth"
 

@@ -19,8 +19,8 @@ def test_half_of_the_sizes_are_held_out() -> None:
     assert {row.captions[0] for row in splits["train"]} == {f"a {colour} disc" for colour in COLOURS}
 
 
-def test_a_picture_shows_what_its_caption_says() -> None:
-    source = pickle.loads(pickle.dumps(Discs(sizes=4)))  # the workers of the data loader get a copy
+def test_picture_matches_its_caption() -> None:
+    source = pickle.loads(pickle.dumps(Discs(sizes=4)))  # data loader workers receive a pickled copy
     red = next(row for row in source.load(SkippedImages())["train"] if row.captions == ("a red disc",))
     picture = Image.open(io.BytesIO(source.image(red)))
     assert picture.size == (64, 64)
