@@ -88,7 +88,7 @@ def demo(arguments: argparse.Namespace) -> int:
     from imagen_pl.demo.studio import Studio
 
     captioner = _captioner(arguments)
-    # A model that changes pictures draws none to enlarge.
+    # Image-to-image models have no upscaler.
     upscaler = (
         None if model.generator.reads_images else open_upscaler(arguments.upscaler, model, arguments.device)
     )
@@ -114,7 +114,7 @@ def demo(arguments: argparse.Namespace) -> int:
             flush=True,
         )
         try:
-            # A service manager's request to end deletes the visitors' files too.
+            # After SIGTERM, which service managers send, the visitors' files are deleted too.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             page.block_thread()
         finally:

@@ -1,4 +1,4 @@
-"""Checks of what visitors of the page give it, and its limits."""
+"""Checks and limits of the page's inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model knows, as far as that may be published: a line, examples, suggestions."""
+"""What a model was trained on, if that may be published: a line, examples and suggestions for the page."""
 
 from __future__ import annotations
 

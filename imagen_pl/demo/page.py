@@ -34,7 +34,7 @@ _HISTORY = 50  # draws of a session
 
 
 def launch_options(studio: Studio) -> dict[str, Any]:
-    """Arguments of the page's `launch` that it needs wherever it is served."""
+    """The arguments of `launch` that the page needs."""
     return {
         "allowed_paths": [str(studio.folder)],
         "max_file_size": f"{MAX_UPLOAD_MB}mb",
@@ -63,7 +63,7 @@ def _blocks(**settings: Any) -> Any:
 
 
 def _wrong_input(error: Exception, block_fn: Any, inputs: list[Any]) -> str:
-    """One line for what Gradio raised: which input, if it says so, or else what it said."""
+    """Gradio's error as one line, with the name of the input if it is known."""
     place = re.search(r"component at index (\d+)", str(error))
     if place is None:
         return f"wrong input: {' '.join(str(error).split())[:200]}"
@@ -115,7 +115,7 @@ class Controls:
     def on(
         self, event: Callable[..., Any], work: Callable[..., Any], inputs: Any, outputs: Any, api_name: str
     ) -> Any:
-        """Let an event run a function that needs the model, one at a time."""
+        """Attach a function that uses the model to an event; such functions run one at a time."""
         return event(
             self.runs(work),
             inputs,
@@ -130,7 +130,7 @@ class Controls:
 def private(
     event: Callable[..., Any], work: Callable[..., Any], inputs: Any, outputs: Any, **more: Any
 ) -> Any:
-    """Let an event run a quick function that is of no use to programs."""
+    """Attach a quick function to an event, without an API endpoint."""
     return event(
         work,
         inputs,
@@ -172,7 +172,7 @@ def build_page(studio: Studio, examples: Sequence[str] | None = None) -> Any:
 
 
 def _picture_page(controls: Controls) -> None:
-    """Of a model that changes given pictures."""
+    """The page of an image-to-image model."""
     import gradio as gr
 
     with gr.Tabs() as controls.tabs:
@@ -188,7 +188,7 @@ def _picture_page(controls: Controls) -> None:
 
 
 def _drawing_page(controls: Controls, examples: list[str]) -> None:
-    """Of a model that draws from prompts."""
+    """The page of a text-to-image model."""
     import gradio as gr
 
     studio, known = controls.studio, controls.known

@@ -30,7 +30,7 @@ from pathlib import Path
 from imagen_pl.cli.main import main
 
 os.chdir(Path(__file__).resolve().parent)
-# A Space and a container listen to everyone, another machine to itself.
+# A Space and a container accept connections from other machines, other installations only local ones.
 server_name = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1")
 port = os.environ.get("GRADIO_SERVER_PORT", "{port}")
 words = {words}
@@ -112,7 +112,7 @@ def write_space(
     if upscaler is not None:
         if upscaler_model is not None and not can_be_named(upscaler):
             write_weights(upscaler_model, folder / UPSAMPLER)
-            # With a slash, since the plain name is that of a model which ships.
+            # With a slash, since the name alone means the model that ships.
             upscaler = f"./{UPSAMPLER}"
         words += ["--upscaler", upscaler]
     if examples:

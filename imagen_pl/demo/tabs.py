@@ -126,7 +126,7 @@ def film(controls: Controls, examples: Sequence[str]) -> None:
         after = gr.Textbox(label="To", value=last, placeholder="what it becomes")
         with gr.Row():
             frames = gr.Slider(4, MAX_FRAMES, 16, step=1, label="Frames each way")
-            # A film is smoother if its frames are not refined, each on its own.
+            # Frames are refined independently, so a film is smoother without refinement.
             refine = gr.Slider(
                 0, 20, 0, step=10, label="Refine each frame", visible=can_refine(model.generator)
             )

@@ -1,11 +1,11 @@
-"""Weights in few bits, for a download: an ONNX file's large tensors, packed outside of it.
+"""Quantised weights for a download: the large tensors of an ONNX file, packed into another file.
 
 A tensor is packed in one of two ways:
 
 - float16;
 - b bits a value: in each group of 128, value = largest * (code / (2^(b-1) - 1) - 1), where code is a whole
   number of b bits and `largest` a float32, the largest absolute value of the group. Codes are stored by bits:
-  first the lowest eight of all codes, then the next eight, then what is left, as many in a byte as fit.
+  first the lowest eight of all codes, then the next eight, then the remaining bits, as many in a byte as fit.
 
 imagen_pl/web/source/src/weights.js unpacks them.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 GROUP = 128  # values that share a scale
 HALF = 0  # bits of float16, which has no scale
-# From small to large. What is left of a code above whole bytes, 2 or 4 bits, divides a byte.
+# Ascending. The bits beyond whole bytes, 2 or 4, divide a byte evenly.
 BITS = (8, 10, 12, HALF, 16, 18, 20, 24)
 _SMALLEST = 1024  # values; smaller tensors stay in the graph
 
@@ -47,7 +47,7 @@ def pack(model: Any, bits: int, location: str) -> PackedGraph:
     """Take the large float32 tensors out of an ONNX model and pack them.
 
     Args:
-        model: an onnx.ModelProto; it stays as it is.
+        model: an onnx.ModelProto; it is not changed.
         bits: one of BITS.
         location: name of the external data in the graph.
     """
