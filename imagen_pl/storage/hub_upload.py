@@ -77,11 +77,15 @@ def _hub_errors(hub_id: str) -> Iterator[None]:
     except (HfHubHTTPError, HFValidationError) as error:
         raise UserError(f"the hub refuses {hub_id}: {_one_line(error)}") from error
     except Exception as error:
-        # huggingface_hub's HTTP library, and so its errors, differ between versions.
-        library = type(error).__module__.partition(".")[0]
-        if not isinstance(error, OSError) and library not in ("httpx", "httpcore", "huggingface_hub"):
+        if not (isinstance(error, OSError) or _of_the_connection(error)):
             raise
         raise _unreachable(hub_id, _one_line(error) or type(error).__name__) from error
+
+
+def _of_the_connection(error: Exception) -> bool:
+    """Whether an error comes from the HTTP library, which differs between versions of huggingface_hub."""
+    libraries = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub")
+    return type(error).__module__.partition(".")[0] in libraries
 
 
 def _unreachable(hub_id: str, why: str) -> UserError:
